@@ -1,0 +1,117 @@
+"""Every error Arriero raises on purpose.
+
+    ArrieroError                    exit code 1: something went wrong and this is what to do about it
+    ├── UsageError                  2: an argument makes no sense
+    │   └── ContextLengthError      2: the prompt does not fit the model's window
+    ├── DataError                   1: a data file cannot be used; carries file and row
+    ├── ContractError               1: an adapter was trained for another model or another prompt
+    ├── EngineError                 1: the engine failed or lacks what was asked of it
+    ├── DownloadError               1: a download failed or did not verify
+    ├── PartlyDoneError             3: some of the work was done
+    ├── NotFoundError               4: no such model, file or directory
+    ├── AccessError                 5: a licence has to be accepted or a token given
+    ├── MemoryLimitError            6: out of memory
+    ├── OfflineError                7: not on disk and the network cannot be reached
+    └── InterruptedRun              130: stopped by the user, work saved
+
+Library code raises these and never prints or exits; the command line turns them into a message and
+`exit_code`, the server into an HTTP status.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class ArrieroError(Exception):
+    """Base of all errors raised on purpose.
+
+    `message` says what happened, what was got and what was expected; `hint` names the next thing to try.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(ArrieroError):
+    """An argument has a value that makes no sense."""
+
+    exit_code = 2
+
+
+class ContextLengthError(UsageError):
+    """Prompt plus requested completion exceed the model's window (all three in tokens)."""
+
+    def __init__(self, prompt_tokens: int, max_new_tokens: int, window: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and up to {max_new_tokens} more were asked for, "
+            f"but the model's window holds {window}",
+            hint="shorten the conversation or ask for fewer tokens",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_new_tokens = max_new_tokens
+        self.window = window
+
+
+class DataError(ArrieroError):
+    """A data file cannot be used. `row` is the 0-based index of the record, None for the whole file."""
+
+    def __init__(self, file: Path | str, reason: str, *, row: int | None = None, hint: str = "") -> None:
+        where = f"{file}" if row is None else f"{file}, row {row}"
+        super().__init__(f"{where}: {reason}", hint=hint)
+        self.file = file
+        self.row = row
+        self.reason = reason
+
+
+class ContractError(ArrieroError):
+    """What the adapter was trained under differs from what is about to serve it."""
+
+
+class EngineError(ArrieroError):
+    """An engine failed, or lacks a feature that was asked for."""
+
+
+class DownloadError(ArrieroError):
+    """A download broke off or its bytes are not the expected ones."""
+
+
+class PartlyDoneError(ArrieroError):
+    """Some of the work was done and kept; the message says which part was not."""
+
+    exit_code = 3
+
+
+class NotFoundError(ArrieroError):
+    """No model, file or directory of that name."""
+
+    exit_code = 4
+
+
+class AccessError(ArrieroError):
+    """The hub wants a licence accepted or a token."""
+
+    exit_code = 5
+
+
+class MemoryLimitError(ArrieroError):
+    """The machine's or the accelerator's memory is too small for the work."""
+
+    exit_code = 6
+
+
+class OfflineError(ArrieroError):
+    """What was asked for is not on disk and the network cannot be reached."""
+
+    exit_code = 7
+
+
+class InterruptedRun(ArrieroError):
+    """The user stopped the work; what was done is saved."""
+
+    exit_code = 130

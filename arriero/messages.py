@@ -1,0 +1,149 @@
+"""The words every room speaks: messages, sampling parameters, pieces of an answer, token counts.
+
+Small frozen dataclasses without behaviour beyond checking themselves. This file knows nothing of tokenizers or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+from arriero.errors import UsageError
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+DEFAULT_MAX_NEW_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    @classmethod
+    def of(cls, value: Message | Mapping[str, Any]) -> Message:
+        """Turn `{"role": …, "content": …}` into a Message; raises UsageError that names what is wrong."""
+        if isinstance(value, Message):
+            return value
+        if not isinstance(value, Mapping):
+            raise UsageError(f"a message must be an object with role and content, got {type(value).__name__}")
+        unknown = sorted(set(value) - {"role", "content"})
+        if unknown:
+            raise UsageError(f"a message has the fields role and content, got also {', '.join(map(str, unknown))}")
+        role, content = value.get("role"), value.get("content")
+        if role not in ROLES:
+            raise UsageError(f"a message's role must be one of {', '.join(ROLES)}, got {role!r}")
+        if not isinstance(content, str):
+            raise UsageError(f"a message's content must be text, got {type(content).__name__}")
+        return cls(role, content)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns in order: an optional system message, then user and assistant in turn, beginning with the user.
+
+    Raises UsageError where the order makes no sense, a user turn is blank or an answer is empty.
+    """
+
+    messages: tuple[Message, ...]
+
+    def __post_init__(self) -> None:
+        turns = self.turns
+        if not turns:
+            raise UsageError("a conversation needs at least one user message")
+        for index, message in enumerate(turns):
+            expected: Role = "user" if index % 2 == 0 else "assistant"
+            if message.role != expected:
+                raise UsageError(f"turn {index + 1} must come from the {expected}, got {message.role}")
+            if not message.content.strip():
+                raise UsageError(f"turn {index + 1} ({message.role}) is empty")
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages without the leading system message."""
+        return self.messages[1:] if self.system is not None else self.messages
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt, None when the conversation brings none."""
+        first = self.messages[0] if self.messages else None
+        return first.content if first is not None and first.role == "system" else None
+
+    @classmethod
+    def of(cls, messages: Iterable[Message | Mapping[str, Any]]) -> Conversation:
+        """Build from messages or plain dictionaries."""
+        return cls(tuple(Message.of(message) for message in messages))
+
+    def with_system(self, system: str | None) -> Conversation:
+        """This conversation with `system` in front, unless it brings its own or `system` is None."""
+        if system is None or self.system is not None:
+            return self
+        return Conversation((Message("system", system), *self.messages))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. Temperature 0 is greedy. None means the model's own default.
+
+    `max_new_tokens` is in tokens; None means 512, or what the window leaves if that is less.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check("max_new_tokens", self.max_new_tokens, low=1)
+        _check("temperature", self.temperature, low=0, high=2)
+        _check("top_p", self.top_p, low=0, high=1)
+        _check("top_k", self.top_k, low=0)
+        _check("repetition_penalty", self.repetition_penalty, low=0.01)
+        _check("seed", self.seed, low=0)
+        if any(not stop for stop in self.stop):
+            raise UsageError("a stop string must not be empty")
+
+    def over(self, defaults: Sampling) -> Self:
+        """These parameters, with what is None (or an empty `stop`) taken from `defaults`."""
+        missing = {
+            name: getattr(defaults, name) for name in self.__slots__ if getattr(self, name) in (None, ())
+        }
+        return replace(self, **missing)
+
+
+def _check(name: str, value: float | None, *, low: float, high: float = float("inf")) -> None:
+    if value is not None and not low <= value <= high:
+        limit = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise UsageError(f"{name} must be {limit}, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request; the end-of-turn token counts as generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next bit of an answer: whole characters only, never a part of a stop string.
+
+    The last piece of a stream carries `finish_reason` and `usage`; its text may be empty.
+    """
+
+    text: str
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
