@@ -1,0 +1,127 @@
+"""What every engine promises.
+
+An engine owns one loaded model and a thread that drives it. `submit` returns at once with a Generation, which the
+engine's thread fills and any number of readers, in threads or on an event loop, empty at their own pace. The ids wait
+in a plain list bounded by the requested length, so a slow reader holds nobody up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Protocol
+
+from arriero.errors import ArrieroError, EngineError
+from arriero.messages import FinishReason, Sampling
+
+
+class Generation:
+    """A stream of token ids, the one that ends the turn included.
+
+    Iterate it with `for` or `async for`. Once it is exhausted `finish_reason` is set; an engine's failure is raised
+    from the iteration. `cancel()` may be called at any time from any thread and frees the engine's work.
+    """
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.finish_reason: FinishReason | None = None
+        self.cancelled = False
+        self._ids: list[int] = []
+        self._error: ArrieroError | None = None
+        self._changed = threading.Condition()
+        self._wakers: list[Callable[[], None]] = []
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self._ids)
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; the stream ends with finish reason "cancelled" unless it had ended already."""
+        self.cancelled = True
+
+    def __iter__(self) -> Iterator[int]:
+        position = 0
+        while True:
+            with self._changed:
+                while position == len(self._ids) and self.finish_reason is None and self._error is None:
+                    self._changed.wait()
+                ready = self._ids[position:]
+            if not ready:
+                break
+            yield from ready
+            position += len(ready)
+        self._raise()
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(event.set)
+
+        with self._changed:
+            self._wakers.append(wake)
+        position = 0
+        try:
+            while True:
+                event.clear()
+                ready = self._ids[position:]
+                if ready:
+                    for token in ready:
+                        yield token
+                    position += len(ready)
+                elif self.finish_reason is not None or self._error is not None:
+                    break
+                else:
+                    await event.wait()
+            self._raise()
+        finally:
+            self._wakers.remove(wake)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # What follows is for engines only.
+
+    def push(self, ids: Sequence[int]) -> None:
+        """Append generated ids."""
+        with self._changed:
+            self._ids.extend(ids)
+            self._notify()
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the stream; later calls change nothing."""
+        with self._changed:
+            if self.finish_reason is None:
+                self.finish_reason = reason
+            self._notify()
+
+    def fail(self, error: Exception) -> None:
+        """End the stream with an error that readers get."""
+        with self._changed:
+            known = isinstance(error, ArrieroError)
+            self._error = error if known else EngineError(f"the engine failed: {error}")  # type: ignore[assignment]
+            self._notify()
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        for wake in self._wakers:
+            wake()
+
+
+class Engine(Protocol):
+    """A loaded model. `name` is what --engine calls it, `description` adds device and precision for people."""
+
+    name: str
+    description: str
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int) -> Generation:
+        """Start generating at most `max_new_tokens` ids after `prompt_ids`; returns at once."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what runs, stop the thread and free the model."""
+        ...

@@ -1,0 +1,60 @@
+"""Which engine "auto" means on this machine, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from arriero.engines.base import Engine
+from arriero.errors import UsageError
+
+EngineName = Literal["auto", "transformers", "openvino"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An engine's name and the reason it was chosen, for people to read."""
+
+    engine: Literal["transformers", "openvino"]
+    reason: str
+
+
+def choose(engine: EngineName = "auto") -> Choice:
+    """Pick an engine. Raises UsageError when the one asked for is not installed."""
+    has_openvino = importlib.util.find_spec("openvino_genai") is not None
+    if engine == "openvino" and not has_openvino:
+        raise UsageError("the openvino engine is not installed", hint='pip install "arriero[openvino]"')
+    if engine != "auto":
+        return Choice(engine, "asked for")
+    if _has_cuda():
+        return Choice("transformers", "a CUDA device is there")
+    if has_openvino and platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64"):
+        return Choice("openvino", "no GPU here, and it answers several times faster on a CPU")
+    return Choice("transformers", "no GPU here and openvino-genai is not installed")
+
+
+def load_engine(model_dir: Path, adapter_dir: Path | None = None, engine: EngineName = "auto") -> Engine:
+    """Load a model, with an adapter if one is given, into the chosen engine. Announces the choice."""
+    choice = choose(engine)
+    log.info("engine: %s (%s)", choice.engine, choice.reason)
+    if choice.engine == "openvino":
+        from arriero.engines.openvino import OpenVINOEngine
+
+        return OpenVINOEngine(model_dir, adapter_dir)
+    from arriero.engines.transformers import TransformersEngine
+
+    return TransformersEngine(model_dir, adapter_dir)
+
+
+def _has_cuda() -> bool:
+    """Whether torch sees a CUDA device; does not import torch where no NVIDIA driver is."""
+    if not (Path("/proc/driver/nvidia").exists() or platform.system() == "Windows"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()

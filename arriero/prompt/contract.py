@@ -1,0 +1,122 @@
+"""What an adapter was trained under: written beside it as `arriero.json`, checked on load by every surface.
+
+The contract holds a sample conversation with the ids it had in training. Loading renders the sample again with the
+tokenizer at hand; a difference is an error that says what differs, before a single token is generated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from arriero.errors import ContractError, NotFoundError
+from arriero.messages import Conversation
+from arriero.prompt.renderer import Renderer
+
+CONTRACT_FILE = "arriero.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The prompt contract. `base_fingerprint` is `hub.fingerprint` of the base model's weights."""
+
+    base_model: str
+    base_fingerprint: str
+    system: str | None
+    template_sha256: str
+    today: str
+    variables: Mapping[str, Any]
+    stop_token_ids: tuple[int, ...]
+    sample_messages: Sequence[Mapping[str, str]]
+    sample_ids: tuple[int, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @classmethod
+    def of(cls, renderer: Renderer, sample: Conversation, *, base_model: str, base_fingerprint: str) -> Contract:
+        """The contract of training with `renderer`; `sample` is one of the training conversations."""
+        return cls(
+            base_model=base_model,
+            base_fingerprint=base_fingerprint,
+            system=renderer.system,
+            template_sha256=renderer.template_sha256,
+            today=renderer.today,
+            variables=dict(renderer.variables),
+            stop_token_ids=renderer.stop_token_ids,
+            sample_messages=[{"role": m.role, "content": m.content} for m in sample.messages],
+            sample_ids=renderer.render(sample).ids,
+            versions=_versions("arriero", "transformers", "tokenizers", "peft", "torch"),
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write `arriero.json` into the adapter directory."""
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
+        (directory / CONTRACT_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Contract:
+        """Read `arriero.json`; raises NotFoundError where it is missing and ContractError where it is not one."""
+        file = directory / CONTRACT_FILE
+        if not file.is_file():
+            raise NotFoundError(
+                f"{directory} has no {CONTRACT_FILE}, so nothing says which prompt this adapter was trained with",
+                hint="expected the --output directory of a finished `arriero train`",
+            )
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            found = document.get("format")
+            if found != FORMAT:
+                raise ContractError(
+                    f"{file} has format {found}, this version reads format {FORMAT}", hint="upgrade arriero"
+                )
+            for name in ("stop_token_ids", "sample_ids"):
+                document[name] = tuple(document[name])
+            return cls(**document)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ContractError(f"{file} is not a prompt contract: {error}", hint="train the adapter again") from error
+
+    def check(self, renderer: Renderer, base_fingerprint: str) -> None:
+        """Raise ContractError, saying what differs, unless `renderer` and the base model are those of training."""
+        differences = []
+        if base_fingerprint != self.base_fingerprint:
+            differences.append(
+                f"the base model's weights ({base_fingerprint[:19]}…, trained on {self.base_model} "
+                f"{self.base_fingerprint[:19]}…)"
+            )
+        if renderer.template_sha256 != self.template_sha256:
+            differences.append("the chat template")
+        if renderer.stop_token_ids != self.stop_token_ids:
+            differences.append(f"the stop tokens ({renderer.stop_token_ids}, trained with {self.stop_token_ids})")
+        if not differences:
+            differences += self._sample_difference(renderer)
+        if differences:
+            raise ContractError(
+                f"the adapter was trained under another contract; what differs: {'; '.join(differences)}",
+                hint=f"load it on its own base model: --model {self.base_model}",
+            )
+
+    def _sample_difference(self, renderer: Renderer) -> list[str]:
+        ids = renderer.render(Conversation.of(self.sample_messages)).ids
+        if ids == self.sample_ids:
+            return []
+        pairs = zip(ids, self.sample_ids, strict=False)
+        position = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ids), len(self.sample_ids)))
+        return [
+            f"the token ids of the sample conversation, from position {position} "
+            f"(now {list(ids[position : position + 5])}, in training {list(self.sample_ids[position : position + 5])})"
+        ]
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,55 @@
+"""Load a model's tokenizer, and say which token ids end a turn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arriero.errors import ArrieroError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a model directory, from disk only, without running code that came with the model.
+
+    Raises ArrieroError when it cannot be read and UsageError when it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArrieroError(
+            f"the tokenizer in {model_dir} cannot be loaded: {error}", hint="arriero models verify, or download again"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UsageError(f"the tokenizer in {model_dir} has no fast version; Arriero needs a tokenizer.json")
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"the tokenizer in {model_dir} has no chat template: this is a base model, not an instruct model",
+            hint="choose the -Instruct version of the model",
+        )
+    loaded: PreTrainedTokenizerFast = tokenizer
+    return loaded
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerFast, model_dir: Path) -> tuple[int, ...]:
+    """Every token id that ends a turn, ascending: the tokenizer's and those of generation_config.json and config.json.
+
+    Llama 3.1 lists three (<|end_of_text|>, <|eom_id|>, <|eot_id|>); stopping at one of them only is how replies
+    come to run on.
+    """
+    found: set[int] = set()
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    for name in ("generation_config.json", "config.json"):
+        file = model_dir / name
+        if file.is_file():
+            value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            found.update([value] if isinstance(value, int) else value or ())
+    if not found:
+        raise UsageError(f"{model_dir} names no end-of-turn token in its tokenizer or generation config")
+    return tuple(sorted(found))
