@@ -1,1 +1,35 @@
-"""Arriero."""
+"""Arriero: a language model of your own at work on your own machine.
+
+    chat = arriero.load(adapter="runs/llama-driver")
+    for piece in chat.stream([{"role": "user", "content": "Who are you?"}]):
+        print(piece.text, end="")
+
+The names below are imported when first used: `import arriero` loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arriero.chat import Chat, Reply, load
+    from arriero.errors import ArrieroError
+    from arriero.messages import Message, Piece, Sampling, Usage
+    from arriero.training import train
+
+__version__ = "0.1.0"
+__all__ = ["ArrieroError", "Chat", "Message", "Piece", "Reply", "Sampling", "Usage", "load", "train"]
+_HOMES = {
+    "arriero.chat": ("Chat", "Reply", "load"),
+    "arriero.errors": ("ArrieroError",),
+    "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
+    "arriero.training": ("train",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'arriero' has no attribute {name!r}")

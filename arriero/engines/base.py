@@ -8,6 +8,7 @@ in a plain list bounded by the requested length, so a slow reader holds nobody u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol
@@ -59,7 +60,8 @@ class Generation:
         event = asyncio.Event()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(event.set)
+            with contextlib.suppress(RuntimeError):  # the reader's loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(event.set)
 
         with self._changed:
             self._wakers.append(wake)
@@ -78,7 +80,8 @@ class Generation:
                     await event.wait()
             self._raise()
         finally:
-            self._wakers.remove(wake)
+            with self._changed:
+                self._wakers.remove(wake)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -119,7 +122,10 @@ class Engine(Protocol):
     description: str
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int) -> Generation:
-        """Start generating at most `max_new_tokens` ids after `prompt_ids`; returns at once."""
+        """Start generating at most `max_new_tokens` ids after `prompt_ids`; returns at once.
+
+        `sampling` is complete: no field but `seed` is None. Stop strings are not the engine's business.
+        """
         ...
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,17 +39,22 @@ def choose(engine: EngineName = "auto") -> Choice:
     return Choice("transformers", "no GPU here and openvino-genai is not installed")
 
 
-def load_engine(model_dir: Path, adapter_dir: Path | None = None, engine: EngineName = "auto") -> Engine:
-    """Load a model, with an adapter if one is given, into the chosen engine. Announces the choice."""
+def load_engine(
+    model_dir: Path, stop_token_ids: Sequence[int], adapter_dir: Path | None = None, engine: EngineName = "auto"
+) -> Engine:
+    """Load a model, with an adapter if one is given, into the chosen engine. Announces the choice.
+
+    Generation ends with any of `stop_token_ids`.
+    """
     choice = choose(engine)
     log.info("engine: %s (%s)", choice.engine, choice.reason)
     if choice.engine == "openvino":
         from arriero.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(model_dir, adapter_dir)
+        return OpenVINOEngine(model_dir, stop_token_ids, adapter_dir)
     from arriero.engines.transformers import TransformersEngine
 
-    return TransformersEngine(model_dir, adapter_dir)
+    return TransformersEngine(model_dir, stop_token_ids, adapter_dir)
 
 
 def _has_cuda() -> bool:

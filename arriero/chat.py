@@ -1,0 +1,190 @@
+"""Chat: model + adapter + prompt contract -> a stream of text pieces. The one answering interface.
+
+Terminal, LangChain, server and web page all go through here, so they all send the engine the same ids for the same
+conversation, stop at the same tokens and cut at the same stop strings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from arriero import hub
+from arriero.engines import Engine, Generation, load_engine
+from arriero.engines.choose import EngineName
+from arriero.engines.detokenizer import Detokenizer
+from arriero.engines.sampling import default_sampling
+from arriero.errors import ContextLengthError, NotFoundError
+from arriero.messages import DEFAULT_MAX_NEW_TOKENS, FinishReason, Message, Piece, Sampling, Usage
+from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
+from arriero.engines.stopping import StopFilter
+
+Messages = Iterable[Message | Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class Chat:
+    """A loaded model that answers conversations. Build one with `load`; use it from any number of threads.
+
+    `model` is the model's name, `adapter` the adapter directory's (None without one), `window` the context size in
+    tokens.
+    """
+
+    def __init__(
+        self, engine: Engine, renderer: Renderer, *, model: str, adapter: str | None, window: int, defaults: Sampling
+    ) -> None:
+        self.engine = engine
+        self.renderer = renderer
+        self.model = model
+        self.adapter = adapter
+        self.window = window
+        self.defaults = defaults
+
+    def render(self, messages: Messages) -> list[int]:
+        """The exact prompt ids the engine receives for these messages, which end with the user's."""
+        return self.renderer.prompt(messages)
+
+    def stream(self, messages: Messages, sampling: Sampling | None = None) -> Iterator[Piece]:
+        """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
+
+        Bad messages, and a prompt that does not fit the window, raise here and not at the first piece.
+        """
+        return self._pieces(*self._submit(messages, sampling))
+
+    def astream(self, messages: Messages, sampling: Sampling | None = None) -> AsyncIterator[Piece]:
+        """`stream` for async code; the event loop is free while the engine works."""
+        return self._apieces(*self._submit(messages, sampling))
+
+    def complete(self, messages: Messages, sampling: Sampling | None = None) -> Reply:
+        """The whole answer at once."""
+        return _joined(list(self.stream(messages, sampling)))
+
+    async def acomplete(self, messages: Messages, sampling: Sampling | None = None) -> Reply:
+        """`complete` for async code."""
+        return _joined([piece async for piece in self.astream(messages, sampling)])
+
+    def close(self) -> None:
+        """Free the model."""
+        self.engine.close()
+
+    def _submit(self, messages: Messages, sampling: Sampling | None) -> tuple[Generation, Sampling]:
+        chosen = (sampling or Sampling()).over(self.defaults)
+        prompt_ids = self.render(messages)
+        room = self.window - len(prompt_ids)
+        if room < (chosen.max_new_tokens or 1):
+            raise ContextLengthError(len(prompt_ids), chosen.max_new_tokens or 1, self.window)
+        limit = chosen.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
+        return self.engine.submit(prompt_ids, chosen, max_new_tokens=limit), chosen
+
+    def _pieces(self, generation: Generation, sampling: Sampling) -> Iterator[Piece]:
+        answer = _Answer(self, generation, sampling)
+        try:
+            for token in generation:
+                if text := answer.push(token):
+                    yield Piece(text)
+                if answer.stopped:
+                    break
+            yield answer.last()
+        finally:
+            generation.cancel()
+
+    async def _apieces(self, generation: Generation, sampling: Sampling) -> AsyncIterator[Piece]:
+        answer = _Answer(self, generation, sampling)
+        try:
+            async for token in generation:
+                if text := answer.push(token):
+                    yield Piece(text)
+                if answer.stopped:
+                    break
+            yield answer.last()
+        finally:
+            generation.cancel()
+
+
+class _Answer:
+    """Turns one generation's ids into text: whole characters, cut at stop strings, without the end-of-turn token."""
+
+    def __init__(self, chat: Chat, generation: Generation, sampling: Sampling) -> None:
+        self._generation = generation
+        self._end = chat.renderer.stop_token_ids
+        self._detokenizer = Detokenizer(chat.renderer.tokenizer)
+        self._filter = StopFilter(sampling.stop)
+        self._tokens = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been found."""
+        return self._filter.stopped
+
+    def push(self, token: int) -> str:
+        """The text that became certain with this token."""
+        self._tokens += 1
+        return "" if token in self._end else self._filter.push(self._detokenizer.push(token))
+
+    def last(self) -> Piece:
+        """What is left, the finish reason and the token counts."""
+        text = "" if self.stopped else self._filter.push(self._detokenizer.flush()) + self._filter.flush()
+        reason = "stop" if self.stopped else self._generation.finish_reason
+        return Piece(text, reason, Usage(self._generation.prompt_tokens, self._tokens))
+
+
+def _joined(pieces: list[Piece]) -> Reply:
+    last = pieces[-1]
+    assert last.finish_reason is not None and last.usage is not None
+    return Reply("".join(piece.text for piece in pieces), last.finish_reason, last.usage)
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    adapter: str | Path | None = None,
+    system: str | None = None,
+    engine: EngineName = "auto",
+) -> Chat:
+    """Load a model, and an adapter if one is given, ready to answer.
+
+    `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
+    embedded model. `system` replaces the system prompt, which otherwise is the one the adapter was trained with.
+    Raises ContractError when the adapter belongs to another model or prompt.
+    """
+    adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
+    contract = _contract(adapter_dir)
+    model_dir = hub.resolve(contract.base_model if model is None and contract is not None else model)
+    tokenizer = load_tokenizer(model_dir)
+    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
+    if contract is not None:
+        renderer = replace(renderer, system=contract.system, today=contract.today, variables=contract.variables)
+        contract.check(renderer, hub.fingerprint(model_dir))
+    if system is not None:
+        renderer = replace(renderer, system=system)
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    return Chat(
+        load_engine(model_dir, renderer.stop_token_ids, adapter_dir, engine),
+        renderer,
+        model=model_dir.name,
+        adapter=adapter_dir.name if adapter_dir else None,
+        window=config["max_position_embeddings"],
+        defaults=default_sampling(model_dir),
+    )
+
+
+def _contract(adapter_dir: Path | None) -> Contract | None:
+    if adapter_dir is None:
+        return None
+    if not (adapter_dir / "adapter_config.json").is_file():
+        raise NotFoundError(
+            f"{adapter_dir} is not an adapter directory: it has no adapter_config.json",
+            hint="give the --output directory of a finished `arriero train`",
+        )
+    return Contract.load(adapter_dir)

@@ -1,0 +1,177 @@
+"""A Hugging Face directory -> OpenVINO files with int8 weights, without optimum-intel.
+
+The torch model is traced in a wrapper whose inputs and outputs are plain tensors: ids, attention mask, positions and
+one key and one value per layer. The past tensors then become internal state, behind a gather by `beam_idx`, which is
+the shape OpenVINO GenAI expects. Weight names survive the trace, so PEFT's safetensors find their layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nncf
+import openvino
+import torch
+from openvino import opset13 as ops
+from openvino._offline_transformations import apply_make_stateful_transformation
+from openvino.frontend.pytorch import patch_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.utils import logging as transformers_logging
+
+from arriero.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+
+class _FlatCache(Cache):
+    """Keys and values as flat tensors, layer by layer: (batch, kv heads, past, head dim)."""
+
+    def __init__(self, past: tuple[torch.Tensor, ...]) -> None:
+        self.past = past
+        self.present: list[torch.Tensor] = []
+        self.layers = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append this step's keys and values to the past ones."""
+        key = torch.cat([self.past[2 * layer_idx], key_states.float()], 2)
+        value = torch.cat([self.past[2 * layer_idx + 1], value_states.float()], 2)
+        self.present += [key, value]
+        return key.to(key_states.dtype), value.to(value_states.dtype)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens already cached."""
+        return self.past[0].shape[2]
+
+
+class _Flat(torch.nn.Module):
+    """The model with plain tensors in and out: ids, mask, positions, past -> logits, present."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, *past: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """input_ids, position_ids (batch, new); attention_mask (batch, past + new)."""
+        keys = torch.arange(attention_mask.shape[1])
+        queries = keys[attention_mask.shape[1] - input_ids.shape[1] :]
+        causal = keys[None, None, None, :] <= queries[None, None, :, None]
+        cache = _FlatCache(past)
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=causal & attention_mask[:, None, None, :].bool(),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return (output.logits.float(), *cache.present)
+
+
+def export(model_dir: Path, target: Path) -> None:
+    """Export once into `target`, which appears whole or not at all. Peak memory: about twice the checkpoint."""
+    started = time.monotonic()
+    log.info("exporting %s for OpenVINO with int8 weights (once; later starts take seconds)", model_dir.name)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with _quiet():
+            model = _traced(model_dir)
+            log.info("exporting: traced; compressing weights")
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+            openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)
+        shutil.copy(model_dir / "config.json", partial)
+        partial.rename(target)
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        raise EngineError(
+            f"{model_dir.name} cannot be exported for OpenVINO: {error}", hint="use --engine transformers"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    log.info("exported in %.0f s", time.monotonic() - started)
+
+
+def _traced(model_dir: Path) -> openvino.Model:
+    model = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype="auto", attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+    ).eval()
+    config = model.config
+    heads = config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers = config.num_hidden_layers
+    if model.dtype != torch.float32:
+        patch_model.__make_16bit_traceable(model)
+    past = [torch.zeros(2, heads, 3, head_dim) for _ in range(2 * layers)]
+    example = (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 7, dtype=torch.long), torch.ones(2, 4).long(), *past)
+    with torch.no_grad():
+        traced = openvino.convert_model(_Flat(model), example_input=example)
+    _name(traced, layers, heads, head_dim)
+    _make_stateful(traced, layers, heads, head_dim)
+    return traced
+
+
+def _state_names(layers: int) -> list[tuple[str, str]]:
+    kinds = [(layer, kind) for layer in range(layers) for kind in ("key", "value")]
+    return [(f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}") for layer, kind in kinds]
+
+
+def _name(model: openvino.Model, layers: int, heads: int, head_dim: int) -> None:
+    """Give inputs and outputs the names and the dynamic shapes GenAI looks for."""
+    names = _state_names(layers)
+    inputs = ["input_ids", "attention_mask", "position_ids", *(past for past, _ in names)]
+    for parameter, name in zip(model.get_parameters(), inputs, strict=True):
+        parameter.output(0).get_tensor().set_names({name})
+        parameter.set_friendly_name(name)
+        state = name.startswith("past")
+        parameter.set_partial_shape(openvino.PartialShape([-1, heads, -1, head_dim] if state else [-1, -1]))
+    for output, name in zip(model.outputs, ["logits", *(present for _, present in names)], strict=True):
+        output.get_tensor().set_names({name})
+    model.validate_nodes_and_infer_types()
+
+
+def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int) -> None:
+    """Turn past inputs into internal state that starts empty: (batch, kv heads, 0, head dim)."""
+    beam = ops.parameter([-1], openvino.Type.i32, name="beam_idx")
+    beam.output(0).get_tensor().set_names({"beam_idx"})
+    states = model.get_parameters()[3:]
+    model.add_parameters([beam])
+    for state in states:
+        consumers = list(state.output(0).get_target_inputs())
+        gathered = ops.gather(state, beam, ops.constant(0, openvino.Type.i32))
+        for consumer in consumers:
+            consumer.replace_source_output(gathered.output(0))
+    model.validate_nodes_and_infer_types()
+    apply_make_stateful_transformation(model, dict(_state_names(layers)))
+    zero = ops.constant(0, openvino.Type.i64)
+    batch = ops.gather(ops.shape_of(model.input("input_ids"), "i64"), ops.constant([0], openvino.Type.i64), zero)
+    empty = [batch, *(ops.constant([size], openvino.Type.i64) for size in (heads, 0, head_dim))]
+    for node in model.get_ops():
+        if node.get_type_name() == "ReadValue":
+            start = ops.constant(0.0, node.get_output_element_type(0))
+            node.set_arguments([ops.broadcast(start, ops.concat(empty, 0))])
+    model.validate_nodes_and_infer_types()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' tables, bars and tracer warnings off the user's terminal."""
+    import warnings
+
+    transformers_logging.disable_progress_bar()
+    level = logging.getLogger("nncf").level
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("nncf").setLevel(level)

@@ -1,0 +1,28 @@
+"""What a model's own generation_config.json says about sampling."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from arriero.messages import Sampling
+
+
+def default_sampling(model_dir: Path) -> Sampling:
+    """Complete sampling parameters from the model's generation config; greedy where it does not say `do_sample`.
+
+    top_k 0, top_p 1 and repetition_penalty 1 mean "off".
+    """
+    file = model_dir / "generation_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def value(name: str, otherwise: float) -> float:
+        found = config.get(name)
+        return otherwise if found is None else found
+
+    return Sampling(
+        temperature=value("temperature", 1.0) if config.get("do_sample") else 0.0,
+        top_p=value("top_p", 1.0),
+        top_k=int(value("top_k", 0)),
+        repetition_penalty=value("repetition_penalty", 1.0),
+    )
