@@ -1,0 +1,179 @@
+"""Tiny real parts for the tests: a tokenizer whose ids are easy to spell out, a random Llama, a scripted engine.
+
+One character is one id, so expected ids can be written by hand; Chinese and emoji fall into single bytes, so the
+detokenizer has to put characters together as it does with a real model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from arriero.chat import Chat
+from arriero.engines import Generation
+from arriero.messages import Sampling
+from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SPECIALS = ["<pad>", "<s>", "</s>", "<sys>", "<user>", "<bot>"]
+# ids:          0      1       2        3        4         5;  then one id for each byte: 6 + byte
+TEMPLATE = (
+    "{{ '<s>' }}{% for m in messages %}"
+    "{{ {'system': '<sys>', 'user': '<user>', 'assistant': '<bot>'}[m['role']] + m['content'] + '</s>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<bot>' }}{% endif %}"
+)
+
+
+def ids_of(text: str) -> list[int]:
+    """The tiny tokenizer's ids of plain text: 6 + each UTF-8 byte."""
+    return [6 + byte for byte in text.encode()]
+
+
+def build_tokenizer(template: str = TEMPLATE):
+    """A byte-level tokenizer with no merges: one byte is one id."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    table = bytes_to_unicode()
+    vocabulary = {token: index for index, token in enumerate(SPECIALS)}
+    vocabulary |= {table[byte]: len(SPECIALS) + byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<sys>", "<user>", "<bot>"],
+        chat_template=template,
+    )
+
+
+def build_model(directory: Path, seed: int = 0) -> Path:
+    """A random two-layer Llama in `directory`, float32, with the tiny tokenizer: 262 ids, a window of 256."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=262,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():  # random weights of this size answer the same whatever is asked; make them care
+        for weight in model.parameters():
+            weight.mul_(4)
+    model.save_pretrained(directory)
+    build_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model on disk."""
+    return build_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same shape with other weights."""
+    return build_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Path:
+    """The real embedded model (marker `model`)."""
+    from arriero import hub
+
+    return hub.resolve("smollm2-135m-instruct")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ARRIERO_HOME."""
+    monkeypatch.setenv("ARRIERO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def llama_rows() -> Path:
+    """Our own training data."""
+    return Path(__file__).parents[1] / "examples" / "data" / "llama-driver.json"
+
+
+class ScriptedEngine:
+    """An engine that answers with given text, token by token, from a thread of its own.
+
+    `gate` holds the answer back before the token of that index until `release` is set, so tests can act in the
+    middle of an answer without sleeping. What it was asked is kept in `asked`.
+    """
+
+    name = "scripted"
+    description = "scripted, no model"
+
+    def __init__(self, *answers: str, gate: int | None = None) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[list[int], Sampling, int]] = []
+        self.generations: list[Generation] = []
+        self.gate = gate
+        self.reached = threading.Event()
+        self.release = threading.Event()
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int) -> Generation:
+        self.asked.append((list(prompt_ids), sampling, max_new_tokens))
+        answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
+        generation = Generation(len(prompt_ids))
+        self.generations.append(generation)
+        threading.Thread(target=self._answer, args=(generation, answer, max_new_tokens), daemon=True).start()
+        return generation
+
+    def _answer(self, generation: Generation, answer: str, limit: int) -> None:
+        for index, token in enumerate([*ids_of(answer), 2]):
+            if index == self.gate:
+                self.reached.set()
+                self.release.wait(30)
+            if generation.cancelled:
+                return generation.finish("cancelled")
+            if index == limit:
+                return generation.finish("length")
+            generation.push([token])
+        return generation.finish("stop")
+
+    def close(self) -> None:
+        self.release.set()
+
+
+@pytest.fixture
+def scripted_chat(model_dir: Path) -> Iterator[Callable[..., Chat]]:
+    """Build a Chat over a ScriptedEngine: `scripted_chat("first answer", "second", gate=3)`; `chat.engine` is it."""
+    made: list[Chat] = []
+
+    def build(*answers: str, gate: int | None = None) -> Chat:
+        tokenizer = load_tokenizer(model_dir)
+        renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
+        engine = ScriptedEngine(*answers, gate=gate)
+        defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
+        made.append(Chat(engine, renderer, model="tiny", adapter=None, window=256, defaults=defaults))
+        return made[-1]
+
+    yield build
+    for chat in made:
+        chat.close()

@@ -1,0 +1,134 @@
+"""Chat: the one answering interface, over a scripted engine and over the real ones."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from arriero.chat import load
+from arriero.errors import ContextLengthError, ContractError, NotFoundError, UsageError
+from arriero.messages import Piece, Sampling, Usage
+from tests.conftest import ids_of
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+def test_stream_ends_with_finish_reason_and_usage(scripted_chat):
+    pieces = list(scripted_chat("abc").stream(HELLO))
+    assert [piece.text for piece in pieces] == ["a", "b", "c", ""]
+    # <s> <user> h i </s> <bot> are 6 prompt ids; a b c </s> are 4 generated ones
+    assert pieces[-1] == Piece("", "stop", Usage(6, 4))
+
+
+def test_the_engine_gets_exactly_the_rendered_ids(scripted_chat):
+    chat = scripted_chat("x")
+    chat.complete(HELLO)
+    assert chat.engine.asked[0][0] == chat.render(HELLO) == [1, 4, *ids_of("hi"), 2, 5]
+
+
+def test_characters_made_of_several_tokens_arrive_whole(scripted_chat):
+    pieces = list(scripted_chat("骆🦙!").stream(HELLO))
+    assert [piece.text for piece in pieces if piece.text] == ["骆", "🦙", "!"]
+
+
+def test_stop_string_across_tokens_is_cut_and_never_partly_shown(scripted_chat):
+    chat = scripted_chat("one STOP two")
+    pieces = list(chat.stream(HELLO, Sampling(stop=("STOP",))))
+    assert "".join(piece.text for piece in pieces) == "one "
+    assert pieces[-1].finish_reason == "stop"
+    assert chat.engine.generations[0].cancelled, "the engine must not go on after a stop string"
+
+
+def test_length_is_told_apart_from_stop(scripted_chat):
+    reply = scripted_chat("abcdef").complete(HELLO, Sampling(max_new_tokens=3))
+    assert (reply.text, reply.finish_reason) == ("abc", "length")
+
+
+def test_breaking_off_a_stream_cancels_the_generation(scripted_chat):
+    chat = scripted_chat("abcdef", gate=3)
+    stream = chat.stream(HELLO)
+    assert next(stream).text == "a"
+    stream.close()
+    assert chat.engine.generations[0].cancelled
+
+
+def test_cancelled_async_reader_cancels_the_generation(scripted_chat):
+    chat = scripted_chat("abcdef", gate=1)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(chat.acomplete(HELLO))
+        await asyncio.to_thread(chat.engine.reached.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert chat.engine.generations[0].cancelled
+
+
+def test_the_event_loop_is_free_while_the_engine_works(scripted_chat):
+    chat = scripted_chat("abc", gate=1)
+
+    async def main() -> str:
+        task = asyncio.ensure_future(chat.acomplete(HELLO))
+        await asyncio.to_thread(chat.engine.reached.wait, 30)
+        chat.engine.release.set()  # runs only if the loop is not blocked by the answer
+        return (await task).text
+
+    assert asyncio.run(main()) == "abc"
+
+
+def test_a_prompt_longer_than_the_window_is_an_error_with_both_numbers(scripted_chat):
+    with pytest.raises(ContextLengthError, match=r"304 tokens.*window holds 256"):
+        scripted_chat("x").stream([{"role": "user", "content": "a" * 300}])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "user", "content": "   "}],
+        [{"role": "robot", "content": "hi"}],
+        [{"role": "user", "content": 3}],
+        [{"role": "user"}],
+        ["hi"],
+        [{"role": "assistant", "content": "hi"}],
+        [*HELLO, {"role": "assistant", "content": "hello"}],
+        [*HELLO, *HELLO],
+        [{"role": "user", "content": "hi", "name": "x"}],
+    ],
+)
+def test_bad_messages_raise_before_the_engine_is_asked(scripted_chat, messages):
+    chat = scripted_chat("x")
+    with pytest.raises(UsageError):
+        chat.stream(messages)
+    assert chat.engine.asked == []
+
+
+@pytest.mark.parametrize("engine", ["transformers", "openvino"])
+def test_real_engines_agree_with_plain_generate(home, model_dir, engine):
+    """Greedy ids of both engines equal transformers' own generate on the same prompt."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    chat = load(model_dir, engine=engine)
+    prompt = chat.render(HELLO)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
+    generation = chat.engine.submit(prompt, Sampling().over(chat.defaults), max_new_tokens=12)
+    assert list(generation) == expected
+    assert generation.finish_reason == ("stop" if expected[-1] == 2 else "length")
+    chat.close()
+
+
+def test_unknown_model_and_missing_adapter(home):
+    with pytest.raises(NotFoundError, match="no model is called 'lama'"):
+        load("lama")
+    with pytest.raises(NotFoundError, match="not an adapter directory"):
+        load(adapter=home / "nothing")
+
+
+def test_adapter_on_another_base_model_is_refused(home, trained_adapter, other_model_dir):
+    with pytest.raises(ContractError, match="the base model's weights"):
+        load(other_model_dir, adapter=trained_adapter)
