@@ -17,7 +17,7 @@ from arriero.engines import Engine, Generation, load_engine
 from arriero.engines.choose import EngineName
 from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.sampling import default_sampling
-from arriero.errors import ContextLengthError, NotFoundError
+from arriero.errors import ContextLengthError, EngineError, NotFoundError
 from arriero.messages import DEFAULT_MAX_NEW_TOKENS, FinishReason, Message, Piece, Sampling, Usage
 from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
 from arriero.engines.stopping import StopFilter
@@ -141,7 +141,8 @@ class _Answer:
 
 def _joined(pieces: list[Piece]) -> Reply:
     last = pieces[-1]
-    assert last.finish_reason is not None and last.usage is not None
+    if last.finish_reason is None or last.usage is None:
+        raise EngineError("the answer ended without a finish reason")
     return Reply("".join(piece.text for piece in pieces), last.finish_reason, last.usage)
 
 

@@ -63,4 +63,4 @@ def _has_cuda() -> bool:
         return False
     import torch
 
-    return torch.cuda.is_available()
+    return bool(torch.cuda.is_available())

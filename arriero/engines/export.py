@@ -35,10 +35,10 @@ class _FlatCache(Cache):
     def __init__(self, past: tuple[torch.Tensor, ...]) -> None:
         self.past = past
         self.present: list[torch.Tensor] = []
-        self.layers = []
+        self.layers: list[object] = []
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append this step's keys and values to the past ones."""
         key = torch.cat([self.past[2 * layer_idx], key_states.float()], 2)
@@ -46,9 +46,9 @@ class _FlatCache(Cache):
         self.present += [key, value]
         return key.to(key_states.dtype), value.to(value_states.dtype)
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
+    def get_seq_length(self, _: int = 0) -> int:
         """Tokens already cached."""
-        return self.past[0].shape[2]
+        return int(self.past[0].shape[2])
 
 
 class _Flat(torch.nn.Module):

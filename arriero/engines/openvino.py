@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ class OpenVINOEngine:
             config.temperature = sampling.temperature
             config.top_p = sampling.top_p
             config.top_k = sampling.top_k or 2**31
-            config.rng_seed = sampling.seed if sampling.seed is not None else np.random.SeedSequence().entropy % 2**63
+            config.rng_seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         return config
 
 

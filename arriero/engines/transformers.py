@@ -114,7 +114,7 @@ class _Forward(StoppingCriteria):
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, _: torch.Tensor, **__: Any) -> torch.Tensor:
         """`input_ids` is (1, prompt and completion so far)."""
         self._generation.push([int(input_ids[0, -1])])
         return torch.tensor([self._generation.cancelled], device=input_ids.device)

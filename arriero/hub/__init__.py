@@ -8,6 +8,7 @@
 """
 
 from arriero.hub.fetch import Downloaded, download, resolve
+from arriero.hub import store
 from arriero.hub.store import StoredModel, fingerprint, models, remove, verify
 
-__all__ = ["Downloaded", "StoredModel", "download", "fingerprint", "models", "remove", "resolve", "verify"]
+__all__ = ["Downloaded", "StoredModel", "download", "fingerprint", "models", "remove", "resolve", "store", "verify"]

@@ -47,7 +47,7 @@ def fetch(source: Source, repository: str, revision: str | None, destination: Pa
 
 def sizes(source: Source, repository: str, revision: str | None) -> dict[str, int]:
     """File name -> bytes of everything `fetch` would download."""
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils._paths import filter_repo_objects
 
     with translated(source, repository):
         if source == "modelscope":

@@ -1,0 +1,135 @@
+"""The adapter directory: who may write into it, what is in it when a run is done.
+
+    adapter_config.json, adapter_model.safetensors   PEFT's own format
+    arriero.json     the prompt contract, written last: a directory that has it is finished
+    metrics.jsonl    one line per optimizer step, and one per evaluation
+    report.json      the run's figures, options and dropped rows
+    README.md        model card
+    checkpoints/     for resume only; run.json in it says which run they belong to
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from arriero.errors import UsageError
+from arriero.prompt import CONTRACT_FILE, Contract
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+REPORT = "report.json"
+Identity = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What a run did. Losses are nats per loss token; eval_loss is None when nothing was held out.
+
+    `logical` tokens are those of the examples, `computed` ones include padding. `resumed_from` is the optimizer step
+    a resumed run started at.
+    """
+
+    output: str
+    steps: int
+    samples: int
+    epochs: float
+    train_loss: float
+    eval_loss: float | None
+    seconds: float
+    logical_tokens_per_second: float
+    computed_tokens_per_second: float
+    peak_memory_bytes: int
+    resumed_from: int | None
+
+
+def claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | None:
+    """Make `output` this run's directory; returns the report when the run is already finished.
+
+    Refuses a directory that holds another run, a finished run without `resume`, or one whose data or options
+    differ, naming the differences.
+    """
+    record = output / CHECKPOINTS / "run.json"
+    if record.is_file():
+        if not resume:
+            raise UsageError(f"{output} already holds a run", hint="add --resume to go on with it, or give another --output")
+        _same_run(output, json.loads(record.read_text(encoding="utf-8")), identity)
+        return _finished(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps(identity, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return None
+
+
+def _same_run(output: Path, before: Identity, now: Identity) -> None:
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        told = "; ".join(f"{name} was {before.get(name)!r}, is now {now.get(name)!r}" for name in changed)
+        raise UsageError(f"{output} holds a run that differs: {told}", hint="give another --output")
+
+
+def _finished(output: Path) -> TrainReport | None:
+    if not (output / CONTRACT_FILE).is_file():
+        return None
+    return TrainReport(**json.loads((output / REPORT).read_text(encoding="utf-8"))["result"])
+
+
+def release(output: Path) -> None:
+    """Give up a directory in which no step was saved, so that nothing half-written stays behind."""
+    checkpoints = output / CHECKPOINTS
+    if any(checkpoints.glob("checkpoint-*")) or (output / CONTRACT_FILE).exists():
+        return
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    (output / METRICS).unlink(missing_ok=True)
+    if not any(output.iterdir()):
+        output.rmdir()
+
+
+def keep_metrics_until(output: Path, step: int) -> None:
+    """Drop metric lines after `step`, which a resumed run will write again."""
+    file = output / METRICS
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    file.write_text("".join(kept), encoding="utf-8")
+
+
+def finish(adapter: Path, output: Path, contract: Contract, report: TrainReport, details: dict[str, Any]) -> None:
+    """Move the saved adapter into place and write everything beside it, the contract last."""
+    document = {"result": asdict(report), **details}
+    (output / REPORT).write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    (output / "README.md").write_text(_card(contract, report, details), encoding="utf-8")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).replace(output / name)
+    shutil.rmtree(adapter)
+    contract.save(output)
+
+
+def _card(contract: Contract, report: TrainReport, details: dict[str, Any]) -> str:
+    """The model card, with the metadata block that hubs read."""
+    options = "\n".join(f"| {name} | {value} |" for name, value in details["options"].items())
+    held_out = "none held out" if report.eval_loss is None else f"{report.eval_loss:.4f} nats per token"
+    return f"""---
+library_name: peft
+base_model: {contract.base_model}
+tags: [lora, arriero]
+---
+# {Path(report.output).name}
+
+A LoRA adapter for {contract.base_model}, trained by Arriero {contract.versions.get("arriero", "")} on
+{report.samples} examples in {report.steps} optimizer steps. Mean training loss: {report.train_loss:.4f} nats per token;
+on held-out prompts: {held_out}.
+
+System prompt: {contract.system or "the chat template's own"}
+
+    arriero chat --adapter DIRECTORY
+
+`arriero.json` is the prompt contract: what the adapter was trained under, checked whenever it is loaded.
+
+| option | value |
+|---|---|
+{options}
+"""
