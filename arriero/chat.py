@@ -17,10 +17,10 @@ from arriero.engines import Engine, Generation, load_engine
 from arriero.engines.choose import EngineName
 from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.sampling import default_sampling
+from arriero.engines.stopping import StopFilter
 from arriero.errors import ContextLengthError, EngineError, NotFoundError
 from arriero.messages import DEFAULT_MAX_NEW_TOKENS, FinishReason, Message, Piece, Sampling, Usage
 from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
-from arriero.engines.stopping import StopFilter
 
 Messages = Iterable[Message | Mapping[str, Any]]
 

@@ -112,9 +112,7 @@ class Sampling:
 
     def over(self, defaults: Sampling) -> Self:
         """These parameters, with what is None (or an empty `stop`) taken from `defaults`."""
-        missing = {
-            name: getattr(defaults, name) for name in self.__slots__ if getattr(self, name) in (None, ())
-        }
+        missing = {name: getattr(defaults, name) for name in self.__slots__ if getattr(self, name) in (None, ())}
         return replace(self, **missing)
 
 

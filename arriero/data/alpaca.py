@@ -63,7 +63,7 @@ def load(file: Path) -> Loaded:
         reason = f"none of its {len(dropped)} rows can be used"
         if dropped:
             reason += f"; the first: row {dropped[0].row}: {dropped[0].reason}"
-        raise DataError(file, reason, hint="expected rows like {\"instruction\": …, \"input\": \"\", \"output\": …}")
+        raise DataError(file, reason, hint='expected rows like {"instruction": …, "input": "", "output": …}')
     if ignored:
         log.warning("%s: fields that are not used: %s", file.name, ", ".join(sorted(ignored)))
     return Loaded(tuple(examples), tuple(dropped))

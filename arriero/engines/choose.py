@@ -12,6 +12,7 @@ from typing import Literal
 
 from arriero.engines.base import Engine
 from arriero.errors import UsageError
+from arriero.hardware import gpus
 
 EngineName = Literal["auto", "transformers", "openvino"]
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ def choose(engine: EngineName = "auto") -> Choice:
         raise UsageError("the openvino engine is not installed", hint='pip install "arriero[openvino]"')
     if engine != "auto":
         return Choice(engine, "asked for")
-    if _has_cuda():
-        return Choice("transformers", "a CUDA device is there")
+    if gpus():
+        return Choice("transformers", f"a CUDA device is there, {gpus()[0]}")
     if has_openvino and platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64"):
         return Choice("openvino", "no GPU here, and it answers several times faster on a CPU")
     return Choice("transformers", "no GPU here and openvino-genai is not installed")
@@ -55,12 +56,3 @@ def load_engine(
     from arriero.engines.transformers import TransformersEngine
 
     return TransformersEngine(model_dir, stop_token_ids, adapter_dir)
-
-
-def _has_cuda() -> bool:
-    """Whether torch sees a CUDA device; does not import torch where no NVIDIA driver is."""
-    if not (Path("/proc/driver/nvidia").exists() or platform.system() == "Windows"):
-        return False
-    import torch
-
-    return bool(torch.cuda.is_available())

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,14 +165,12 @@ def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' tables, bars and tracer warnings off the user's terminal."""
-    import warnings
-
+    """Keep the libraries' tables and tracer warnings away, and their bars off standard output."""
     transformers_logging.disable_progress_bar()
     level = logging.getLogger("nncf").level
     logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,7 +1,7 @@
 """The default engine on a CPU: OpenVINO GenAI's continuous batching over an exported model.
 
-One engine serves the base model or the model with one adapter, which is fused into the weights on load: keys and
-values of base and adapter can then never be taken for each other's.
+One engine serves the base model or the model with one adapter, fixed on load: keys and values of base and adapter
+can then never be taken for each other's.
 
 Two properties are set against the library's defaults, because on CPUs with bfloat16 its defaults (bfloat16
 activations over an 8-bit KV cache) answer nonsense: activations in float32 and keys and values in float16. Measured
@@ -144,7 +144,7 @@ def _pipeline(exported_dir: Path, adapter_dir: Path | None) -> genai.ContinuousB
     properties: dict[str, object] = dict(PRECISION)
     if adapter_dir is not None:
         adapter = genai.Adapter(adapter_dir / "adapter_model.safetensors")
-        mode = genai.AdapterConfig.Mode.MODE_FUSE
+        mode = genai.AdapterConfig.Mode.MODE_STATIC
         properties["adapters"] = genai.AdapterConfig(adapter, adapter_scale(adapter_dir), mode=mode)
     try:
         return genai.ContinuousBatchingPipeline(exported_dir, scheduler, "CPU", properties)

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from arriero.engines.base import Generation
 from arriero.errors import EngineError, MemoryLimitError
+from arriero.hardware import fast_bfloat16, gpus
 from arriero.messages import Sampling
 
 if TYPE_CHECKING:
@@ -125,11 +126,12 @@ def _load(model_dir: Path, adapter_dir: Path | None) -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(
             model_dir,
-            dtype=_dtype(),
+            # the checkpoint's own type, or float32 on a CPU that computes bfloat16 in software
+            dtype="auto" if fast_bfloat16() else torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            device_map="auto" if torch.cuda.is_available() else None,
+            device_map="auto" if gpus() else None,
         )
         if adapter_dir is not None:
             from peft import PeftModel
@@ -144,10 +146,3 @@ def _load(model_dir: Path, adapter_dir: Path | None) -> PreTrainedModel:
     # the model's own sampling defaults reach generate() through `Sampling`, and only through it
     loaded.generation_config = GenerationConfig()
     return loaded
-
-
-def _dtype() -> torch.dtype | str:
-    """The checkpoint's own type, or float32 on a CPU that computes bfloat16 in software."""
-    if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported():
-        return "auto"
-    return torch.float32

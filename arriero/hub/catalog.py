@@ -57,7 +57,7 @@ def lookup(name: str, source: Source = "auto") -> Origin:
     if _REPOSITORY.fullmatch(name):
         where = "modelscope" if source == "modelscope" else "huggingface"
         return Origin(name.replace("/", "--"), **{where: name})
-    near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.3)
     raise NotFoundError(
         f"no model is called {name!r}; expected one of {', '.join(CATALOG)}, a repository id owner/name, "
         "or a directory that holds a model",

@@ -5,11 +5,27 @@
     trainer.py   one run of transformers.Trainer: batches, counting, progress, interruption, evaluation
     output.py    the adapter directory: contract, metrics, report, model card; what may be resumed
     run.py       train(): the whole way
+
+`TrainOptions` is here at once; what needs torch is imported when first used, so that --help is quick.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from arriero.training.options import TrainOptions
-from arriero.training.output import TrainReport
-from arriero.training.run import train
-from arriero.training.trainer import StepReport
+
+if TYPE_CHECKING:
+    from arriero.training.output import TrainReport
+    from arriero.training.run import train
+    from arriero.training.trainer import StepReport
 
 __all__ = ["StepReport", "TrainOptions", "TrainReport", "train"]
+_HOMES = {"StepReport": "trainer", "TrainReport": "output", "train": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"arriero.training.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'arriero.training' has no attribute {name!r}")

@@ -43,9 +43,7 @@ def prepare(file: str, loaded: Loaded, renderer: Renderer, options: TrainOptions
     return Examples(parts[0], parts[1], dropped)
 
 
-def _rendered(
-    examples: Sequence[Example], renderer: Renderer, limit: int, dropped: list[Dropped]
-) -> list[Rendered]:
+def _rendered(examples: Sequence[Example], renderer: Renderer, limit: int, dropped: list[Dropped]) -> list[Rendered]:
     kept = []
     for example in examples:
         rendered = renderer.render(example.conversation)

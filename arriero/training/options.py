@@ -42,6 +42,7 @@ class TrainOptions:
         Optimizer steps between checkpoints.
     seed
         Seed of initialisation, order and split.
+
     """
 
     epochs: float = 3

@@ -1,11 +1,11 @@
 """The adapter directory: who may write into it, what is in it when a run is done.
 
-    adapter_config.json, adapter_model.safetensors   PEFT's own format
-    arriero.json     the prompt contract, written last: a directory that has it is finished
-    metrics.jsonl    one line per optimizer step, and one per evaluation
-    report.json      the run's figures, options and dropped rows
-    README.md        model card
-    checkpoints/     for resume only; run.json in it says which run they belong to
+adapter_config.json, adapter_model.safetensors   PEFT's own format
+arriero.json     the prompt contract, written last: a directory that has it is finished
+metrics.jsonl    one line per optimizer step, and one per evaluation
+report.json      the run's figures, options and dropped rows
+README.md        model card
+checkpoints/     for resume only; run.json in it says which run they belong to
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | No
     record = output / CHECKPOINTS / "run.json"
     if record.is_file():
         if not resume:
-            raise UsageError(f"{output} already holds a run", hint="add --resume to go on with it, or give another --output")
+            raise UsageError(
+                f"{output} already holds a run", hint="add --resume to go on with it, or give another --output"
+            )
         _same_run(output, json.loads(record.read_text(encoding="utf-8")), identity)
         return _finished(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

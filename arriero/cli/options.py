@@ -1,0 +1,97 @@
+"""Options that several commands share, declared once, and configuration files that set the same names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.config import Toml, Yaml
+
+from arriero.errors import NotFoundError, UsageError
+
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on standard output.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model answers.
+
+    Parameters
+    ----------
+    model
+        Catalogue name, repository id or directory. Default: the adapter's base model, or the embedded model.
+    adapter
+        Output directory of `arriero train`.
+    system
+        System prompt. Default: the one the adapter was trained with, or the chat template's own.
+    engine
+        What computes the answer. auto chooses by hardware and says so.
+
+    """
+
+    model: str | None = None
+    adapter: str | None = None
+    system: str | None = None
+    engine: Literal["auto", "transformers", "openvino"] = "auto"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How tokens are chosen. Defaults are the model's own.
+
+    Parameters
+    ----------
+    max_new_tokens
+        Longest answer in tokens. Default: 512, or what the window leaves.
+    temperature
+        0 is greedy.
+    top_p
+        Keep the most probable tokens that together reach this probability.
+    top_k
+        Keep this many most probable tokens; 0 keeps all.
+    repetition_penalty
+        Above 1 makes repetition less likely.
+    seed
+        Same seed, same answer.
+    stop
+        Text at which the answer is cut; may be given several times.
+
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+def examples(*commands: str) -> str:
+    """The examples at the end of a help page, in Markdown."""
+    return "**Examples**\n\n" + "\n".join(f"    arriero {command}" for command in commands)
+
+
+def plain(options: object) -> dict[str, object]:
+    """The fields of an options dataclass as keyword arguments."""
+    return asdict(options)  # type: ignore[call-overload,no-any-return]
+
+
+def from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill in what the command line left open from the file given with --config (YAML, or TOML by its ending)."""
+    for argument in arguments:
+        if argument.name == "--config" and argument.tokens:
+            path = argument.tokens[0].value
+            loader = (Toml if path.endswith(".toml") else Yaml)(
+                path, must_exist=True, use_commands_as_keys=False, allow_unknown=False
+            )
+            try:
+                loader.config  # noqa: B018  reads the file
+            except FileNotFoundError as error:
+                raise NotFoundError(f"no configuration file {path}") from error
+            except Exception as error:
+                raise UsageError(f"{path} cannot be read as a configuration file: {error}") from error
+            loader(app, commands, arguments)

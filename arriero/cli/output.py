@@ -1,0 +1,50 @@
+"""Standard output carries answers and JSON documents, standard error everything that is for a person."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from typing import Any
+
+
+def log_to_stderr() -> None:
+    """Show what the library announces: plain lines, warnings marked."""
+    logger = logging.getLogger("arriero")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Plain())
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return prefix + record.getMessage()
+
+
+def error(message: str, *, hint: str = "") -> None:
+    """Say what went wrong and what to try."""
+    note(f"error: {message}" + (f"\n  try: {hint}" if hint else ""))
+
+
+def note(text: str) -> None:
+    """A line for the person."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def document(value: Any) -> None:
+    """Print one JSON document: a dataclass, or plain lists, dictionaries, numbers and text."""
+    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    print(json.dumps(plain, ensure_ascii=False, indent=2, default=str))
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1000 as hubs show them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
