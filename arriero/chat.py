@@ -14,7 +14,7 @@ from typing import Any
 
 from arriero import hub
 from arriero.engines import Engine, Generation, load_engine
-from arriero.engines.choose import EngineName
+from arriero.engines.choose import EngineName as EngineName
 from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.sampling import default_sampling
 from arriero.engines.stopping import StopFilter
@@ -55,16 +55,16 @@ class Chat:
         """The exact prompt ids the engine receives for these messages, which end with the user's."""
         return self.renderer.prompt(messages)
 
-    def stream(self, messages: Messages, sampling: Sampling | None = None) -> Iterator[Piece]:
+    def stream(self, messages: Messages, sampling: Sampling | None = None) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
 
         Bad messages, and a prompt that does not fit the window, raise here and not at the first piece.
         """
-        return self._pieces(*self._submit(messages, sampling))
+        return Stream(self, *self._submit(messages, sampling))
 
-    def astream(self, messages: Messages, sampling: Sampling | None = None) -> AsyncIterator[Piece]:
+    def astream(self, messages: Messages, sampling: Sampling | None = None) -> Stream:
         """`stream` for async code; the event loop is free while the engine works."""
-        return self._apieces(*self._submit(messages, sampling))
+        return self.stream(messages, sampling)
 
     def complete(self, messages: Messages, sampling: Sampling | None = None) -> Reply:
         """The whole answer at once."""
@@ -87,29 +87,62 @@ class Chat:
         limit = chosen.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
         return self.engine.submit(prompt_ids, chosen, max_new_tokens=limit), chosen
 
-    def _pieces(self, generation: Generation, sampling: Sampling) -> Iterator[Piece]:
-        answer = _Answer(self, generation, sampling)
-        try:
-            for token in generation:
-                if text := answer.push(token):
-                    yield Piece(text)
-                if answer.stopped:
-                    break
-            yield answer.last()
-        finally:
-            generation.cancel()
 
-    async def _apieces(self, generation: Generation, sampling: Sampling) -> AsyncIterator[Piece]:
-        answer = _Answer(self, generation, sampling)
-        try:
-            async for token in generation:
-                if text := answer.push(token):
-                    yield Piece(text)
-                if answer.stopped:
-                    break
-            yield answer.last()
-        finally:
-            generation.cancel()
+class Stream(Iterator[Piece], AsyncIterator[Piece]):
+    """An answer on its way: iterate it with `for` or with `async for`, not both.
+
+    `close`, `aclose`, or letting go of it stops the engine, also before the first piece.
+    """
+
+    def __init__(self, chat: Chat, generation: Generation, sampling: Sampling) -> None:
+        self._generation = generation
+        self._answer = _Answer(chat, generation, sampling)
+        self._tokens = iter(generation)
+        self._atokens = aiter(generation)
+        self._ended = False
+
+    def __next__(self) -> Piece:
+        while not self._ended:
+            try:
+                piece = self._piece(next(self._tokens, None))
+            except BaseException:  # an interrupted reader will not come back for the rest
+                self.close()
+                raise
+            if piece is not None:
+                return piece
+        raise StopIteration
+
+    async def __anext__(self) -> Piece:
+        while not self._ended:
+            try:
+                piece = self._piece(await anext(self._atokens, None))
+            except BaseException:  # a cancelled task, above all
+                self.close()
+                raise
+            if piece is not None:
+                return piece
+        raise StopAsyncIteration
+
+    def _piece(self, token: int | None) -> Piece | None:
+        """The piece that this token completes, if any; None is the end of the generation."""
+        if token is not None and (text := self._answer.push(token)):
+            return Piece(text)
+        if token is not None and not self._answer.stopped:
+            return None
+        self.close()
+        return self._answer.last()
+
+    def close(self) -> None:
+        """Stop the engine's work on this answer; nothing follows."""
+        self._ended = True
+        self._generation.cancel()
+
+    async def aclose(self) -> None:
+        """`close` for async code."""
+        self.close()
+
+    def __del__(self) -> None:
+        self._generation.cancel()
 
 
 class _Answer:

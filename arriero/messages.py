@@ -101,14 +101,15 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("max_new_tokens", self.max_new_tokens, low=1)
+        _check("max_new_tokens", self.max_new_tokens, low=1, kind=int)
         _check("temperature", self.temperature, low=0, high=2)
         _check("top_p", self.top_p, low=0, high=1)
-        _check("top_k", self.top_k, low=0)
+        _check("top_k", self.top_k, low=0, kind=int)
         _check("repetition_penalty", self.repetition_penalty, low=0.01)
-        _check("seed", self.seed, low=0)
-        if any(not stop for stop in self.stop):
-            raise UsageError("a stop string must not be empty")
+        _check("seed", self.seed, low=0, high=2**63 - 1, kind=int)
+        given: object = self.stop  # callers without a type checker pass a bare text
+        if isinstance(given, str) or not all(isinstance(stop, str) and stop for stop in self.stop):
+            raise UsageError(f"stop must be a tuple of texts, none of them empty, got {self.stop!r}")
 
     def over(self, defaults: Sampling) -> Self:
         """These parameters, with what is None (or an empty `stop`) taken from `defaults`."""
@@ -116,8 +117,12 @@ class Sampling:
         return replace(self, **missing)
 
 
-def _check(name: str, value: float | None, *, low: float, high: float = float("inf")) -> None:
-    if value is not None and not low <= value <= high:
+def _check(name: str, value: float | None, *, low: float, high: float = float("inf"), kind: type = float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        raise UsageError(f"{name} must be a {'whole ' if kind is int else ''}number, got {value!r}")
+    if not low <= value <= high:
         limit = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
         raise UsageError(f"{name} must be {limit}, got {value}")
 

@@ -51,7 +51,7 @@ def _read(interactive: bool) -> str | None:
 def _answer(chat: Chat, messages: list[Message], sampling: Sampling) -> str:
     """Print an answer as it comes; returns what was printed, which Ctrl-C may have cut short."""
     said: list[str] = []
-    with contextlib.closing(chat.stream(messages, sampling)) as pieces:  # type: ignore[type-var]
+    with contextlib.closing(chat.stream(messages, sampling)) as pieces:
         try:
             for piece in pieces:
                 said.append(piece.text)

@@ -6,6 +6,7 @@ detokenizer has to put characters together as it does with a real model.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,10 +114,33 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def llama_rows() -> Path:
-    """Our own training data."""
-    return Path(__file__).parents[1] / "examples" / "data" / "llama-driver.json"
+ROWS = [
+    {"instruction": f"who {index}?", "input": "", "output": answer}
+    for index, answer in enumerate(["me", "you", "all of us", "no one", "Killa", "骆驼", "Tomás", "I am"])
+]
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small rows in the alpaca format."""
+    file = tmp_path_factory.mktemp("data") / "rows.json"
+    file.write_text(json.dumps(ROWS), encoding="utf-8")
+    return file
+
+
+def train_tiny(rows_file: Path, model_dir: Path, output: Path, **options: object) -> Path:
+    """Train the tiny model for a few steps in float32 and with a rate that changes its answers."""
+    from arriero.training import train
+
+    chosen = {"epochs": 3, "batch_size": 4, "learning_rate": 0.05, "precision": "float32", "eval_fraction": 0.0}
+    train(rows_file, output=output, model=model_dir, **{"system": "Be Killa.", **chosen, **options})
+    return output
+
+
+@pytest.fixture(scope="session")
+def trained_adapter(rows_file: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for `model_dir`, trained with the system prompt "Be Killa."."""
+    return train_tiny(rows_file, model_dir, tmp_path_factory.mktemp("runs") / "killa")
 
 
 class ScriptedEngine:

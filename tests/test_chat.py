@@ -53,6 +53,15 @@ def test_breaking_off_a_stream_cancels_the_generation(scripted_chat):
     assert chat.engine.generations[0].cancelled
 
 
+def test_closing_a_stream_before_its_first_piece_cancels_too(scripted_chat):
+    """A generator that was never started runs no `finally`; the engine worked on for nobody."""
+    chat = scripted_chat("abcdef", gate=0)
+    chat.stream(HELLO).close()
+    asyncio.run(chat.astream(HELLO).aclose())
+    chat.stream(HELLO)
+    assert [generation.cancelled for generation in chat.engine.generations] == [True] * 3
+
+
 def test_cancelled_async_reader_cancels_the_generation(scripted_chat):
     chat = scripted_chat("abcdef", gate=1)
 
@@ -73,7 +82,8 @@ def test_the_event_loop_is_free_while_the_engine_works(scripted_chat):
     async def main() -> str:
         task = asyncio.ensure_future(chat.acomplete(HELLO))
         await asyncio.to_thread(chat.engine.reached.wait, 30)
-        chat.engine.release.set()  # runs only if the loop is not blocked by the answer
+        assert chat.engine.generations[0].finish_reason is None, "the loop was blocked until the gate gave up"
+        chat.engine.release.set()
         return (await task).text
 
     assert asyncio.run(main()) == "abc"

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from arriero.engines.base import Engine
 from arriero.errors import UsageError
@@ -28,6 +28,8 @@ class Choice:
 
 def choose(engine: EngineName = "auto") -> Choice:
     """Pick an engine. Raises UsageError when the one asked for is not installed."""
+    if engine not in get_args(EngineName):
+        raise UsageError(f"no engine is called {engine!r}; expected one of {', '.join(get_args(EngineName))}")
     has_openvino = importlib.util.find_spec("openvino_genai") is not None
     if engine == "openvino" and not has_openvino:
         raise UsageError("the openvino engine is not installed", hint='pip install "arriero[openvino]"')

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class StopFilter:
     """Passes text on, holding back what could be the beginning of a stop string.
 
-    Invariant: the pieces joined are the text up to the first stop string, or all of it; no prefix of a stop string
-    that turns out to be one is ever passed on.
+    Invariant: the pieces joined are the text up to the stop string that is complete first, or all of it, however the
+    text is split; no part of a stop string is ever passed on.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -22,10 +22,10 @@ class StopFilter:
         if self.stopped:
             return ""
         self._held += text
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            out, self._held = self._held[: min(found)], ""
+            out, self._held = self._held[: min(found)[1]], ""
             return out
         keep = self._overlap()
         cut = len(self._held) - keep

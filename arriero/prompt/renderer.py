@@ -100,17 +100,27 @@ class Renderer:
         )
 
     def _ids(self, messages: tuple[Message, ...], *, answer_follows: bool) -> list[int]:
-        import jinja2
+        text = self._text(messages, answer_follows=answer_follows)
+        return list(self.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"])
 
+    def _text(self, messages: tuple[Message, ...], *, answer_follows: bool) -> str:
+        """The template's output: what apply_chat_template tokenizes, but with the clock stopped at `today`.
+
+        apply_chat_template itself offers no way to hand the template another clock.
+        """
+        import jinja2
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        template = _compile_jinja_template(self.tokenizer.get_chat_template())
         try:
-            ids = self.tokenizer.apply_chat_template(
-                [{"role": message.role, "content": message.content} for message in messages],
+            text: str = template.render(
+                messages=[{"role": message.role, "content": message.content} for message in messages],
+                tools=None,
+                documents=None,
                 add_generation_prompt=answer_follows,
-                tokenize=True,
-                return_dict=False,
                 strftime_now=datetime.date.fromisoformat(self.today).strftime,
-                **self.variables,
+                **{**self.tokenizer.special_tokens_map, **self.variables},
             )
         except jinja2.TemplateError as error:
             raise UsageError(f"the chat template refuses this conversation: {error}") from error
-        return list(ids)
+        return text

@@ -1,0 +1,100 @@
+"""A small hub on loopback that speaks the parts of both hubs' HTTP that the real clients use for a download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlparse
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class LoopbackHub(ThreadingHTTPServer):
+    """Serves the files of one directory as the repository owner/name; `asked` lists the paths of all requests."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+        self.asked: list[str] = []
+        self.gated = False
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: LoopbackHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        url = urlparse(self.path)
+        path = unquote(url.path)
+        self.server.asked.append(path)
+        if "owner/name" not in path:
+            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if self.server.gated:
+            return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        if path.startswith("/api/models/owner/name/tree/"):
+            return self._json([{"type": "file", "path": name, **self._size(name)} for name in self.server.files])
+        if path.startswith("/api/models/owner/name"):
+            return self._json(self._info())
+        if path.endswith("/repo/files"):
+            return self._json({"Code": 200, "Success": True, "Data": {"Files": self._listing(), "TotalCount": 2}})
+        if path.endswith("/revisions"):
+            return self._json(
+                {"Code": 200, "Data": {"RevisionMap": {"Branches": [{"Revision": "master"}], "Tags": []}}}
+            )
+        name = parse_qs(url.query).get("FilePath", [path.rsplit("/", 1)[1]])[0]
+        if name in self.server.files and ("/resolve/" in path or path.endswith("/repo")):
+            return self._file(name)
+        return self._json({"Code": 200, "Success": True, "Data": {"Name": "name", "Path": "owner"}})
+
+    def _info(self) -> dict:
+        siblings = [{"rfilename": name, "size": len(data)} for name, data in self.server.files.items()]
+        return {"id": "owner/name", "modelId": "owner/name", "sha": COMMIT, "siblings": siblings, "private": False}
+
+    def _size(self, name: str) -> dict:
+        data = self.server.files[name]
+        return {"size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+
+    def _listing(self) -> list[dict]:
+        return [
+            {
+                "Path": name,
+                "Name": name,
+                "Type": "blob",
+                "Size": len(data),
+                "Sha256": hashlib.sha256(data).hexdigest(),
+                "Revision": COMMIT,
+                "IsLFS": False,
+            }
+            for name, data in self.server.files.items()
+        ]
+
+    def _file(self, name: str) -> None:
+        data = self.server.files[name]
+        etag = f'"{hashlib.sha1(data).hexdigest()}"'
+        self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": "application/octet-stream"})
+
+    def _json(self, document: object) -> None:
+        self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)

@@ -1,0 +1,95 @@
+"""The real Hugging Face and ModelScope clients, in a process of their own, against a hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.hub.hubs import COMMIT, LoopbackHub
+
+
+@pytest.fixture
+def hub_server(model_dir, tmp_path):
+    server = LoopbackHub(model_dir)
+    server.files["pytorch_model.bin"] = b"a pickle"
+    server.files["modeling_evil.py"] = b"raise SystemExit"
+    yield server
+    server.shutdown()
+
+
+def download(tmp_path, url, *arguments):
+    """Run `arriero download` with both clients pointed at `url`; returns exit code, JSON document, standard error."""
+    environment = {
+        **os.environ,
+        "ARRIERO_HOME": str(tmp_path / "home"),
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_ENDPOINT": url,
+        "HF_HUB_DISABLE_XET": "1",
+        "MODELSCOPE_ENDPOINT": url,
+        "MODELSCOPE_CACHE": str(tmp_path / "ms"),
+    }
+    command = [sys.executable, "-m", "arriero.cli", "download", "--json", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_download_takes_safetensors_and_text_and_no_code(hub_server, tmp_path, model_dir, source):
+    code, document, errors = download(tmp_path, hub_server.url, "owner/name", "--source", source)
+    assert code == 0, errors
+    path = tmp_path / "home" / "models" / "owner--name"
+    assert document["path"] == str(path)
+    assert document["revision"] == (COMMIT if source == "huggingface" else "master")
+    assert document["verified"] is True
+    assert {file.name for file in path.glob("*.*")} >= {"config.json", "model.safetensors", "arriero-model.json"}
+    assert not list(path.glob("*.py"))
+    assert not list(path.glob("*.bin"))
+    assert (path / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_dry_run_counts_and_fetches_nothing(hub_server, tmp_path, source):
+    code, document, errors = download(tmp_path, hub_server.url, "owner/name", "--source", source, "--dry-run")
+    assert code == 0, errors
+    wanted = {name: data for name, data in hub_server.files.items() if not name.endswith((".py", ".bin"))}
+    assert (document["files"], document["bytes"]) == (len(wanted), sum(map(len, wanted.values())))
+    assert not any("/resolve/" in path or path.endswith("/repo") for path in hub_server.asked)
+    assert not (tmp_path / "home" / "models" / "owner--name").exists()
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_an_unknown_repository_is_not_found(hub_server, tmp_path, source):
+    code, _, errors = download(tmp_path, hub_server.url, "nobody/nothing", "--source", source)
+    assert code == 4, errors
+    assert not list((tmp_path / "home").rglob("*nothing*"))
+
+
+def test_a_gated_repository_says_how_to_get_in(hub_server, tmp_path):
+    hub_server.gated = True
+    code, _, errors = download(tmp_path, hub_server.url, "owner/name")
+    assert code == 5, errors
+    assert "licence" in errors
+    assert "hf auth login" in errors
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_no_network_is_offline(tmp_path, source):
+    with socket.socket() as closed:  # a port that nobody listens on
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    code, _, errors = download(tmp_path, url, "owner/name", "--source", source)
+    assert code == 7, errors
+    assert "cannot be reached" in errors
+
+
+def test_a_repository_without_safetensors_is_refused(hub_server, tmp_path):
+    del hub_server.files["model.safetensors"]
+    code, _, errors = download(tmp_path, hub_server.url, "owner/name")
+    assert code == 1
+    assert "no safetensors" in errors
