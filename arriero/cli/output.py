@@ -13,16 +13,13 @@ def log_to_stderr() -> None:
     """Show what the library announces: plain lines, warnings marked."""
     logger = logging.getLogger("arriero")
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_Plain())
-        logger.addHandler(handler)
+        logger.addHandler(_Announce())
     logger.setLevel(logging.INFO)
 
 
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return prefix + record.getMessage()
+class _Announce(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(("" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: ") + record.getMessage())
 
 
 def error(message: str, *, hint: str = "") -> None:
