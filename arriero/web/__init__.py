@@ -1,0 +1,122 @@
+"""The web page: Streamlit inside the server's process, on its port, with its model.
+
+`mount` adds the page to a FastAPI app. The page takes its own addresses only ("/" and Streamlit's files), so every
+other path, a mistyped one of the API included, is answered by the app. Nothing is loaded from, or sent to, another
+machine: usage statistics are off and a content security policy keeps the browser from following images in an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match, Mount
+from starlette.types import Message, Receive, Scope, Send
+
+from arriero.errors import UsageError
+from arriero.web import state
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from arriero.chat import Chat
+
+__all__ = ["mount"]
+
+SCRIPT = Path(__file__).with_name("page.py")
+FILES = ("", "/", "/favicon.png", "/manifest.json")
+FOLDERS = ("/_stcore/", "/static/", "/media/", "/component/")
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+SETTINGS = {
+    "browser.gatherUsageStats": False,
+    "client.showErrorDetails": "type",  # a visitor does not get a stack trace; the server's log does
+    "client.showErrorLinks": False,
+    "client.toolbarMode": "minimal",
+    "runner.fastReruns": False,  # with it a click looks like the stop button to the script
+    "runner.magicEnabled": False,
+    "server.fileWatcherType": "none",
+    "server.headless": True,
+    "theme.primaryColor": "#2f6f62",
+    "theme.light.codeBackgroundColor": "#f4f6f5",
+}
+
+
+def mount(app: FastAPI, chat: Chat) -> None:
+    """Serve the page at "/" of `app`, answering with `chat`; the app's own routes come first.
+
+    The app's lifespan starts and stops Streamlit. One process has one page: a second mount takes the first one's
+    place in answering, and cannot be started beside it. Raises UsageError where streamlit is not installed.
+    """
+    try:
+        from streamlit import config
+    except ImportError as error:
+        raise UsageError(
+            "the web page needs streamlit, which is not installed", hint='pip install "arriero[web]"'
+        ) from error
+    for name, value in SETTINGS.items():
+        config.set_option(name, value)
+    state.set_chat(chat)
+    page = _Page()
+    app.router.routes.append(_PageMount("/", page, name="page"))
+    app.router.lifespan_context = _both(app.router.lifespan_context, page)
+
+
+def _both(outer: Any, page: _Page) -> Any:
+    """The app's own lifespan with Streamlit's around it: a mounted app's lifespan is never called."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with page.streamlit.lifespan()(app), outer(app) as shared:
+            yield shared
+
+    return lifespan
+
+
+class _PageMount(Mount):
+    """A mount that matches the page's addresses and lets go of all others."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Starlette's question whether this route is meant."""
+        match, child = super().matches(scope)
+        if match is Match.NONE:
+            return match, child
+        path = scope["path"].removeprefix(child.get("root_path", ""))
+        return (match, child) if path in FILES or path.startswith(FOLDERS) else (Match.NONE, {})
+
+
+class _Page:
+    """Streamlit as an ASGI app, made when it is first needed, for Streamlit allows one in a process."""
+
+    @cached_property
+    def streamlit(self) -> Any:
+        """The `streamlit.App`."""
+        from streamlit import App
+
+        return App(SCRIPT)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and not _same_origin(Headers(scope=scope)):
+            # Streamlit would ask a service on the internet for this machine's address to decide on it.
+            await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+            await send(message)
+
+        await self.streamlit(scope, receive, guarded)
+
+
+def _same_origin(headers: Headers) -> bool:
+    """Whether the page that opens the connection came from this server; programs send no origin."""
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
