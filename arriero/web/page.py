@@ -125,7 +125,8 @@ def finish(turn: Turn, answer: DeltaGenerator, below: DeltaGenerator) -> None:
     """Draw a complete answer, what it took, and what went wrong."""
     answer.markdown(as_markdown(turn.answer))
     if turn.error is not None:
-        below.error(f"{turn.error.message}. {turn.error.hint.capitalize()}".strip(), icon=":material/error:")
+        said = [f"{part[:1].upper()}{part[1:]}." for part in (turn.error.message, turn.error.hint) if part]
+        below.error(" ".join(said), icon=":material/error:")
     else:
         below.caption(" · ".join(remarks(turn)))
 

@@ -206,6 +206,6 @@ def test_a_refused_question_is_explained_and_the_conversation_goes_on(scripted_c
     set_chat(scripted_chat("Hello"))
     page = tab()
     send(page, "a" * 300)
-    expect(page.get_by_test_id("stAlert")).to_contain_text("the prompt has 304 tokens")
+    expect(page.get_by_test_id("stAlert")).to_contain_text("The prompt has 304 tokens")
     send(page, "Hi")
     expect(messages(page).last).to_contain_text("Hello6 tokens")

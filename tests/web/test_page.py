@@ -92,6 +92,7 @@ def test_the_system_prompt_is_the_trained_one_until_it_is_edited_for_a_new_conve
 def test_an_error_is_shown_and_the_conversation_goes_on(scripted_chat, opened):
     page = ask(opened(scripted_chat("abc")), "hi")
     ask(page, "a" * 300)
+    assert page.error[0].value.startswith("The prompt has ")
     assert "the model's window holds 256. Shorten the conversation" in page.error[0].value
     ask(page, "and?")
     assert [text for text, _ in answers(page)] == ["abc", "abc"]
