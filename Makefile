@@ -11,6 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into .venv: a few minutes, some 3 GB"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable ".[all,dev]"
 	touch $@

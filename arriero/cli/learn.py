@@ -82,7 +82,7 @@ class _Progress:
         self._loss = step.loss if step.loss is not None else self._loss
         text = f"loss {self._loss:.3f}  {step.tokens_per_second:.0f} tokens/s"
         if step.eval_loss is not None:
-            line = f"epoch {step.epoch:.0f}: held-out loss {step.eval_loss:.3f}"
+            line = f"epoch {step.epoch:g}: held-out loss {step.eval_loss:.3f}"
             (self._bar.console.print if self._bar is not None else output.note)(line)
         elif sys.stderr.isatty():
             self._draw(step, text)

@@ -77,7 +77,7 @@ def _records(file: Path) -> list[Any]:
     except UnicodeDecodeError as error:
         raise DataError(file, f"is not UTF-8 text (byte {error.start})", hint="save it as UTF-8") from error
     except json.JSONDecodeError as error:
-        reason = f"is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        reason = f"is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
         raise DataError(file, reason, hint="was the file cut off while copying?") from error
     except RecursionError as error:
         raise DataError(file, "is nested too deeply to be a list of rows") from error
