@@ -6,7 +6,17 @@ contract.py    Contract: what an adapter was trained under, written beside it an
 """
 
 from arriero.prompt.contract import CONTRACT_FILE, Contract
-from arriero.prompt.renderer import Rendered, Renderer
+from arriero.prompt.renderer import Answers, Layout, Rendered, Renderer, TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
 
-__all__ = ["CONTRACT_FILE", "Contract", "Rendered", "Renderer", "load_tokenizer", "stop_token_ids"]
+__all__ = [
+    "CONTRACT_FILE",
+    "Answers",
+    "Contract",
+    "Layout",
+    "Rendered",
+    "Renderer",
+    "TemplateError",
+    "load_tokenizer",
+    "stop_token_ids",
+]

@@ -1,28 +1,42 @@
 """The only place where a conversation becomes token ids. It knows the tokenizer's chat template and nothing of models.
 
-The template is rendered and tokenized in one step, so there is exactly one BOS where the template writes one. Ids
-and loss mask are born together: for every assistant turn the ids before its answer are asked for as a prompt, and
-must be a prefix of the ids with the answer. What follows the prefix, up to the token that ends the turn, is loss:
+The template is rendered to text and that text is tokenized once, so there is exactly one BOS where the template
+writes one. Ids and loss mask are born together. For every assistant turn the text before its answer is rendered as a
+prompt too; it must be a prefix of the text with the answer, and where it ends is a cut:
 
-    ids    <s> user  hello </s> <s> bot  hi  </s> \\n
-    mask    0   0     0     0    0   0    1   1    0
+    text   <s>user|hello</s><s>bot|hi</s>\\n
+    cut                            ^
+    ids    <s> user hello </s> <s> bot  hi </s> \\n
+    mask    0   0    0     0    0   0   1   1    0
 
-So the prompt that an engine gets is, by construction, what training put before the answer.
+The ids before a cut are exactly the ids of the prompt alone, so the prompt an engine gets is what training put before
+the answer. Where a tokenizer would merge characters across a cut (an answer that begins with a newline after a prompt
+that ends with one), the text is tokenized in two parts there, as it happens in generation too.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
+
+Answers = Literal["all", "last"]
+Ids = list[int]
+
+
+class TemplateError(UsageError):
+    """The chat template cannot be trained with, whatever the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +48,25 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """A rendered conversation before it is tokenized.
+
+    `cuts` are the positions in `text` where an answer begins, ascending; `turns` the indices of those messages.
+    """
+
+    text: str
+    cuts: tuple[int, ...]
+    turns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Renderer:
     """Renders conversations for one tokenizer.
 
     `system` is put in front of conversations that bring no system prompt (None: the template decides). `today` is
     the date, as YYYY-MM-DD, that templates asking for the current date are given: frozen, so that a prompt does not
-    change from one day to the next. `variables` are passed to the template as they are (`date_string` …).
+    change from one day to the next. `variables` are passed to the template as they are (`date_string` …). `answers`
+    says whether every answer is trained or only a conversation's last.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -47,61 +74,98 @@ class Renderer:
     system: str | None = None
     today: str = "2024-07-26"
     variables: Mapping[str, Any] = field(default_factory=dict)
+    answers: Answers = "all"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the fields travel to another process; what was worked out from them is worked out again there."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @property
+    def template(self) -> str:
+        """The chat template's text."""
+        return str(self.tokenizer.get_chat_template())
 
     @property
     def template_sha256(self) -> str:
         """Hash of the chat template's text, as hex."""
-        return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+        return hashlib.sha256(self.template.encode()).hexdigest()
 
-    def prompt(self, messages: Iterable[Message | Mapping[str, Any]]) -> list[int]:
+    def with_system(self, system: str | None) -> Renderer:
+        """The same renderer under another system prompt."""
+        return replace(self, system=system)
+
+    def prompt(self, messages: Iterable[Message | Mapping[str, Any]]) -> Ids:
         """The ids an engine continues: the conversation, which must end with the user, and the generation prompt."""
         conversation = Conversation.of(messages).with_system(self.system)
         if conversation.turns[-1].role != "user":
             raise UsageError("the conversation must end with a user message for the model to answer")
-        return self._ids(conversation.messages, answer_follows=True)
+        layout = self.layout(conversation, answer_follows=True)
+        (encoding,) = self._encode([layout.text])
+        return self._starts(layout, encoding)[0]
 
     def render(self, conversation: Conversation) -> Rendered:
-        """The ids of a whole conversation and the mask that is true on every answer and the token that ends it.
+        """The ids of a whole conversation and the mask; raises as `layout` does, and `TemplateError`."""
+        layout = self.layout(conversation.with_system(self.system))
+        (rendered,) = self.render_layouts([layout])
+        return rendered
 
-        Raises UsageError where the template is not prefix-stable (an earlier turn renders differently once a later
-        one is there, or the answer is rewritten so that no token ends it), naming the turn.
+    def render_layouts(self, layouts: Sequence[Layout]) -> list[Rendered]:
+        """Tokenize many conversations at once; see `render`."""
+        encodings = self._encode([layout.text for layout in layouts])
+        return [self._masked(layout, encoding) for layout, encoding in zip(layouts, encodings, strict=True)]
+
+    def layout(self, conversation: Conversation, *, answer_follows: bool = False) -> Layout:
+        """The text of a conversation and where its answers begin.
+
+        Raises TemplateError where the template is not prefix-stable, naming the turn, and UsageError where it
+        refuses the conversation, the content holds a special token or is not Unicode text.
         """
-        messages = conversation.with_system(self.system).messages
-        full = self._ids(messages, answer_follows=False)
-        mask = [False] * len(full)
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            start = len(self._prefix(messages[:index], full, index))
-            for position in range(start, self._end_of_turn(full, start, index)):
-                mask[position] = True
-        if not any(mask):
-            raise UsageError("the conversation has no assistant message, so there is nothing to learn from it")
-        return Rendered(tuple(full), tuple(mask))
-
-    def _prefix(self, before: tuple[Message, ...], full: list[int], turn: int) -> list[int]:
-        prefix = self._ids(before, answer_follows=True)
-        if full[: len(prefix)] != prefix:
-            raise UsageError(
-                f"the chat template is not prefix-stable: the prompt before message {turn} is not a prefix of the "
-                "whole conversation's ids, so what is trained would not be what is served",
-                hint="use a model whose template renders earlier turns the same way whatever follows",
-            )
-        return prefix
-
-    def _end_of_turn(self, ids: list[int], start: int, turn: int) -> int:
-        """The position after the first stop token at or after `start`."""
-        for position in range(start, len(ids)):
-            if ids[position] in self.stop_token_ids:
-                return position + 1
-        raise UsageError(
-            f"the chat template puts no stop token after message {turn}: the model would never learn to stop",
-            hint=f"the stop tokens are {list(self.stop_token_ids)}; check generation_config.json",
-        )
-
-    def _ids(self, messages: tuple[Message, ...], *, answer_follows: bool) -> list[int]:
+        messages = conversation.messages
+        for message in messages:
+            self._check(message)
         text = self._text(messages, answer_follows=answer_follows)
-        return list(self.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"])
+        turns = tuple(index for index, message in enumerate(messages) if message.role == "assistant")
+        cuts = []
+        for turn in turns:
+            before = self._text(messages[:turn], answer_follows=True)
+            if not text.startswith(before):
+                raise TemplateError(
+                    f"the chat template {self._named()} is not prefix-stable: the prompt before message {turn} is not "
+                    "how the whole conversation begins, so what is trained would not be what is served",
+                    hint="use a model whose template renders earlier turns the same way whatever follows",
+                )
+            cuts.append(len(before))
+        return Layout(text, tuple(cuts), turns)
+
+    def _check(self, message: Message) -> None:
+        if (found := self._specials.search(message.content)) is not None:
+            raise UsageError(
+                f"the {message.role}'s message holds the special token {found[0]}, which would be read as a part of "
+                "the prompt's structure",
+                hint="write it differently, say with a space in it",
+            )
+        try:
+            message.content.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the {message.role}'s message is not Unicode text: a lone surrogate at position {error.start}"
+            ) from error
+
+    @cached_property
+    def _specials(self) -> re.Pattern[str]:
+        """Matches any special token as it would be read out of text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        texts = {token.content for token in added if token.special and token.content.strip()}
+        ordered = sorted(texts, key=lambda text: (-len(text), text))
+        return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special)
+
+    def _named(self) -> str:
+        name = str(getattr(self.tokenizer, "name_or_path", "") or "").rstrip("/").rsplit("/", 1)[-1]
+        return f"of {name} ({self.template_sha256[:12]})" if name else f"({self.template_sha256[:12]})"
 
     def _text(self, messages: tuple[Message, ...], *, answer_follows: bool) -> str:
         """The template's output: what apply_chat_template tokenizes, but with the clock stopped at `today`.
@@ -109,18 +173,100 @@ class Renderer:
         apply_chat_template itself offers no way to hand the template another clock.
         """
         import jinja2
-        from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        template = _compile_jinja_template(self.tokenizer.get_chat_template())
         try:
-            text: str = template.render(
+            text: str = self._compiled.render(
                 messages=[{"role": message.role, "content": message.content} for message in messages],
                 tools=None,
                 documents=None,
                 add_generation_prompt=answer_follows,
-                strftime_now=datetime.date.fromisoformat(self.today).strftime,
-                **{**self.tokenizer.special_tokens_map, **self.variables},
+                **self._context,
             )
         except jinja2.TemplateError as error:
             raise UsageError(f"the chat template refuses this conversation: {error}") from error
         return text
+
+    @cached_property
+    def _compiled(self) -> Any:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        return _compile_jinja_template(self.template)
+
+    @cached_property
+    def _context(self) -> dict[str, Any]:
+        clock = datetime.date.fromisoformat(self.today).strftime
+        return {"strftime_now": clock, **self.tokenizer.special_tokens_map, **self.variables}
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
+        encodings: list[Encoding] = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+        return encodings
+
+    def _masked(self, layout: Layout, encoding: Encoding) -> Rendered:
+        if not layout.cuts:
+            raise UsageError("the conversation has no assistant message, so there is nothing to learn from it")
+        ids, starts = self._starts(layout, encoding)
+        mask = [False] * len(ids)
+        begin = 0 if self.answers == "all" else len(starts) - 1
+        for start, turn in list(zip(starts, layout.turns, strict=True))[begin:]:
+            for position in range(start, self._end_of_turn(ids, start, turn)):
+                mask[position] = True
+        return Rendered(tuple(ids), tuple(mask))
+
+    def _end_of_turn(self, ids: Ids, start: int, turn: int) -> int:
+        """The position after the first stop token at or after `start`."""
+        for position in range(start, len(ids)):
+            if ids[position] in self.stop_token_ids:
+                return position + 1
+        raise TemplateError(
+            f"the chat template {self._named()} puts no stop token after message {turn}: the model would never learn "
+            f"to stop (the stop tokens are {self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))})",
+            hint="name the token that ends a turn as eos_token_id in the model's generation_config.json",
+        )
+
+    def _starts(self, layout: Layout, encoding: Encoding) -> tuple[Ids, list[int]]:
+        """The ids, and for each cut the index of the first id after it."""
+        ids: Ids = encoding.ids
+        starts = [self._clean_start(layout.text, ids, cut, encoding) for cut in layout.cuts]
+        if None not in starts:
+            return ids, [start for start in starts if start is not None]
+        return self._in_parts(layout.text, layout.cuts)
+
+    def _clean_start(self, text: str, ids: Ids, cut: int, encoding: Encoding) -> int | None:
+        """The index of the id that begins at `cut`, if the ids before it are certainly those of the prompt alone.
+
+        They are when a special token stands before the cut, for tokenizers never merge across one, and the ids
+        between it and the cut are those of that bit of text by itself. None means: not certain.
+        """
+        start = encoding.char_to_token(cut)
+        if start is None or _begin(encoding, start) != cut:
+            return None
+        special = start - 1
+        while special >= 0 and ids[special] not in self._special_ids:
+            special -= 1
+        if special < 0:
+            return None
+        between = text[_begin(encoding, special) : cut]
+        return start if ids[special:start] == self._alone(between) else None
+
+    def _alone(self, text: str) -> Ids:
+        """The ids of a piece of text; remembered, since what precedes an answer is nearly always the same."""
+        known: dict[str, Ids] = self.__dict__.setdefault("_known", {})
+        if text not in known and len(known) < 1000:
+            known[text] = self._encode([text])[0].ids
+        return known[text] if text in known else self._encode([text])[0].ids
+
+    def _in_parts(self, text: str, cuts: tuple[int, ...]) -> tuple[Ids, list[int]]:
+        """Tokenize so that at every cut the ids before it are those of the prompt alone, by definition."""
+        if not cuts:
+            return self._encode([text])[0].ids, []
+        head, starts = self._in_parts(text[: cuts[-1]], cuts[:-1])
+        whole: Ids = self._encode([text])[0].ids
+        if whole[: len(head)] != head:
+            whole = head + self._encode([text[cuts[-1] :]])[0].ids
+        return whole, [*starts, len(head)]
+
+
+def _begin(encoding: Encoding, token: int) -> int:
+    """The position in the text where a token begins; -1 for a token that stands for no text."""
+    span = encoding.token_to_chars(token)
+    return -1 if span is None else span[0]
