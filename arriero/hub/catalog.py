@@ -11,7 +11,7 @@ from arriero.errors import NotFoundError
 from arriero.settings import EMBEDDED_MODEL
 
 Source = Literal["auto", "modelscope", "huggingface", "wheel"]
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def lookup(name: str, source: Source = "auto") -> Origin:
     for origin in CATALOG.values():
         if name in (origin.modelscope, origin.huggingface):
             return origin
-    if _REPOSITORY.fullmatch(name):
+    if REPOSITORY.fullmatch(name):
         where = "modelscope" if source == "modelscope" else "huggingface"
         return Origin(name.replace("/", "--"), **{where: name})
     near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.3)

@@ -14,7 +14,7 @@ from pathlib import Path
 from arriero import settings
 from arriero.errors import ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
-from arriero.hub.catalog import CATALOG, Origin, Source, lookup
+from arriero.hub.catalog import CATALOG, REPOSITORY, Origin, Source, lookup
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,35 @@ def download(
                 raise
             log.warning("%s; trying %s", error.message, sources[position + 1])
     raise AssertionError("every model has a source")
+
+
+def dataset(name: str) -> Path:
+    """The directory of a data set `owner/name` on Hugging Face, or `modelscope:owner/name`; fetched once.
+
+    Raises NotFoundError, AccessError, OfflineError or DownloadError.
+    """
+    prefix, _, repository = name.rpartition(":")
+    if prefix not in ("", "huggingface", "modelscope") or not REPOSITORY.fullmatch(repository):
+        raise NotFoundError(
+            f"no file or directory {name}, and it is not a data set's name",
+            hint="give a path, owner/name for Hugging Face, or modelscope:owner/name",
+        )
+    source: Source = "modelscope" if prefix == "modelscope" else "huggingface"
+    target = settings.home() / "datasets" / source / repository.replace("/", "--")
+    if target.is_dir():
+        return target
+    from arriero.hub import remote
+
+    partial = target.with_name(target.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    log.info("fetching the data set %s from %s", repository, source)
+    try:
+        remote.fetch(source, repository, None, partial, kind="dataset")
+    except ArrieroError:
+        _drop_if_empty(partial)
+        raise
+    partial.rename(target)
+    return target
 
 
 def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:

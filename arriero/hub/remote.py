@@ -10,7 +10,7 @@ import contextlib
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub.catalog import Source
@@ -18,29 +18,37 @@ from arriero.hub.catalog import Source
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
 
+Kind = Literal["model", "dataset"]
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
 UNWANTED = ["original/*", "onnx/*", "*/*.safetensors"]
+DATA = ["*.json", "*.jsonl", "*.ndjson", "*.csv", "*.parquet", "README.md"]
 
 
-def fetch(source: Source, repository: str, revision: str | None, destination: Path) -> str:
+def fetch(source: Source, repository: str, revision: str | None, destination: Path, *, kind: Kind = "model") -> str:
     """Download a repository's wanted files into `destination`; returns the revision that was fetched."""
+    wanted, unwanted = (WANTED, UNWANTED) if kind == "model" else (DATA, [])
     with translated(source, repository):
         if source == "modelscope":
             chosen = revision or "master"
             modelscope_api().download_repo(
                 repository,
-                "model",
+                kind,
                 revision=chosen,
                 local_dir=str(destination),
-                allow_patterns=WANTED,
-                ignore_patterns=UNWANTED,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
             )
             return chosen
         from huggingface_hub import HfApi, snapshot_download
 
-        commit = HfApi().model_info(repository, revision=revision).sha or revision or "main"
+        commit = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha or revision or "main"
         snapshot_download(
-            repository, revision=commit, local_dir=destination, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            repository,
+            repo_type=kind,
+            revision=commit,
+            local_dir=destination,
+            allow_patterns=wanted,
+            ignore_patterns=unwanted,
         )
         return commit
 

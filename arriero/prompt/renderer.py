@@ -41,10 +41,26 @@ class TemplateError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Token ids of a conversation and, for each, whether training takes a loss on predicting it. Equal length."""
+    """Token ids of a conversation, and the spans [start, end) of them that training takes a loss on predicting."""
 
     ids: tuple[int, ...]
-    mask: tuple[bool, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def mask(self) -> tuple[bool, ...]:
+        """For each id whether it is in a span."""
+        mask = [False] * len(self.ids)
+        for start, end in self.spans:
+            mask[start:end] = [True] * (end - start)
+        return tuple(mask)
+
+    def cut(self, length: int) -> Rendered | None:
+        """Shortened to `length` ids by cutting the last answer and keeping its end token; None if there is no room."""
+        start, end = self.spans[-1]
+        if start >= length - 1 or len(self.ids) <= length:
+            return self if len(self.ids) <= length else None
+        ids = (*self.ids[: length - 1], self.ids[end - 1])
+        return Rendered(ids, (*self.spans[:-1], (start, length)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +179,10 @@ class Renderer:
     def _special_ids(self) -> frozenset[int]:
         return frozenset(index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special)
 
+    def is_special(self, token: int) -> bool:
+        """Whether an id stands for a special token."""
+        return token in self._special_ids
+
     def _named(self) -> str:
         name = str(getattr(self.tokenizer, "name_or_path", "") or "").rstrip("/").rsplit("/", 1)[-1]
         return f"of {name} ({self.template_sha256[:12]})" if name else f"({self.template_sha256[:12]})"
@@ -205,12 +225,9 @@ class Renderer:
         if not layout.cuts:
             raise UsageError("the conversation has no assistant message, so there is nothing to learn from it")
         ids, starts = self._starts(layout, encoding)
-        mask = [False] * len(ids)
         begin = 0 if self.answers == "all" else len(starts) - 1
-        for start, turn in list(zip(starts, layout.turns, strict=True))[begin:]:
-            for position in range(start, self._end_of_turn(ids, start, turn)):
-                mask[position] = True
-        return Rendered(tuple(ids), tuple(mask))
+        answers = list(zip(starts, layout.turns, strict=True))[begin:]
+        return Rendered(tuple(ids), tuple((start, self._end_of_turn(ids, start, turn)) for start, turn in answers))
 
     def _end_of_turn(self, ids: Ids, start: int, turn: int) -> int:
         """The position after the first stop token at or after `start`."""

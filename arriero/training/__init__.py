@@ -5,6 +5,7 @@
     trainer.py   one run of transformers.Trainer: batches, counting, progress, interruption, evaluation
     output.py    the adapter directory: contract, metrics, report, model card; what may be resumed
     run.py       train(): the whole way
+    estimate.py  what training would cost here
 
 `TrainOptions` is here at once; what needs torch is imported when first used, so that --help is quick.
 """

@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from arriero.data import Dropped, Example, Loaded, split
+from arriero import data
+from arriero.data import Dropped
 from arriero.errors import DataError
+from arriero.messages import Conversation
 from arriero.prompt import Rendered, Renderer
 from arriero.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # the label that torch's cross-entropy leaves out
@@ -20,38 +27,35 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The two parts of a data set, rendered; `dropped` are rows that were unusable or did not fit."""
+    """The two parts of a data set: rows of a rendered table, which stay on disk. `sample` is one conversation of it."""
 
-    train: list[Rendered]
+    train: Dataset
     held_out: list[Rendered]
-    dropped: list[Dropped]
+    dropped: tuple[Dropped, ...]
+    sample: Conversation
+    key: str
 
 
-def prepare(file: str, loaded: Loaded, renderer: Renderer, options: TrainOptions, window: int) -> Examples:
-    """Split and render. Announces every dropped row; raises DataError when nothing is left to train on."""
-    limit = min(options.max_length or window, window)
-    dropped = list(loaded.dropped)
-    parts = []
-    for part in split(loaded.examples, options.eval_fraction, options.seed):
-        parts.append(list(_rendered(part, renderer, limit, dropped)))
-    for drop in dropped[:20]:
-        log.warning("left out %s, row %d: %s", file, drop.row, drop.reason)
-    if len(dropped) > 20:
-        log.warning("left out %d more rows; report.json lists all", len(dropped) - 20)
-    if not parts[0]:
-        raise DataError(file, f"no row is left to train on ({len(dropped)} dropped, {len(parts[1])} held out)")
-    return Examples(parts[0], parts[1], dropped)
+def prepare(source: str | Path, renderer: Renderer, options: TrainOptions, window: int) -> Examples:
+    """Read, render and split. Announces every dropped row; raises DataError when nothing is left to train on."""
+    loaded = data.load(source, options)
+    rows = data.render(loaded, renderer, options, window)
+    for drop in rows.dropped[:20]:
+        log.warning("left out %s, row %d: %s", drop.file, drop.row, drop.reason)
+    if len(rows.dropped) > 20:
+        log.warning("left out %d more rows; report.json lists all", len(rows.dropped) - 20)
+    if rows.cut:
+        log.warning("cut the last answer of %d rows to fit", rows.cut)
+    train, held_out = data.split(rows.column("prompt_key"), options.eval_fraction, options.seed)
+    if not len(train):
+        raise DataError(loaded.files[0], f"all {len(held_out)} rows are held out", hint="lower --eval-fraction")
+    part = rows.table.select(train)
+    return Examples(part, [rows[int(i)] for i in held_out], rows.dropped, loaded.conversation(rows.first), loaded.key)
 
 
-def _rendered(examples: Sequence[Example], renderer: Renderer, limit: int, dropped: list[Dropped]) -> list[Rendered]:
-    kept = []
-    for example in examples:
-        rendered = renderer.render(example.conversation)
-        if len(rendered.ids) > limit:
-            dropped.append(Dropped(example.row, f"{len(rendered.ids)} tokens, the limit is {limit}"))
-        else:
-            kept.append(rendered)
-    return kept
+def collate_rows(rows: Sequence[dict[str, Any]]) -> Batch:
+    """`collate` for rows of the table."""
+    return collate([data.rendered(row) for row in rows])
 
 
 def collate(examples: Sequence[Rendered]) -> Batch:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from arriero.data.options import DataOptions
 from arriero.errors import UsageError
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """How to train.
+class TrainOptions(DataOptions):
+    """How to read the data (see DataOptions) and how to train.
 
     Parameters
     ----------
@@ -32,16 +33,10 @@ class TrainOptions:
         Dropout on the input of the LoRA matrices.
     target_modules
         Names of the linear layers that get LoRA matrices.
-    max_length
-        Longest example in tokens; longer ones are left out and listed, never cut. Default: the model's window.
     precision
         What the model computes in. auto: bfloat16 where the machine is fast at it, else float32.
-    eval_fraction
-        Part of the prompts held out for evaluation.
     save_steps
         Optimizer steps between checkpoints.
-    seed
-        Seed of initialisation, order and split.
 
     """
 
@@ -52,27 +47,18 @@ class TrainOptions:
     alpha: float = 32
     dropout: float = 0.0
     target_modules: tuple[str, ...] = SEVEN_PROJECTIONS
-    max_length: int | None = None
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    eval_fraction: float = 0.05
     save_steps: int = 100
-    seed: int = 42
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "learning_rate", "alpha"):
             self._need(name, getattr(self, name) > 0, "greater than 0")
         for name in ("batch_size", "rank", "save_steps"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
         self._need("learning_rate", self.learning_rate < 1, "less than 1")
         self._need("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
-        self._need("eval_fraction", 0 <= self.eval_fraction < 1, "at least 0 and less than 1")
-        self._need("max_length", self.max_length is None or self.max_length >= 2, "at least 2 tokens")
-        self._need("seed", 0 <= self.seed < 2**32, "at least 0 and less than 2**32")
         self._need("target_modules", bool(self.target_modules), "at least one layer name")
-
-    def _need(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise UsageError(f"{name} must be {expected}, got {getattr(self, name)}")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainOptions:

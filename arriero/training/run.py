@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
-from arriero import data, hub
+from arriero import hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import fast_bfloat16, gpus
 from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
 from arriero.training import output as directory
-from arriero.training.examples import Examples, collate, prepare
+from arriero.training.examples import Examples, collate_rows, prepare
 from arriero.training.options import TrainOptions
 from arriero.training.output import TrainReport
 from arriero.training.trainer import CountingTrainer, OnStep, Recorder, stops_on_signals
@@ -42,7 +42,7 @@ def train(
     on_step: OnStep | None = None,
     **options: Any,
 ) -> TrainReport:
-    """Fine-tune `model` on an instruction file and write the adapter directory `output`.
+    """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
     `options` are the fields of TrainOptions. `resume` goes on from the last checkpoint in `output`, starts from the
     beginning where there is none, and returns the old report where the run is finished. `on_step` is called after
@@ -50,15 +50,14 @@ def train(
     was answered with a checkpoint.
     """
     chosen = TrainOptions.of(options)
-    source, target = Path(file).expanduser(), Path(output).expanduser().resolve()
-    loaded = data.load(source)
+    target = Path(output).expanduser().resolve()
     model_dir = hub.resolve(model)
     tokenizer = load_tokenizer(model_dir)
-    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system)
+    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
     window = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-    examples = prepare(source.name, loaded, renderer, chosen, window)
+    examples = prepare(file, renderer, chosen, window)
     identity = {
-        "data_sha256": hub.store.sha256(source),
+        "data": examples.key,
         "model": model_dir.name,
         "fingerprint": hub.fingerprint(model_dir),
         "system": system,
@@ -70,7 +69,7 @@ def train(
         return finished
     contract = Contract.of(
         renderer,
-        loaded.examples[0].conversation,
+        examples.sample,
         base_model=model_dir.name,
         base_fingerprint=identity["fingerprint"],
     )
@@ -99,7 +98,7 @@ class _Run:
             model=self.model,
             args=self._arguments(),
             train_dataset=examples.train,
-            data_collator=collate,
+            data_collator=collate_rows,
             callbacks=[self.recorder],
         )
         self.recorder.trainer = self.trainer

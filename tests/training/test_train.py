@@ -24,7 +24,8 @@ HELLO = [{"role": "user", "content": "who 1?"}]
 def rendered(rows_file, model_dir):
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), "Be Killa.")
-    return [renderer.render(example.conversation) for example in data.load(rows_file).examples]
+    loaded = data.load(rows_file)
+    return [renderer.render(loaded.conversation(index)) for index in range(len(loaded.table))]
 
 
 def plain_nll(model_dir, examples):
@@ -43,9 +44,7 @@ def plain_nll(model_dir, examples):
 
 
 def test_labels_are_the_answer_and_its_end_token():
-    batch = collate(
-        [Rendered((1, 4, 70, 2, 5, 71, 2, 16), (False,) * 5 + (True, True, False)), Rendered((1, 9), (False, True))]
-    )
+    batch = collate([Rendered((1, 4, 70, 2, 5, 71, 2, 16), ((5, 7),)), Rendered((1, 9), ((1, 2),))])
     assert batch["input_ids"].tolist() == [[1, 4, 70, 2, 5, 71, 2, 16], [1, 9, 0, 0, 0, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1] * 8, [1, 1, 0, 0, 0, 0, 0, 0]]
     assert batch["labels"].tolist() == [[-100] * 5 + [71, 2, -100], [-100, 9, -100, -100, -100, -100, -100, -100]]
@@ -143,11 +142,11 @@ def test_rows_that_do_not_fit_are_left_out_and_listed(tmp_path, model_dir, caplo
     reason = f"{1 + 11 + 3 + 302} tokens, the limit is 256"  # <s>, system, question, answer
     assert f"left out rows.json, row 4: {reason}" in caplog.text
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["dropped"] == [{"row": 4, "reason": reason}]
+    assert report["dropped"] == [{"row": 4, "reason": reason, "file": "rows.json"}]
 
 
 def test_nothing_left_to_train_on(tmp_path, rows_file, model_dir):
-    with pytest.raises(DataError, match="no row is left"):
+    with pytest.raises(DataError, match="no row is left of 8"):
         train_tiny(rows_file, model_dir, tmp_path / "run", max_length=5)
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,142 @@
+"""inspect: what training would see, as text, coloured tokens, JSON or an HTML page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from arriero import hub
+from arriero.cli import output
+from arriero.cli.options import Json
+from arriero.data.options import DataOptions
+from arriero.errors import ArrieroError
+
+if TYPE_CHECKING:
+    from arriero.data import Report
+    from arriero.prompt import Renderer
+    from arriero.training.estimate import Estimate
+
+DEFAULTS = DataOptions()
+
+
+def inspect(
+    data: str,
+    /,
+    *,
+    model: str | None = None,
+    system: str | None = None,
+    options: Annotated[DataOptions, Parameter(name="*")] = DEFAULTS,
+    show: int = 0,
+    limit: int = 3,
+    html: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Report what training would see: rows kept and dropped, tokens, duplicates, lengths, cost.
+
+    Parameters
+    ----------
+    data
+        A file (JSON, JSON Lines, CSV, Parquet), a directory of these, owner/name of a data set on Hugging Face, or
+        modelscope:owner/name.
+    model
+        Catalogue name, repository id or directory; tokenizer and config suffice. Default: the embedded model.
+    system
+        System prompt to train under.
+    show
+        Print so many rows as tokens: prompt grey, loss green, special tokens in bold.
+    limit
+        So many examples in the JSON document and on the HTML page.
+    html
+        Write the report as a page to this file.
+
+    """
+    from arriero.data import inspect as examine
+    from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
+    from arriero.training.estimate import estimate
+
+    model_dir = hub.resolve(model)
+    tokenizer = load_tokenizer(model_dir)
+    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=options.answers)
+    window = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    report = examine(data, renderer, options, window=window, limit=max(limit, show))
+    cost = estimate(model_dir, tokens=report.tokens, longest=report.longest)
+    if html is not None:
+        _write_page(html, report, renderer)
+    if as_json:
+        document = {**asdict(report), "estimate": asdict(cost)}
+        document["examples"] = document["examples"][:limit]
+        output.document(document)
+        return
+    _print(report, cost)
+    for shown in report.examples[:show]:
+        _show(shown, renderer)
+    if html is not None:
+        output.note(f"wrote {html}")
+
+
+def _write_page(file: Path, report: Report, renderer: Renderer) -> None:
+    from arriero.data.page import page
+
+    text = page(report, lambda token: str(renderer.tokenizer.decode([token])), renderer.is_special)
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ArrieroError(f"cannot write {file}: {error.strerror}", hint="give --html another path") from error
+
+
+def _print(report: Report, cost: Estimate) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    saved = 1 - report.computed_tokens / report.tokens
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows: list[tuple[str, Any, str]] = [
+        ("rows", report.rows, f"{report.format} format"),
+        ("kept", report.kept, f"{report.held_out} of them held out for evaluation"),
+        ("dropped", len(report.dropped), "listed below" if report.dropped else ""),
+        ("cut to fit", report.cut, ""),
+        ("duplicates", report.duplicates, "rows that repeat an earlier one"),
+        ("contradictions", report.contradictions, "prompts with different answers"),
+        ("tokens", report.tokens, f"median {report.median}, longest {report.longest}"),
+        ("loss tokens", report.loss_tokens, "answers and the token that ends each"),
+        ("prefix tokens", report.prefix_tokens, "that all rows begin with"),
+        ("computed tokens", report.computed_tokens, f"an epoch, if that is shared: {saved:.0%} saved"),
+    ]
+    for name, value, remark in rows:
+        table.add_row(name, f"{value:,}", remark)
+    table.add_row("training here", _duration(cost.seconds_per_epoch), "an epoch, very roughly, without sharing")
+    table.add_row("", output.size(cost.memory_bytes), "of memory, roughly, besides what the program itself takes")
+    console = Console()
+    console.print(table)
+    most = max(bar.rows for bar in report.lengths)
+    for bar in report.lengths:
+        console.print(
+            f"{bar.first:>6}–{bar.last:<6} {'█' * round(40 * bar.rows / most):40} {bar.rows:,}", highlight=False
+        )
+    for drop in report.dropped[:20]:
+        output.note(f"dropped {drop.file}, row {drop.row}: {drop.reason}")
+    if len(report.dropped) > 20:
+        output.note(f"and {len(report.dropped) - 20} more; --json lists all")
+
+
+def _show(shown: Any, renderer: Renderer) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text()
+    for token, loss in zip(shown.ids, shown.mask, strict=True):
+        style = "green" if loss else "bright_black"
+        text.append(str(renderer.tokenizer.decode([token])), f"bold {style}" if renderer.is_special(token) else style)
+    console = Console()
+    console.rule(f"{shown.file}, row {shown.row}: {len(shown.ids)} tokens, {sum(shown.mask)} loss", align="left")
+    console.print(text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,52 @@
+"""How instruction data is read, declared once for `inspect` and `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from arriero.errors import UsageError
+
+FormatName = Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How to read instruction data.
+
+    Parameters
+    ----------
+    format
+        Of the rows. auto: detected from the first ones, and announced.
+    join_input
+        What stands between instruction and a non-empty input: a newline, or nothing as in the tutorial.
+    answers
+        Which answers of a longer conversation are trained: all, or the last.
+    max_length
+        Longest example in tokens. Default: the model's window.
+    too_long
+        What happens to longer examples: dropped and listed, or their last answer cut, keeping the end token.
+    eval_fraction
+        Part of the prompts held out for evaluation.
+    seed
+        Seed of initialisation, order and split.
+
+    """
+
+    # written out: what reads the signature of a subclass elsewhere does not know this file's names
+    format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion"] = "auto"
+    join_input: Literal["newline", "nothing"] = "newline"
+    answers: Literal["all", "last"] = "all"
+    max_length: int | None = None
+    too_long: Literal["drop", "cut"] = "drop"
+    eval_fraction: float = 0.05
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        self._need("eval_fraction", 0 <= self.eval_fraction < 1, "at least 0 and less than 1")
+        self._need("max_length", self.max_length is None or self.max_length >= 2, "at least 2 tokens")
+        self._need("seed", 0 <= self.seed < 2**32, "at least 0 and less than 2**32")
+
+    def _need(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UsageError(f"{name} must be {expected}, got {getattr(self, name)}")

@@ -1,0 +1,58 @@
+"""What training would cost here: parameters, time and memory, before anything is loaded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from arriero.hardware import fast_bfloat16, gpus
+
+UTILISATION = 0.25  # share of the matrix rate that a training step reaches, as measured on a small model
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """`matrix_rate` in floating-point operations per second, as measured here just now; the rest is arithmetic.
+
+    A LoRA step costs 4 operations per parameter and token: 2 forward, 2 to pass gradients back (no weight gradients).
+    """
+
+    parameters: int
+    matrix_rate: float
+    seconds_per_epoch: float
+    memory_bytes: int
+
+
+def estimate(model_dir: Path, *, tokens: int, longest: int, micro_batch_size: int = 4) -> Estimate:
+    """For one epoch over `tokens`, the longest row having `longest`. Needs the model's config, not its weights."""
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    rate = matrix_rate()
+    width = 2 if fast_bfloat16() else 4
+    # per token and layer: attention's and the feed-forward's inputs and outputs; the logits once more in float32
+    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
+    per_token = width * config.num_hidden_layers * (12 * hidden + 4 * inner) + (width + 8) * config.vocab_size
+    return Estimate(
+        parameters=parameters,
+        matrix_rate=rate,
+        seconds_per_epoch=4 * parameters * tokens / (rate * UTILISATION),
+        memory_bytes=width * parameters + micro_batch_size * longest * per_token,
+    )
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """Floating-point operations per second of a square matrix product in the type training would use."""
+    device = "cuda" if gpus() else "cpu"
+    factor = torch.randn(size, size, device=device, dtype=torch.bfloat16 if fast_bfloat16() else torch.float32)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        float((factor @ factor)[0, 0])  # reading a number waits for the GPU
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -1,0 +1,84 @@
+"""Chat templates in the manner of the families people use, written for the tests, with a tokenizer that merges.
+
+The tokenizer is a real byte-level BPE that has learnt merges across line breaks and blanks, so that an answer which
+begins with a newline really does merge with the newline before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+HEADERS = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|head|>' + m['role'] + '<|/head|>\n\n' + m['content'] | trim + '<|eot|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|head|>assistant<|/head|>\n\n' }}{% endif %}"
+)
+INST = (
+    "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set ns.system = m['content'] + '\n\n' %}"
+    "{% elif m['role'] == 'user' %}{{ '[INST] ' + ns.system + m['content'] + ' [/INST]' }}{% set ns.system = '' %}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+TURNS = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{{ '<turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n'"
+    " + m['content'] | trim + '</turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A template, its special tokens, the token that ends a turn, and whether content is stripped."""
+
+    template: str
+    specials: tuple[str, ...]
+    end: str
+    strips: bool = False
+    has_system: bool = True
+    before_answer: str = ""
+
+
+FAMILIES = {
+    "chatml": Family(CHATML, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+    "headers": Family(HEADERS, ("<|bos|>", "<|head|>", "<|/head|>", "<|eot|>"), "<|eot|>", strips=True),
+    "inst": Family(INST, ("<s>", "</s>"), "</s>", before_answer=" "),
+    "turns": Family(TURNS, ("<bos>", "<turn>", "</turn>"), "</turn>", strips=True, has_system=False),
+}
+CORPUS = [
+    "a\n\nb",
+    "\n\n\n a  b",
+    "the cat  sat\n\n on",
+    " the the",
+    "你好，骆驼。\n你是谁？",
+    "[INST] a [/INST] a b",
+    "\r\n\t x",
+] * 20
+
+
+def tokenizer_for(family: Family) -> PreTrainedTokenizerFast:
+    """A small BPE tokenizer, trained on the spot, with the family's special tokens and template."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=list(family.specials), initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=family.specials[0],
+        eos_token=family.end,
+        additional_special_tokens=list(family.specials),
+        chat_template=family.template,
+    )
