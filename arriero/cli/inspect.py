@@ -55,14 +55,16 @@ def inspect(
 
     """
     from arriero.data import inspect as examine
+    from arriero.data import load
     from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
     from arriero.training.estimate import estimate
 
+    loaded = load(data, options)  # before anything that takes longer
     model_dir = hub.resolve(model)
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=options.answers)
     window = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-    report = examine(data, renderer, options, window=window, limit=max(limit, show))
+    report = examine(loaded, renderer, options, window=window, limit=max(limit, show))
     cost = estimate(model_dir, tokens=report.tokens, longest=report.longest)
     if html is not None:
         _write_page(html, report, renderer)

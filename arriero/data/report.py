@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from arriero.data.dataset import Dropped, Loaded, RenderedData, load, render
+from arriero.data.dataset import Dropped, Loaded, RenderedData, render
 from arriero.data.options import DataOptions
 from arriero.data.split import split
 from arriero.prompt import Renderer
@@ -77,13 +76,12 @@ class Report:
 
 
 def inspect(
-    source: str | Path, renderer: Renderer, options: DataOptions, *, window: int, batch_size: int = 16, limit: int = 3
+    loaded: Loaded, renderer: Renderer, options: DataOptions, *, window: int, batch_size: int = 16, limit: int = 3
 ) -> Report:
-    """Read and render a data set and report on it; `limit` rows are shown in full.
+    """Render a data set and report on it; `limit` rows are shown in full.
 
     `window` is the model's context in tokens, `batch_size` the rows of an optimizer step.
     """
-    loaded = load(source, options)
     data = render(loaded, renderer, options, window)
     prompt_keys, keys = data.column("prompt_key"), data.column("key")
     lengths, loss_tokens = _lengths(data)

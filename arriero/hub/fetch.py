@@ -106,6 +106,8 @@ def dataset(name: str) -> Path:
     log.info("fetching the data set %s from %s", repository, source)
     try:
         remote.fetch(source, repository, None, partial, kind="dataset")
+        if not any(file.suffix in remote.DATA_SUFFIXES for file in partial.rglob("*") if ".cache" not in file.parts):
+            raise DownloadError(f"{repository} at {source} has no {', '.join(remote.DATA_SUFFIXES)} file")
     except ArrieroError:
         _drop_if_empty(partial)
         raise

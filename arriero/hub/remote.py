@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Kind = Literal["model", "dataset"]
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
 UNWANTED = ["original/*", "onnx/*", "*/*.safetensors"]
-DATA = ["*.json", "*.jsonl", "*.ndjson", "*.csv", "*.parquet", "README.md"]
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
+DATA = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md"]
 
 
 def fetch(source: Source, repository: str, revision: str | None, destination: Path, *, kind: Kind = "model") -> str:

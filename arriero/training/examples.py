@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from arriero import data
-from arriero.data import Dropped
+from arriero.data import Dropped, Loaded
 from arriero.errors import DataError
 from arriero.messages import Conversation
 from arriero.prompt import Rendered, Renderer
@@ -36,9 +35,8 @@ class Examples:
     key: str
 
 
-def prepare(source: str | Path, renderer: Renderer, options: TrainOptions, window: int) -> Examples:
-    """Read, render and split. Announces every dropped row; raises DataError when nothing is left to train on."""
-    loaded = data.load(source, options)
+def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: int) -> Examples:
+    """Render and split. Announces every dropped row; raises DataError when nothing is left to train on."""
     rows = data.render(loaded, renderer, options, window)
     for drop in rows.dropped[:20]:
         log.warning("left out %s, row %d: %s", drop.file, drop.row, drop.reason)

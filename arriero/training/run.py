@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
-from arriero import hub
+from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import fast_bfloat16, gpus
 from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
@@ -51,11 +51,12 @@ def train(
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
+    loaded = data.load(file, chosen)  # before anything that takes longer
     model_dir = hub.resolve(model)
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
     window = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-    examples = prepare(file, renderer, chosen, window)
+    examples = prepare(loaded, renderer, chosen, window)
     identity = {
         "data": examples.key,
         "model": model_dir.name,

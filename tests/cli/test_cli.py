@@ -57,7 +57,9 @@ def test_help_is_quick():
     assert helped < 10 * bare, f"--help took {helped:.2f} s of processor time, a bare start {bare:.2f} s"
 
 
-@pytest.mark.parametrize("verb", [[], ["train"], ["ask"], ["chat"], ["serve"], ["download"], ["models"], ["doctor"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["inspect"], ["train"], ["ask"], ["chat"], ["serve"], ["download"], ["models"], ["doctor"]]
+)
 def test_every_verb_has_help_with_examples(run, verb):
     code, out, _ = run(*verb, "--help")
     assert code == 0

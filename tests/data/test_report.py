@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from arriero.data import DataOptions, inspect
+from arriero.data import DataOptions, inspect, load
 from arriero.data.page import page
 from arriero.data.report import Bar
 from arriero.prompt import Renderer
@@ -20,7 +20,7 @@ ROWS = [("ab", "c"), ("ab", "c"), ("ab", "d"), ("x", "long answer"), ("", "y")]
 def report(home, tmp_path):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([{"instruction": q, "input": "", "output": a} for q, a in ROWS]))
-    return inspect(file, RENDERER, DataOptions(eval_fraction=0), window=256, batch_size=3, limit=1)
+    return inspect(load(file), RENDERER, DataOptions(eval_fraction=0), window=256, batch_size=3, limit=1)
 
 
 def test_counts(report):
@@ -51,14 +51,14 @@ def test_the_prefix_ends_before_the_first_answer(home, tmp_path):
     """Equal rows share their answers too, but a shared prefix must hold no loss token."""
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([{"instruction": "q", "output": "same"}] * 3))
-    found = inspect(file, RENDERER, DataOptions(), window=256)
+    found = inspect(load(file), RENDERER, DataOptions(), window=256)
     assert found.prefix_tokens == 7 + 1 + 2
 
 
 def test_the_page_shows_figures_and_escapes_what_the_data_says(report, home, tmp_path):
     file = tmp_path / "evil.json"
     file.write_text(json.dumps([{"instruction": "<script>alert(1)</script>", "output": "<b>&"}]))
-    evil = inspect(file, RENDERER, DataOptions(), window=256)
+    evil = inspect(load(file), RENDERER, DataOptions(), window=256)
     text = page(evil, lambda token: RENDERER.tokenizer.decode([token]), RENDERER.is_special)
     assert "<script" not in text
     assert "&lt;" in text
@@ -74,7 +74,7 @@ def test_the_page_shows_figures_and_escapes_what_the_data_says(report, home, tmp
 def test_the_tutorial_s_data_with_the_tutorial_s_model(home, llama_tokenizer):
     """112 exact duplicates; 47 of 106 tokens a row are the same everywhere, so sharing them is worth 1.7 times."""
     renderer = Renderer(llama_tokenizer, (128001, 128008, 128009), system="现在你要扮演皇帝身边的女人--甄嬛")
-    found = inspect(SHARED_DATA / "huanhuan.json", renderer, DataOptions(), window=131072)
+    found = inspect(load(SHARED_DATA / "huanhuan.json"), renderer, DataOptions(), window=131072)
     assert (found.rows, found.kept, found.duplicates) == (3729, 3729, 112)
     assert found.prefix_tokens == 47
     assert found.tokens // found.kept == 106

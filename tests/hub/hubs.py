@@ -45,11 +45,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         if self.server.gated:
             return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        path = path.replace("/api/datasets/", "/api/models/").replace("/api/v1/datasets/", "/api/v1/models/")
         if path.startswith("/api/models/owner/name/tree/"):
             return self._json([{"type": "file", "path": name, **self._size(name)} for name in self.server.files])
         if path.startswith("/api/models/owner/name"):
             return self._json(self._info())
-        if path.endswith("/repo/files"):
+        if path.endswith(("/repo/files", "/repo/tree")):
             return self._json({"Code": 200, "Success": True, "Data": {"Files": self._listing(), "TotalCount": 2}})
         if path.endswith("/revisions"):
             return self._json(

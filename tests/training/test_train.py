@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -148,6 +149,18 @@ def test_rows_that_do_not_fit_are_left_out_and_listed(tmp_path, model_dir, caplo
 def test_nothing_left_to_train_on(tmp_path, rows_file, model_dir):
     with pytest.raises(DataError, match="no row is left of 8"):
         train_tiny(rows_file, model_dir, tmp_path / "run", max_length=5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_refuses_to_start_when_the_engine_would_not_stop(tmp_path, rows_file, model_dir):
+    """The template ends turns with a token that neither tokenizer nor generation config names as a stop token."""
+    broken = tmp_path / "model"
+    shutil.copytree(model_dir, broken)
+    template = broken / "chat_template.jinja"
+    template.write_text(template.read_text().replace("</s>", "<pad>"))
+    with pytest.raises(UsageError, match=r"no stop token after message 2.*the stop tokens are \['</s>'\]") as caught:
+        train_tiny(rows_file, broken, tmp_path / "run")
+    assert "generation_config.json" in caught.value.hint
     assert not (tmp_path / "run").exists()
 
 
