@@ -7,6 +7,7 @@ detokenizer has to put characters together as it does with a real model.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from arriero.engines import Generation
 from arriero.messages import Sampling
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 
+USER_HOME = os.environ.get("ARRIERO_HOME")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIALS = ["<pad>", "<s>", "</s>", "<sys>", "<user>", "<bot>"]
 # ids:          0      1       2        3        4         5;  then one id for each byte: 6 + byte
@@ -125,12 +127,28 @@ def llama_tokenizer():
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing that the tests make is left in the user's own ARRIERO_HOME."""
+    home = tmp_path_factory.mktemp("session") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARRIERO_HOME", str(home))
+        yield home
+
+
 @pytest.fixture(scope="session")
-def embedded_model() -> Path:
-    """The real embedded model (marker `model`)."""
+def embedded_model(session_home: Path) -> Path:
+    """The real embedded model (marker `model`), as `make test` downloaded it; under the tests' home by a link."""
     from arriero import hub
 
-    return hub.resolve("smollm2-135m-instruct")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ARRIERO_HOME")
+        if USER_HOME is not None:
+            patch.setenv("ARRIERO_HOME", USER_HOME)
+        path = hub.resolve("smollm2-135m-instruct").resolve()
+    (session_home / "models").mkdir(parents=True, exist_ok=True)
+    (session_home / "models" / path.name).symlink_to(path)
+    return path
 
 
 @pytest.fixture
