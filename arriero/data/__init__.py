@@ -9,8 +9,9 @@ report.py    inspect(): what training would see
 page.py      the same as an HTML page
 """
 
-from arriero.data.dataset import Dropped, Loaded, RenderedData, load, render, rendered
+from arriero.data.conversations import Dropped, Loaded, load
 from arriero.data.options import DataOptions
+from arriero.data.rendering import RenderedData, render, rendered
 from arriero.data.report import Report, inspect
 from arriero.data.split import split
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from arriero.data.dataset import Dropped, Loaded, RenderedData, render
+from arriero.data.conversations import Dropped, Loaded
 from arriero.data.options import DataOptions
+from arriero.data.rendering import RenderedData, render
 from arriero.data.split import split
 from arriero.prompt import Renderer
 

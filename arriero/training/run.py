@@ -145,7 +145,6 @@ class _Run:
     def _write(self, contract: Contract, report: TrainReport) -> None:
         partial = self.output / ".adapter"
         shutil.rmtree(partial, ignore_errors=True)
-        self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
         details = {
             "model": contract.base_model,
@@ -177,12 +176,14 @@ class _Run:
             lora_dropout=self.options.dropout,
         )
         try:
-            return get_peft_model(base, config)
+            model = get_peft_model(base, config)
         except ValueError as error:
             raise UsageError(
                 f"{model_dir.name} has no layers named {', '.join(self.options.target_modules)}: {error}",
                 hint="give the model's own layer names with --target-modules",
             ) from error
+        model.peft_config["default"].base_model_name_or_path = model_dir.name  # no path of this machine goes to disk
+        return model
 
     def _arguments(self) -> TrainingArguments:
         options = self.options

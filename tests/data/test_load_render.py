@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arriero import data
-from arriero.data import DataOptions, Dropped, dataset
+from arriero.data import DataOptions, Dropped
 from arriero.errors import ArrieroError, DataError, NotFoundError
 from arriero.prompt import Renderer, TemplateError
 from tests.conftest import SHARED_DATA, TEMPLATE, build_tokenizer, ids_of
@@ -127,7 +127,7 @@ def test_processes_give_what_one_gives(tmp_path, monkeypatch):
     rows = [{**GOOD, "instruction": f"question {i}"} for i in range(2500)] + [{**GOOD, "output": "x" * 300}]
     loaded = data.load(write(tmp_path, rows))
     alone = data.render(loaded, RENDERER, OPTIONS, 256)
-    monkeypatch.setattr(dataset, "IN_PROCESS", 10)
+    monkeypatch.setattr("arriero.data.rendering.IN_PROCESS", 10)
     together = data.render(loaded, RENDERER.with_system(None), DataOptions(max_length=255), 256)
     assert list(together.table["ids"]) == list(alone.table["ids"])
     assert [drop.row for drop in together.dropped] == [drop.row for drop in alone.dropped] == [2500]

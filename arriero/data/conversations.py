@@ -1,0 +1,192 @@
+"""Instruction data on disk: conversations read once from any number of files, memory-mapped and cached.
+
+    files ──read, parse──> conversations.arrow, rows.json
+
+The key of the cache is a hash of the files' content and of the options of reading. However large the files, memory
+holds a batch. A row that cannot be used is dropped and listed with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arriero import hub, settings
+from arriero.data.formats import FIELDS, detect, parse
+from arriero.data.options import DataOptions, FormatName
+from arriero.data.records import files_of, read
+from arriero.errors import DataError, UsageError
+from arriero.messages import Conversation, Message
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger(__name__)
+VERSION = 1  # of the cached files; raise it when what they hold changes
+BATCH = 1000  # rows
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that was left out, and why; `row` is its 0-based index in `file`."""
+
+    row: int
+    reason: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The usable rows of some files, memory-mapped.
+
+    `table` has a row each: file (index into `files`), row, conversation (JSON), prompt_key and key (64-bit hashes of
+    everything before the last answer, and of everything).
+    """
+
+    files: tuple[str, ...]
+    format: FormatName
+    table: Dataset
+    dropped: tuple[Dropped, ...]
+    key: str
+
+    def conversation(self, index: int) -> Conversation:
+        """The conversation at a place in `table`."""
+        return as_conversation(self.table[index]["conversation"])
+
+
+def load(source: str | Path, options: DataOptions | None = None) -> Loaded:
+    """Read a file, a directory or a hub's data set; what was read before comes from the cache.
+
+    Raises NotFoundError where there is nothing, DataError where a file cannot be read or has no usable row.
+    """
+    chosen = options or DataOptions()
+    path = _path(source)
+    files = files_of(path)
+    names = tuple(str(file.relative_to(path)) if path.is_dir() else file.name for file in files)
+    key = cache_key(VERSION, names, *map(hub.store.sha256, files), chosen.format, chosen.join_input)
+    folder = settings.cache_dir() / "data" / key
+    if not (folder / "rows.json").is_file():
+        _read_into(folder, files, names, chosen)
+    from datasets import Dataset
+
+    told = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    dropped = tuple(Dropped(**drop) for drop in told["dropped"])
+    log.info("%s: %d rows in the %s format", path.name, told["rows"] + len(dropped), told["format"])
+    if told["unused"]:
+        log.warning("%s: fields that are not used: %s", path.name, ", ".join(told["unused"]))
+    table = Dataset.from_file(str(folder / "conversations.arrow"))
+    return Loaded(names, told["format"], table, dropped, key)
+
+
+def _read_into(folder: Path, files: list[Path], names: tuple[str, ...], options: DataOptions) -> None:
+    """Fill a cache folder, which appears whole or not at all."""
+    import pyarrow as pa
+
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    reader = _Reader(files, names, options)
+    fields = {"file": pa.int32(), "row": pa.int64(), "conversation": pa.large_string()}
+    schema = pa.schema({**fields, "prompt_key": pa.int64(), "key": pa.int64()})
+    try:
+        with pa.ipc.new_stream(str(partial / "conversations.arrow"), schema) as writer:
+            for columns in reader.batches():
+                writer.write_batch(pa.record_batch(columns, schema))
+        told: dict[str, Any] = {"format": reader.format, "rows": reader.rows, "unused": sorted(reader.unused)}
+        told["dropped"] = [asdict(drop) for drop in reader.dropped]
+        (partial / "rows.json").write_text(json.dumps(told), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Reader:
+    """Parses records batch by batch; knows afterwards what it dropped."""
+
+    def __init__(self, files: list[Path], names: tuple[str, ...], options: DataOptions) -> None:
+        self._files = files
+        self._names = names
+        self._options = options
+        self.format: FormatName = options.format
+        self.rows = 0
+        self.unused: set[str] = set()
+        self.dropped: list[Dropped] = []
+
+    def batches(self) -> Iterator[list[list[Any]]]:
+        """Columns in the order of the schema. Raises DataError when no row can be used."""
+        columns: list[list[Any]] = [[], [], [], [], []]
+        size = 0
+        for file, row, record in self._records():
+            text = self._parsed(file, row, record)
+            if text is None:
+                continue
+            for column, value in zip(columns, (file, row, *text), strict=True):
+                column.append(value)
+            size += len(text[0])
+            self.rows += 1
+            if len(columns[0]) == BATCH or size > 1 << 26:
+                yield columns
+                columns, size = [[], [], [], [], []], 0
+        if columns[0]:
+            yield columns
+        if not self.rows:
+            reason = f"none of its {len(self.dropped)} rows can be used"
+            if self.dropped:
+                reason += f"; the first: row {self.dropped[0].row}: {self.dropped[0].reason}"
+            hint = 'expected rows like {"instruction": …, "input": "", "output": …}'
+            raise DataError(self._names[0], reason, hint=hint)
+
+    def _records(self) -> Iterator[tuple[int, int, Any]]:
+        every = ((index, row, record) for index, file in enumerate(self._files) for row, record in read(file))
+        if self.format != "auto":
+            return every
+        head = list(itertools.islice(every, 100))
+        self.format = detect([record for _, _, record in head]) or "alpaca"
+        return itertools.chain(head, every)
+
+    def _parsed(self, file: int, row: int, record: Any) -> tuple[str, int, int] | None:
+        try:
+            messages = parse(record, self.format, self._options).messages
+            turns = [(message.role, message.content) for message in messages]
+            text = json.dumps(turns, ensure_ascii=False)
+            keys = _hash(json.dumps(turns[:-1], ensure_ascii=False)), _hash(text)
+        except UsageError as error:
+            self.dropped.append(Dropped(row, error.message, self._names[file]))
+            return None
+        except UnicodeEncodeError as error:
+            reason = f"is not Unicode text: a lone surrogate {error.object[error.start]!r}"
+            self.dropped.append(Dropped(row, reason, self._names[file]))
+            return None
+        self.unused |= record.keys() - FIELDS[self.format]
+        return text, *keys
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def as_conversation(text: str) -> Conversation:
+    """A row's JSON text as a conversation."""
+    return Conversation(tuple(Message(role, content) for role, content in json.loads(text)))
+
+
+def cache_key(*parts: object) -> str:
+    """A short hash of what a cached file depends on."""
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def _path(source: str | Path) -> Path:
+    """A path as it is; any other name is a hub's data set."""
+    path = Path(source).expanduser()
+    looks_like_a_file = path.suffix.lower() in (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".txt")
+    if path.exists() or looks_like_a_file or path.is_absolute() or str(source).startswith("."):
+        return path
+    return hub.dataset(str(source))
