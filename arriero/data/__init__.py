@@ -1,12 +1,15 @@
 """Instruction files -> conversations -> rendered rows, with every fault reported by file and row.
 
-options.py   DataOptions: how data is read, declared once
-records.py   files -> raw records: JSON, JSON Lines, CSV, Parquet, directories
-formats.py   records -> conversations: alpaca, messages, ShareGPT, prompt/completion
-dataset.py   load() and render(): both on disk, cached, larger than memory
-split.py     a held-out part that shares no prompt with the training part
-report.py    inspect(): what training would see
-page.py      the same as an HTML page
+    options.py         DataOptions: how data is read, declared once
+    records.py         files -> raw records: JSON, JSON Lines, CSV, Parquet, directories
+    formats.py         records -> conversations: alpaca, messages, ShareGPT, prompt/completion
+    conversations.py   load(): records -> conversations on disk, larger than memory
+    rendering.py       render(): conversations -> ids and spans on disk, over processes
+    split.py           a held-out part that shares no prompt with the training part
+    report.py          inspect(): what training would see
+    page.py            the same as an HTML page
+
+A row that cannot be used is dropped and listed, never changed.
 """
 
 from arriero.data.conversations import Dropped, Loaded, load

@@ -1,11 +1,13 @@
 """Prompt ids -> a stream of token ids. Engines know nothing of text, roles or templates.
 
-base.py          Engine and Generation: what every engine promises
-transformers.py  the reference, for any model, on a CPU or with CUDA
-openvino.py      the default on a CPU
-export.py        a Hugging Face directory -> OpenVINO files, once
-detokenizer.py   token ids -> whole characters
-choose.py        which engine "auto" means here, and why
+    base.py          Engine and Generation: what every engine promises
+    transformers.py  the reference, for any model, on a CPU or with CUDA
+    openvino.py      the default on a CPU
+    export.py        a Hugging Face directory -> OpenVINO files, once
+    detokenizer.py   token ids -> whole characters
+    choose.py        which engine "auto" means here, and why
+
+An engine is chosen by `load_engine`, which says which and why.
 """
 
 from arriero.engines.base import Engine, Generation

