@@ -6,7 +6,6 @@ conversation, stop at the same tokens and cut at the same stop strings.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,7 +193,7 @@ def load(
     """
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
     contract = _contract(adapter_dir)
-    model_dir = hub.resolve(contract.base_model if model is None and contract is not None else model)
+    model_dir = _base(contract) if model is None and contract is not None else hub.resolve(model)
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
     if contract is not None:
@@ -202,15 +201,25 @@ def load(
         contract.check(renderer, hub.fingerprint(model_dir))
     if system is not None:
         renderer = replace(renderer, system=system)
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     return Chat(
         load_engine(model_dir, renderer.stop_token_ids, adapter_dir, engine),
         renderer,
-        model=model_dir.name,
+        model=hub.name_of(model_dir),
         adapter=adapter_dir.name if adapter_dir else None,
-        window=config["max_position_embeddings"],
+        window=hub.window(model_dir),
         defaults=default_sampling(model_dir),
     )
+
+
+def _base(contract: Contract) -> Path:
+    """The base model of an adapter, found by the name its contract has."""
+    try:
+        return hub.resolve(contract.base_model)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"the adapter's base model is not on disk: {error.message}",
+            hint=f"arriero download {contract.base_model}, or give its directory with --model",
+        ) from error
 
 
 def _contract(adapter_dir: Path | None) -> Contract | None:

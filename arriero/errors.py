@@ -7,7 +7,6 @@
     ├── ContractError               1: an adapter was trained for another model or another prompt
     ├── EngineError                 1: the engine failed or lacks what was asked of it
     ├── DownloadError               1: a download failed or did not verify
-    ├── PartlyDoneError             3: some of the work was done
     ├── NotFoundError               4: no such model, file or directory
     ├── AccessError                 5: a licence has to be accepted or a token given
     ├── MemoryLimitError            6: out of memory
@@ -79,12 +78,6 @@ class EngineError(ArrieroError):
 
 class DownloadError(ArrieroError):
     """A download broke off or its bytes are not the expected ones."""
-
-
-class PartlyDoneError(ArrieroError):
-    """Some of the work was done and kept; the message says which part was not."""
-
-    exit_code = 3
 
 
 class NotFoundError(ArrieroError):

@@ -19,6 +19,8 @@ def converse(chat: Chat, sampling: Sampling) -> None:
     has outgrown the window, is reported and taken back; the conversation goes on.
     """
     interactive = sys.stdin.isatty()
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  arrow keys and history, where the platform has it
     if interactive:
         print(HELP, file=sys.stderr)
     messages: list[Message] = []
@@ -36,7 +38,7 @@ def converse(chat: Chat, sampling: Sampling) -> None:
             except ArrieroError as error:
                 messages.pop()
                 print(f"error: {error.message}\n  try: /clear", file=sys.stderr)
-            if not messages or not messages[-1].content:
+            if not messages or not messages[-1].content.strip():
                 del messages[-2:]
 
 

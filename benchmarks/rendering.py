@@ -35,16 +35,15 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures of one run."""
-    from arriero import data
+    from arriero import data, hub
     from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 
     tokenizer = load_tokenizer(options.model)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, options.model), options.system)
-    window = json.loads((options.model / "config.json").read_text())["max_position_embeddings"]
     file = repeated(options.data, options.rows, folder / "rows.json")
     peak = Peak()
     loaded, reading = timed(lambda: data.load(file))
-    rows, rendering = timed(lambda: data.render(loaded, renderer, data.DataOptions(), window))
+    rows, rendering = timed(lambda: data.render(loaded, renderer, data.DataOptions(), hub.window(options.model)))
     memory = peak.stop()
     sample = [loaded.conversation(index) for index in range(min(20_000, len(loaded.table)))]
     texts = [renderer.layout(conversation.with_system(renderer.system)).text for conversation in sample]

@@ -42,6 +42,13 @@ def test_a_question_that_does_not_fit_is_told_and_taken_back(scripted_chat, talk
     assert len(chat.engine.asked[1][0]) < 30
 
 
+def test_an_answer_of_blanks_is_not_kept(scripted_chat, talk):
+    """The template refuses an empty turn, so every later question failed."""
+    chat = scripted_chat("  \n", "two")
+    assert "error" not in talk(chat, "a", "b").err
+    assert chat.engine.asked[1][0] == chat.render([{"role": "user", "content": "b"}])
+
+
 def test_an_unknown_command_is_not_sent_to_the_model(scripted_chat, talk):
     chat = scripted_chat("one")
     assert "unknown command /hlep" in talk(chat, "/hlep me").err

@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero.cli import output
@@ -105,6 +106,8 @@ def serve(*, model: ModelOptions = MODEL, host: str = "127.0.0.1", port: int = 6
 
     listener = _listen(host, port)
     name, _, directory = (model.adapter or "").partition("=")
+    if model.adapter is not None and Path(model.adapter).is_dir():  # its path has a = in it
+        name, directory = model.adapter, ""
     loaded = _load(replace(model, adapter=directory or name or None))
     if directory:
         loaded.adapter = name
@@ -117,13 +120,15 @@ def serve(*, model: ModelOptions = MODEL, host: str = "127.0.0.1", port: int = 6
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
     try:
         server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        output.note("stopped")
     finally:
         loaded.close()
 
 
 def _question(question: str | None) -> str:
     if question in (None, "-"):
-        if sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("no question was given", hint='arriero ask "Who are you?"')
         question = sys.stdin.read()
     if not question or not question.strip():

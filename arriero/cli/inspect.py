@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,8 +62,7 @@ def inspect(
     model_dir = hub.resolve(model)
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=options.answers)
-    window = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-    report = examine(loaded, renderer, options, window=window, limit=max(limit, show))
+    report = examine(loaded, renderer, options, window=hub.window(model_dir), limit=max(limit, show))
     cost = estimate(model_dir, tokens=report.tokens, longest=report.longest)
     if html is not None:
         _write_page(html, report, renderer)

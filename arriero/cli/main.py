@@ -18,6 +18,13 @@ HELP = """A language model of your own at work on your own machine.
 Download one, talk to it, fine-tune it on your own instructions, and serve the result over HTTP with a web page.
 Without --model the small embedded model is used.
 """
+EXTRAS = {
+    "training": ("accelerate", "datasets", "peft", "pyarrow"),
+    "openvino": ("nncf", "openvino", "openvino_genai"),
+    "server": ("fastapi", "pydantic", "starlette", "uvicorn"),
+    "web": ("streamlit",),
+    "modelscope": ("modelscope_hub",),
+}
 app = App(
     name="arriero",
     help=HELP,
@@ -57,7 +64,7 @@ app.command(
     help="Fine-tune a model with LoRA on an instruction file.",
     help_epilogue=examples(
         "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml",
-        "train examples/data/llama-driver.json --output runs/llama-driver --resume",
+        "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml --resume",
         'train my.json --output runs/mine --model llama-3.1-8b-instruct --system "You are …" --epochs 2',
     ),
 )
@@ -101,12 +108,28 @@ def main(arguments: list[str] | None = None) -> int:
     except ArrieroError as error:
         output.error(error.message, hint=error.hint)
         return error.exit_code
-    except KeyboardInterrupt:
-        output.error("interrupted")
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `arriero ask … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (KeyboardInterrupt, ModuleNotFoundError, OSError, MemoryError) as error:
+        return _outside(error)
     return 0
+
+
+def _outside(error: BaseException) -> int:
+    """What comes from the machine and not from Arriero: told without a traceback; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        output.error("interrupted")
+        return 130
+    if isinstance(error, MemoryError):
+        output.error("out of memory", hint="a smaller model, or --batch-size")
+        return 6
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, names in EXTRAS.items() if package in names), "all")
+        output.error(f"this needs the package {package}", hint=f'pip install "arriero[{extra}]"')
+        return 1
+    output.error(str(error), hint="check the path, its permissions and the space on the disk")
+    return 1
 
 
 def run() -> None:

@@ -99,7 +99,7 @@ def _sharegpt(record: Mapping[str, Any], _: DataOptions) -> list[Message]:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
             raise UsageError('a turn must be an object {"from": …, "value": text}')
         speaker = turn.get("from")
-        if speaker not in SPEAKERS:
+        if not isinstance(speaker, str) or speaker not in SPEAKERS:
             raise UsageError(f"a turn must come from one of {', '.join(SPEAKERS)}, got {speaker!r}")
         messages.append(Message(SPEAKERS[speaker], turn["value"]))
     return messages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from arriero.errors import UsageError
 
@@ -43,9 +43,16 @@ class DataOptions:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        self._one_of("format", *get_args(FormatName))
+        self._one_of("join_input", "newline", "nothing")
+        self._one_of("answers", "all", "last")
+        self._one_of("too_long", "drop", "cut")
         self._need("eval_fraction", 0 <= self.eval_fraction < 1, "at least 0 and less than 1")
         self._need("max_length", self.max_length is None or self.max_length >= 2, "at least 2 tokens")
         self._need("seed", 0 <= self.seed < 2**32, "at least 0 and less than 2**32")
+
+    def _one_of(self, name: str, *known: str) -> None:
+        self._need(name, getattr(self, name) in known, f"one of {', '.join(known)}")
 
     def _need(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

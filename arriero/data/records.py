@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import IO, Any
 
 from arriero.errors import DataError, NotFoundError
 
+log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # characters read at a time
 Records = Iterator[tuple[int, Any]]
 
@@ -31,6 +34,11 @@ def files_of(source: Path) -> list[Path]:
     """The data files that a path names: itself, or those in the directory, by name. Raises NotFoundError."""
     if source.is_dir():
         found = [file for file in sorted(source.rglob("*")) if _is_data(file, source)]
+        train = [file for file in found if _part(file, source) == "train"]
+        others = [file for file in found if _part(file, source) in ("test", "valid", "validation", "dev", "eval")]
+        if train and others:
+            log.info("using the training files only, not %s", ", ".join(file.name for file in others))
+            found = train
         if not found:
             raise NotFoundError(f"{source} holds no {', '.join(READERS)} file")
         return found
@@ -47,7 +55,14 @@ def read(file: Path) -> Records:
 
 def _is_data(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.suffix.lower() in READERS and file.is_file() and not hidden
+    described = file.name in ("dataset_info.json", "dataset_infos.json")
+    return file.suffix.lower() in READERS and file.is_file() and not hidden and not described
+
+
+def _part(file: Path, root: Path) -> str:
+    """The part of a data set that a file's path names, as hubs do it: train-00000-of-00001.parquet, test/x.json."""
+    first = file.relative_to(root).with_suffix("").as_posix()
+    return re.split(r"[^a-z]", first.lower())[0]
 
 
 def _json(file: Path) -> Records:

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +78,8 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
     if rows <= IN_PROCESS or not sys.stderr.isatty():
         datasets.disable_progress_bars()
     _INHERITED[id(job)] = job
+    for broken in _unreadable(cache):
+        broken.unlink()
     try:
         table = loaded.table.with_format("arrow").map(
             job,
@@ -92,6 +95,20 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
         del _INHERITED[id(job)]
         datasets.enable_progress_bars()
     return _outcome(table.with_format(None), loaded)
+
+
+def _unreadable(cache: Path) -> list[Path]:
+    """Cached files, one for each process, that a killed process or a full disk left cut off."""
+    import pyarrow as pa
+
+    broken = []
+    for file in cache.parent.glob(f"{cache.stem}*"):
+        try:
+            with pa.memory_map(str(file)) as source:
+                pa.ipc.open_stream(source).read_all()
+        except (pa.ArrowException, OSError):
+            broken.append(file)
+    return broken
 
 
 def _outcome(table: Dataset, loaded: Loaded) -> RenderedData:

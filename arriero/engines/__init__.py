@@ -10,7 +10,12 @@
 An engine is chosen by `load_engine`, which says which and why.
 """
 
+import sys
+
 from arriero.engines.base import Engine, Generation
 from arriero.engines.choose import Choice, choose, load_engine
+
+# openvino and nncf report their use to a web service without asking; without this package they do not
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = ["Choice", "Engine", "Generation", "choose", "load_engine"]

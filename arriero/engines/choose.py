@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from arriero import hub
 from arriero.engines.base import Engine
 from arriero.errors import UsageError
 from arriero.hardware import gpus
@@ -26,8 +27,8 @@ class Choice:
     reason: str
 
 
-def choose(engine: EngineName = "auto") -> Choice:
-    """Pick an engine. Raises UsageError when the one asked for is not installed."""
+def choose(engine: EngineName = "auto", model_dir: Path | None = None) -> Choice:
+    """Pick an engine, for a model if one is given. Raises UsageError when the one asked for is not installed."""
     if engine not in get_args(EngineName):
         raise UsageError(f"no engine is called {engine!r}; expected one of {', '.join(get_args(EngineName))}")
     has_openvino = importlib.util.find_spec("openvino_genai") is not None
@@ -37,6 +38,9 @@ def choose(engine: EngineName = "auto") -> Choice:
         return Choice(engine, "asked for")
     if gpus():
         return Choice("transformers", f"a CUDA device is there, {gpus()[0]}")
+    lacking = openvino_lacks(model_dir) if model_dir is not None else None
+    if lacking is not None:
+        return Choice("transformers", f"no GPU here, and OpenVINO does not do this model: {lacking}")
     if has_openvino and platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64"):
         return Choice("openvino", "no GPU here, and it answers several times faster on a CPU")
     return Choice("transformers", "no GPU here and openvino-genai is not installed")
@@ -49,7 +53,7 @@ def load_engine(
 
     Generation ends with any of `stop_token_ids`.
     """
-    choice = choose(engine)
+    choice = choose(engine, model_dir)
     log.info("engine: %s (%s)", choice.engine, choice.reason)
     if choice.engine == "openvino":
         from arriero.engines.openvino import OpenVINOEngine
@@ -58,3 +62,16 @@ def load_engine(
     from arriero.engines.transformers import TransformersEngine
 
     return TransformersEngine(model_dir, stop_token_ids, adapter_dir)
+
+
+def openvino_lacks(model_dir: Path) -> str | None:
+    """What a model needs that the OpenVINO engine would get wrong, None when there is nothing.
+
+    The exported attention mask is causal and nothing else, so a sliding window smaller than the context is refused.
+    """
+    config = hub.read_json(model_dir / "config.json")
+    sliding = config.get("sliding_window") if config.get("use_sliding_window") is not False else None
+    if isinstance(sliding, int) and sliding < hub.window(model_dir):
+        return f"its attention slides over a window of {sliding} tokens"
+    kinds = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
+    return f"it has layers of the kind {', '.join(sorted(kinds))}" if kinds else None

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,10 +23,11 @@ import torch
 from openvino import opset13 as ops
 from openvino._offline_transformations import apply_make_stateful_transformation
 from openvino.frontend.pytorch import patch_model
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.utils import logging as transformers_logging
 
+from arriero import hub
+from arriero.engines.choose import openvino_lacks
 from arriero.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -82,9 +84,10 @@ def export(model_dir: Path, target: Path) -> None:
     """Export once into `target`, which appears whole or not at all. Peak memory: about twice the checkpoint."""
     started = time.monotonic()
     log.info("exporting %s for OpenVINO with int8 weights (once; later starts take seconds)", model_dir.name)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if (reason := openvino_lacks(model_dir)) is not None:
+        raise EngineError(f"{model_dir.name} cannot be answered with OpenVINO: {reason}", hint="--engine transformers")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         with _quiet():
             model = _traced(model_dir)
@@ -92,8 +95,9 @@ def export(model_dir: Path, target: Path) -> None:
             model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
             openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)
         shutil.copy(model_dir / "config.json", partial)
-        partial.rename(target)
-    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        with contextlib.suppress(OSError):  # another process was first
+            partial.rename(target)
+    except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         raise EngineError(
             f"{model_dir.name} cannot be exported for OpenVINO: {error}", hint="use --engine transformers"
         ) from error
@@ -103,9 +107,7 @@ def export(model_dir: Path, target: Path) -> None:
 
 
 def _traced(model_dir: Path) -> openvino.Model:
-    model = AutoModelForCausalLM.from_pretrained(
-        model_dir, dtype="auto", attn_implementation="sdpa", local_files_only=True, use_safetensors=True
-    ).eval()
+    model = hub.load_weights(model_dir, dtype="auto", attn_implementation="sdpa").eval()
     config = model.config
     heads = config.num_key_value_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -166,7 +168,6 @@ def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the libraries' tables and tracer warnings away, and their bars off standard output."""
-    transformers_logging.disable_progress_bar()
     level = logging.getLogger("nncf").level
     logging.getLogger("nncf").setLevel(logging.ERROR)
     try:

@@ -10,7 +10,7 @@ at the same speed.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import math
 import secrets
@@ -28,9 +28,11 @@ from arriero.errors import EngineError
 from arriero.messages import Sampling
 
 log = logging.getLogger(__name__)
+EXPORT_FORMAT = 1  # raise it when what export() writes changes
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}
 LIMIT = genai.py_openvino_genai.GenerationFinishReason.LENGTH
 ENDED = genai.py_openvino_genai.GenerationStatus
+Running = dict[Generation, genai.py_openvino_genai.GenerationHandle]
 
 
 class OpenVINOEngine:
@@ -45,6 +47,7 @@ class OpenVINOEngine:
         self._pending: list[tuple[Generation, openvino.Tensor, genai.GenerationConfig]] = []
         self._wake = threading.Condition()
         self._closed = False
+        self._requests = 0
         self._thread = threading.Thread(target=self._work, name="openvino-engine", daemon=True)
         self._thread.start()
 
@@ -68,27 +71,39 @@ class OpenVINOEngine:
 
     def _work(self) -> None:
         """Step the pipeline while there is work; only this thread touches it."""
-        running: dict[Generation, genai.py_openvino_genai.GenerationHandle] = {}
-        request = 0
+        running: Running = {}
         while True:
             with self._wake:
-                while not (self._pending or running or self._closed):
+                while not (self._pending or running or self._closed or self._pipeline.has_non_finished_requests()):
                     self._wake.wait()
                 pending, self._pending = self._pending, []
             if self._closed:
                 for generation in [*running, *(job[0] for job in pending)]:
                     generation.finish("cancelled")
+                for handle in running.values():
+                    handle.cancel()
+                if self._pipeline.has_non_finished_requests():
+                    self._pipeline.step()  # frees what the cancelled ones held
                 return
+            for job in pending:
+                self._begin(running, *job)
             try:
-                for generation, ids, config in pending:
-                    running[generation] = self._pipeline.add_request(request, ids, config)
-                    request += 1
                 self._pipeline.step()
                 running = {g: handle for g, handle in running.items() if not _forward(g, handle)}
             except Exception as error:  # the thread must outlive any one batch
                 for generation in running:
                     generation.fail(error)
                 running = {}
+
+    def _begin(
+        self, running: Running, generation: Generation, ids: openvino.Tensor, config: genai.GenerationConfig
+    ) -> None:
+        """Hand one request to the pipeline; what it refuses fails that request only."""
+        self._requests += 1
+        try:
+            running[generation] = self._pipeline.add_request(self._requests, ids, config)
+        except Exception as error:
+            generation.fail(error)
 
     def _config(self, sampling: Sampling, max_new_tokens: int) -> genai.GenerationConfig:
         config = genai.GenerationConfig()
@@ -97,7 +112,7 @@ class OpenVINOEngine:
         config.stop_token_ids = self._stop_token_ids
         config.eos_token_id = min(self._stop_token_ids)
         config.repetition_penalty = sampling.repetition_penalty
-        if sampling.temperature:
+        if sampling.temperature and sampling.top_p:  # of top_p 0 only the most probable token is left
             config.do_sample = True
             config.temperature = sampling.temperature
             config.top_p = sampling.top_p
@@ -128,7 +143,9 @@ def _forward(generation: Generation, handle: genai.py_openvino_genai.GenerationH
 
 def exported(model_dir: Path) -> Path:
     """The model's exported directory in the cache, exported now if it is not there yet."""
-    name = f"{model_dir.name}-{hub.fingerprint(model_dir).removeprefix('sha256:')[:12]}-int8"
+    config = (model_dir / "config.json").read_bytes()
+    parts = repr((hub.fingerprint(model_dir), config, EXPORT_FORMAT, openvino.__version__))
+    name = f"{model_dir.name}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}-int8"
     target = settings.cache_dir() / "openvino" / name
     if not (target / "openvino_model.xml").is_file():
         from arriero.engines.export import export
@@ -142,14 +159,16 @@ def _pipeline(exported_dir: Path, adapter_dir: Path | None) -> genai.ContinuousB
     scheduler.cache_size = 0  # grow as needed
     scheduler.enable_prefix_caching = False
     properties: dict[str, object] = dict(PRECISION)
-    if adapter_dir is not None:
-        adapter = genai.Adapter(adapter_dir / "adapter_model.safetensors")
-        mode = genai.AdapterConfig.Mode.MODE_STATIC
-        properties["adapters"] = genai.AdapterConfig(adapter, adapter_scale(adapter_dir), mode=mode)
+    scale = adapter_scale(adapter_dir) if adapter_dir is not None else 1.0
     try:
+        if adapter_dir is not None:
+            adapter = genai.Adapter(adapter_dir / "adapter_model.safetensors")
+            mode = genai.AdapterConfig.Mode.MODE_STATIC
+            properties["adapters"] = genai.AdapterConfig(adapter, scale, mode=mode)
         return genai.ContinuousBatchingPipeline(exported_dir, scheduler, "CPU", properties)
     except RuntimeError as error:
-        raise EngineError(f"OpenVINO cannot load {exported_dir.name}: {error}") from error
+        what = f"{exported_dir.name} with adapter {adapter_dir}" if adapter_dir is not None else exported_dir.name
+        raise EngineError(f"OpenVINO cannot load {what}: {error}") from error
 
 
 def adapter_scale(adapter_dir: Path) -> float:
@@ -157,7 +176,7 @@ def adapter_scale(adapter_dir: Path) -> float:
 
     OpenVINO does not read adapter_config.json, so what it would not do is refused here by name.
     """
-    config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    config = hub.read_json(adapter_dir / "adapter_config.json")
     lacking = [
         feature
         for feature in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "lora_bias")
@@ -170,5 +189,7 @@ def adapter_scale(adapter_dir: Path) -> float:
             f"the openvino engine does not do {', '.join(lacking)}, which {adapter_dir} needs",
             hint="use --engine transformers",
         )
-    rank = config["r"]
-    return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
+        raise EngineError(f"{adapter_dir}/adapter_config.json has no usable r and lora_alpha", hint="train it again")
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from arriero import hub
 from arriero.messages import Sampling
 
 
@@ -13,8 +13,7 @@ def default_sampling(model_dir: Path) -> Sampling:
 
     top_k 0, top_p 1 and repetition_penalty 1 mean "off".
     """
-    file = model_dir / "generation_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = hub.read_json(model_dir / "generation_config.json")
 
     def value(name: str, otherwise: float) -> float:
         found = config.get(name)

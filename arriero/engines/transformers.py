@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.utils import logging as transformers_logging
+from safetensors import SafetensorError
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from arriero import hub
 from arriero.engines.base import Generation
 from arriero.errors import EngineError, MemoryLimitError
 from arriero.hardware import fast_bfloat16, gpus
@@ -39,6 +40,7 @@ class TransformersEngine:
         self.description = f"transformers, {self._model.device.type}, {str(self._model.dtype).removeprefix('torch.')}"
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._running: Generation | None = None
+        self._closing = False
         self._thread = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
         self._thread.start()
 
@@ -52,6 +54,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
+        self._closing = True
         if self._running is not None:
             self._running.cancel()
         self._jobs.put(None)
@@ -60,6 +63,8 @@ class TransformersEngine:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             self._running = job[0]
+            if self._closing:
+                job[0].cancel()
             try:
                 self._generate(*job)
             except torch.OutOfMemoryError as error:
@@ -122,26 +127,19 @@ class _Forward(StoppingCriteria):
 
 
 def _load(model_dir: Path, adapter_dir: Path | None) -> PreTrainedModel:
-    transformers_logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir,
-            # the checkpoint's own type, or float32 on a CPU that computes bfloat16 in software
-            dtype="auto" if fast_bfloat16() else torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            device_map="auto" if gpus() else None,
-        )
-        if adapter_dir is not None:
-            from peft import PeftModel
+    model = hub.load_weights(
+        model_dir,
+        # the checkpoint's own type, or float32 on a CPU that computes bfloat16 in software
+        dtype="auto" if fast_bfloat16() else torch.float32,
+        device_map="auto" if gpus() else None,
+    )
+    if adapter_dir is not None:
+        from peft import PeftModel
 
+        try:
             model = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
-    except torch.OutOfMemoryError as error:
-        raise MemoryLimitError(f"{model_dir.name} does not fit into the accelerator's memory: {error}") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        what = f"{model_dir.name} with adapter {adapter_dir}" if adapter_dir else model_dir.name
-        raise EngineError(f"{what} cannot be loaded: {error}") from error
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            raise EngineError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
     loaded: PreTrainedModel = model.eval()
     # the model's own sampling defaults reach generate() through `Sampling`, and only through it
     loaded.generation_config = GenerationConfig()

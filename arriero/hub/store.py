@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from arriero import settings
 from arriero.errors import DownloadError, NotFoundError
 
 MANIFEST = "arriero-model.json"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class StoredModel:
     source: str
     revision: str
     files: dict[str, FileRecord] = field(repr=False)
+    asked: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -53,17 +56,20 @@ def has_weights(path: Path) -> bool:
     return any(path.glob("*.safetensors"))
 
 
-def write_manifest(path: Path, *, name: str, source: str, revision: str) -> StoredModel:
-    """Hash every file of a finished directory and write its manifest; returns what was written."""
+def write_manifest(path: Path, *, name: str, source: str, revision: str, asked: str | None = None) -> StoredModel:
+    """Hash every file of a finished directory and write its manifest; returns what was written.
+
+    `asked` is the branch or tag that `revision` was found under.
+    """
     files = {
         str(file.relative_to(path)): FileRecord(file.stat().st_size, sha256(file))
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != MANIFEST and ".cache" not in file.parts
     }
-    document = {"name": name, "source": source, "revision": revision}
+    document = {"name": name, "source": source, "revision": revision, "asked": asked}
     document["files"] = {key: asdict(record) for key, record in files.items()}  # type: ignore[assignment]
     (path / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return StoredModel(name, path, source, revision, files)
+    return StoredModel(name, path, source, revision, files, asked)
 
 
 def read_manifest(path: Path) -> StoredModel | None:
@@ -74,29 +80,44 @@ def read_manifest(path: Path) -> StoredModel | None:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         files = {key: FileRecord(**record) for key, record in document["files"].items()}
-        return StoredModel(document["name"], path, document["source"], document["revision"], files)
-    except (ValueError, KeyError, TypeError) as error:
+        asked = document.get("asked")
+        return StoredModel(document["name"], path, document["source"], document["revision"], files, asked)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadError(f"{file} is damaged: {error}", hint=f"arriero models remove {path.name}") from error
 
 
 def models() -> list[StoredModel]:
-    """All complete models on disk, by name."""
+    """All complete models on disk, by name; damaged ones are announced and left out."""
     root = settings.models_dir()
-    found = (read_manifest(path) for path in sorted(root.iterdir())) if root.is_dir() else ()
+    found = []
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        try:
+            found.append(read_manifest(path))
+        except DownloadError as error:
+            log.warning("%s; try: %s", error.message, error.hint)
     return [model for model in found if model is not None]
 
 
 def find(name: str) -> StoredModel:
-    """The stored model of that directory name; raises NotFoundError."""
-    for model in models():
-        if model.name == name:
-            return model
+    """The stored model of that directory name, damaged or not; raises NotFoundError."""
+    path = settings.models_dir() / name.replace("/", "--")
+    if path.parent == settings.models_dir() and path.is_dir() and (path / MANIFEST).exists():
+        try:
+            return read_manifest(path) or StoredModel(path.name, path, "unknown", "", {})
+        except DownloadError:
+            return StoredModel(path.name, path, "damaged", "", {})
     raise NotFoundError(f"no model {name!r} on disk", hint="arriero models lists what is there")
+
+
+def name_of(path: Path) -> str:
+    """What to call the model of a directory: catalogue name, repository id, or the directory's name."""
+    name = path.name
+    return name.replace("--", "/", 1) if path.parent == settings.models_dir() else name
 
 
 def verify(model: StoredModel) -> list[str]:
     """Compare every file with the manifest; returns a line for each difference, an empty list when all is well."""
-    faults = []
+    faults = [] if model.files else [f"{MANIFEST}: damaged"]
     for name, record in model.files.items():
         file = model.path / name
         if not file.is_file():
@@ -109,8 +130,10 @@ def verify(model: StoredModel) -> list[str]:
 
 
 def remove(model: StoredModel) -> None:
-    """Delete a model's directory."""
+    """Delete a model's directory, and what was exported from it."""
     shutil.rmtree(model.path)
+    for exported in (settings.cache_dir() / "openvino").glob(f"{model.path.name}-*-int8"):
+        shutil.rmtree(exported)
 
 
 def sha256(file: Path) -> str:

@@ -6,6 +6,7 @@ tokenizer at hand; a difference is an error that says what differs, before a sin
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -76,7 +77,11 @@ class Contract:
                 )
             for name in ("stop_token_ids", "sample_ids"):
                 document[name] = tuple(document[name])
-            return cls(**document)
+            contract = cls(**document)
+            datetime.date.fromisoformat(contract.today)
+            if not (isinstance(contract.system, str | None) and isinstance(contract.base_model, str)):
+                raise ValueError("system and base_model must be text")
+            return contract
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ContractError(f"{file} is not a prompt contract: {error}", hint="train the adapter again") from error
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arriero import hub
 from arriero.errors import ArrieroError, UsageError
 
 if TYPE_CHECKING:
@@ -46,10 +46,8 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast, model_dir: Path) -> tuple
     if tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
     for name in ("generation_config.json", "config.json"):
-        file = model_dir / name
-        if file.is_file():
-            value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-            found.update([value] if isinstance(value, int) else value or ())
+        value = hub.read_json(model_dir / name).get("eos_token_id")
+        found.update([value] if isinstance(value, int) else value or ())
     if not found:
         raise UsageError(f"{model_dir} names no end-of-turn token in its tokenizer or generation config")
     return tuple(sorted(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -53,11 +54,12 @@ class TrainOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "learning_rate", "alpha"):
-            self._need(name, getattr(self, name) > 0, "greater than 0")
+            self._need(name, 0 < getattr(self, name) < math.inf, "greater than 0 and finite")
         for name in ("batch_size", "rank", "save_steps"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
         self._need("learning_rate", self.learning_rate < 1, "less than 1")
         self._need("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
+        self._one_of("precision", "auto", "bfloat16", "float32")
         self._need("target_modules", bool(self.target_modules), "at least one layer name")
 
     @classmethod

@@ -11,16 +11,19 @@ checkpoints/     for resume only; run.json in it says which run they belong to
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from arriero.errors import UsageError
+from arriero.hub import read_json
 from arriero.prompt import CONTRACT_FILE, Contract
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+COMPLETE = "complete"
 REPORT = "report.json"
 Identity = dict[str, Any]
 
@@ -58,20 +61,29 @@ def claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | No
             raise UsageError(
                 f"{output} already holds a run", hint="add --resume to go on with it, or give another --output"
             )
-        _same_run(output, json.loads(record.read_text(encoding="utf-8")), identity)
+        _same_run(output, read_json(record), identity)
         return _finished(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps(identity, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    fresh = record.with_suffix(".partial")
+    fresh.write_text(json.dumps(identity, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(record)
     return None
 
 
 def _same_run(output: Path, before: Identity, now: Identity) -> None:
+    before, now = _flat(before), _flat(now)
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
         told = "; ".join(f"{name} was {before.get(name)!r}, is now {now.get(name)!r}" for name in changed)
-        raise UsageError(f"{output} holds a run that differs: {told}", hint="give another --output")
+        hint = "repeat the options of the first run, --config included, or give another --output"
+        raise UsageError(f"{output} holds a run that differs: {told}", hint=hint)
+
+
+def _flat(identity: Identity) -> Identity:
+    """The identity with its options one level up."""
+    return {**identity, **identity.get("options", {}), "options": None}
 
 
 def _finished(output: Path) -> TrainReport | None:
@@ -89,6 +101,27 @@ def release(output: Path) -> None:
     (output / METRICS).unlink(missing_ok=True)
     if not any(output.iterdir()):
         output.rmdir()
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Say that everything of a checkpoint is on disk."""
+    (checkpoint / COMPLETE).touch()
+
+
+def last_checkpoint(output: Path) -> tuple[Path | None, int | None]:
+    """The newest checkpoint that is complete, and its step. Others are from a process that was killed; they go."""
+    found = {int(path.name.rsplit("-", 1)[1]): path for path in (output / CHECKPOINTS).glob("checkpoint-*")}
+    for step, path in list(found.items()):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(found.pop(step))
+    return (found[max(found)], max(found)) if found else (None, None)
+
+
+def mean_loss(output: Path) -> float:
+    """Mean of the loss over all optimizer steps, those before a resume included."""
+    lines = (output / METRICS).read_text(encoding="utf-8").splitlines()
+    losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+    return math.fsum(losses) / len(losses)
 
 
 def keep_metrics_until(output: Path, step: int) -> None:

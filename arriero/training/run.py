@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging as transformers_logging
+from transformers import TrainingArguments, set_seed
 
 from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
@@ -55,11 +53,11 @@ def train(
     model_dir = hub.resolve(model)
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
-    window = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    window = hub.window(model_dir)
     examples = prepare(loaded, renderer, chosen, window)
     identity = {
         "data": examples.key,
-        "model": model_dir.name,
+        "model": hub.name_of(model_dir),
         "fingerprint": hub.fingerprint(model_dir),
         "system": system,
         "options": json.loads(json.dumps(asdict(chosen))),
@@ -71,7 +69,7 @@ def train(
     contract = Contract.of(
         renderer,
         examples.sample,
-        base_model=model_dir.name,
+        base_model=hub.name_of(model_dir),
         base_fingerprint=identity["fingerprint"],
     )
     try:
@@ -112,13 +110,12 @@ class _Run:
         """Train to the end and write the directory, or raise InterruptedRun after saving a checkpoint."""
         from peft.helpers import disable_input_dtype_casting
 
-        checkpoint = get_last_checkpoint(str(self.output / directory.CHECKPOINTS))
-        resumed_from = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else None
+        checkpoint, resumed_from = directory.last_checkpoint(self.output)
         directory.keep_metrics_until(self.output, resumed_from or 0)
         started = time.monotonic()
         # autocast runs the float32 LoRA matrices in bfloat16; peft's own casts would only undo and redo that
         with stops_on_signals(self.recorder.stop), disable_input_dtype_casting(self.model, active=self.bfloat16):
-            result = self.trainer.train(resume_from_checkpoint=checkpoint)
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         seconds = time.monotonic() - started
         state = self.trainer.state
         if self.recorder.stop.is_set() and state.global_step < state.max_steps:
@@ -126,12 +123,14 @@ class _Run:
                 f"stopped at step {state.global_step} of {state.max_steps}; the checkpoint is saved",
                 hint="run the same command with --resume to go on",
             )
+        self.recorder.evaluate(self.model, state)
+        self.recorder.close()
         report = TrainReport(
             output=str(self.output),
             steps=state.global_step,
             samples=len(self.examples.train),
             epochs=round(state.epoch or 0.0, 4),
-            train_loss=result.training_loss,
+            train_loss=directory.mean_loss(self.output),
             eval_loss=self.recorder.eval_loss,
             seconds=round(seconds, 3),
             logical_tokens_per_second=round(self.trainer.logical / seconds, 1),
@@ -145,6 +144,8 @@ class _Run:
     def _write(self, contract: Contract, report: TrainReport) -> None:
         partial = self.output / ".adapter"
         shutil.rmtree(partial, ignore_errors=True)
+        # what PEFT would write is a path of this machine; set only now, because it looks a name up on the network
+        self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
         details = {
             "model": contract.base_model,
@@ -158,13 +159,9 @@ class _Run:
     def _with_lora(self, model_dir: Path) -> PeftModel:
         from peft import LoraConfig, TaskType, get_peft_model
 
-        transformers_logging.disable_progress_bar()
-        base = AutoModelForCausalLM.from_pretrained(
+        base = hub.load_weights(
             model_dir,
             dtype=torch.bfloat16 if self.bfloat16 else torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
             device_map="auto" if gpus() else None,
         )
         base.config.use_cache = False
@@ -175,14 +172,13 @@ class _Run:
             lora_alpha=self.options.alpha,
             lora_dropout=self.options.dropout,
         )
-        try:
-            model = get_peft_model(base, config)
-        except ValueError as error:
+        missing = set(self.options.target_modules) - {name.rsplit(".", 1)[-1] for name, _ in base.named_modules()}
+        if missing:
             raise UsageError(
-                f"{model_dir.name} has no layers named {', '.join(self.options.target_modules)}: {error}",
+                f"{model_dir.name} has no layers named {', '.join(sorted(missing))}",
                 hint="give the model's own layer names with --target-modules",
-            ) from error
-        model.peft_config["default"].base_model_name_or_path = model_dir.name  # no path of this machine goes to disk
+            )
+        model: PeftModel = get_peft_model(base, config)
         return model
 
     def _arguments(self) -> TrainingArguments:

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from arriero.errors import ArrieroError
 from arriero.prompt import Rendered
 from arriero.training.examples import Batch, collate
+from arriero.training.output import mark_complete
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,6 +65,7 @@ class Recorder(TrainerCallback):
         self.held_out = held_out
         self.on_step = on_step
         self.eval_loss: float | None = None
+        self.evaluated_at = -1
         self.last_loss = math.nan
         self.stop = threading.Event()
         self.trainer: CountingTrainer | None = None
@@ -100,17 +102,25 @@ class Recorder(TrainerCallback):
             )
         self._record(state, logs["loss"], logs["learning_rate"])
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Mark the checkpoint, whose files are all there now."""
+        mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Evaluate on the held-out part."""
-        if self.held_out and not self.stop.is_set():
-            self.eval_loss = mean_nll(kwargs["model"], self.held_out)
+        if not self.stop.is_set():
+            self.evaluate(kwargs["model"], state)
+
+    def evaluate(self, model: PeftModel, state: TrainerState) -> None:
+        """Evaluate and record it, unless that was done at this step."""
+        if self.held_out and self.evaluated_at != state.global_step:
+            self.eval_loss = mean_nll(model, self.held_out)
+            self.evaluated_at = state.global_step
             self._record(state, None, None)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def close(self) -> None:
         """Close the metrics file."""
         self._metrics.close()
 

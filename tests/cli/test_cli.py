@@ -160,6 +160,33 @@ def test_a_reader_that_goes_away_is_no_error(home, model_dir):
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("fastapi", ["serve", "--port", "0"], "server"),
+        ("datasets", ["train", "ROWS", "--output", "out"], "training"),
+        ("peft", ["train", "ROWS", "--output", "out"], "training"),
+    ],
+)
+def test_a_missing_package_names_its_extra(home, rows_file, model_dir, tmp_path, package, arguments, extra):
+    arguments = [str(rows_file) if argument == "ROWS" else argument for argument in arguments]
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from arriero.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *arguments, "--model", str(model_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f'pip install "arriero[{extra}]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_path_that_cannot_be_written_is_told(run, home, rows_file, model_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run("train", rows_file, "--model", model_dir, "--output", tmp_path / "file" / "run")
+    assert code == 1
+    assert "Not a directory" in err
+
+
 def test_an_adapter_on_another_base_model_is_refused(run, home, trained_adapter, other_model_dir):
     code, _, err = run("ask", "hi", "--adapter", trained_adapter, "--model", other_model_dir)
     assert code == 1

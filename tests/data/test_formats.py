@@ -80,6 +80,7 @@ def test_null_fields_of_a_message_are_absent():
         ("messages", {"messages": [{"role": "tool", "content": "x"}]}, "role must be one of"),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content must be text"),
         ("sharegpt", {"conversations": [{"from": "bot", "value": "x"}]}, "a turn must come from one of .*got 'bot'"),
+        ("sharegpt", {"conversations": [{"from": ["human"], "value": "x"}]}, "a turn must come from one of"),
         ("sharegpt", {"conversations": [{"from": "human"}]}, "a turn must be an object"),
         ("sharegpt", {"conversations": SHAREGPT["conversations"][:1]}, "ends with a question"),
         ("prompt-completion", {**PROMPT, "completion": ""}, "the completion is empty"),

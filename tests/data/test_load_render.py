@@ -123,6 +123,15 @@ def test_both_steps_are_cached_until_something_that_matters_changes(tmp_path, ho
     assert len(data.render(data.load(file), RENDERER, OPTIONS, 256)) == 4
 
 
+def test_a_cached_file_that_was_cut_off_is_made_again(tmp_path, home):
+    loaded = data.load(write(tmp_path, [GOOD] * 3))
+    data.render(loaded, RENDERER, OPTIONS, 256)
+    (cached,) = (home / "cache").rglob("rendered-*.arrow")
+    whole = cached.read_bytes()
+    cached.write_bytes(whole[: len(whole) // 2])
+    assert len(data.render(loaded, RENDERER, OPTIONS, 256)) == 3
+
+
 def test_processes_give_what_one_gives(tmp_path, monkeypatch):
     rows = [{**GOOD, "instruction": f"question {i}"} for i in range(2500)] + [{**GOOD, "output": "x" * 300}]
     loaded = data.load(write(tmp_path, rows))

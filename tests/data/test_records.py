@@ -62,6 +62,15 @@ def test_a_directory_is_its_data_files_by_name(tmp_path):
         files_of(tmp_path / "empty")
 
 
+def test_of_a_data_set_with_parts_the_training_part_is_used_and_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("train-00000-of-00002.json", "train-00001-of-00002.json", "test-00000-of-00001.json"):
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    assert [file.name[:11] for file in files_of(tmp_path)] == ["train-00000", "train-00001"]
+    assert "not test-00000-of-00001.json" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "row", "reason"),
     [

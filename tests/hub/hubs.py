@@ -19,7 +19,9 @@ class LoopbackHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
         self.asked: list[str] = []
+        self.served: list[str] = []  # files whose bytes were sent
         self.gated = False
+        self.corrupted: str | None = None  # this file is served with a wrong byte and the right size and names
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -62,7 +64,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json({"Code": 200, "Success": True, "Data": {"Name": "name", "Path": "owner"}})
 
     def _info(self) -> dict:
-        siblings = [{"rfilename": name, "size": len(data)} for name, data in self.server.files.items()]
+        siblings = []
+        for name, data in self.server.files.items():
+            lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}
+            siblings.append({"rfilename": name, "size": len(data), "lfs": lfs})
         return {"id": "owner/name", "modelId": "owner/name", "sha": COMMIT, "siblings": siblings, "private": False}
 
     def _size(self, name: str) -> dict:
@@ -85,7 +90,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, name: str) -> None:
         data = self.server.files[name]
+        if name == self.server.corrupted:
+            data = data[:-1] + bytes([data[-1] ^ 1])
         etag = f'"{hashlib.sha1(data).hexdigest()}"'
+        if self.command == "GET":
+            self.server.served.append(name)
         self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": "application/octet-stream"})
 
     def _json(self, document: object) -> None:

@@ -88,6 +88,25 @@ def test_no_network_is_offline(tmp_path, source):
     assert "cannot be reached" in errors
 
 
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_wrong_bytes_of_the_right_size_are_refused(hub_server, tmp_path, source):
+    """huggingface_hub takes them and says nothing."""
+    hub_server.corrupted = "model.safetensors"
+    code, _, errors = download(tmp_path, hub_server.url, "owner/name", "--source", source)
+    assert code == 1, errors
+    assert not (tmp_path / "home" / "models" / "owner--name").exists()
+    hub_server.corrupted = None
+    assert download(tmp_path, hub_server.url, "owner/name", "--source", source)[0] == 0
+
+
+def test_a_branch_is_not_fetched_again(hub_server, tmp_path):
+    """A branch's name was compared with the stored commit, so every call downloaded everything."""
+    for _ in range(2):
+        code, _, errors = download(tmp_path, hub_server.url, "owner/name", "--revision", "main")
+        assert code == 0, errors
+    assert hub_server.served.count("model.safetensors") == 1
+
+
 def test_a_repository_without_safetensors_is_refused(hub_server, tmp_path):
     del hub_server.files["model.safetensors"]
     code, _, errors = download(tmp_path, hub_server.url, "owner/name")

@@ -55,11 +55,40 @@ def test_a_directory_without_a_manifest_is_not_a_model_on_disk(home, model_dir):
     assert caught.value.hint == "arriero download llama-3.1-8b-instruct"
 
 
-def test_a_damaged_manifest_is_an_error_that_says_what_to_do(stored):
-    (stored.path / store.MANIFEST).write_text('{"name": "tiny"')
-    with pytest.raises(DownloadError, match="damaged") as caught:
-        hub.models()
-    assert "models remove tiny" in caught.value.hint
+@pytest.mark.parametrize("text", ['{"name": "tiny"', '{"files": []}', "[]"])
+def test_a_damaged_manifest_blocks_nothing_but_itself(stored, home, model_dir, caplog, text):
+    """It stopped `models`, and even the removal that its own message advises."""
+    other = home / "models" / "other"
+    shutil.copytree(model_dir, other)
+    store.write_manifest(other, name="other", source="huggingface", revision="abc")
+    (stored.path / store.MANIFEST).write_text(text)
+    assert [model.name for model in hub.models()] == ["other"]
+    assert "damaged" in caplog.text
+    assert "models remove tiny" in caplog.text
+    with pytest.raises(DownloadError):
+        hub.resolve("tiny")
+    assert hub.verify(store.find("tiny")) == ["arriero-model.json: damaged"]
+    hub.remove(store.find("tiny"))
+    assert not stored.path.exists()
+
+
+def test_a_model_is_found_by_the_name_it_is_listed_under(home, model_dir):
+    """An adapter's contract names its base model; owner--name was no name that anything understood."""
+    path = home / "models" / "owner--name"
+    shutil.copytree(model_dir, path)
+    store.write_manifest(path, name="owner--name", source="huggingface", revision="abc")
+    assert hub.name_of(path) == "owner/name"
+    assert hub.resolve("owner/name") == hub.resolve("owner--name") == path
+    assert store.find("owner--name").path == store.find("owner/name").path == path
+
+
+@pytest.mark.parametrize("name", ["..", "../models", "a/../b", "/etc", "."])
+def test_removal_stays_inside_the_models_directory(home, model_dir, name):
+    (home / "models").mkdir(parents=True)
+    shutil.copytree(model_dir, home / "victim")
+    store.write_manifest(home / "victim", name="x", source="x", revision="x")
+    with pytest.raises(NotFoundError):
+        store.find(name)
 
 
 def test_fingerprint_follows_the_weights_and_nothing_else(model_dir, other_model_dir, tmp_path):

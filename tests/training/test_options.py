@@ -19,6 +19,9 @@ def test_the_defaults_are_the_tutorial_s():
     ("name", "value"),
     [
         ("epochs", 0),
+        ("epochs", float("inf")),
+        ("precision", "bf16"),
+        ("too_long", "truncate"),
         ("learning_rate", 0),
         ("learning_rate", float("nan")),
         ("learning_rate", 1),

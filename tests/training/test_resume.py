@@ -39,12 +39,19 @@ def test_a_signal_saves_a_checkpoint_and_resume_ends_where_the_whole_run_does(ro
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert 1 <= step < 60
 
+    # a process killed while it saved leaves a checkpoint that is not whole
+    (stopped / "checkpoints" / "checkpoint-59").mkdir()
+    reports = []
     for arguments in (command(rows_file, model_dir, stopped, "--resume"), command(rows_file, model_dir, whole)):
         done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
         assert done.returncode == 0, done.stderr
         document = json.loads(done.stdout)
         assert document["steps"] == 60
+        reports.append(document)
         assert document["resumed_from"] == (step if str(stopped) in arguments else None)
+    assert reports[0]["train_loss"] == reports[1]["train_loss"], (
+        "the mean is over all steps, not those since the resume"
+    )
     lines = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(1, 61)), "every step once"
     resumed, straight = (load_file(path / "adapter_model.safetensors") for path in (stopped, whole))

@@ -1,0 +1,60 @@
+"""Read a model directory: its JSON files, its context window, its weights. What is damaged is a typed error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arriero.errors import ArrieroError, MemoryLimitError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file, empty where there is no such file; raises ArrieroError where it is not one."""
+    if not file.is_file():
+        return {}
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArrieroError(f"{file} is not valid JSON: {error}", hint="fetch or write it again") from error
+    if not isinstance(document, dict):
+        raise ArrieroError(f"{file} must hold a JSON object, got {type(document).__name__}")
+    return document
+
+
+def window(model_dir: Path) -> int:
+    """The model's context in tokens, prompt and completion together."""
+    config = read_json(model_dir / "config.json")
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    raise ArrieroError(f"{model_dir / 'config.json'} does not say how many tokens the model can read")
+
+
+def load_weights(model_dir: Path, **options: Any) -> PreTrainedModel:
+    """The model, from safetensors on disk only and without running code that came with it.
+
+    `options` go to `from_pretrained`. Raises ArrieroError where the weights are damaged or of an unknown kind,
+    MemoryLimitError where they do not fit.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model_dir, local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MemoryLimitError(f"{model_dir.name} does not fit into memory: {error}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ArrieroError(
+            f"{model_dir.name} cannot be loaded: {error}",
+            hint=f"arriero models verify {model_dir.name}; models that need code of their own are not run",
+        ) from error
+    return model

@@ -1,0 +1,198 @@
+"""Both engines: what they refuse, how they end, and that a model directory cannot run code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from arriero.chat import load
+from arriero.engines import choose, load_engine
+from arriero.engines.openvino import adapter_scale, exported
+from arriero.errors import ArrieroError, EngineError, UsageError
+from arriero.messages import Sampling
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
+RANDOM = Sampling(temperature=1.0, top_p=0.9, top_k=20, repetition_penalty=1.1, seed=7)
+PROMPT = [1, 4, 110, 111, 2, 5]
+ENGINES = ["transformers", "openvino"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request, model_dir):
+    made = load_engine(model_dir, (2,), engine=request.param)
+    yield made
+    made.close()
+
+
+def ids(engine, sampling, count=12):
+    generation = engine.submit(PROMPT, sampling, max_new_tokens=count)
+    return list(generation)
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_one_another(engine):
+    assert ids(engine, RANDOM) == ids(engine, RANDOM)
+    others = {
+        tuple(ids(engine, Sampling(temperature=2.0, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=n)))
+        for n in range(4)
+    }
+    assert len(others) > 1
+
+
+def test_top_p_0_is_greedy(engine):
+    """OpenVINO refuses it, and the refusal once hung this request and all that waited with it."""
+    narrow = Sampling(temperature=1.0, top_p=0.0, top_k=0, repetition_penalty=1.0)
+    assert ids(engine, narrow) == ids(engine, GREEDY)
+
+
+def test_a_request_the_pipeline_refuses_fails_alone(engine):
+    bad = engine.submit([], GREEDY, max_new_tokens=5)
+    good = [engine.submit(PROMPT, GREEDY, max_new_tokens=5) for _ in range(3)]
+    with pytest.raises(ArrieroError):
+        list(bad)
+    assert [len(list(generation)) for generation in good] == [5, 5, 5]
+
+
+def test_cancelling_ends_the_stream(engine):
+    generation = engine.submit(PROMPT, GREEDY, max_new_tokens=200)
+    stream = iter(generation)
+    next(stream)
+    generation.cancel()
+    list(stream)
+    assert generation.finish_reason in ("cancelled", "stop")
+    assert ids(engine, GREEDY, 3), "the engine goes on"
+
+
+def test_closing_ends_what_runs_and_what_waits(model_dir):
+    """transformers once finished everything in its queue first."""
+    for name in ENGINES:
+        engine = load_engine(model_dir, (2,), engine=name)
+        waiting = [engine.submit(PROMPT, GREEDY, max_new_tokens=200) for _ in range(6)]
+        engine.close()
+        for generation in waiting:
+            list(generation)
+        assert waiting[-1].finish_reason == "cancelled"
+        assert len(list(waiting[-1])) < 200
+        with pytest.raises(EngineError, match="closed"):
+            engine.submit(PROMPT, GREEDY, max_new_tokens=1)
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(UsageError, match="no engine is called 'tpu'; expected one of auto, transformers, openvino"):
+        choose("tpu")
+
+
+def sliding(model_dir, tmp_path, **changes):
+    path = tmp_path / "sliding"
+    shutil.copytree(model_dir, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+    return path
+
+
+def test_a_sliding_window_is_not_answered_as_if_it_were_none(model_dir, tmp_path):
+    """The exported mask is causal only: answers beyond the window were silently other ones."""
+    path = sliding(model_dir, tmp_path, sliding_window=8)
+    assert choose("auto", path).engine == "transformers"
+    assert "window of 8 tokens" in choose("auto", path).reason
+    with pytest.raises(EngineError, match="window of 8 tokens"):
+        load_engine(path, (2,), engine="openvino")
+    assert choose("auto", model_dir).engine == "openvino"
+    unused = tmp_path / "unused"
+    unused.mkdir()
+    assert choose("auto", sliding(model_dir, unused, sliding_window=8, use_sliding_window=False)).engine == "openvino"
+
+
+def test_a_changed_config_is_exported_again(home, model_dir, tmp_path):
+    """The cache's name once covered the weights only."""
+    before = exported(model_dir)
+    assert exported(model_dir) == before
+    changed = tmp_path / model_dir.name
+    shutil.copytree(model_dir, changed)
+    config = json.loads((changed / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 3.0}
+    (changed / "config.json").write_text(json.dumps(config))
+    assert exported(changed) != before
+
+
+def test_openvino_sends_no_statistics(tmp_path):
+    code = "import arriero.engines.openvino, arriero.engines.export, sys; print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+
+
+@pytest.mark.parametrize("name", [*ENGINES, "train"])
+def test_code_that_comes_with_a_model_is_never_run(name, model_dir, rows_file, tmp_path):
+    """transformers asks on standard input whether to run it, unless it is told not to."""
+    evil = tmp_path / "evil"
+    shutil.copytree(model_dir, evil)
+    witness = tmp_path / "witness"
+    (evil / "modeling_evil.py").write_text(f"open({str(witness)!r}, 'w')\n")
+    config = json.loads((evil / "config.json").read_text())
+    classes = {"AutoConfig": "modeling_evil.EvilConfig", "AutoModelForCausalLM": "modeling_evil.Evil"}
+    (evil / "config.json").write_text(json.dumps({**config, "model_type": "evil", "auto_map": classes}))
+    verb = (
+        ["ask", "hi", "--engine", name]
+        if name in ENGINES
+        else ["train", str(rows_file), "--output", str(tmp_path / "o")]
+    )
+    command = [sys.executable, "-m", "arriero.cli", *verb, "--model", str(evil)]
+    done = subprocess.run(command, input="y\n" * 5, capture_output=True, text=True, check=False, timeout=100)
+    assert not witness.exists()
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_damaged_weights_are_an_error_that_says_so(home, model_dir, trained_adapter, tmp_path, name):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ArrieroError, match="broken cannot be loaded"):
+        load(broken, engine=name)
+    adapter = tmp_path / "adapter"
+    shutil.copytree(trained_adapter, adapter)
+    (adapter / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(EngineError):
+        load(model_dir, adapter=adapter, engine=name)
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(ArrieroError):
+        load(model_dir, adapter=adapter, engine=name)
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"peft_type": "LORA", "r": 8, "lora_alpha": 32}, 4.0),
+        ({"peft_type": "LORA", "r": 16, "lora_alpha": 8, "use_rslora": True}, 2.0),
+    ],
+)
+def test_the_scale_of_an_adapter(tmp_path, config, scale):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert adapter_scale(tmp_path) == scale
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [{"use_dora": True}, {"rank_pattern": {"q": 2}}, {"modules_to_save": ["lm_head"]}, {"peft_type": "IA3"}, {"r": 0}],
+)
+def test_what_openvino_does_not_do_is_refused_by_name(tmp_path, feature):
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 32, **feature}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(EngineError, match="|".join([*feature, *map(str, feature.values())])):
+        adapter_scale(tmp_path)
+
+
+def test_the_context_window_comes_from_the_config_or_is_asked_for(model_dir, tmp_path):
+    from arriero import hub
+
+    assert hub.window(model_dir) == 256
+    (tmp_path / "config.json").write_text('{"n_positions": 1024}')
+    assert hub.window(tmp_path) == 1024
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ArrieroError, match="how many tokens"):
+        hub.window(tmp_path)
