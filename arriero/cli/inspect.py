@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from arriero import hub
 from arriero.cli import output
-from arriero.cli.options import Json
+from arriero.cli.options import BaseOptions, Json
 from arriero.data.options import DataOptions
 from arriero.errors import ArrieroError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from arriero.prompt import Renderer
     from arriero.training.estimate import Estimate
 
+BASE = BaseOptions()
 DEFAULTS = DataOptions()
 
 
@@ -26,8 +27,7 @@ def inspect(
     data: str,
     /,
     *,
-    model: str | None = None,
-    system: str | None = None,
+    base: BaseOptions = BASE,
     options: Annotated[DataOptions, Parameter(name="*")] = DEFAULTS,
     show: int = 0,
     limit: int = 3,
@@ -41,10 +41,6 @@ def inspect(
     data
         A file (JSON, JSON Lines, CSV, Parquet), a directory of these, owner/name of a data set on Hugging Face, or
         modelscope:owner/name.
-    model
-        Catalogue name, repository id or directory; tokenizer and config suffice. Default: the embedded model.
-    system
-        System prompt to train under.
     show
         Print so many rows as tokens: prompt grey, loss green, special tokens in bold.
     limit
@@ -59,9 +55,9 @@ def inspect(
     from arriero.training.estimate import estimate
 
     loaded = load(data, options)  # before anything that takes longer
-    model_dir = hub.resolve(model)
+    model_dir = hub.resolve(base.model)  # tokenizer and config suffice
     tokenizer = load_tokenizer(model_dir)
-    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=options.answers)
+    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), base.system, answers=options.answers)
     report = examine(loaded, renderer, options, window=hub.window(model_dir), limit=max(limit, show))
     cost = estimate(model_dir, tokens=report.tokens, longest=report.longest)
     if html is not None:

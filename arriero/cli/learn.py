@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.options import Json, plain
+from arriero.cli.options import BaseOptions, Json, plain
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from arriero.training import StepReport
 
+BASE = BaseOptions()
 DEFAULTS = TrainOptions()
 
 
@@ -24,8 +25,7 @@ def train(
     data: str,
     *,
     output_dir: Annotated[Path, Parameter(name="--output")],
-    model: str | None = None,
-    system: str | None = None,
+    base: BaseOptions = BASE,
     options: Annotated[TrainOptions, Parameter(name="*")] = DEFAULTS,
     resume: bool = False,
     config: Path | None = None,
@@ -42,10 +42,6 @@ def train(
         modelscope:owner/name.
     output_dir
         Adapter directory to write.
-    model
-        Catalogue name, repository id or directory. Default: the embedded model.
-    system
-        System prompt to train under; served with the adapter from then on.
     resume
         Go on from the last checkpoint in --output, if there is one.
     config
@@ -56,9 +52,7 @@ def train(
 
     progress = _Progress()
     try:
-        report = run(
-            data, output=output_dir, model=model, system=system, resume=resume, on_step=progress, **plain(options)
-        )
+        report = run(data, output=output_dir, resume=resume, on_step=progress, **plain(base), **plain(options))
     finally:
         progress.close()
     if as_json:

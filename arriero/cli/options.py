@@ -15,6 +15,24 @@ Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class BaseOptions:
+    """What is trained.
+
+    Parameters
+    ----------
+    model
+        Catalogue name, repository id or directory. Default: the embedded model.
+    system
+        System prompt to train under; served with the adapter from then on.
+
+    """
+
+    model: str | None = None
+    system: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Which model answers.
 
