@@ -38,7 +38,7 @@ def ask(
 
     """
     text = _question(question)
-    chosen = Sampling(**plain(sampling))  # type: ignore[arg-type]
+    chosen = Sampling(**plain(sampling))
     started = time.perf_counter()
     chat = _load(model)
     loaded = time.perf_counter()
@@ -79,7 +79,7 @@ def chat(*, model: ModelOptions = MODEL, sampling: SamplingOptions = SAMPLING) -
     """Talk in the terminal. Ctrl-C stops an answer, Ctrl-D or /exit leaves."""
     from arriero.terminal import converse
 
-    chosen = Sampling(**plain(sampling))  # type: ignore[arg-type]
+    chosen = Sampling(**plain(sampling))
     loaded = _load(model)
     try:
         converse(loaded, chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Toml, Yaml
@@ -93,7 +93,7 @@ def examples(*commands: str) -> str:
     return "**Examples**\n\n" + "\n".join(f"    arriero {command}" for command in commands)
 
 
-def plain(options: object) -> dict[str, object]:
+def plain(options: object) -> dict[str, Any]:
     """The fields of an options dataclass as keyword arguments."""
     return asdict(options)  # type: ignore[call-overload,no-any-return]
 
