@@ -80,6 +80,7 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
     _INHERITED[id(job)] = job
     for broken in _unreadable(cache):
         broken.unlink()
+    environment, parallelism = os.environ, os.environ.get("TOKENIZERS_PARALLELISM")
     try:
         table = loaded.table.with_format("arrow").map(
             job,
@@ -92,6 +93,11 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
             desc="rendering",
         )
     finally:
+        os.environ = environment  # noqa: B003  with several processes, map leaves a copy that others do not know
+        if parallelism is None:
+            os.environ.pop("TOKENIZERS_PARALLELISM", None)
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
         del _INHERITED[id(job)]
         datasets.enable_progress_bars()
     return _outcome(table.with_format(None), loaded)

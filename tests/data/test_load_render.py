@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import numpy as np
@@ -137,7 +138,10 @@ def test_processes_give_what_one_gives(tmp_path, monkeypatch):
     loaded = data.load(write(tmp_path, rows))
     alone = data.render(loaded, RENDERER, OPTIONS, 256)
     monkeypatch.setattr("arriero.data.rendering.IN_PROCESS", 10)
+    environment, before = os.environ, dict(os.environ)
     together = data.render(loaded, RENDERER.with_system(None), DataOptions(max_length=255), 256)
+    assert os.environ is environment, "Dataset.map put a copy in its place, and later changes went to the wrong one"
+    assert dict(os.environ) == before
     assert list(together.table["ids"]) == list(alone.table["ids"])
     assert [drop.row for drop in together.dropped] == [drop.row for drop in alone.dropped] == [2500]
 
