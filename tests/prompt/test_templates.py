@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message
-from arriero.prompt import Renderer
+from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 from tests.prompt.templates import FAMILIES, tokenizer_for
 
 RENDERERS = {}
@@ -126,6 +126,18 @@ def test_cutting_keeps_the_end_token(length, ids):
         assert len(shorter.ids) == ids
         assert shorter.ids[-1] == 2
         assert shorter.spans == ((9, ids),)
+
+
+@pytest.mark.model
+def test_smollm2_s_ids_spelled_out(embedded_model):
+    """The real tokenizer and template; digits one by one, the newline after <|im_end|> not trained."""
+    tokenizer = load_tokenizer(embedded_model)
+    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, embedded_model), system="Be brief.")
+    rendered = renderer.render(conversation([("hi", "hello 123  5")]))
+    start = [1, 9690, 198, 6077, 5453, 30, 2, 198, 1, 4093, 198, 6004, 2, 198, 1, 520, 9531, 198]
+    assert list(rendered.ids) == [*start, 28120, 216, 33, 34, 35, 256, 37, 2, 198]
+    assert rendered.spans == ((18, 26),)
+    assert renderer.prompt([Message("user", "hi")]) == start
 
 
 # Llama 3.1, the real tokenizer and template, against Meta's own chat format
