@@ -101,7 +101,7 @@ def models() -> list[StoredModel]:
 def find(name: str) -> StoredModel:
     """The stored model of that directory name, damaged or not; raises NotFoundError."""
     path = settings.models_dir() / name.replace("/", "--")
-    if path.parent == settings.models_dir() and path.is_dir() and (path / MANIFEST).exists():
+    if name not in ("", ".", "..") and (path / MANIFEST).is_file():
         try:
             return read_manifest(path) or StoredModel(path.name, path, "unknown", "", {})
         except DownloadError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
@@ -101,10 +101,7 @@ class _Run:
             callbacks=[self.recorder],
         )
         self.recorder.trainer = self.trainer
-        for callback in ("PrinterCallback", "ProgressCallback"):
-            self.trainer.callback_handler.callbacks = [
-                kept for kept in self.trainer.callback_handler.callbacks if type(kept).__name__ != callback
-            ]
+        self.trainer.remove_callback(PrinterCallback)  # it prints every log to standard output
 
     def go(self, contract: Contract) -> TrainReport:
         """Train to the end and write the directory, or raise InterruptedRun after saving a checkpoint."""
@@ -119,6 +116,7 @@ class _Run:
         seconds = time.monotonic() - started
         state = self.trainer.state
         if self.recorder.stop.is_set() and state.global_step < state.max_steps:
+            self.recorder.close()
             raise InterruptedRun(
                 f"stopped at step {state.global_step} of {state.max_steps}; the checkpoint is saved",
                 hint="run the same command with --resume to go on",

@@ -87,6 +87,8 @@ def test_removal_stays_inside_the_models_directory(home, model_dir, name):
     (home / "models").mkdir(parents=True)
     shutil.copytree(model_dir, home / "victim")
     store.write_manifest(home / "victim", name="x", source="x", revision="x")
+    (home / store.MANIFEST).write_text("{}")
+    (home / "models" / store.MANIFEST).write_text("{}")
     with pytest.raises(NotFoundError):
         store.find(name)
 
