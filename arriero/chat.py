@@ -200,7 +200,7 @@ def load(
         renderer = replace(renderer, system=contract.system, today=contract.today, variables=contract.variables)
         contract.check(renderer, hub.fingerprint(model_dir))
     if system is not None:
-        renderer = replace(renderer, system=system)
+        renderer = renderer.with_system(system)
     return Chat(
         load_engine(model_dir, renderer.stop_token_ids, adapter_dir, engine),
         renderer,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from itertools import groupby
 from pathlib import Path
@@ -130,7 +130,7 @@ class _OverChat(BaseModel):
         return conversation.messages, self._sampling(stop, options)
 
     def _stream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[Any]:
-        pieces = cast("Generator[Piece, None, None]", self.chat.stream(*self._request(prompt, stop, kwargs)))
+        pieces = self.chat.stream(*self._request(prompt, stop, kwargs))
         with closing(pieces):  # whoever breaks off stops the engine at once
             for piece in pieces:
                 chunk = self._chunk(piece)
@@ -139,7 +139,7 @@ class _OverChat(BaseModel):
                 yield chunk
 
     async def _astream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kw: Any) -> AsyncIterator[Any]:
-        pieces = cast("AsyncGenerator[Piece, None]", self.chat.astream(*self._request(prompt, stop, kw)))
+        pieces = self.chat.astream(*self._request(prompt, stop, kw))
         async with aclosing(pieces):
             async for piece in pieces:
                 chunk = self._chunk(piece)

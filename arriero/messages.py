@@ -87,9 +87,25 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. Temperature 0 is greedy. None means the model's own default.
+    """How to choose tokens. None means the model's own default. The command line declares its options from here.
 
-    `max_new_tokens` is in tokens; None means 512, or what the window leaves if that is less.
+    Parameters
+    ----------
+    max_new_tokens
+        Longest answer in tokens. Default: 512, or what the window leaves.
+    temperature
+        0 is greedy.
+    top_p
+        Keep the most probable tokens that together reach this probability.
+    top_k
+        Keep this many most probable tokens; 0 keeps all.
+    repetition_penalty
+        Above 1 makes repetition less likely.
+    seed
+        Same seed, same answer.
+    stop
+        Text at which the answer is cut; may be given several times.
+
     """
 
     max_new_tokens: int | None = None

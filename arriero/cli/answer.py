@@ -7,10 +7,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.options import Json, ModelOptions, SamplingOptions, plain
+from arriero.cli.options import Json, ModelOptions, plain
 from arriero.errors import ArrieroError, UsageError
 from arriero.messages import Sampling
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from arriero.chat import Chat
 
 MODEL = ModelOptions()
-SAMPLING = SamplingOptions()
+SAMPLING = Sampling()
 
 
 def ask(
@@ -26,7 +28,7 @@ def ask(
     /,
     *,
     model: ModelOptions = MODEL,
-    sampling: SamplingOptions = SAMPLING,
+    sampling: Annotated[Sampling, Parameter(name="*")] = SAMPLING,
     as_json: Json = False,
 ) -> None:
     """Ask one question.
@@ -38,13 +40,12 @@ def ask(
 
     """
     text = _question(question)
-    chosen = Sampling(**plain(sampling))
     started = time.perf_counter()
     chat = _load(model)
     loaded = time.perf_counter()
     first: float | None = None
     answer = []
-    stream = chat.stream([{"role": "user", "content": text}], chosen)
+    stream = chat.stream([{"role": "user", "content": text}], sampling)
     for piece in stream:
         first = first or time.perf_counter()
         answer.append(piece.text)
@@ -75,14 +76,13 @@ def ask(
     )
 
 
-def chat(*, model: ModelOptions = MODEL, sampling: SamplingOptions = SAMPLING) -> None:
+def chat(*, model: ModelOptions = MODEL, sampling: Annotated[Sampling, Parameter(name="*")] = SAMPLING) -> None:
     """Talk in the terminal. Ctrl-C stops an answer, Ctrl-D or /exit leaves."""
     from arriero.terminal import converse
 
-    chosen = Sampling(**plain(sampling))
     loaded = _load(model)
     try:
-        converse(loaded, chosen)
+        converse(loaded, sampling)
     finally:
         loaded.close()
 

@@ -55,39 +55,6 @@ class ModelOptions:
     engine: Literal["auto", "transformers", "openvino"] = "auto"
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How tokens are chosen. Defaults are the model's own.
-
-    Parameters
-    ----------
-    max_new_tokens
-        Longest answer in tokens. Default: 512, or what the window leaves.
-    temperature
-        0 is greedy.
-    top_p
-        Keep the most probable tokens that together reach this probability.
-    top_k
-        Keep this many most probable tokens; 0 keeps all.
-    repetition_penalty
-        Above 1 makes repetition less likely.
-    seed
-        Same seed, same answer.
-    stop
-        Text at which the answer is cut; may be given several times.
-
-    """
-
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-
 def examples(*commands: str) -> str:
     """The examples at the end of a help page, in Markdown."""
     return "**Examples**\n\n" + "\n".join(f"    arriero {command}" for command in commands)

@@ -77,9 +77,9 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
 
     if rows <= IN_PROCESS or not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    _INHERITED[id(job)] = job
     for broken in _unreadable(cache):
         broken.unlink()
+    _INHERITED[id(job)] = job
     environment, parallelism = os.environ, os.environ.get("TOKENIZERS_PARALLELISM")
     try:
         table = loaded.table.with_format("arrow").map(

@@ -66,7 +66,6 @@ class Recorder(TrainerCallback):
         self.on_step = on_step
         self.eval_loss: float | None = None
         self.evaluated_at = -1
-        self.last_loss = math.nan
         self.stop = threading.Event()
         self.trainer: CountingTrainer | None = None
         self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
@@ -95,10 +94,9 @@ class Recorder(TrainerCallback):
         """Record an optimizer step; a loss that is not a number ends the run."""
         if logs is None or "loss" not in logs:
             return
-        self.last_loss = logs["loss"]
-        if not math.isfinite(self.last_loss):
+        if not math.isfinite(logs["loss"]):
             raise ArrieroError(
-                f"the loss became {self.last_loss} at step {state.global_step}", hint="lower --learning-rate"
+                f"the loss became {logs['loss']} at step {state.global_step}", hint="lower --learning-rate"
             )
         self._record(state, logs["loss"], logs["learning_rate"])
 

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def clients_at(url: str, folder: Path) -> dict[str, str]:
+    """The environment of a process whose hub clients, both of them, ask `url` and keep everything in `folder`."""
+    return {
+        **os.environ,
+        "ARRIERO_HOME": str(folder / "home"),
+        "HF_HOME": str(folder / "hf"),
+        "HF_ENDPOINT": url,
+        "HF_HUB_DISABLE_XET": "1",
+        "MODELSCOPE_ENDPOINT": url,
+        "MODELSCOPE_CACHE": str(folder / "ms"),
+    }
 
 
 class LoopbackHub(ThreadingHTTPServer):

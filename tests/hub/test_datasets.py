@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import ROWS
-from tests.hub.hubs import LoopbackHub
+from tests.hub.hubs import LoopbackHub, clients_at
 
 
 @pytest.fixture
@@ -25,17 +24,10 @@ def hub_server(tmp_path):
 
 
 def inspect(tmp_path, url, name, model_dir):
-    environment = {
-        **os.environ,
-        "ARRIERO_HOME": str(tmp_path / "home"),
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_ENDPOINT": url,
-        "HF_HUB_DISABLE_XET": "1",
-        "MODELSCOPE_ENDPOINT": url,
-        "MODELSCOPE_CACHE": str(tmp_path / "ms"),
-    }
     command = [sys.executable, "-m", "arriero.cli", "inspect", name, "--json", "--model", str(model_dir)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(
+        command, env=clients_at(url, tmp_path), capture_output=True, text=True, check=False, timeout=100
+    )
 
 
 @pytest.mark.parametrize("name", ["owner/name", "modelscope:owner/name"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
 
 import pytest
 
-from tests.hub.hubs import COMMIT, LoopbackHub
+from tests.hub.hubs import COMMIT, LoopbackHub, clients_at
 
 
 @pytest.fixture
@@ -24,17 +23,10 @@ def hub_server(model_dir, tmp_path):
 
 def download(tmp_path, url, *arguments):
     """Run `arriero download` with both clients pointed at `url`; returns exit code, JSON document, standard error."""
-    environment = {
-        **os.environ,
-        "ARRIERO_HOME": str(tmp_path / "home"),
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_ENDPOINT": url,
-        "HF_HUB_DISABLE_XET": "1",
-        "MODELSCOPE_ENDPOINT": url,
-        "MODELSCOPE_CACHE": str(tmp_path / "ms"),
-    }
     command = [sys.executable, "-m", "arriero.cli", "download", "--json", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        command, env=clients_at(url, tmp_path), capture_output=True, text=True, check=False, timeout=100
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 
