@@ -3,7 +3,7 @@
     options.py   TrainOptions: every option, declared once
     examples.py  conversations -> rendered examples, batches, and what had to be left out
     trainer.py   one run of transformers.Trainer: batches, counting, progress, interruption, evaluation
-    output.py    the adapter directory: contract, metrics, report, model card; what may be resumed
+    output/      what a run leaves on disk: the adapter directory, what may be resumed
     run.py       train(): the whole way
     estimate.py  what training would cost here
 
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
-    from arriero.training.output import TrainReport
+    from arriero.training.output.directory import TrainReport
     from arriero.training.run import train
     from arriero.training.trainer import StepReport
 
 __all__ = ["StepReport", "TrainOptions", "TrainReport", "train"]
-_HOMES = {"StepReport": "trainer", "TrainReport": "output", "train": "run"}
+_HOMES = {"StepReport": "trainer", "TrainReport": "output.directory", "train": "run"}
 
 
 def __getattr__(name: str) -> Any:

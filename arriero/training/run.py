@@ -18,10 +18,10 @@ from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import fast_bfloat16, gpus
 from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
-from arriero.training import output as directory
 from arriero.training.examples import Examples, collate_rows, prepare
 from arriero.training.options import TrainOptions
-from arriero.training.output import TrainReport
+from arriero.training.output import directory
+from arriero.training.output.directory import TrainReport
 from arriero.training.trainer import CountingTrainer, OnStep, Recorder, stops_on_signals
 
 if TYPE_CHECKING:

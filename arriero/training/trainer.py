@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from arriero.errors import ArrieroError
 from arriero.prompt import Rendered
 from arriero.training.examples import Batch, collate
-from arriero.training.output import mark_complete
+from arriero.training.output.directory import mark_complete
 
 if TYPE_CHECKING:
     from peft import PeftModel
