@@ -7,7 +7,7 @@ conversation, stop at the same tokens and cut at the same stop strings.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from arriero.engines.choose import EngineName as EngineName
 from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.sampling import default_sampling
 from arriero.engines.stopping import StopFilter
-from arriero.errors import ContextLengthError, EngineError, NotFoundError
+from arriero.errors import ContextLengthError, EngineError
 from arriero.messages import DEFAULT_MAX_NEW_TOKENS, FinishReason, Message, Piece, Sampling, Usage
-from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
+from arriero.prompt import Renderer, bind
 
 Messages = Iterable[Message | Mapping[str, Any]]
 
@@ -191,43 +191,12 @@ def load(
     embedded model. `system` replaces the system prompt, which otherwise is the one the adapter was trained with.
     Raises ContractError when the adapter belongs to another model or prompt.
     """
-    adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
-    contract = _contract(adapter_dir)
-    model_dir = _base(contract) if model is None and contract is not None else hub.resolve(model)
-    tokenizer = load_tokenizer(model_dir)
-    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
-    if contract is not None:
-        renderer = replace(renderer, system=contract.system, today=contract.today, variables=contract.variables)
-        contract.check(renderer, hub.fingerprint(model_dir))
-    if system is not None:
-        renderer = renderer.with_system(system)
+    found = bind(model, adapter, system=system)
     return Chat(
-        load_engine(model_dir, renderer.stop_token_ids, adapter_dir, engine),
-        renderer,
-        model=hub.name_of(model_dir),
-        adapter=adapter_dir.name if adapter_dir else None,
-        window=hub.window(model_dir),
-        defaults=default_sampling(model_dir),
+        load_engine(found.model_dir, found.renderer.stop_token_ids, found.adapter_dir, engine),
+        found.renderer,
+        model=hub.name_of(found.model_dir),
+        adapter=found.adapter_dir.name if found.adapter_dir else None,
+        window=hub.window(found.model_dir),
+        defaults=default_sampling(found.model_dir),
     )
-
-
-def _base(contract: Contract) -> Path:
-    """The base model of an adapter, found by the name its contract has."""
-    try:
-        return hub.resolve(contract.base_model)
-    except NotFoundError as error:
-        raise NotFoundError(
-            f"the adapter's base model is not on disk: {error.message}",
-            hint=f"arriero download {contract.base_model}, or give its directory with --model",
-        ) from error
-
-
-def _contract(adapter_dir: Path | None) -> Contract | None:
-    if adapter_dir is None:
-        return None
-    if not (adapter_dir / "adapter_config.json").is_file():
-        raise NotFoundError(
-            f"{adapter_dir} is not an adapter directory: it has no adapter_config.json",
-            hint="give the --output directory of a finished `arriero train`",
-        )
-    return Contract.load(adapter_dir)

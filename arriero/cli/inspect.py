@@ -17,7 +17,7 @@ from arriero.errors import ArrieroError
 if TYPE_CHECKING:
     from arriero.data import Report
     from arriero.prompt import Renderer
-    from arriero.training.estimate import Estimate
+    from arriero.training.planning.estimate import Estimate
 
 BASE = BaseOptions()
 DEFAULTS = DataOptions()
@@ -52,7 +52,7 @@ def inspect(
     from arriero.data import inspect as examine
     from arriero.data import load
     from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
-    from arriero.training.estimate import estimate
+    from arriero.training.planning.estimate import estimate
 
     loaded = load(data, options)  # before anything that takes longer
     model_dir = hub.resolve(base.model)  # tokenizer and config suffice

@@ -69,6 +69,25 @@ app.command(
     ),
 )
 app.command(
+    "arriero.cli.adapter:evaluate",
+    help="Measure a model, and an adapter beside it, on a data file.\n\n"
+    "All rows count, unless --held-out is given. With --adapter, rows are read and split as in its training; an option "
+    "given here with another value than its default goes first.",
+    help_epilogue=examples(
+        "evaluate examples/data/llama-driver.json --adapter runs/llama-driver --held-out",
+        "evaluate my.json --model llama-3.1-8b-instruct",
+        "evaluate my.json --adapter runs/mine --json",
+    ),
+)
+app.command(
+    "arriero.cli.adapter:merge",
+    help="Merge an adapter into its base model.",
+    help_epilogue=examples(
+        "merge runs/llama-driver --output runs/llama-driver-merged",
+        "merge runs/mine --output runs/mine-merged --data my.json",
+    ),
+)
+app.command(
     "arriero.cli.answer:ask",
     help="Ask one question; standard input is read when none is given.",
     help_epilogue=examples(

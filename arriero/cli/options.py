@@ -33,8 +33,8 @@ class BaseOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which model answers.
+class TunedOptions:
+    """Which model, with which adapter.
 
     Parameters
     ----------
@@ -44,14 +44,26 @@ class ModelOptions:
         Output directory of `arriero train`.
     system
         System prompt. Default: the one the adapter was trained with, or the chat template's own.
-    engine
-        What computes the answer. auto chooses by hardware and says so.
 
     """
 
     model: str | None = None
     adapter: str | None = None
     system: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(TunedOptions):
+    """Which model answers.
+
+    Parameters
+    ----------
+    engine
+        What computes the answer. auto chooses by hardware and says so.
+
+    """
+
     engine: Literal["auto", "transformers", "openvino"] = "auto"
 
 

@@ -37,14 +37,14 @@ IN_PROCESS = 20_000  # up to so many rows, other processes take longer to start 
 class RenderedData:
     """Rendered rows, memory-mapped; `table` adds ids and spans (flat start, end, …) to file, row and keys.
 
-    `cut` counts rows whose answer was shortened on request. `dropped` has the rows of `Loaded.dropped` too. `first` is
-    the place of the first kept row in `Loaded.table`.
+    `cut` counts rows whose answer was shortened on request. `dropped` has the rows of `Loaded.dropped` too. `places`
+    are those of the kept rows in `Loaded.table`.
     """
 
     table: Dataset
     dropped: tuple[Dropped, ...]
     cut: int
-    first: int
+    places: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -132,7 +132,7 @@ def _outcome(table: Dataset, loaded: Loaded) -> RenderedData:
     if not len(kept):
         raise DataError(loaded.files[0], f"no row is left of {len(dropped)}; the first: {dropped[0].reason}")
     whole = len(kept) == len(table)
-    return RenderedData(table if whole else table.select(kept), tuple(dropped), cut, int(kept[0]))
+    return RenderedData(table if whole else table.select(kept), tuple(dropped), cut, kept)
 
 
 _INHERITED: dict[int, _Job] = {}  # jobs that processes forked from now on find in their memory

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from arriero import hub
@@ -134,12 +133,7 @@ def _load(model_dir: Path, adapter_dir: Path | None) -> PreTrainedModel:
         device_map="auto" if gpus() else None,
     )
     if adapter_dir is not None:
-        from peft import PeftModel
-
-        try:
-            model = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-            raise EngineError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
+        model = hub.load_adapter(model, adapter_dir)
     loaded: PreTrainedModel = model.eval()
     # the model's own sampling defaults reach generate() through `Sampling`, and only through it
     loaded.generation_config = GenerationConfig()

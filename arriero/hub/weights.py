@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arriero.errors import ArrieroError, MemoryLimitError
+from arriero.errors import ArrieroError, MemoryLimitError, NotFoundError
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -52,9 +53,32 @@ def load_weights(model_dir: Path, **options: Any) -> PreTrainedModel:
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryLimitError(f"{model_dir.name} does not fit into memory: {error}") from error
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except ModuleNotFoundError:
+        raise  # the command line knows what to install
+    except (ImportError, OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ArrieroError(
             f"{model_dir.name} cannot be loaded: {error}",
             hint=f"arriero models verify {model_dir.name}; models that need code of their own are not run",
         ) from error
     return model
+
+
+def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PeftModel:
+    """The model with an adapter on it, unmerged and not trainable; from safetensors on disk only.
+
+    PEFT by itself would also read a pickle, or ask a hub for what is missing. Raises NotFoundError where the directory
+    has no weights, ArrieroError where they are damaged or not made for this model.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (adapter_dir / "adapter_model.safetensors").is_file():
+        raise NotFoundError(
+            f"{adapter_dir} has no adapter_model.safetensors; other formats are not loaded",
+            hint="give the --output directory of a finished `arriero train`",
+        )
+    try:
+        loaded: PeftModel = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ArrieroError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
+    return loaded

@@ -1,11 +1,18 @@
 """Instruction data -> an adapter directory: LoRA fine-tuning under a prompt contract.
 
-    options.py   TrainOptions: every option, declared once
-    examples.py  conversations -> rendered examples, batches, and what had to be left out
-    trainer.py   one run of transformers.Trainer: batches, counting, progress, interruption, evaluation
-    output/      what a run leaves on disk: the adapter directory, what may be resumed
-    run.py       train(): the whole way
-    estimate.py  what training would cost here
+    options.py    TrainOptions: every option, declared once
+    examples.py   conversations -> rendered examples, and what had to be left out
+    lora.py       the base model with LoRA matrices
+    pack.py       a step's examples -> packed rows
+    attention.py  attention over a packed row, its common prefix computed once
+    steps.py      loss and gradients of a step, divided once however it is split
+    trainer.py    one run of transformers.Trainer over such steps; checkpoints
+    progress.py   metrics, interruption, what people see
+    run.py        train(): the whole way
+    kernels/      fused pieces of a decoder layer
+    planning/     mode, memory, and the proof that the first step is right
+    output/       what a run leaves on disk: checkpoints, adapter directory, report
+    adapter/      what is done with an adapter: measured, answered with, merged
 
 `TrainOptions` is here at once; what needs torch is imported when first used, so that --help is quick.
 """
@@ -19,11 +26,11 @@ from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from arriero.training.output.directory import TrainReport
+    from arriero.training.progress import StepReport
     from arriero.training.run import train
-    from arriero.training.trainer import StepReport
 
 __all__ = ["StepReport", "TrainOptions", "TrainReport", "train"]
-_HOMES = {"StepReport": "trainer", "TrainReport": "output.directory", "train": "run"}
+_HOMES = {"StepReport": "progress", "TrainReport": "output.directory", "train": "run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,17 +26,29 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The two parts of a data set: rows of a rendered table, which stay on disk. `sample` is one conversation of it."""
+    """The two parts of a data set: rows of a rendered table, which stay on disk.
+
+    `held_out_places` are those of the held-out rows in `loaded.table`, `longest` is in tokens, of both parts.
+    """
 
     train: Dataset
     held_out: list[Rendered]
+    held_out_places: list[int]
     dropped: tuple[Dropped, ...]
     sample: Conversation
-    key: str
+    loaded: Loaded
+    longest: int
+
+    def step(self, size: int) -> list[Rendered]:
+        """Some `size` rows of the training part, spread over it, for trying things out."""
+        count = len(self.train)
+        return [data.rendered(self.train[int(at)]) for at in sorted({index * count // size for index in range(size)})]
 
 
 def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: int) -> Examples:
     """Render and split. Announces every dropped row; raises DataError when nothing is left to train on."""
+    import pyarrow.compute as pc
+
     rows = data.render(loaded, renderer, options, window)
     for drop in rows.dropped[:20]:
         log.warning("left out %s, row %d: %s", drop.file, drop.row, drop.reason)
@@ -48,12 +60,16 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
     if not len(train):
         raise DataError(loaded.files[0], f"all {len(held_out)} rows are held out", hint="lower --eval-fraction")
     part = rows.table.select(train)
-    return Examples(part, [rows[int(i)] for i in held_out], rows.dropped, loaded.conversation(rows.first), loaded.key)
-
-
-def collate_rows(rows: Sequence[dict[str, Any]]) -> Batch:
-    """`collate` for rows of the table."""
-    return collate([data.rendered(row) for row in rows])
+    lengths = pc.list_value_length(rows.table.with_format("arrow")["ids"][:])
+    return Examples(
+        train=part,
+        held_out=[rows[int(index)] for index in held_out],
+        held_out_places=[int(place) for place in rows.places[held_out]],
+        dropped=rows.dropped,
+        sample=loaded.conversation(int(rows.places[0])),
+        loaded=loaded,
+        longest=int(pc.max(lengths).as_py()),
+    )
 
 
 def collate(examples: Sequence[Rendered]) -> Batch:

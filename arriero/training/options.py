@@ -25,42 +25,106 @@ class TrainOptions(DataOptions):
     batch_size
         Samples per optimizer step.
     learning_rate
-        Peak of the schedule, which falls linearly to 0.
+        Peak of the schedule.
+    lr_scheduler_type
+        How the learning rate goes on after the warm-up: falling in a line, as a cosine, or staying.
+    warmup_steps
+        Optimizer steps over which the learning rate rises from 0; below 1, their share of all steps.
+    max_grad_norm
+        Gradients are scaled down to this norm; 0 leaves them as they are.
+    weight_decay
+        AdamW's weight decay.
     rank
         Rank r of the LoRA matrices.
     alpha
-        LoRA alpha; the update is scaled by alpha / rank.
+        LoRA alpha; the update is scaled by alpha / rank, with rsLoRA by alpha / sqrt(rank).
     dropout
         Dropout on the input of the LoRA matrices.
+    use_rslora
+        Rank-stabilised LoRA.
+    use_dora
+        DoRA: weights decomposed into magnitude and direction. Slower.
     target_modules
-        Names of the linear layers that get LoRA matrices.
+        Names of the linear layers that get LoRA matrices, or all-linear for every one but the head.
     precision
         What the model computes in. auto: bfloat16 where the machine is fast at it, else float32.
+    load_in_4bit
+        Keep the base weights in 4 bits (bitsandbytes, on CUDA only).
+    prefix_sharing
+        Compute what the examples of a step begin with once. auto: where the model allows it; on: or refuse.
+    verify
+        Compare the first step with the plain computation, and fall back to that if they differ.
+    row_tokens
+        Longest packed row in tokens. Default: what fits into memory.
+    recompute
+        Compute layers again in the backward pass to save memory. auto: as many as have to be.
+    eval_steps
+        Optimizer steps between evaluations on the held-out part. Default: one epoch.
+    early_stopping_patience
+        Stop after so many evaluations without a lower loss; 0 never stops early. The best adapter is then kept.
+    keep
+        Which adapter is written at the end: the last, or that with the lowest held-out loss.
     save_steps
         Optimizer steps between checkpoints.
+    save_total_limit
+        How many checkpoints are kept, besides the best.
+    report_to
+        Trackers that transformers knows, by name: tensorboard, wandb, mlflow ….
+    report_answers
+        How many held-out prompts are answered before and after for the report.
 
     """
 
     epochs: float = 3
     batch_size: int = 16
     learning_rate: float = 1e-4
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: float = 0
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
     rank: int = 8
     alpha: float = 32
     dropout: float = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
     target_modules: tuple[str, ...] = SEVEN_PROJECTIONS
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    load_in_4bit: bool = False
+    prefix_sharing: Literal["auto", "on", "off"] = "auto"
+    verify: bool = True
+    row_tokens: int | None = None
+    recompute: Literal["auto", "off", "all"] = "auto"
+    eval_steps: int | None = None
+    early_stopping_patience: int = 0
+    keep: Literal["last", "best"] = "last"
     save_steps: int = 100
+    save_total_limit: int = 2
+    report_to: tuple[str, ...] = ()
+    report_answers: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "learning_rate", "alpha"):
             self._need(name, 0 < getattr(self, name) < math.inf, "greater than 0 and finite")
-        for name in ("batch_size", "rank", "save_steps"):
+        for name in ("batch_size", "rank", "save_steps", "save_total_limit"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("row_tokens", "eval_steps"):
+            self._need(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "max_grad_norm", "weight_decay", "early_stopping_patience", "report_answers"):
+            self._need(name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
         self._need("learning_rate", self.learning_rate < 1, "less than 1")
         self._need("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
+        self._one_of("lr_scheduler_type", "linear", "cosine", "constant")
         self._one_of("precision", "auto", "bfloat16", "float32")
+        self._one_of("prefix_sharing", "auto", "on", "off")
+        self._one_of("recompute", "auto", "off", "all")
+        self._one_of("keep", "last", "best")
         self._need("target_modules", bool(self.target_modules), "at least one layer name")
+        self._need(
+            "early_stopping_patience",
+            not self.early_stopping_patience or self.eval_fraction > 0,
+            "0 where nothing is held out (eval_fraction 0)",
+        )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainOptions:
@@ -74,8 +138,3 @@ class TrainOptions(DataOptions):
                     hint=f"did you mean {near[0]}?" if near else "",
                 )
         return cls(**values)
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Samples per forward pass: the largest divisor of batch_size up to 4, so that steps come out exact."""
-        return next(size for size in (4, 3, 2, 1) if self.batch_size % size == 0)

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
-from arriero.hardware import fast_bfloat16, gpus
+from arriero.hardware import cores, gpus, reuse_freed_memory
 from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
-from arriero.training.examples import Examples, collate_rows, prepare
+from arriero.training.adapter.loading import compute_type
+from arriero.training.examples import prepare
+from arriero.training.lora import with_lora
 from arriero.training.options import TrainOptions
-from arriero.training.output import directory
+from arriero.training.output import checkpoint, directory
 from arriero.training.output.directory import TrainReport
-from arriero.training.trainer import CountingTrainer, OnStep, Recorder, stops_on_signals
-
-if TYPE_CHECKING:
-    from peft import PeftModel
+from arriero.training.output.report import Story, compare, describe
+from arriero.training.planning.plan import Plan
+from arriero.training.planning.settle import settle
+from arriero.training.progress import OnStep, Recorder, stops_on_signals
+from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapter, plan_of
 
 log = logging.getLogger(__name__)
+SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' name where ours would lose the warm-up
+RANK = int(os.environ.get("RANK", 0))  # of this worker, as torchrun sets it
+WORKERS = int(os.environ.get("WORLD_SIZE", 1))
 
 
 def train(
@@ -49,70 +58,83 @@ def train(
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
-    loaded = data.load(file, chosen)  # before anything that takes longer
-    model_dir = hub.resolve(model)
-    tokenizer = load_tokenizer(model_dir)
-    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
-    window = hub.window(model_dir)
-    examples = prepare(loaded, renderer, chosen, window)
-    identity = {
-        "data": examples.key,
-        "model": hub.name_of(model_dir),
-        "fingerprint": hub.fingerprint(model_dir),
-        "system": system,
-        "options": json.loads(json.dumps(asdict(chosen))),
-    }
-    finished = directory.claim(target, identity, resume=resume)
+    with _first_worker_first():
+        loaded = data.load(file, chosen)  # before anything that takes longer
+        model_dir = hub.resolve(model)
+        tokenizer = load_tokenizer(model_dir)
+        renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
+        examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
+        identity = {
+            "data": loaded.key,
+            "model": hub.name_of(model_dir),
+            "fingerprint": hub.fingerprint(model_dir),
+            "system": system,
+            "options": json.loads(json.dumps(asdict(chosen))),
+        }
+        finished = directory.claim(target, identity, resume=resume or RANK > 0)
     if finished is not None:
         log.info("%s is already finished", target)
         return finished
-    contract = Contract.of(
-        renderer,
-        examples.sample,
-        base_model=hub.name_of(model_dir),
-        base_fingerprint=identity["fingerprint"],
+    story = Story(
+        contract=Contract.of(
+            renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
+        ),
+        renderer=renderer,
+        examples=examples,
+        options=chosen,
+        data=data.inspect(
+            loaded, renderer, chosen, window=hub.window(model_dir), batch_size=chosen.batch_size, limit=0
+        ),
     )
     try:
-        return _Run(model_dir, target, examples, chosen, on_step or (lambda _: None)).go(contract)
+        return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
     except torch.OutOfMemoryError as error:
-        raise MemoryLimitError(f"out of memory while training: {error}", hint="lower --batch-size") from error
+        raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
     finally:
-        directory.release(target)
+        if RANK == 0:
+            directory.release(target)
+
+
+@contextmanager
+def _first_worker_first() -> Iterator[None]:
+    """With several workers, the first one reads and claims before the others look at what it left."""
+    if WORKERS == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    backend = {} if gpus() else {"cpu": True, "backend": "gloo"}
+    with PartialState(**backend).main_process_first():
+        yield
 
 
 class _Run:
     """The part of a run that needs the model in memory."""
 
-    def __init__(
-        self, model_dir: Path, output: Path, examples: Examples, options: TrainOptions, on_step: OnStep
-    ) -> None:
-        self.output = output
-        self.examples = examples
-        self.options = options
-        self.bfloat16 = _wants_bfloat16(options.precision)
-        set_seed(options.seed)
-        self.model = self._with_lora(model_dir)
-        self.recorder = Recorder(output / directory.METRICS, examples.held_out, on_step)
-        self.trainer = CountingTrainer(
-            model=self.model,
-            args=self._arguments(),
-            train_dataset=examples.train,
-            data_collator=collate_rows,
-            callbacks=[self.recorder],
-        )
-        self.recorder.trainer = self.trainer
-        self.trainer.remove_callback(PrinterCallback)  # it prints every log to standard output
+    def __init__(self, model_dir: Path, output: Path, story: Story, on_step: OnStep) -> None:
+        self.output, self.story = output, story
+        self.options, self.examples = story.options, story.examples
+        set_seed(self.options.seed)
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
+        reuse_freed_memory()
+        self.checkpoint, self.resumed_from = directory.last_checkpoint(output)
+        self.model = with_lora(model_dir, self.options, compute_type(self.options.precision))
+        step = self.examples.step(self.options.batch_size)
+        self.settled = settle(self.model, step, self.examples.longest, self.options, self._earlier_plan())
+        self._keep_plan(self.settled.steps.plan)
+        if RANK == 0:
+            directory.keep_metrics_until(output, self.resumed_from or 0)
+        metrics = output / directory.METRICS if RANK == 0 else Path(os.devnull)
+        self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if RANK == 0 else lambda _: None)
+        stops = story.renderer.stop_token_ids
+        self.trainer = self._trainer(HeldOut(self.examples.held_out, stops, self.options.early_stopping_patience))
 
-    def go(self, contract: Contract) -> TrainReport:
+    def go(self) -> TrainReport:
         """Train to the end and write the directory, or raise InterruptedRun after saving a checkpoint."""
-        from peft.helpers import disable_input_dtype_casting
-
-        checkpoint, resumed_from = directory.last_checkpoint(self.output)
-        directory.keep_metrics_until(self.output, resumed_from or 0)
         started = time.monotonic()
-        # autocast runs the float32 LoRA matrices in bfloat16; peft's own casts would only undo and redo that
-        with stops_on_signals(self.recorder.stop), disable_input_dtype_casting(self.model, active=self.bfloat16):
-            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        with stops_on_signals(self.recorder.stop):
+            self.trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint is not None else None)
+        self.trainer.flush()
         seconds = time.monotonic() - started
         state = self.trainer.state
         if self.recorder.stop.is_set() and state.global_step < state.max_steps:
@@ -121,96 +143,114 @@ class _Run:
                 f"stopped at step {state.global_step} of {state.max_steps}; the checkpoint is saved",
                 hint="run the same command with --resume to go on",
             )
-        self.recorder.evaluate(self.model, state)
+        self._choose()
         self.recorder.close()
         report = TrainReport(
             output=str(self.output),
             steps=state.global_step,
             samples=len(self.examples.train),
             epochs=round(state.epoch or 0.0, 4),
-            train_loss=directory.mean_loss(self.output),
+            train_loss=directory.mean_loss(self.output) if RANK == 0 else 0.0,
             eval_loss=self.recorder.eval_loss,
             seconds=round(seconds, 3),
-            logical_tokens_per_second=round(self.trainer.logical / seconds, 1),
-            computed_tokens_per_second=round(self.trainer.computed / seconds, 1),
+            logical_tokens_per_second=round(self.recorder.logical / seconds, 1),
+            computed_tokens_per_second=round(self.recorder.total_computed / seconds, 1),
             peak_memory_bytes=_peak_memory(),
-            resumed_from=resumed_from,
+            resumed_from=self.resumed_from,
         )
-        self._write(contract, report)
+        if RANK == 0:
+            self._write(report)
         return report
 
-    def _write(self, contract: Contract, report: TrainReport) -> None:
+    def _choose(self) -> None:
+        """Evaluate what is there, unless that was just done, and take the best adapter where that was wished."""
+        state = self.trainer.state
+        if self.examples.held_out and not any(
+            entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history
+        ):
+            self.trainer.evaluate()
+        best = state.best_global_step
+        if best is None or best == state.global_step:
+            return
+        if self.options.keep == "best" or self.options.early_stopping_patience:
+            log.info("writing the adapter of step %d, whose held-out loss was lowest: %.4f", best, state.best_metric)
+            load_adapter(self.model, checkpoint.found(self._checkpoints)[best] / checkpoint.ADAPTER)
+            self.recorder.eval_loss = state.best_metric
+        else:
+            log.info(
+                "held-out loss was lowest at step %d (%.4f); --keep best would write that one", best, state.best_metric
+            )
+
+    def _write(self, report: TrainReport) -> None:
         partial = self.output / ".adapter"
         shutil.rmtree(partial, ignore_errors=True)
+        contract = self.story.contract
         # what PEFT would write is a path of this machine; set only now, because it looks a name up on the network
         self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
-        details = {
-            "model": contract.base_model,
-            "system": contract.system,
-            "held_out": len(self.examples.held_out),
-            "dropped": [asdict(drop) for drop in self.examples.dropped],
-            "options": asdict(self.options),
-        }
-        directory.finish(partial, self.output, contract, report, details)
+        document = describe(self.story, self.settled, report, self.trainer.state)
+        document |= compare(self.model, self.story)
+        directory.finish(partial, self.output, contract, document)
 
-    def _with_lora(self, model_dir: Path) -> PeftModel:
-        from peft import LoraConfig, TaskType, get_peft_model
+    @property
+    def _checkpoints(self) -> Path:
+        return self.output / directory.CHECKPOINTS
 
-        base = hub.load_weights(
-            model_dir,
-            dtype=torch.bfloat16 if self.bfloat16 else torch.float32,
-            device_map="auto" if gpus() else None,
-        )
-        base.config.use_cache = False
-        config = LoraConfig(
-            task_type=TaskType.CAUSAL_LM,
-            target_modules=list(self.options.target_modules),
-            r=self.options.rank,
-            lora_alpha=self.options.alpha,
-            lora_dropout=self.options.dropout,
-        )
-        missing = set(self.options.target_modules) - {name.rsplit(".", 1)[-1] for name, _ in base.named_modules()}
-        if missing:
-            raise UsageError(
-                f"{model_dir.name} has no layers named {', '.join(sorted(missing))}",
-                hint="give the model's own layer names with --target-modules",
+    def _earlier_plan(self) -> Plan | None:
+        """What this run was computing under when it stopped: another plan would round differently."""
+        if self.checkpoint is not None:
+            return plan_of(checkpoint.read_state(self.checkpoint)["plan"])
+        file = self._checkpoints / directory.PLAN
+        return plan_of(hub.read_json(file)) if file.is_file() else None
+
+    def _keep_plan(self, plan: Plan) -> None:
+        if RANK == 0:
+            directory.write_json(self._checkpoints / directory.PLAN, asdict(plan))
+
+    def _trainer(self, held_out: HeldOut) -> StepTrainer:
+        order = StepOrder(len(self.examples.train), self.options.batch_size, self.options.seed)
+        try:
+            return StepTrainer(
+                self.settled.steps,
+                order,
+                held_out,
+                self.recorder,
+                self.examples.longest,
+                args=self._arguments(),
+                train_dataset=self.examples.train,
             )
-        model: PeftModel = get_peft_model(base, config)
-        return model
+        except (ValueError, RuntimeError, ImportError) as error:
+            if not self.options.report_to:
+                raise
+            raise UsageError(f"report_to {', '.join(self.options.report_to)}: {error}") from error
 
     def _arguments(self) -> TrainingArguments:
         options = self.options
+        steps = "no" if not self.examples.held_out else "epoch" if options.eval_steps is None else "steps"
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.output / "tensorboard"))
         return TrainingArguments(
-            output_dir=str(self.output / directory.CHECKPOINTS),
+            output_dir=str(self._checkpoints),
             num_train_epochs=options.epochs,
-            per_device_train_batch_size=options.micro_batch_size,
-            gradient_accumulation_steps=options.batch_size // options.micro_batch_size,
+            per_device_train_batch_size=options.batch_size,
             learning_rate=options.learning_rate,
-            lr_scheduler_type="linear",
-            bf16=self.bfloat16,
+            lr_scheduler_type=SCHEDULES.get(options.lr_scheduler_type, options.lr_scheduler_type),
+            warmup_steps=options.warmup_steps if options.warmup_steps < 1 else int(options.warmup_steps),
+            max_grad_norm=options.max_grad_norm,
+            weight_decay=options.weight_decay,
             use_cpu=not gpus(),
+            ddp_backend="gloo" if WORKERS > 1 and not gpus() else None,
             logging_steps=1,
             logging_nan_inf_filter=False,
+            eval_strategy=steps,
+            eval_steps=options.eval_steps,
+            save_strategy="steps",
             save_steps=options.save_steps,
-            save_total_limit=2,
+            save_total_limit=options.save_total_limit,
             seed=options.seed,
-            data_seed=options.seed,
-            report_to=[],
+            report_to=list(options.report_to),
             disable_tqdm=True,
             remove_unused_columns=False,
-            dataloader_pin_memory=bool(gpus()),
         )
-
-
-def _wants_bfloat16(precision: str) -> bool:
-    """Announces what auto means here, and why."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    where = "this GPU" if gpus() else "this CPU"
-    fast = fast_bfloat16()
-    log.info("precision: %s (%s %s bfloat16)", *(("bfloat16", where, "has") if fast else ("float32", where, "lacks")))
-    return fast
 
 
 def _peak_memory() -> int:

@@ -1,182 +1,224 @@
-"""One run of transformers.Trainer with PEFT: counting tokens, reporting steps, stopping early, evaluating."""
+"""One run of transformers.Trainer whose steps are computed by `Steps`, with checkpoints of our own.
+
+Optimizer, schedule, clipping, trackers and the exchange between workers are the Trainer's. What differs: a batch is a
+whole optimizer step of examples, a step that ran out of memory is tried again under a smaller plan, a loss that is
+not a number ends the run before anything is saved, and resuming is exact.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
+import functools
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl
 
-from arriero.errors import ArrieroError
+from arriero import data
+from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.prompt import Rendered
-from arriero.training.examples import Batch, collate
-from arriero.training.output.directory import mark_complete
+from arriero.training.adapter.measure import measure
+from arriero.training.output import checkpoint
+from arriero.training.planning.plan import Plan
+from arriero.training.progress import Recorder
+from arriero.training.steps import StepResult, Steps, Worker
 
-if TYPE_CHECKING:
-    from peft import PeftModel
+Batch = dict[str, list[Any]]
 
-log = logging.getLogger(__name__)
+
+class StepOrder(Sampler[list[int]]):
+    """The rows of every optimizer step: a shuffle of all of them that depends on seed and epoch only."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(self.rows / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.rows, generator=generator).tolist()
+        for start in range(0, self.rows, self.batch_size):
+            yield order[start : start + self.batch_size]
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
-    """Progress after an optimizer step, or an evaluation when `eval_loss` is set. Losses in nats per loss token."""
+class HeldOut:
+    """What evaluations are made on, and when a lack of progress ends the run (0: never)."""
 
-    step: int
-    total_steps: int
-    epoch: float
-    loss: float | None
-    learning_rate: float | None
-    tokens_per_second: float
-    eval_loss: float | None = None
+    examples: Sequence[Rendered]
+    stop_token_ids: Sequence[int]
+    patience: int
 
 
-OnStep = Callable[[StepReport], None]
+def as_step(rows: Sequence[dict[str, Any]]) -> Batch:
+    """Rows of a rendered table as the examples of a step, with the file number and row that each came from."""
+    return {
+        "examples": [data.rendered(row) for row in rows],
+        "places": [(row["file"], row["row"]) for row in rows],
+    }
 
 
-class CountingTrainer(Trainer):
-    """Trainer that counts what it computes: `logical` tokens of examples, `computed` ones with padding."""
+class StepTrainer(Trainer):
+    """Trainer for `Steps`; `longest` is the longest example in tokens, which no plan can be smaller than."""
 
-    logical = 0
-    computed = 0
+    control: TrainerControl
+    _globalstep_last_logged: int
 
-    def training_step(self, model: torch.nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Count, then train on one micro-batch."""
-        self.logical += int(inputs["attention_mask"].sum())
-        self.computed += inputs["input_ids"].numel()
-        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
-        return loss
-
-
-class Recorder(TrainerCallback):
-    """Writes metrics.jsonl, reports every step, evaluates after every epoch, and stops when told to."""
-
-    def __init__(self, metrics: Path, held_out: Sequence[Rendered], on_step: OnStep) -> None:
-        self.held_out = held_out
-        self.on_step = on_step
-        self.eval_loss: float | None = None
-        self.evaluated_at = -1
-        self.stop = threading.Event()
-        self.trainer: CountingTrainer | None = None
-        self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
-        self._started = time.monotonic()
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    def __init__(
+        self, steps: Steps, order: StepOrder, held_out: HeldOut, recorder: Recorder, longest: int, **options: Any
     ) -> None:
-        """Start the clock once the data loader and the optimizer are there."""
-        self._started = time.monotonic()
+        self.steps, self.order, self.held_out, self.recorder = steps, order, held_out, recorder
+        self.longest = longest
+        super().__init__(model=steps.model, eval_dataset=list(held_out.examples) or None, **options)
+        for callback in (PrinterCallback, ProgressCallback):  # they write to standard output
+            self.remove_callback(callback)
+        self.add_callback(recorder)
+        recorder.began = functools.partial(setattr, order, "epoch")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop once an interruption was asked for."""
-        if self.stop.is_set():
-            control.should_save = True
-            control.should_training_stop = True
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Every worker sees the whole step and takes its rows of it."""
+        return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=as_step)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+    def training_step(self, model: torch.nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
+        """Compute the gradients of one optimizer step; returns its loss without waiting for the device."""
+        model.train()
+        self.steps.wrapped = model
+        unsynchronised = functools.partial(self.accelerator.no_sync, model)
+        worker = Worker(self.args.process_index, self.args.world_size, unsynchronised)
+        result = self._fitting(inputs["examples"], worker)
+        self.recorder.computed(result, inputs["places"])
+        return result.loss
+
+    def _fitting(self, examples: list[Rendered], worker: Worker) -> StepResult:
+        """The step, under smaller and smaller plans as long as memory does not suffice."""
+        drops = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self.steps.model.modules())
+        random = torch.get_rng_state() if drops else None
+        while True:
+            try:
+                return self.steps.backward(examples, worker)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                plan = self.steps.plan.smaller(self.longest) if worker.count == 1 else None
+                if plan is None:
+                    raise MemoryLimitError(
+                        f"out of memory in a step of {len(examples)} samples, with nothing left to make smaller",
+                        hint="lower --max-length, or --batch-size with several workers; or use --load-in-4bit",
+                    ) from error
+            self.model.zero_grad(set_to_none=True)
+            if random is not None:
+                torch.set_rng_state(random)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.recorder.replanned(plan)
+            self.steps.apply(plan)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Operations of the step just computed, for trackers: 4 per parameter and computed token."""
+        return 4 * int(self.model.num_parameters()) * self.recorder.last_computed
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Held-out loss and stop rate; marks a new best, and ends the run when there has been none for long."""
+        with self.steps.kernels.installed():
+            found = measure(self.model, self.held_out.examples, self.held_out.stop_token_ids)
+        metrics = {"eval_loss": found.nll}
+        if found.stop_rate is not None:
+            metrics["eval_stop_rate"] = found.stop_rate
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.state.best_metric is None or found.nll < self.state.best_metric:
+            self.state.best_metric, self.state.best_global_step = found.nll, self.state.global_step
+            self.control.should_save = True
+        since = [entry for entry in self.state.log_history if "eval_loss" in entry]
+        since = [entry for entry in since if entry["step"] > (self.state.best_global_step or 0)]
+        if self.held_out.patience and len(since) >= self.held_out.patience:
+            self.control.should_training_stop = True
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        return bool(self.state.best_global_step == self.state.global_step)
+
+    def _maybe_log_save_evaluate(  # the Trainer's signature
+        self, tr_loss: Tensor, grad_norm: Any, *rest: Any, learning_rate: float | None = None, **options: Any
     ) -> None:
-        """Record an optimizer step; a loss that is not a number ends the run."""
-        if logs is None or "loss" not in logs:
+        """Take the step's figures along without waiting for the device, and write them out now and then."""
+        if self.state.global_step > self._globalstep_last_logged:
+            self.recorder.stepped(self.state, tr_loss.clone(), grad_norm, learning_rate)
+            tr_loss.zero_()
+            self._globalstep_last_logged = self.state.global_step
+        if self.recorder.due or self.control.should_save or self.control.should_evaluate:
+            self.flush()
+        self.control.should_log = False
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, learning_rate=learning_rate, **options)
+
+    def flush(self) -> None:
+        """Hand the figures of the steps since the last time to trackers and to metrics.jsonl."""
+        here = self.state.global_step, self.state.epoch
+        for record in self.recorder.drain():
+            self.state.global_step, self.state.epoch = record.step, record.epoch
+            self._total_loss_scalar += record.loss
+            self.log({"loss": record.loss, "grad_norm": record.grad_norm, "learning_rate": record.learning_rate})
+        self.state.global_step, self.state.epoch = here
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not self.args.should_save:
             return
-        if not math.isfinite(logs["loss"]):
-            raise ArrieroError(
-                f"the loss became {logs['loss']} at step {state.global_step}", hint="lower --learning-rate"
-            )
-        self._record(state, logs["loss"], logs["learning_rate"])
+        folder = Path(str(self.args.output_dir))
+        checkpoint.write(folder, self.state.global_step, self._fill)
+        checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_global_step)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Mark the checkpoint, whose files are all there now."""
-        mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+    def _fill(self, folder: Path) -> None:
+        save_adapter(self.model, folder / checkpoint.ADAPTER)
+        state = {"scheduler": self.lr_scheduler.state_dict(), "plan": asdict(self.steps.plan)}
+        checkpoint.save_state(folder, self.optimizer, state)
+        self.state.stateful_callbacks["TrainerControl"] = TrainerControl().state()
+        self.state.save_to_json(str(folder / "trainer_state.json"))
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Evaluate on the held-out part."""
-        if not self.stop.is_set():
-            self.evaluate(kwargs["model"], state)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_adapter(self.model, Path(resume_from_checkpoint) / checkpoint.ADAPTER)
 
-    def evaluate(self, model: PeftModel, state: TrainerState) -> None:
-        """Evaluate and record it, unless that was done at this step."""
-        if self.held_out and self.evaluated_at != state.global_step:
-            self.eval_loss = mean_nll(model, self.held_out)
-            self.evaluated_at = state.global_step
-            self._record(state, None, None)
+    def _load_optimizer_and_scheduler(self, checkpoint_dir: str | None) -> None:
+        if checkpoint_dir is not None:
+            state = checkpoint.load_optimizer(Path(checkpoint_dir), self.optimizer)
+            self.lr_scheduler.load_state_dict(state["scheduler"])
 
-    def close(self) -> None:
-        """Close the metrics file."""
-        self._metrics.close()
-
-    def _record(self, state: TrainerState, loss: float | None, learning_rate: float | None) -> None:
-        seconds = time.monotonic() - self._started
-        logical = self.trainer.logical if self.trainer is not None else 0
-        report = StepReport(
-            step=state.global_step,
-            total_steps=state.max_steps,
-            epoch=round(state.epoch or 0.0, 4),
-            loss=loss,
-            learning_rate=learning_rate,
-            tokens_per_second=logical / seconds if seconds > 0 else 0.0,
-            eval_loss=self.eval_loss if loss is None else None,
-        )
-        line = {name: getattr(report, name) for name in StepReport.__slots__}
-        self._metrics.write(json.dumps({name: value for name, value in line.items() if value is not None}) + "\n")
-        self._metrics.flush()
-        self.on_step(report)
+    def _load_rng_state(self, checkpoint_dir: str | None) -> None:
+        if checkpoint_dir is not None:
+            checkpoint.load_random(Path(checkpoint_dir))
 
 
-def mean_nll(model: PeftModel, examples: Sequence[Rendered], batch_size: int = 8) -> float:
-    """Mean negative log-likelihood over all loss tokens of `examples`, in nats per token."""
-    total, tokens = 0.0, 0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(examples), batch_size):
-            batch = {k: v.to(model.device) for k, v in collate(examples[start : start + batch_size]).items()}
-            labels = batch.pop("labels")[:, 1:]
-            logits = model(**batch).logits[:, :-1]
-            wanted = labels >= 0
-            loss = torch.nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
-            total += float(loss)
-            tokens += int(wanted.sum())
-    model.train(was_training)
-    return total / tokens
+def save_adapter(model: Any, file: Path) -> None:
+    """The adapter's tensors, as PEFT names them."""
+    from peft import get_peft_model_state_dict
+
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
-@contextlib.contextmanager
-def stops_on_signals(stop: threading.Event) -> Iterator[None]:
-    """While open, the first SIGINT or SIGTERM sets `stop`; a second one interrupts at once.
+def load_adapter(model: Any, file: Path) -> None:
+    """Put an adapter's tensors back; raises ArrieroError if they are not this model's."""
+    from peft import set_peft_model_state_dict
 
-    Outside the main thread Python allows no signal handlers, and nothing is changed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    outcome = set_peft_model_state_dict(model, load_file(file))
+    if outcome.unexpected_keys:
+        raise ArrieroError(f"{file} holds tensors that this model lacks: {', '.join(outcome.unexpected_keys[:3])} …")
 
-    def handle(number: int, _: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        log.warning("%s: saving a checkpoint after this step (again to stop at once)", signal.Signals(number).name)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also on a CPU, where the allocator has no error class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def plan_of(document: dict[str, Any]) -> Plan:
+    """A plan from its JSON."""
+    from arriero.training.planning.mode import Mode
+
+    return Plan(**{**document, "mode": Mode(**document["mode"])})

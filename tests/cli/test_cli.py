@@ -58,8 +58,12 @@ def test_help_is_quick():
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["inspect"], ["train"], ["ask"], ["chat"], ["serve"], ["download"], ["models"], ["doctor"]]
-)
+    "verb",
+    [
+        [], ["inspect"], ["train"], ["evaluate"], ["merge"], ["ask"], ["chat"], ["serve"], ["download"], ["models"],
+        ["doctor"],
+    ],
+)  # fmt: skip
 def test_every_verb_has_help_with_examples(run, verb):
     code, out, _ = run(*verb, "--help")
     assert code == 0

@@ -157,7 +157,7 @@ def test_damaged_weights_are_an_error_that_says_so(home, model_dir, trained_adap
     adapter = tmp_path / "adapter"
     shutil.copytree(trained_adapter, adapter)
     (adapter / "adapter_model.safetensors").write_bytes(b"x")
-    with pytest.raises(EngineError):
+    with pytest.raises(ArrieroError, match="adapter"):
         load(model_dir, adapter=adapter, engine=name)
     (adapter / "adapter_config.json").write_text("{")
     with pytest.raises(ArrieroError):

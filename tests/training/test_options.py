@@ -43,8 +43,3 @@ def test_an_unknown_option_is_refused_with_the_nearest():
     with pytest.raises(UsageError, match="no option 'lerning_rate'") as caught:
         TrainOptions.of({"lerning_rate": 1e-3})
     assert caught.value.hint == "did you mean learning_rate?"
-
-
-@pytest.mark.parametrize(("batch_size", "micro"), [(16, 4), (6, 3), (10, 2), (7, 1), (1, 1)])
-def test_micro_batches_divide_the_step(batch_size, micro):
-    assert TrainOptions(batch_size=batch_size).micro_batch_size == micro

@@ -15,7 +15,6 @@ from arriero.messages import Sampling
 from arriero.prompt import Contract, Rendered, Renderer, load_tokenizer, stop_token_ids
 from arriero.training import train
 from arriero.training.examples import collate
-from arriero.training.trainer import mean_nll
 from tests.conftest import ROWS, ids_of, train_tiny
 
 HELLO = [{"role": "user", "content": "who 1?"}]
@@ -52,24 +51,17 @@ def test_labels_are_the_answer_and_its_end_token():
 
 
 def test_the_first_step_s_loss_is_the_plain_one(rows_file, model_dir, rendered, tmp_path):
-    """Summed over the step's loss tokens and divided once, whatever the micro-batches and their padding."""
+    """Summed over the step's loss tokens and divided once."""
     train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1, batch_size=8)
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(plain_nll(model_dir, rendered), rel=1e-5)
-
-
-def test_evaluation_is_the_plain_one(model_dir, rendered):
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    assert mean_nll(model, rendered, batch_size=3) == pytest.approx(plain_nll(model_dir, rendered), rel=1e-5)
 
 
 def test_the_directory_is_complete_and_names_no_machine_path(trained_adapter, model_dir):
     found = {file.name for file in trained_adapter.iterdir()}
     assert found == {
         "adapter_config.json", "adapter_model.safetensors", "arriero.json", "metrics.jsonl", "report.json",
-        "README.md", "checkpoints",
+        "report.html", "README.md", "checkpoints",
     }  # fmt: skip
     for name in ("adapter_config.json", "arriero.json", "README.md"):
         assert str(model_dir.parent) not in (trained_adapter / name).read_text()

@@ -3,7 +3,7 @@
 adapter_config.json, adapter_model.safetensors   PEFT's own format
 arriero.json     the prompt contract, written last: a directory that has it is finished
 metrics.jsonl    one line per optimizer step, and one per evaluation
-report.json      the run's figures, options and dropped rows
+report.json      the run's figures, options, plan, dropped rows, answers; report.html shows it, with curves
 README.md        model card
 checkpoints/     for resume only; run.json in it says which run they belong to
 """
@@ -13,17 +13,21 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arriero.errors import UsageError
 from arriero.hub import read_json
 from arriero.prompt import CONTRACT_FILE, Contract
+from arriero.training.output import checkpoint
+from arriero.training.output.card import card
+from arriero.training.output.page import page
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
-COMPLETE = "complete"
+PLAN = "plan.json"
 REPORT = "report.json"
 Identity = dict[str, Any]
 
@@ -66,10 +70,15 @@ def claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | No
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
     record.parent.mkdir(parents=True)
-    fresh = record.with_suffix(".partial")
-    fresh.write_text(json.dumps(identity, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(record)
+    write_json(record, identity)
     return None
+
+
+def write_json(file: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document, whole or not at all."""
+    fresh = file.with_suffix(".partial")
+    fresh.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(file)
 
 
 def _same_run(output: Path, before: Identity, now: Identity) -> None:
@@ -103,18 +112,10 @@ def release(output: Path) -> None:
         output.rmdir()
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Say that everything of a checkpoint is on disk."""
-    (checkpoint / COMPLETE).touch()
-
-
 def last_checkpoint(output: Path) -> tuple[Path | None, int | None]:
-    """The newest checkpoint that is complete, and its step. Others are from a process that was killed; they go."""
-    found = {int(path.name.rsplit("-", 1)[1]): path for path in (output / CHECKPOINTS).glob("checkpoint-*")}
-    for step, path in list(found.items()):
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(found.pop(step))
-    return (found[max(found)], max(found)) if found else (None, None)
+    """The newest checkpoint and its step."""
+    known = checkpoint.found(output / CHECKPOINTS)
+    return (known[max(known)], max(known)) if known else (None, None)
 
 
 def mean_loss(output: Path) -> float:
@@ -132,39 +133,13 @@ def keep_metrics_until(output: Path, step: int) -> None:
     file.write_text("".join(kept), encoding="utf-8")
 
 
-def finish(adapter: Path, output: Path, contract: Contract, report: TrainReport, details: dict[str, Any]) -> None:
+def finish(adapter: Path, output: Path, contract: Contract, document: dict[str, Any]) -> None:
     """Move the saved adapter into place and write everything beside it, the contract last."""
-    document = {"result": asdict(report), **details}
-    (output / REPORT).write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    (output / "README.md").write_text(_card(contract, report, details), encoding="utf-8")
+    metrics = [json.loads(line) for line in (output / METRICS).read_text(encoding="utf-8").splitlines()]
+    write_json(output / REPORT, document)
+    (output / "report.html").write_text(page(document, metrics), encoding="utf-8")
+    (output / "README.md").write_text(card(document), encoding="utf-8")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (adapter / name).replace(output / name)
     shutil.rmtree(adapter)
     contract.save(output)
-
-
-def _card(contract: Contract, report: TrainReport, details: dict[str, Any]) -> str:
-    """The model card, with the metadata block that hubs read."""
-    options = "\n".join(f"| {name} | {value} |" for name, value in details["options"].items())
-    held_out = "none held out" if report.eval_loss is None else f"{report.eval_loss:.4f} nats per token"
-    return f"""---
-library_name: peft
-base_model: {contract.base_model}
-tags: [lora, arriero]
----
-# {Path(report.output).name}
-
-A LoRA adapter for {contract.base_model}, trained by Arriero {contract.versions.get("arriero", "")} on
-{report.samples} examples in {report.steps} optimizer steps. Mean training loss: {report.train_loss:.4f} nats per token;
-on held-out prompts: {held_out}.
-
-System prompt: {contract.system or "the chat template's own"}
-
-    arriero chat --adapter DIRECTORY
-
-`arriero.json` is the prompt contract: what the adapter was trained under, checked whenever it is loaded.
-
-| option | value |
-|---|---|
-{options}
-"""

@@ -1,0 +1,71 @@
+"""A base model and, where one is given, an adapter whose contract holds on it. Every surface begins here.
+
+An adapter knows the name of its base model, its system prompt and everything else its contract says; so nothing of
+that need be given again, and what is given must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from arriero import hub
+from arriero.errors import NotFoundError
+from arriero.prompt.contract import Contract
+from arriero.prompt.renderer import Renderer
+from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Directories of the base model and the adapter, and the renderer under which they belong together.
+
+    `adapter_dir` and `contract` are None without an adapter.
+    """
+
+    model_dir: Path
+    adapter_dir: Path | None
+    contract: Contract | None
+    renderer: Renderer
+
+
+def bind(model: str | Path | None = None, adapter: str | Path | None = None, *, system: str | None = None) -> Bound:
+    """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
+
+    `model` None means the adapter's own base model, or the default model. `system` replaces the system prompt, which
+    otherwise is the one the adapter was trained with. Nothing but the tokenizer is loaded. Raises NotFoundError where
+    the model or the adapter is not on disk, ContractError where the adapter belongs to another model or prompt.
+    """
+    adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
+    contract = _contract(adapter_dir)
+    model_dir = _base(contract) if model is None and contract is not None else hub.resolve(model)
+    tokenizer = load_tokenizer(model_dir)
+    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
+    if contract is not None:
+        renderer = replace(renderer, system=contract.system, today=contract.today, variables=contract.variables)
+        contract.check(renderer, hub.fingerprint(model_dir))
+    if system is not None:
+        renderer = renderer.with_system(system)
+    return Bound(model_dir, adapter_dir, contract, renderer)
+
+
+def _base(contract: Contract) -> Path:
+    """The base model of an adapter, found by the name its contract has."""
+    try:
+        return hub.resolve(contract.base_model)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"the adapter's base model is not on disk: {error.message}",
+            hint=f"arriero download {contract.base_model}, or give its directory with --model",
+        ) from error
+
+
+def _contract(adapter_dir: Path | None) -> Contract | None:
+    if adapter_dir is None:
+        return None
+    if not (adapter_dir / "adapter_config.json").is_file():
+        raise NotFoundError(
+            f"{adapter_dir} is not an adapter directory: it has no adapter_config.json",
+            hint="give the --output directory of a finished `arriero train`",
+        )
+    return Contract.load(adapter_dir)

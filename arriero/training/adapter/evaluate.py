@@ -1,0 +1,127 @@
+"""evaluate(): how well a model, and an adapter on it, predicts the answers of a data file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arriero import data, hub
+from arriero.data import DataOptions, Dropped, RenderedData
+from arriero.errors import DataError, MemoryLimitError, UsageError
+from arriero.prompt import Bound, bind
+from arriero.training.adapter.loading import compute_type, load_model, trained_reading
+from arriero.training.adapter.measure import Examples, Measured, OnDone, measure
+from arriero.training.adapter.options import EvaluateOptions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of the model, or of the adapter on it where there is one; fields as in `Measured`.
+
+    With an adapter `base` has the figures of the base model alone on the same ids, so under the same system prompt.
+    `held_out` says whether only the held-out rows were read, `dropped` which rows could not be used.
+    """
+
+    model: str
+    adapter: str | None
+    system: str | None
+    precision: str
+    held_out: bool
+    rows: int
+    loss_tokens: int
+    nll: float
+    perplexity: float
+    stop_rate: float | None
+    base: Measured | None
+    dropped: tuple[Dropped, ...]
+
+
+def evaluate(
+    file: str | Path,
+    *,
+    model: str | Path | None = None,
+    adapter: str | Path | None = None,
+    system: str | None = None,
+    on_done: OnDone | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Measure a model on all rows of a file, a directory or a hub's data set, and an adapter beside its base model.
+
+    `options` are the fields of EvaluateOptions. With an adapter, those of them that say how data is read and split are
+    by default what it was trained with, and `system` is the prompt it was trained under. `held_out` takes only the
+    rows that training with these options holds out. `on_done` is called with the rows done and their number, those
+    of the base model counted too. Raises as `bind`, DataError where no row is left, MemoryLimitError.
+    """
+    trained = trained_reading(Path(adapter).expanduser()) if adapter is not None else {}
+    chosen = EvaluateOptions.of(options, trained)
+    if chosen.held_out and adapter is not None and "seed" not in {*trained, *options}:
+        raise UsageError(
+            f"{adapter} has no report.json, so nothing says which rows its training held out",
+            hint="evaluate all rows, or give the same --eval-fraction and --seed without --adapter",
+        )
+    loaded = data.load(file, chosen)  # before anything that takes longer
+    bound = bind(model, adapter, system=system)
+    bound = replace(bound, renderer=replace(bound.renderer, answers=chosen.answers))
+    rows = data.render(loaded, bound.renderer, chosen, hub.window(bound.model_dir))
+    if chosen.held_out:
+        rows = held_out(rows, chosen, file)
+    announce(rows)
+    dtype = compute_type(chosen.precision)
+    try:
+        found, base = _measure(bound, dtype, rows, chosen.batch_size, on_done)
+    except torch.OutOfMemoryError as error:
+        raise MemoryLimitError(f"out of memory while evaluating: {error}", hint="lower --batch-size") from error
+    return Evaluation(
+        model=hub.name_of(bound.model_dir),
+        adapter=bound.adapter_dir.name if bound.adapter_dir is not None else None,
+        system=bound.renderer.system,
+        precision=str(dtype).removeprefix("torch."),
+        held_out=chosen.held_out,
+        base=base,
+        dropped=rows.dropped,
+        **asdict(found),
+    )
+
+
+def held_out(rows: RenderedData, options: DataOptions, file: str | Path) -> RenderedData:
+    """The rows that training with these options holds out; raises DataError where it holds out none."""
+    _, places = data.split(rows.column("prompt_key"), options.eval_fraction, options.seed)
+    if not len(places):
+        raise DataError(
+            file,
+            f"training with eval_fraction {options.eval_fraction} and seed {options.seed} holds out none of its "
+            f"{len(rows)} rows",
+            hint="evaluate all rows, without --held-out",
+        )
+    return replace(rows, table=rows.table.select(places), places=rows.places[places])
+
+
+def announce(rows: RenderedData) -> None:
+    """Say which rows were left out or cut, as training does."""
+    for drop in rows.dropped[:20]:
+        log.warning("left out %s, row %d: %s", drop.file, drop.row, drop.reason)
+    if len(rows.dropped) > 20:
+        log.warning("left out %d more rows; --json lists all", len(rows.dropped) - 20)
+    if rows.cut:
+        log.warning("cut the last answer of %d rows to fit", rows.cut)
+
+
+def _measure(
+    bound: Bound, dtype: torch.dtype, rows: Examples, batch_size: int, on_done: OnDone | None
+) -> tuple[Measured, Measured | None]:
+    """Figures of what answers, and of the base model alone where that is another."""
+    model, stops = load_model(bound, dtype), bound.renderer.stop_token_ids
+    if bound.adapter_dir is None:
+        return measure(model, rows, stops, batch_size=batch_size, on_done=on_done), None
+    tell = on_done or (lambda _done, _rows: None)
+    every = 2 * len(rows)
+    tuned = measure(model, rows, stops, batch_size=batch_size, on_done=lambda done, _: tell(done, every))
+    with model.disable_adapter():
+        base = measure(model, rows, stops, batch_size=batch_size, on_done=lambda done, _: tell(len(rows) + done, every))
+    return tuned, base

@@ -1,0 +1,62 @@
+"""A base model and its adapter in memory, outside the engines, and what a directory says of its own training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from arriero import hub
+from arriero.data.options import DataOptions
+from arriero.errors import ArrieroError
+from arriero.hardware import fast_bfloat16, gpus
+from arriero.prompt import Bound
+from arriero.training.adapter.options import Precision
+from arriero.training.output.directory import REPORT
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+
+def compute_type(precision: Precision) -> torch.dtype:
+    """The type that a precision means on this machine; announces what auto came to, and why."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    fast, where = fast_bfloat16(), "this GPU" if gpus() else "this CPU"
+    log.info("precision: %s (%s %s bfloat16)", "bfloat16" if fast else "float32", where, "has" if fast else "lacks")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_base(model_dir: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    """A model alone, computing in `dtype` ("auto": as it is stored), on the GPU where there is one."""
+    return hub.load_weights(model_dir, dtype=dtype, device_map="auto" if gpus() else None)
+
+
+def load_model(bound: Bound, dtype: torch.dtype | str) -> PreTrainedModel | PeftModel:
+    """The model, with the adapter unmerged on it where there is one.
+
+    `dtype` is what the base model computes in; LoRA matrices stay in float32. Raises as `hub.load_weights` and
+    `hub.load_adapter`.
+    """
+    model = load_base(bound.model_dir, dtype)
+    return model if bound.adapter_dir is None else hub.load_adapter(model, bound.adapter_dir)
+
+
+def trained_options(adapter_dir: Path) -> dict[str, Any]:
+    """All options an adapter was trained with, by name, as its report has them; empty where it has no report."""
+    options = hub.read_json(adapter_dir / REPORT).get("options", {})
+    if not isinstance(options, dict):
+        raise ArrieroError(f"{adapter_dir / REPORT} is damaged: its options are {type(options).__name__}, not a table")
+    return options
+
+
+def trained_reading(adapter_dir: Path) -> dict[str, Any]:
+    """Those of `trained_options` that say how data is read and split."""
+    options = trained_options(adapter_dir)
+    return {field.name: options[field.name] for field in fields(DataOptions) if field.name in options}

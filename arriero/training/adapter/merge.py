@@ -1,0 +1,183 @@
+"""merge(): an adapter and its base model -> one ordinary Hugging Face model directory, with a receipt.
+
+    base, as stored ──> float32 (exact) ──+ adapter, float32──> rounded once to the stored type ──> safetensors
+
+Everything that is not a weight is the base model's own file, byte for byte; only config.json may say something new
+(no quantisation, embeddings no longer tied). The directory appears whole, receipt included, or not at all.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from arriero import data, hub
+from arriero.data import DataOptions
+from arriero.errors import ArrieroError, MemoryLimitError, UsageError
+from arriero.messages import Conversation
+from arriero.prompt import Bound, Contract, Rendered, bind
+from arriero.training.adapter.evaluate import announce, held_out
+from arriero.training.adapter.loading import load_base, trained_options, trained_reading
+from arriero.training.adapter.receipt import Difference, difference, logits_of
+from arriero.training.adapter.writing import RECEIPT, Types, appears_whole, check_free, save, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReceipt(Difference):
+    """What was merged, and what merging changed: see `Difference`.
+
+    `model` and `adapter` are names. `dtype` is the type that the weights are stored in and both models were computed
+    in. `quantised_base`: the base was stored in fewer bits, or the adapter was trained on it so. `system` is the prompt
+    the adapter was trained under, which the merged directory does not know. `bytes` is the directory's size.
+    """
+
+    model: str
+    adapter: str
+    system: str | None
+    dtype: str
+    quantised_base: bool
+    bytes: int
+
+
+def merge(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path | None = None,
+    file: str | Path | None = None,
+    rows: int = 16,
+    allow_quantised: bool = False,
+) -> MergeReceipt:
+    """Write adapter and base model as one model to the directory `output`, which must not hold anything yet.
+
+    The receipt compares on the contract's sample conversation and, where `file` is given, on up to `rows` rows of it:
+    those that training held out, or the first where it held out none. It is written as merge.json too. Memory: the
+    base model in float32. Raises as `bind`; UsageError where the output is taken or the base is quantised and that
+    is not allowed; ArrieroError where it cannot be merged or written.
+    """
+    bound = bind(model, adapter)
+    adapter_dir, contract = _adapter_of(bound)
+    if rows < 1:
+        raise UsageError(f"rows must be at least 1, got {rows}")
+    target = Path(output).expanduser().resolve()
+    check_free(target, bound.model_dir)
+    quantised = _check_quantised(bound.model_dir, adapter_dir, allowed=allow_quantised)
+    examples = _examples(bound, file, rows)
+    with appears_whole(target) as partial:
+        log.info("reading what the unmerged adapter predicts")
+        base = load_base(bound.model_dir, "auto")
+        types = Types.of(base)
+        before = _computed(hub.load_adapter(base, adapter_dir), examples)
+        del base
+        gc.collect()  # PEFT leaves a model in a cycle, and there is to be memory for one only
+        log.info("merging in float32, rounding to %s", types.name)
+        save(_merged(bound.model_dir, adapter_dir), types, bound.model_dir, partial)
+        log.info("comparing with the merged model as it was written")
+        found = difference(before, _computed(load_base(partial, "auto"), examples))
+        receipt = MergeReceipt(
+            model=contract.base_model,
+            adapter=adapter_dir.name,
+            system=contract.system,
+            dtype=types.name,
+            quantised_base=quantised,
+            bytes=sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()),
+            **asdict(found),
+        )
+        write_json(partial / RECEIPT, asdict(receipt))
+    return receipt
+
+
+def _adapter_of(bound: Bound) -> tuple[Path, Contract]:
+    if bound.adapter_dir is None or bound.contract is None:
+        raise UsageError("there is no adapter to merge", hint="give the --output directory of a finished training")
+    return bound.adapter_dir, bound.contract
+
+
+def _check_quantised(model_dir: Path, adapter_dir: Path, *, allowed: bool) -> bool:
+    """Whether the adapter was trained on weights of few bits; raises UsageError unless that is `allowed`.
+
+    Stored ones are turned back into floating point and merged into. Where only training loaded them so, the adapter has
+    learned to make up for rounding errors that the stored weights do not have.
+    """
+    stored = hub.read_json(model_dir / "config.json").get("quantization_config")
+    if stored:
+        told = f"the base model is stored quantised ({stored.get('quant_method', 'by an unnamed method')})"
+    elif trained_options(adapter_dir).get("load_in_4bit"):
+        told = "the adapter was trained on its base model in 4 bits (load_in_4bit)"
+    else:
+        return False
+    if not allowed:
+        raise UsageError(
+            f"{told}; merged into weights of full precision it would be neither as small nor exactly what was trained",
+            hint="--allow-quantised merges all the same; or use the adapter unmerged",
+        )
+    log.warning("%s; merging into weights of full precision all the same", told)
+    return True
+
+
+def _examples(bound: Bound, file: str | Path | None, limit: int) -> list[Rendered]:
+    """The contract's sample conversation, and up to `limit` rows of a data file, held out ones where there are any."""
+    adapter_dir, contract = _adapter_of(bound)
+    found = [bound.renderer.render(Conversation.of(contract.sample_messages))]
+    if file is None:
+        return found
+    trained = trained_reading(adapter_dir)
+    options = DataOptions(**trained)
+    renderer = replace(bound.renderer, answers=options.answers)
+    rows = data.render(data.load(file, options), renderer, options, hub.window(bound.model_dir))
+    announce(rows)
+    if trained.get("eval_fraction"):
+        rows = held_out(rows, options, file)
+    return found + [rows[index] for index in range(min(limit, len(rows)))]
+
+
+def _computed(model: torch.nn.Module, examples: list[Rendered]) -> list[torch.Tensor]:
+    """`logits_of`, with typed errors."""
+    try:
+        return logits_of(model, examples)
+    except torch.OutOfMemoryError as error:
+        raise MemoryLimitError(f"out of memory while comparing: {error}", hint="merge without --data") from error
+    except RuntimeError as error:  # kernels of quantised weights that this machine has not
+        raise ArrieroError(f"the model cannot be computed here: {error}", hint="merge on another machine") from error
+
+
+def _merged(model_dir: Path, adapter_dir: Path) -> PreTrainedModel:
+    """Base and adapter as one model in float32 on the CPU."""
+    base = hub.load_weights(model_dir, dtype=torch.float32)
+    try:
+        if getattr(base, "hf_quantizer", None) is not None:
+            base = base.dequantize(torch.float32)
+            base._weight_conversions = None  # else saving would want to quantise again
+        tuned = hub.load_adapter(base.to("cpu", torch.float32), adapter_dir)
+        _untie(base)
+        merged: PreTrainedModel = tuned.merge_and_unload(safe_merge=True)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ArrieroError(
+            f"{adapter_dir.name} cannot be merged into {model_dir.name}: {error}", hint="use the adapter unmerged"
+        ) from error
+    return merged
+
+
+def _untie(base: PreTrainedModel) -> None:
+    """Give the output layer weights of its own where it shares them with the embedding and one of them has LoRA.
+
+    PEFT would add the one's change to the shared weights, and so to the other.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    pair = base.get_input_embeddings(), base.get_output_embeddings()
+    if None in pair or pair[0].weight is not pair[1].weight:
+        return
+    if any(isinstance(layer, BaseTunerLayer) for layer in pair):
+        layer = pair[1].get_base_layer() if isinstance(pair[1], BaseTunerLayer) else pair[1]
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)

@@ -1,0 +1,135 @@
+"""Checkpoints: everything that the rest of a run depends on, written so that a half of one is never seen.
+
+    checkpoint-N/adapter.safetensors    the LoRA matrices, float32
+    checkpoint-N/optimizer.safetensors  the optimizer's tensors, by place and name; the states of torch's generators
+    checkpoint-N/state.json             the rest: schedule, optimizer settings, Python's and numpy's generators, plan
+    checkpoint-N/trainer_state.json     the Trainer's own: step, epoch, best evaluation, history
+
+A checkpoint is written under another name, put onto the disk, and renamed; older ones go after that. Tensors are in
+safetensors and everything else in JSON: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from arriero.errors import ArrieroError
+
+PREFIX = "checkpoint-"
+PARTIAL = ".partial"
+STATE = "state.json"
+ADAPTER = "adapter.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+
+
+def found(checkpoints: Path) -> dict[int, Path]:
+    """Checkpoints by optimizer step, ascending."""
+    steps = {int(path.name.removeprefix(PREFIX)): path for path in checkpoints.glob(f"{PREFIX}*")}
+    return dict(sorted(steps.items()))
+
+
+def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
+    """Make the checkpoint of `step`: `fill` puts its files into a directory. Whole or absent, whatever happens.
+
+    Raises ArrieroError where the disk is full or cannot be written; earlier checkpoints stay as they are.
+    """
+    partial, final = checkpoints / PARTIAL, checkpoints / f"{PREFIX}{step}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        fill(partial)
+        for path in (*partial.iterdir(), partial):
+            _onto_disk(path)
+        if final.exists():  # the same step again, after a resume that had nothing left to do
+            shutil.rmtree(final)
+        partial.replace(final)
+        _onto_disk(checkpoints)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        last = max(found(checkpoints), default=None)
+        kept = "there is no earlier one" if last is None else f"that of step {last} is kept"
+        raise ArrieroError(
+            f"the checkpoint of step {step} could not be written: {error}; {kept}",
+            hint="free some space, then run the same command with --resume",
+        ) from error
+    return final
+
+
+def rotate(checkpoints: Path, limit: int, best: int | None) -> None:
+    """Remove the oldest checkpoints until `limit` are left, not counting that of step `best`."""
+    for _, path in [item for item in found(checkpoints).items() if item[0] != best][:-limit]:
+        shutil.rmtree(path)
+
+
+def _onto_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write the optimizer and all random states into `folder`, and `state` (JSON) beside them."""
+    described = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    numbers: dict[str, Any] = {}
+    for place, values in described["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{place}.{name}"] = value.contiguous()
+            else:
+                numbers[f"{place}.{name}"] = value
+    save_file(tensors, folder / OPTIMIZER)
+    version, numpy_keys, *numpy_rest = np.random.get_state(legacy=True)
+    document = {
+        **state,
+        "optimizer": {"groups": described["param_groups"], "numbers": numbers},
+        "random": {"python": random.getstate(), "numpy": [version, np.asarray(numpy_keys).tolist(), *numpy_rest]},
+    }
+    (folder / STATE).write_text(json.dumps(document), encoding="utf-8")
+
+
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put the optimizer's state back; returns the JSON that `save_state` was given."""
+    document = read_state(folder)
+    state: dict[int, dict[str, Any]] = {}
+    values: dict[str, Any] = {**load_file(folder / OPTIMIZER), **document["optimizer"]["numbers"]}
+    for key, value in values.items():
+        place, _, name = key.partition(".")
+        if place != "random":
+            state.setdefault(int(place), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": document["optimizer"]["groups"]})
+    return document
+
+
+def load_random(folder: Path) -> None:
+    """Put the states of all random generators back."""
+    tensors, saved = load_file(folder / OPTIMIZER), read_state(folder)["random"]
+    torch.set_rng_state(tensors["random.torch"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    version, internal, gauss = saved["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = saved["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint."""
+    document: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return document

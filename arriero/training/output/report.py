@@ -1,0 +1,110 @@
+"""What report.json says of a run: figures, options, plan, data, and what the model said before and says after."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from arriero.data import Report
+from arriero.hardware import cores, gpus
+from arriero.prompt import Contract, Rendered, Renderer
+from arriero.training.adapter.answers import Answer, answers
+from arriero.training.adapter.measure import measure
+from arriero.training.examples import Examples
+from arriero.training.options import TrainOptions
+from arriero.training.output.directory import TrainReport
+from arriero.training.planning.settle import Settled
+
+log = logging.getLogger(__name__)
+ELSEWHERE = ("dropped", "examples", "lengths", "template", "system")  # of the data's report: not repeated here
+ANSWER_TOKENS = 96  # most tokens of an answer in the report
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a run is about, known before it begins."""
+
+    contract: Contract
+    renderer: Renderer
+    examples: Examples
+    options: TrainOptions
+    data: Report
+
+
+def describe(story: Story, settled: Settled, report: TrainReport, state: Any) -> dict[str, Any]:
+    """The document but for `compare`; `state` is the Trainer's."""
+    contract, plan, seen = story.contract, settled.steps.plan, asdict(story.data)
+    best = None if state.best_global_step is None else {"step": state.best_global_step, "eval_loss": state.best_metric}
+    dropped = [asdict(drop) for drop in story.examples.dropped]
+    return {
+        "result": asdict(report),
+        "model": contract.base_model,
+        "base_fingerprint": contract.base_fingerprint,
+        "system": contract.system,
+        "versions": dict(contract.versions),
+        "machine": ", ".join(gpus()) or f"{cores()} CPU cores, {platform.machine()}",
+        "held_out": len(story.examples.held_out),
+        "dropped": dropped,
+        "options": asdict(story.options),
+        "plan": {
+            "prefix_sharing": "on" if plan.mode.share else "off",
+            **{name: value for name, value in asdict(plan).items() if name != "mode"},
+            "mode": plan.mode.name,
+            "mode_reason": plan.mode.reason,
+            "checkpointing": plan.checkpointing,
+            "layers_recomputed": plan.recomputed,
+            "fast": dict(settled.steps.kernels.counts),
+            "precision": str(settled.steps.base.dtype).removeprefix("torch."),
+        },
+        "verify": None if settled.verification is None else asdict(settled.verification),
+        "data": {
+            **{name: value for name, value in seen.items() if name not in ELSEWHERE},
+            "dropped_count": len(dropped),
+            "key": story.examples.loaded.key,
+        },
+        "best": best,
+    }
+
+
+def compare(model: Any, story: Story) -> dict[str, Any]:
+    """Held-out figures of base and adapter, and their answers to a few held-out prompts."""
+    examples = story.examples
+    if not examples.held_out:
+        return {"evaluation": None, "answers": []}
+    stops = story.renderer.stop_token_ids
+    chosen = _distinct(examples.held_out, story.options.report_answers)
+    log.info("answering %d held-out prompts for the report, before and after", len(chosen))
+    prompts = [examples.held_out[index].ids[: examples.held_out[index].spans[-1][0]] for index in chosen]
+
+    def both() -> tuple[dict[str, Any], list[Answer]]:
+        figures = asdict(measure(model, examples.held_out, stops))
+        return figures, answers(model, story.renderer, prompts, stops, max_new_tokens=ANSWER_TOKENS) if prompts else []
+
+    after, said_after = both()
+    with model.disable_adapter():
+        before, said_before = both()
+    conversations = [examples.loaded.conversation(examples.held_out_places[index]) for index in chosen]
+    return {
+        "evaluation": {"base": before, "adapter": after},
+        "answers": [
+            {
+                "prompt": [asdict(message) for message in conversation.messages[:-1]],
+                "expected": conversation.messages[-1].content,
+                "before": asdict(old),
+                "after": asdict(new),
+            }
+            for conversation, old, new in zip(conversations, said_before, said_after, strict=True)
+        ],
+    }
+
+
+def _distinct(held_out: Sequence[Rendered], most: int) -> list[int]:
+    """The first rows with different prompts."""
+    seen: dict[tuple[int, ...], int] = {}
+    for index, example in enumerate(held_out):
+        if len(seen) < most:
+            seen.setdefault(example.ids[: example.spans[-1][0]], index)
+    return list(seen.values())

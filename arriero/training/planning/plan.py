@@ -1,0 +1,133 @@
+"""Length of packed rows and recomputation, chosen so that a step fits into memory.
+
+What a token costs is measured, not guessed: the tensors that autograd keeps during one small forward pass, counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from arriero.training.planning.mode import Mode
+
+PREFERRED = {"cpu": 2048, "cuda": 8192}  # tokens of a row from which on longer ones are no faster
+EFFICIENT = {"cpu": 768, "cuda": 2048}  # rows are shortened to so many tokens before layers are recomputed
+MARGIN = 0.9  # share of the free memory that a plan may use
+Recompute = Literal["auto", "off", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How steps are computed: the mode, tokens of a row, and how many of the decoder's layers are recomputed.
+
+    `estimated_bytes` is what a step needs besides the loaded model, `available_bytes` what was free.
+    """
+
+    mode: Mode
+    row_tokens: int
+    layers: int
+    recomputed: int = 0
+    reason: str = ""
+    estimated_bytes: int = 0
+    available_bytes: int = 0
+
+    @property
+    def checkpointing(self) -> Literal["off", "some", "all"]:
+        """In words, how much is recomputed in the backward pass."""
+        return "off" if not self.recomputed else "some" if self.recomputed < self.layers else "all"
+
+    def smaller(self, longest: int) -> Plan | None:
+        """The next smaller plan after running out of memory, None if there is none."""
+        if self.row_tokens > longest:
+            return replace(self, row_tokens=max(longest, self.row_tokens // 2), reason="out of memory")
+        if self.recomputed < self.layers:
+            return replace(self, recomputed=self.layers, reason="out of memory")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes that one more token of a row keeps until the backward pass, for all layers, and for a recomputed one.
+
+    `fixed` is needed whatever the length: gradients, optimizer, a slice of logits.
+    """
+
+    per_token: int
+    per_token_recomputed: int
+    fixed: int
+    layers: int
+
+    def of(self, tokens: int, recomputed: int) -> int:
+        """Peak bytes of a row of `tokens` with so many layers recomputed: one of those is whole at a time."""
+        layer = self.per_token // self.layers
+        kept = (self.layers - recomputed) * layer + recomputed * self.per_token_recomputed
+        return self.fixed + tokens * (kept + layer * (2 if recomputed else 1))
+
+
+def measure(model: Any, forward: Callable[[], Tensor], tokens: int) -> Cost:
+    """Cost of `forward`, which computes the loss of a small row of `tokens` tokens in training mode."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = forward()
+    del loss
+    config = model.config.get_text_config()
+    width = torch.finfo(model.dtype).bits // 8
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    logits = 256 * config.vocab_size * (2 * width + 8)
+    return Cost(
+        per_token=max(1, sum(kept.values()) // tokens),
+        per_token_recomputed=config.hidden_size * width,
+        fixed=trained * 16 + logits,
+        layers=config.num_hidden_layers,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a plan has to hold: the longest example and the largest step, both in tokens, and the user's wishes."""
+
+    longest: int
+    step_tokens: int
+    row_tokens: int | None = None
+    recompute: Recompute = "auto"
+
+
+def make(mode: Mode, cost: Cost, need: Need, device: str, available: int) -> Plan:
+    """The fastest plan that fits into `available` bytes; the smallest one, with a reason that says so, if none does."""
+    budget = int(available * MARGIN)
+    most = need.row_tokens or min(PREFERRED[device], need.step_tokens)
+    lengths = [max(need.longest, most)]
+    while need.row_tokens is None and lengths[-1] > max(need.longest, EFFICIENT[device]):
+        lengths.append(max(need.longest, EFFICIENT[device], lengths[-1] * 3 // 4))
+    layers = {"off": [0], "all": [cost.layers], "auto": range(cost.layers + 1)}[need.recompute]
+    candidates = [(lengths[0], layers[0]), *((tokens, layers[0]) for tokens in lengths[1:])]
+    candidates += [(lengths[-1], count) for count in layers[1:]]
+    candidates.append((need.longest if need.row_tokens is None else lengths[0], layers[-1]))
+    for tokens, recomputed in candidates:
+        needed = cost.of(tokens, recomputed)
+        plan = Plan(mode, tokens, cost.layers, recomputed, "", needed, available)
+        if needed <= budget:
+            return replace(plan, reason=_reason(plan, lengths[0], need))
+    return replace(plan, reason="nothing smaller is possible; it may not fit")
+
+
+def _reason(plan: Plan, wished: int, need: Need) -> str:
+    if need.recompute == "all":
+        return "recomputation was asked for"
+    if plan.recomputed:
+        return f"without recomputing {plan.recomputed} of {plan.layers} layers it would not fit"
+    if plan.row_tokens < wished:
+        return f"rows of {wished} tokens would not fit"
+    return "fits without recomputation"

@@ -1,0 +1,156 @@
+"""Loss and gradients of an optimizer step: the summed loss of its tokens, divided once, however it is split.
+
+    examples ──pack──> rows ──model, attention, kernels──> hidden states at loss places ──head──> loss ──> gradients
+
+The sum over all rows is divided by the loss tokens of the whole step, so neither the number of rows nor that of
+workers changes what is learned.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from arriero.prompt import Rendered
+from arriero.training import attention
+from arriero.training.examples import collate
+from arriero.training.kernels import HeadLoss, Kernels, LogitsLoss
+from arriero.training.pack import PackedRow, loss_tokens, pack, shared_prefix, split
+from arriero.training.planning.plan import Plan
+
+AttentionInterface.register(attention.NAME, attention.attention)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which part of every step this process computes; `unsynchronised` holds back the exchange of gradients."""
+
+    rank: int = 0
+    count: int = 1
+    unsynchronised: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`loss` is a scalar on the device: nats per loss token of the step, scaled so that workers' mean is the loss.
+
+    `logical` tokens are those of the examples, `computed` ones what the model computed for them, in all workers.
+    """
+
+    loss: Tensor
+    logical: int
+    computed: int
+
+
+class Steps:
+    """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with."""
+
+    def __init__(self, model: Any, plan: Plan, kernels: Kernels) -> None:
+        self.model = model
+        self.wrapped = model
+        self.kernels = kernels
+        self.base = model.get_base_model()
+        self._selects = "logits_to_keep" in inspect.signature(self.base.forward).parameters
+        self.apply(plan)
+
+    def apply(self, plan: Plan) -> None:
+        """Compute under another plan from now on."""
+        self.plan = plan
+        if plan.recomputed:
+            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for index, layer in enumerate(layers):
+            layer.gradient_checkpointing = index < plan.recomputed
+
+    def backward(self, examples: Sequence[Rendered], worker: Worker | None = None) -> StepResult:
+        """Add the gradients of the step's mean loss to the parameters' `.grad`."""
+        worker = worker or Worker()
+        total = loss_tokens(examples)
+        parts = split(examples, self.plan.row_tokens, share=self.plan.mode.share, at_least=worker.count)
+        mine = parts[worker.rank :: worker.count]
+        weight = worker.count / total if mine else 0.0
+        mine = mine or parts[:1]  # a worker without a row still takes part in the exchange
+        loss = torch.zeros((), device=self.device)
+        with self.active():
+            for number, part in enumerate(mine):
+                last = number == len(mine) - 1
+                with nullcontext() if last else worker.unsynchronised():
+                    row_loss = self.loss(part) * weight
+                    row_loss.backward()
+                    loss += row_loss.detach()
+        logical = sum(len(example.ids) for example in examples)
+        return StepResult(loss, logical, sum(self.computed(part) for part in parts))
+
+    def loss(self, examples: Sequence[Rendered]) -> Tensor:
+        """Summed loss of the examples of one row, in nats; call it within `active()`."""
+        with self.autocast():
+            if self.plan.mode.name == "padded":
+                return self._padded(examples)
+            return self._packed(pack(examples, share=self.plan.mode.share))
+
+    def computed(self, examples: Sequence[Rendered]) -> int:
+        """Tokens that the model computes for the examples of one row."""
+        if self.plan.mode.name == "padded":
+            return len(examples) * max(len(example.ids) for example in examples)
+        prefix = shared_prefix(examples) if self.plan.mode.share else 0
+        return prefix + sum(len(example.ids) - prefix for example in examples)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return torch.device(self.model.device)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within the block the model has the plan's attention and the fused pieces; outside it is its plain self."""
+        before = self.base.config._attn_implementation
+        if self.plan.mode.own_attention:
+            self.base.set_attn_implementation(attention.NAME)
+        try:
+            with self.kernels.installed(head=True):
+                yield
+        finally:
+            self.base.set_attn_implementation(before)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 for LoRA layers that would compute in float32, where there are such."""
+        wanted = self.base.dtype == torch.bfloat16 and not self.kernels.covers_lora
+        return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
+
+    def _packed(self, row: PackedRow) -> Tensor:
+        move = self._move
+        places = move(row.loss_at)
+        options: dict[str, Any] = {"logits_to_keep": places} if self._selects else {}
+        if self.plan.mode.own_attention:
+            options["row_layout"] = attention.RowLayout(row.prefix, row.lengths)
+        out = self.wrapped(input_ids=move(row.ids), position_ids=move(row.positions), use_cache=False, **options)
+        hidden = out.logits[0] if self._selects else out.logits[0].index_select(0, places)
+        return self._head(hidden, move(row.targets))
+
+    def _padded(self, examples: Sequence[Rendered]) -> Tensor:
+        batch = {name: self._move(part) for name, part in collate(examples).items()}
+        labels = batch.pop("labels")[:, 1:]
+        wanted = labels >= 0
+        hidden = self.wrapped(**batch, use_cache=False).logits[:, :-1][wanted]
+        return self._head(hidden, labels[wanted])
+
+    def _head(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        head = self.kernels.whole_head
+        loss: Tensor = (
+            LogitsLoss.apply(hidden, targets) if head is None else HeadLoss.apply(hidden, head.weight, targets)
+        )
+        return loss
+
+    def _move(self, part: Tensor) -> Tensor:
+        """To the device, without waiting for it."""
+        if self.device.type == "cuda":
+            return part.pin_memory().to(self.device, non_blocking=True)
+        return part

@@ -1,0 +1,53 @@
+"""bind(): a base model and an adapter that belong together, or an error that says why not."""
+
+from __future__ import annotations
+
+import pytest
+
+from arriero.errors import ContractError, NotFoundError
+from arriero.messages import Conversation
+from arriero.prompt import Contract, bind
+from tests.conftest import ids_of
+
+SAMPLE = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me"}]
+
+
+@pytest.fixture
+def adapter(model_dir, tmp_path):
+    """An adapter directory as far as binding looks at it: no weights are read."""
+    from arriero import hub
+
+    renderer = bind(model_dir, system="Be Killa.").renderer
+    fingerprint = hub.fingerprint(model_dir)
+    contract = Contract.of(renderer, Conversation.of(SAMPLE), base_model="tiny", base_fingerprint=fingerprint)
+    (tmp_path / "killa").mkdir()
+    contract.save(tmp_path / "killa")
+    (tmp_path / "killa" / "adapter_config.json").write_text("{}")
+    return tmp_path / "killa"
+
+
+def test_a_model_alone_has_the_template_s_own_system_prompt(model_dir):
+    bound = bind(model_dir)
+    assert (bound.model_dir, bound.adapter_dir, bound.contract) == (model_dir, None, None)
+    assert bound.renderer.prompt(SAMPLE[:1]) == [1, 4, *ids_of("who?"), 2, 5]
+
+
+def test_an_adapter_brings_its_system_prompt_unless_another_is_given(model_dir, adapter):
+    bound = bind(model_dir, adapter)
+    assert (bound.adapter_dir, bound.renderer.system) == (adapter, "Be Killa.")
+    assert bound.renderer.render(Conversation.of(SAMPLE)).ids == bound.contract.sample_ids
+    assert bind(model_dir, adapter, system="x").renderer.system == "x"
+
+
+def test_what_does_not_belong_together(home, model_dir, other_model_dir, adapter):
+    with pytest.raises(ContractError, match="the base model's weights"):
+        bind(other_model_dir, adapter)
+    with pytest.raises(NotFoundError, match="the adapter's base model is not on disk") as caught:
+        bind(adapter=adapter)
+    assert "arriero download tiny" in caught.value.hint
+    assert "--model" in caught.value.hint
+    (adapter / "arriero.json").unlink()
+    with pytest.raises(NotFoundError, match=r"has no arriero\.json"):
+        bind(model_dir, adapter)
+    with pytest.raises(NotFoundError, match="not an adapter directory"):
+        bind(model_dir, model_dir)

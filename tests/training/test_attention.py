@@ -1,0 +1,88 @@
+"""Shared-prefix attention against a dense mask over the whole row, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arriero.training import attention
+from arriero.training.attention import RowLayout, UnsupportedAttentionError
+
+SCALE = 0.3
+
+
+def dense(query, key, value, layout):
+    """(tokens, heads, dim) by one mask: each example sees the prefix and itself up to the query."""
+    tokens = layout.tokens
+    owner = torch.tensor([-1] * layout.prefix + [at for at, length in enumerate(layout.lengths) for _ in range(length)])
+    causal = torch.arange(tokens)[:, None] >= torch.arange(tokens)
+    seen = causal & ((owner[:, None] == owner) | (owner == -1))
+    group = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(group, 1) for part in (key, value))
+    scores = torch.einsum("thd,shd->hts", query, key) * SCALE
+    return torch.einsum("hts,shd->thd", scores.masked_fill(~seen, float("-inf")).softmax(-1), value)
+
+
+def compute(parts, layout):
+    heads_first = [part.transpose(0, 1)[None] for part in parts]
+    return attention.attention(None, *heads_first, None, row_layout=layout, scaling=SCALE)[0][0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 7),
+    st.lists(st.integers(1, 9), min_size=1, max_size=6).map(sorted),
+    st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 3)]),
+    st.sampled_from([1 << 24, 300, 60]),
+    st.sampled_from([0, 3]),
+)
+def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, kept):
+    """Also cut into slices (a small LARGEST) and with probabilities computed again (KEPT 0)."""
+    layout = RowLayout(prefix, tuple(lengths))
+    generator = torch.Generator().manual_seed(sum(lengths))
+    shapes = [(layout.tokens, count, 4) for count in (heads[0], heads[1], heads[1])]
+    parts = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
+    upstream = torch.randn(shapes[0], dtype=torch.float64, generator=generator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "LARGEST", largest)
+        patch.setattr(attention, "KEPT", kept)
+        ours = compute(parts, layout)
+        our_gradients = torch.autograd.grad((ours * upstream).sum(), parts)
+    expected = dense(*parts, layout)
+    gradients = torch.autograd.grad((expected * upstream).sum(), parts)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+    for own, wanted in zip(our_gradients, gradients, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_blocks_hold_every_query_once_and_stay_within_the_bound(monkeypatch):
+    monkeypatch.setattr(attention, "LARGEST", 500)
+    layout = RowLayout(5, (2, 2, 3, 40, 90))
+    found = []
+    for block in layout.blocks(heads=2):
+        found += range(block.queries.start, block.queries.stop)
+        assert 2 * block.count * (block.last - block.first) * block.keys <= 500
+    assert found == list(range(layout.tokens))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("softcap", 50.0), ("s_aux", torch.zeros(2)), ("sliding_window", 4), ("dropout", 0.1)]
+)
+def test_options_whose_meaning_would_be_lost_are_refused(name, value):
+    parts = [torch.randn(1, 2, 6, 4)] * 3
+    with pytest.raises(UnsupportedAttentionError, match=name):
+        attention.attention(None, *parts, None, row_layout=RowLayout(2, (4,)), **{name: value})
+
+
+def test_a_window_that_every_example_fits_into_is_no_window():
+    parts = [torch.randn(1, 2, 8, 4)] * 3
+    layout = RowLayout(2, (3, 3))
+    windowed = attention.attention(None, *parts, None, row_layout=layout, sliding_window=5)[0]
+    assert torch.equal(windowed, attention.attention(None, *parts, None, row_layout=layout)[0])
+
+
+def test_a_model_that_does_not_hand_options_on_is_refused():
+    with pytest.raises(UnsupportedAttentionError, match="hand options on"):
+        attention.attention(None, *[torch.randn(1, 2, 8, 4)] * 3, None)
