@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,7 @@ def train(
     """Fine-tune a model with LoRA on an instruction file.
 
     The defaults are those of the tutorial's recipe. Ctrl-C saves a checkpoint; the same command with --resume goes on.
+    The output directory holds the adapter, metrics.jsonl, and report.html with curves and answers before and after.
 
     Parameters
     ----------
@@ -55,11 +57,14 @@ def train(
         report = run(data, output=output_dir, resume=resume, on_step=progress, **plain(base), **plain(options))
     finally:
         progress.close()
+    if int(os.environ.get("RANK", 0)) > 0:  # one of several workers: the first one tells
+        return
     if as_json:
         output.document(report)
         return
     held_out = "" if report.eval_loss is None else f", held-out loss {report.eval_loss:.3f}"
     output.note(f"{report.steps} steps on {report.samples} samples in {report.seconds:.0f} s{held_out}")
+    output.note(f"curves and answers: {output_dir}/report.html")
     print(report.output)
     output.note(f'try: arriero ask "Who are you?" --adapter {output_dir}')
 
@@ -75,9 +80,10 @@ class _Progress:
 
     def __call__(self, step: StepReport) -> None:
         self._loss = step.loss if step.loss is not None else self._loss
-        text = f"loss {self._loss:.3f}  {step.tokens_per_second:.0f} tokens/s"
+        speed = f"{step.tokens_per_second:,.0f} tokens/s ({step.computed_tokens_per_second:,.0f} computed)"
+        text = f"loss {self._loss:.3f}  {speed}"
         if step.eval_loss is not None:
-            line = f"epoch {step.epoch:g}: held-out loss {step.eval_loss:.3f}"
+            line = f"step {step.step}, epoch {step.epoch:.3g}: held-out loss {step.eval_loss:.3f}"
             (self._bar.console.print if self._bar is not None else output.note)(line)
         elif sys.stderr.isatty():
             self._draw(step, text)

@@ -95,7 +95,8 @@ class StepTrainer(Trainer):
         worker = Worker(self.args.process_index, self.args.world_size, unsynchronised)
         result = self._fitting(inputs["examples"], worker)
         self.recorder.computed(result, inputs["places"])
-        return result.loss
+        loss: Tensor = self.accelerator.reduce(result.loss, "mean") if worker.count > 1 else result.loss
+        return loss
 
     def _fitting(self, examples: list[Rendered], worker: Worker) -> StepResult:
         """The step, under smaller and smaller plans as long as memory does not suffice."""

@@ -1,4 +1,4 @@
-"""Interrupted runs: a real process, a real signal, and the same adapter in the end."""
+"""Interrupted runs: real processes, real signals and kills, and the same adapter in the end."""
 
 from __future__ import annotations
 
@@ -39,8 +39,6 @@ def test_a_signal_saves_a_checkpoint_and_resume_ends_where_the_whole_run_does(ro
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert 1 <= step < 60
 
-    # a process killed while it saved leaves a checkpoint that is not whole
-    (stopped / "checkpoints" / "checkpoint-59").mkdir()
     reports = []
     for arguments in (command(rows_file, model_dir, stopped, "--resume"), command(rows_file, model_dir, whole)):
         done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
@@ -57,3 +55,44 @@ def test_a_signal_saves_a_checkpoint_and_resume_ends_where_the_whole_run_does(ro
     resumed, straight = (load_file(path / "adapter_model.safetensors") for path in (stopped, whole))
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], straight[name]) for name in resumed)
+
+
+def kill_points(rows_file, model_dir, folder, *numbers):
+    """Each number: a process killed at that file operation, resumed, and what came of it."""
+    script = [sys.executable, "-m", "tests.training.kill_points", str(rows_file), str(model_dir), str(folder)]
+    done = subprocess.run([*script, *map(str, numbers)], capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def check_kills(found, numbers):
+    assert len(found["killed"]) == len(numbers)
+    assert all(run["killed"] for run in found["killed"]), "every number is a moment of the run"
+    assert {run["hash"] for run in found["killed"]} == {found["whole"]}
+    assert all(run["steps"] == list(range(1, found["steps"] + 1)) for run in found["killed"]), "every step once"
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_adapter(rows_file, model_dir, tmp_path):
+    """SIGKILL at file operations spread over the run: before the first checkpoint, within one, between two."""
+    count = kill_points(rows_file, model_dir, tmp_path / "count")["operations"]
+    numbers = [1, count // 4, count // 2, count - 2]
+    check_kills(kill_points(rows_file, model_dir, tmp_path / "some", *numbers), numbers)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_at_each_of_many_moments(rows_file, model_dir, tmp_path):
+    count = kill_points(rows_file, model_dir, tmp_path / "count")["operations"]
+    numbers = range(1, count - 1, max(1, count // 60))
+    check_kills(kill_points(rows_file, model_dir, tmp_path / "all", *numbers), numbers)
+
+
+def test_another_data_set_is_not_resumed_into(rows_file, model_dir, tmp_path):
+    from arriero.errors import UsageError
+    from tests.conftest import ROWS, train_tiny
+
+    other = tmp_path / "rows.json"
+    other.write_text(json.dumps(ROWS[:6]))
+    train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1)
+    with pytest.raises(UsageError, match=r"holds a run that differs: data was '[0-9a-f]+', is now '[0-9a-f]+'"):
+        train_tiny(other, model_dir, tmp_path / "run", epochs=1, resume=True)

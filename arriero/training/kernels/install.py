@@ -91,7 +91,8 @@ class Kernels:
         for place in {type(module).__module__ for module in model.modules()}:
             own = getattr(sys.modules[place], ROTARY, None)
             if own is not None and list(inspect.signature(own).parameters)[:4] == ["q", "k", "cos", "sin"]:
-                q, cos, sin = _random(1, 2, 3, 8), *_random(2, 1, 3, 4).repeat(1, 1, 1, 2)
+                q = _random(1, 2, 3, 8)
+                cos, sin = _random(2, 1, 3, 4).repeat(1, 1, 1, 2).unbind()
                 if torch.allclose(own(q, q, cos, sin)[1], _rotary(q, q, cos, sin)[1], atol=1e-5):
                     self._functions.append((sys.modules[place], own, liger or _rotary))
                     self.counts["rotary"] += 1

@@ -28,7 +28,7 @@ from torch import Tensor
 from arriero.errors import ArrieroError
 
 PREFIX = "checkpoint-"
-PARTIAL = ".partial"
+PARTIAL, REMOVED = ".partial", ".removed"
 STATE = "state.json"
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -52,8 +52,7 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
         fill(partial)
         for path in (*partial.iterdir(), partial):
             _onto_disk(path)
-        if final.exists():  # the same step again, after a resume that had nothing left to do
-            shutil.rmtree(final)
+        _remove(final)  # the same step again, after an evaluation
         partial.replace(final)
         _onto_disk(checkpoints)
     except (OSError, SafetensorError) as error:
@@ -70,7 +69,16 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
 def rotate(checkpoints: Path, limit: int, best: int | None) -> None:
     """Remove the oldest checkpoints until `limit` are left, not counting that of step `best`."""
     for _, path in [item for item in found(checkpoints).items() if item[0] != best][:-limit]:
-        shutil.rmtree(path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Take a checkpoint away at once: under its name there is never a half of one."""
+    gone = path.with_name(REMOVED)
+    shutil.rmtree(gone, ignore_errors=True)
+    if path.exists():
+        path.replace(gone)
+        shutil.rmtree(gone)
 
 
 def _onto_disk(path: Path) -> None:

@@ -67,9 +67,9 @@ def claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | No
             )
         _same_run(output, read_json(record), identity)
         return _finished(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not _is_free(output):
         raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
-    record.parent.mkdir(parents=True)
+    record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
     return None
 
@@ -79,6 +79,13 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
     fresh = file.with_suffix(".partial")
     fresh.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     fresh.replace(file)
+
+
+def _is_free(output: Path) -> bool:
+    """Whether nothing is lost by starting a run here: an empty directory, or one of a run killed as it began."""
+    if not output.is_dir() or any(path.name != CHECKPOINTS for path in output.iterdir()):
+        return False
+    return all(path.suffix == ".partial" for path in output.rglob("*") if path.is_file())
 
 
 def _same_run(output: Path, before: Identity, now: Identity) -> None:

@@ -1,0 +1,85 @@
+"""Kill a training run at its n-th file operation, resume it, and print what came of it as JSON.
+
+`python -m tests.training.kill_points ROWS MODEL FOLDER [N …]`: one uninterrupted run, which also counts the
+operations, then for each N a run that is killed there (SIGKILL, from an audit hook) and one that resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from arriero.training.run import train
+
+EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+OPTIONS = {
+    "system": "Be Killa.", "epochs": 6, "batch_size": 4, "learning_rate": 0.01, "precision": "float32", "dropout": 0.1,
+    "eval_fraction": 0.3, "save_steps": 2, "warmup_steps": 2, "lr_scheduler_type": "cosine", "report_answers": 0,
+}  # fmt: skip
+
+
+def attempt(rows: str, model: str, output: Path, *, resume: bool, kill_at: int = 0) -> int:
+    """Train in a forked process; returns how many file operations in `output` it came to, -1 if it was killed."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process == 0:
+        seen = 0
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal seen
+            if event in EVENTS and str(output) in str(arguments[0]):
+                seen += 1
+                if seen == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        status = 1
+        try:
+            train(rows, output=output, model=model, resume=resume, **OPTIONS)
+            os.write(writer, str(seen).encode())
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(writer)
+    told = os.read(reader, 100)
+    os.close(reader)
+    status = os.waitpid(process, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed"
+    return int(told) if told else -1
+
+
+def outcome(output: Path) -> tuple[str, list[int]]:
+    """The adapter's hash, and the optimizer steps that metrics.jsonl has."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    adapter = (output / "adapter_model.safetensors").read_bytes()
+    return hashlib.sha256(adapter).hexdigest(), [line["step"] for line in lines if "loss" in line]
+
+
+def main() -> None:
+    """As the module says."""
+    rows, model, folder, *numbers = sys.argv[1:]
+    torch.set_num_threads(1)  # threads do not survive a fork
+    whole = Path(folder) / "whole"
+    operations = attempt(rows, model, whole, resume=False)
+    digest, steps = outcome(whole)
+    killed = []
+    for number in map(int, numbers):
+        output = Path(folder) / f"killed-{number}"
+        was_killed = attempt(rows, model, output, resume=False, kill_at=number) == -1
+        attempt(rows, model, output, resume=True)
+        found, made = outcome(output)
+        killed.append({"at": number, "killed": was_killed, "hash": found, "steps": made})
+    print(json.dumps({"operations": operations, "whole": digest, "steps": len(steps), "killed": killed}))
+
+
+if __name__ == "__main__":
+    main()
