@@ -71,8 +71,12 @@ def split(examples: Sequence[Rendered], row_tokens: int, *, share: bool, at_leas
     return [row[::-1] for row in rows]
 
 
-def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
-    """One row of `examples`, in their order."""
+def pack(examples: Sequence[Rendered], *, share: bool, multiple: int = 1) -> PackedRow:
+    """One row of `examples`, in their order.
+
+    Filled up to a multiple of `multiple` tokens by one more example that nothing is learned from, for kernels that
+    are compiled anew for lengths of another kind.
+    """
     prefix = shared_prefix(examples) if share else 0
     ids, positions = list(examples[0].ids[:prefix]), list(range(prefix))
     loss_at: list[int] = []
@@ -85,11 +89,16 @@ def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
             targets += example.ids[first:end]
         ids += example.ids[prefix:]
         positions += range(prefix, len(example.ids))
+    lengths = [len(example.ids) - prefix for example in examples]
+    if (missing := -len(ids) % multiple) > 0:
+        ids += [ids[0]] * missing
+        positions += range(prefix, prefix + missing)
+        lengths.append(missing)
     return PackedRow(
         torch.tensor([ids]),
         torch.tensor([positions]),
         torch.tensor(loss_at),
         torch.tensor(targets),
         prefix,
-        tuple(len(example.ids) - prefix for example in examples),
+        tuple(lengths),
     )

@@ -26,6 +26,7 @@ from arriero.training.kernels import HeadLoss, Kernels, LogitsLoss
 from arriero.training.pack import PackedRow, loss_tokens, pack, shared_prefix, split
 from arriero.training.planning.plan import Plan
 
+BUCKET = 64  # tokens
 AttentionInterface.register(attention.NAME, attention.attention)
 
 
@@ -94,14 +95,20 @@ class Steps:
         with self.autocast():
             if self.plan.mode.name == "padded":
                 return self._padded(examples)
-            return self._packed(pack(examples, share=self.plan.mode.share))
+            return self._packed(pack(examples, share=self.plan.mode.share, multiple=self.multiple))
 
     def computed(self, examples: Sequence[Rendered]) -> int:
         """Tokens that the model computes for the examples of one row."""
         if self.plan.mode.name == "padded":
             return len(examples) * max(len(example.ids) for example in examples)
         prefix = shared_prefix(examples) if self.plan.mode.share else 0
-        return prefix + sum(len(example.ids) - prefix for example in examples)
+        tokens = prefix + sum(len(example.ids) - prefix for example in examples)
+        return tokens + -tokens % self.multiple
+
+    @property
+    def multiple(self) -> int:
+        """Rows are filled up to a multiple of so many tokens: on CUDA, where kernels are compiled for lengths."""
+        return BUCKET if self.device.type == "cuda" else 1
 
     @property
     def device(self) -> torch.device:

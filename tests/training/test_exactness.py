@@ -133,6 +133,13 @@ def test_random_groups_give_the_plain_loss_and_gradients(examples, row_tokens, r
     agree(model, steps_of(model, row_tokens=row_tokens, recomputed=recomputed), examples)
 
 
+def test_rows_filled_up_for_kernels_learn_the_same(monkeypatch):
+    monkeypatch.setattr(Steps, "multiple", 16)
+    model = build("Llama")
+    assert steps_of(model).computed(GROUP) % 16 == 0
+    agree(model, steps_of(model), GROUP)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kernels", [True, False])
 def test_families(family, kernels):

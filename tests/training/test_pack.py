@@ -40,6 +40,13 @@ def test_without_sharing_every_example_is_whole():
     assert row.loss_at.tolist() == [1, 4]
 
 
+def test_a_row_is_filled_up_with_an_example_that_teaches_nothing():
+    row = pack([Rendered((1, 9, 20), ((2, 3),)), Rendered((1, 9, 30), ((2, 3),))], share=True, multiple=8)
+    assert row.ids.tolist() == [[1, 9, 20, 30, 1, 1, 1, 1]]
+    assert row.positions.tolist() == [[0, 1, 2, 2, 2, 3, 4, 5]]
+    assert (row.lengths, row.targets.tolist()) == ((1, 1, 4), [20, 30])
+
+
 @st.composite
 def some_examples(draw):
     prefix = draw(st.lists(st.integers(0, 5), max_size=6))
