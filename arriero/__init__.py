@@ -16,15 +16,27 @@ if TYPE_CHECKING:
     from arriero.chat import Chat, Reply, load
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
-    from arriero.training import train
+    from arriero.training import evaluate, merge, train
 
 __version__ = "0.1.0"
-__all__ = ["ArrieroError", "Chat", "Message", "Piece", "Reply", "Sampling", "Usage", "load", "train"]
+__all__ = [
+    "ArrieroError",
+    "Chat",
+    "Message",
+    "Piece",
+    "Reply",
+    "Sampling",
+    "Usage",
+    "evaluate",
+    "load",
+    "merge",
+    "train",
+]
 _HOMES = {
     "arriero.chat": ("Chat", "Reply", "load"),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
-    "arriero.training": ("train",),
+    "arriero.training": ("evaluate", "merge", "train"),
 }
 
 

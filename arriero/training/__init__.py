@@ -25,12 +25,20 @@ from typing import TYPE_CHECKING, Any
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
+    from arriero.training.adapter.evaluate import evaluate
+    from arriero.training.adapter.merge import merge
     from arriero.training.output.directory import TrainReport
     from arriero.training.progress import StepReport
     from arriero.training.run import train
 
-__all__ = ["StepReport", "TrainOptions", "TrainReport", "train"]
-_HOMES = {"StepReport": "progress", "TrainReport": "output.directory", "train": "run"}
+__all__ = ["StepReport", "TrainOptions", "TrainReport", "evaluate", "merge", "train"]
+_HOMES = {
+    "StepReport": "progress",
+    "TrainReport": "output.directory",
+    "evaluate": "adapter.evaluate",
+    "merge": "adapter.merge",
+    "train": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

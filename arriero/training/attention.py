@@ -14,12 +14,13 @@ equal, and the gradients that the copies would have received are summed into the
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from arriero.training.kernels.varlen import available, shared_varlen
 
 NAME = "arriero_shared_prefix"
 LARGEST = 1 << 24  # elements of one block of scores, over all heads
@@ -96,12 +97,13 @@ def _slices(start: int, lengths: tuple[int, ...], prefix: int, heads: int) -> li
 
 
 def attention(
-    _module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
 ) -> tuple[Tensor, None]:
     """Transformers' attention interface: query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim).
 
     Returns (1, tokens, heads, dim). Raises UnsupportedAttentionError for options whose meaning would be lost.
     """
+    del module, attention_mask  # a row's layout takes their place
     layout = options.get("row_layout")
     if not isinstance(layout, RowLayout):
         raise UnsupportedAttentionError("this model does not hand options on to its attention")
@@ -109,11 +111,11 @@ def attention(
         if not _harmless(name, options.get(name), layout):
             raise UnsupportedAttentionError(f"its attention uses {name}")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
-    rows = [part.squeeze(0).transpose(0, 1) for part in (query, key, value)]  # (tokens, heads, dim)
-    if query.is_cuda and (flash := _flash()) is not None and query.dtype in (torch.bfloat16, torch.float16):
-        return flash(*rows, layout, scale).unsqueeze(0), None
+    query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # (tokens, heads, dim)
+    if query.is_cuda and available() and query.dtype in (torch.bfloat16, torch.float16):
+        return shared_varlen(query, key, value, layout, scale).unsqueeze(0), None
     with torch.autocast(query.device.type, enabled=False):
-        out: Tensor = _Grouped.apply(*(part.contiguous() for part in rows), layout, scale)
+        out: Tensor = _Grouped.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout, scale)
     return out.unsqueeze(0), None
 
 
@@ -122,59 +124,6 @@ def _harmless(name: str, value: Any, layout: RowLayout) -> bool:
     if name == "sliding_window" and value is not None:
         return bool(value >= layout.prefix + max(layout.lengths))
     return value is None or (isinstance(value, float) and value == 0)
-
-
-def _flash() -> Any:
-    """Variable-length flash attention from torch, where this torch has it with grouped key heads."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return _varlen if "enable_gqa" in inspect.signature(varlen_attn).parameters else None
-
-
-def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scale: float) -> Tensor:
-    """Keys and values of the prefix are repeated before each example's own; causal to the lower right."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    if "varlen" not in layout.cache:
-        layout.cache["varlen"] = _varlen_index(layout, query.device)
-    index, queries, keys, most_queries, most_keys = layout.cache["varlen"]
-    out: Tensor = varlen_attn(
-        query,
-        key.index_select(0, index),
-        value.index_select(0, index),
-        queries,
-        keys,
-        most_queries,
-        most_keys,
-        scale=scale,
-        window_size=(-1, 0),
-        enable_gqa=True,
-    )
-    return out
-
-
-def _varlen_index(layout: RowLayout, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """Rows of keys for every sequence, and the sequences' bounds; the prefix is a sequence of its own."""
-    prefix = torch.arange(layout.prefix)
-    parts, start = ([prefix] if layout.prefix else []), layout.prefix
-    queries = [layout.prefix] if layout.prefix else []
-    for length in layout.lengths:
-        parts += [prefix, torch.arange(start, start + length)]
-        queries.append(length)
-        start += length
-    own = len(queries) - len(layout.lengths)
-    keys = queries[:own] + [layout.prefix + length for length in layout.lengths]
-    bounds = [
-        torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32) for lengths in (queries, keys)
-    ]
-    return (
-        torch.cat(parts).to(device, non_blocking=True),
-        *(bound.to(device, non_blocking=True) for bound in bounds),
-        max(queries),
-        max(keys),
-    )
 
 
 @dataclass(frozen=True, slots=True)

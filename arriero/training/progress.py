@@ -80,7 +80,6 @@ class Recorder(TrainerCallback):
         self.stop = threading.Event()
         self.logical = self.total_computed = self.last_computed = 0
         self.eval_loss: float | None = None
-        self.plans: list[Plan] = []
         self.began: Callable[[int], None] = lambda _: None
         self._pending: list[_Pending] = []
         self._places: Sequence[Place] = ()
@@ -101,7 +100,6 @@ class Recorder(TrainerCallback):
 
     def replanned(self, plan: Plan) -> None:
         """Memory did not suffice; the step is tried again under `plan`."""
-        self.plans.append(plan)
         log.warning(
             "out of memory: trying the step again with rows of up to %d tokens, recomputation %s",
             plan.row_tokens,

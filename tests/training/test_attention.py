@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from arriero.training import attention
 from arriero.training.attention import RowLayout, UnsupportedAttentionError
+from arriero.training.kernels import varlen
 
 SCALE = 0.3
 
@@ -86,3 +87,14 @@ def test_a_window_that_every_example_fits_into_is_no_window():
 def test_a_model_that_does_not_hand_options_on_is_refused():
     with pytest.raises(UnsupportedAttentionError, match="hand options on"):
         attention.attention(None, *[torch.randn(1, 2, 8, 4)] * 3, None)
+
+
+def test_sequences_for_flash_attention_spelled_out():
+    """The prefix by itself, then each example with the prefix's keys before its own; queries end where keys end."""
+    index, queries, keys, most_queries, most_keys = varlen._varlen_index(RowLayout(2, (1, 3)), torch.device("cpu"))
+    assert index.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
+    assert queries.tolist() == [0, 2, 3, 6]
+    assert keys.tolist() == [0, 2, 5, 10]
+    assert (most_queries, most_keys) == (3, 5)
+    index, queries, keys, *_ = varlen._varlen_index(RowLayout(0, (2, 1)), torch.device("cpu"))
+    assert (index.tolist(), queries.tolist(), keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])

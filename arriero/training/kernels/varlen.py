@@ -1,0 +1,70 @@
+"""Shared-prefix attention by torch's variable-length flash attention, on CUDA."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from arriero.training.attention import RowLayout
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this torch has variable-length flash attention with grouped key heads."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+def shared_varlen(query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scale: float) -> Tensor:
+    """Query (tokens, heads, dim), key and value (tokens, key heads, dim); the result is like query.
+
+    Keys and values of the prefix are repeated before each example's own; causal to the lower right.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    if "varlen" not in layout.cache:
+        layout.cache["varlen"] = _varlen_index(layout, query.device)
+    index, queries, keys, most_queries, most_keys = layout.cache["varlen"]
+    out: Tensor = varlen_attn(
+        query,
+        key.index_select(0, index),
+        value.index_select(0, index),
+        queries,
+        keys,
+        most_queries,
+        most_keys,
+        scale=scale,
+        window_size=(-1, 0),
+        enable_gqa=True,
+    )
+    return out
+
+
+def _varlen_index(layout: RowLayout, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    """Rows of keys for every sequence, and the sequences' bounds; the prefix is a sequence of its own."""
+    prefix = torch.arange(layout.prefix)
+    parts, start = ([prefix] if layout.prefix else []), layout.prefix
+    queries = [layout.prefix] if layout.prefix else []
+    for length in layout.lengths:
+        parts += [prefix, torch.arange(start, start + length)]
+        queries.append(length)
+        start += length
+    own = len(queries) - len(layout.lengths)
+    keys = queries[:own] + [layout.prefix + length for length in layout.lengths]
+    bounds = [
+        torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32) for lengths in (queries, keys)
+    ]
+    return (
+        torch.cat(parts).to(device, non_blocking=True),
+        *(bound.to(device, non_blocking=True) for bound in bounds),
+        max(queries),
+        max(keys),
+    )
