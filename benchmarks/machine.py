@@ -1,17 +1,20 @@
-"""What a benchmark asks of the machine: time, matrix rate, peak memory, waits for the GPU, what its allocator did."""
+"""What a benchmark asks of the machine: time and who else took it, matrix rate, memory, waits for the GPU."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import torch
 
 Device = Literal["cpu", "cuda"]
 SIZES = {"cpu": 2048, "cuda": 8192}  # of the square matrices: large enough to reach the machine's rate
+TRIES = {"cpu": 12, "cuda": 100}  # an idle GPU first has to raise its clock
 SYNC = "called a synchronizing CUDA operation"
 
 
@@ -40,12 +43,12 @@ class Clock:
         return [after - before for before, after in pairs]
 
 
-def matrix_rate(device: Device, *, tries: int = 12) -> float:
+def matrix_rate(device: Device) -> float:
     """FLOP/s of a square bfloat16 matrix product: the best of several."""
     factor = torch.randn(SIZES[device], SIZES[device], device=device, dtype=torch.bfloat16)
     clock = Clock(device)
     clock.mark()
-    for _ in range(tries):
+    for _ in range(TRIES[device]):
         factor @ factor
         clock.mark()
     return float(2 * SIZES[device] ** 3 / min(clock.seconds()))
@@ -95,6 +98,59 @@ def allocator(device: Device) -> dict[str, int]:
         "device_allocations": int(stats["segment.all.allocated"]),
         "retries": int(stats["num_alloc_retries"]),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is known at the end of a step; processor seconds are those of all cores since the machine's start."""
+
+    peak_memory: int
+    allocator: dict[str, int]
+    total: float
+    idle: float
+    own: float
+
+    @classmethod
+    def now(cls, device: Device) -> Moment:
+        """As of now."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted as user time, too
+        return cls(peak_memory(device), allocator(device), sum(times) - guests, idle, time.process_time())
+
+
+class Meter:
+    """Told of the end of every optimizer step; the first one is a warm-up."""
+
+    def __init__(self, device: Device) -> None:
+        self.device, self.clock = device, Clock(device)
+        self._moments: list[Moment] = []
+
+    def step(self) -> None:
+        """A step has ended."""
+        self.clock.mark()
+        if not self._moments and self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # peaks are those of the counted steps
+        self._moments.append(Moment.now(self.device))
+
+    def outcome(self) -> dict[str, Any]:
+        """Seconds of each step after the warm-up, peak memory, and what the allocator did.
+
+        On CUDA all of it is of the steps after the warm-up; on a CPU memory is that of the whole process. `others`
+        is the share of the cores' time that other processes took: above a few hundredths, times are worth little.
+        """
+        first, last = self._moments[0], self._moments[-1]
+        busy = (last.total - last.idle) - (first.total - first.idle)
+        stats = {
+            name: value - (0 if name.endswith("peak") else first.allocator[name])
+            for name, value in last.allocator.items()
+        }
+        return {
+            "seconds": self.clock.seconds(),
+            "peak_memory": last.peak_memory,
+            "allocator": stats,
+            "others": max(0.0, busy - (last.own - first.own)) / max(last.total - first.total, 1e-9),
+        }
 
 
 def described(device: Device) -> str:

@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from machine import Device, described, matrix_rate
 from rich.console import Console
 from training_jobs import LLAMA_8B, SAMPLES, TINY, Job, Source, Workload, full, synthetic, within
@@ -78,6 +79,8 @@ def parsed() -> argparse.Namespace:
         parser.error("DATA is needed")
     if options.tiny and options.device == "cpu":
         parser.error("--tiny goes with --device cuda")
+    if options.device == "cuda" and not options.tiny and not torch.cuda.is_available():
+        parser.error("this machine has no CUDA GPU; --tiny runs the same code on its CPU")
     if options.device == "cuda":
         options.variants = [name for name in options.variants if name in CUDA_VARIANTS]
     return options
@@ -162,7 +165,10 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     print(f"{job.workload.name}: {job.variant}", file=sys.stderr)
     task, result = folder / "job.pickle", folder / "result.json"
     task.write_bytes(pickle.dumps(job))
-    ended = subprocess.run([sys.executable, str(CHILD), str(task), str(result)], capture_output=True, text=True)
+    alone = {"CUDA_VISIBLE_DEVICES": "0", **os.environ}  # with several GPUs the Trainer would use them all
+    ended = subprocess.run(
+        [sys.executable, str(CHILD), str(task), str(result)], capture_output=True, text=True, env=alone
+    )
     if ended.returncode:
         raise SystemExit(f"{job.variant} failed:\n{ended.stdout[-2000:]}\n{ended.stderr[-6000:]}")
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
@@ -171,7 +177,6 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
 
 def parameters(model: Path | None, shape: dict[str, Any]) -> dict[str, int]:
     """Of the head, and of all that is neither head nor embedding."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(**shape) if shape else AutoConfig.from_pretrained(model, local_files_only=True)

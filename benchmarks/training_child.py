@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import tutorial_recipe
-from machine import Clock, allocator, peak_memory
+from machine import Meter
 from training_jobs import Job
-from training_variants import PACKED, PADDED, SHARED, Outcome, base_model, by_hand, command, grown, held_out, settled
+from training_variants import PACKED, PADDED, SHARED, Outcome, base_model, by_hand, command, held_out, settled
 from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from arriero.hardware import cores
@@ -28,10 +28,9 @@ class Watch(TrainerCallback):
     """What the tutorial's Trainer computes: time, tokens and logits of every step, and the first step's loss."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.clock = job, Clock(job.device)
+        self.job, self.meter = job, Meter(job.device)
         self.tokens: list[int] = []
         self.first = torch.zeros((), dtype=torch.float64, device=job.device)
-        self.peak, self.before, self.after = 0, dict[str, int](), dict[str, int]()
         self._computed = 0
 
     def saw(self, _module: Any, _args: Any, inputs: dict[str, Any], outputs: Any) -> None:
@@ -42,17 +41,15 @@ class Watch(TrainerCallback):
         logits, labels = outputs.logits.detach()[:, :-1], inputs["labels"][:, 1:].clone()
         if self.job.workload.extra_end:  # the other variants have no such token
             last = labels.shape[1] - 1 - (labels >= 0).flip(1).int().argmax(1)
-            labels[torch.arange(len(labels)), last] = -100
+            labels.scatter_(1, last[:, None], -100)
         for row, wanted in zip(logits, labels, strict=True):
             self.first += torch.nn.functional.cross_entropy(row.float(), wanted, reduction="sum").double()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """An optimizer step was made."""
-        self.clock.mark()
+        self.meter.step()
         self.tokens.append(self._computed)
         self._computed = 0
-        self.peak, self.after = peak_memory(self.job.device), allocator(self.job.device)
-        self.before = self.before or self.after
 
 
 def tutorial(job: Job, *, recompute: bool) -> Outcome:
@@ -81,13 +78,11 @@ def tutorial(job: Job, *, recompute: bool) -> Outcome:
         made.add_callback(watch)
         made.train()
     return {
-        "seconds": watch.clock.seconds(),
+        **watch.meter.outcome(),
         "computed": watch.tokens[1:],
         "head_places": watch.tokens[1:],
         "first_loss": float(watch.first) / loss_tokens(work.steps[0]),
-        "peak_memory": watch.peak,
         "plan": "padded batches of 4",
-        "allocator": grown(watch.before, watch.after),
     }
 
 

@@ -133,7 +133,7 @@ class Source:
         from arriero import data
 
         keys = np.array([row.key for row in self.rows])
-        fraction = held_out / len(self.rows)
+        fraction = min(0.5, held_out / len(self.rows))
         training, others = ([self.rows[int(at)] for at in part] for part in data.split(keys, fraction, seed=0))
         chosen = self._drawn(training, rows)
         dealt = self._dealt("quality", chosen, len(chosen) // SAMPLES, seed)

@@ -10,12 +10,12 @@ import functools
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import Clock, allocator, host_waits, peak_memory
+from machine import Meter, host_waits
 from training_jobs import Job, write_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, set_seed
 from tutorial_recipe import BATCH
@@ -92,10 +92,16 @@ def settled(job: Job) -> Outcome:
     set_seed(job.workload.seed)
     model = lora(base_model(job))
     longest = max(len(example.ids) for step in job.workload.steps for example in step)
-    steps = settle(model, job.workload.steps[0], longest, TrainOptions(precision="bfloat16"), None).steps
-    if job.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()  # of the steps, without the check of the first one
-    return timed(job, steps, steps.backward)
+    options, checked = TrainOptions(precision="bfloat16"), ""
+    try:
+        steps = settle(model, job.workload.steps[0], longest, options, None).steps
+    except torch.OutOfMemoryError:
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        steps = settle(model, job.workload.steps[0], longest, replace(options, verify=False), None).steps
+        checked = "; there was no memory for the check of the first step, which was left out"
+    found = timed(job, steps, steps.backward)
+    return found | {"plan": found["plan"] + checked}
 
 
 def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
@@ -104,7 +110,7 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
     trained = [weight for weight in steps.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(work.steps))
-    clock, results, before = Clock(job.device), list[StepResult](), dict[str, int]()
+    meter, results = Meter(job.device), list[StepResult]()
 
     def step(examples: Sequence[Rendered]) -> None:
         results.append(compute(examples))
@@ -115,36 +121,26 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
 
     for examples in work.steps:
         step(examples)
-        clock.mark()
-        before = before or allocator(job.device)
-    seconds = clock.seconds()
+        meter.step()
     found = {
-        "seconds": seconds,
+        **meter.outcome(),
         "computed": [result.computed for result in results[1:]],
         "head_places": [loss_tokens(examples) for examples in work.steps[1:]],
         "first_loss": float(results[0].loss),
-        "peak_memory": peak_memory(job.device),
         "plan": _in_words(steps.plan.mode.name, steps.plan.row_tokens, steps.plan.checkpointing),
         "fused": dict(steps.kernels.counts),
-        "allocator": grown(before, allocator(job.device)),
     }
     return found | {"host_waits": host_waits(job.device, functools.partial(step, work.steps[-1]))}
-
-
-def grown(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
-    """The allocator's counters: peaks as they are, the rest since `before`."""
-    return {name: value - (0 if name.endswith("peak") else before[name]) for name, value in after.items()}
 
 
 def command(job: Job) -> Outcome:
     """`arriero train` itself, from a data file to an adapter directory; the time from one step's report to the next."""
     from arriero.training import StepReport, train
 
-    work, clock, peaks, losses = job.workload, Clock(job.device), list[int](), list[float | None]()
+    work, meter, losses = job.workload, Meter(job.device), list[float | None]()
 
     def on_step(report: StepReport) -> None:
-        clock.mark()
-        peaks.append(peak_memory(job.device))
+        meter.step()
         losses.append(report.loss)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -163,11 +159,10 @@ def command(job: Job) -> Outcome:
     count = padded if plan["mode"] == "padded" else functools.partial(distinct, share=share)
     rows = [split(examples, plan["row_tokens"], share=share) for examples in work.steps[1:]]
     return {
-        "seconds": clock.seconds(),
+        **meter.outcome(),
         "computed": [sum(map(count, step)) for step in rows],
         "head_places": [loss_tokens(examples) for examples in work.steps[1:]],
         "first_loss": losses[0],
-        "peak_memory": peaks[-1],
         "plan": _in_words(plan["mode"], plan["row_tokens"], plan["checkpointing"]),
         "fused": plan["fast"],
     }

@@ -35,6 +35,7 @@ from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapt
 
 log = logging.getLogger(__name__)
 SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' name where ours would lose the warm-up
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 RANK = int(os.environ.get("RANK", 0))  # of this worker, as torchrun sets it
 WORKERS = int(os.environ.get("WORLD_SIZE", 1))
 
@@ -209,6 +210,8 @@ class _Run:
 
     def _trainer(self, held_out: HeldOut) -> StepTrainer:
         order = StepOrder(len(self.examples.train), self.options.batch_size, self.options.seed)
+        named = os.environ.get(TENSORBOARD)  # read once, when the Trainer is made
+        os.environ[TENSORBOARD] = named or str(self.output / "tensorboard")
         try:
             return StepTrainer(
                 self.settled.steps,
@@ -223,11 +226,14 @@ class _Run:
             if not self.options.report_to:
                 raise
             raise UsageError(f"report_to {', '.join(self.options.report_to)}: {error}") from error
+        finally:
+            del os.environ[TENSORBOARD]
+            if named is not None:
+                os.environ[TENSORBOARD] = named
 
     def _arguments(self) -> TrainingArguments:
         options = self.options
         steps = "no" if not self.examples.held_out else "epoch" if options.eval_steps is None else "steps"
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.output / "tensorboard"))
         return TrainingArguments(
             output_dir=str(self._checkpoints),
             num_train_epochs=options.epochs,

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from arriero.prompt import Rendered
 from arriero.training import attention
 from arriero.training.examples import collate
 from arriero.training.kernels import HeadLoss, Kernels, LogitsLoss
+from arriero.training.kernels.varlen import to_device
 from arriero.training.pack import PackedRow, loss_tokens, pack, shared_prefix, split
 from arriero.training.planning.plan import Plan
 
@@ -133,7 +135,7 @@ class Steps:
         return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
 
     def _packed(self, row: PackedRow) -> Tensor:
-        move = self._move
+        move = partial(to_device, device=self.device)
         places = move(row.loss_at)
         options: dict[str, Any] = {"logits_to_keep": places} if self._selects else {}
         if self.plan.mode.own_attention:
@@ -143,7 +145,7 @@ class Steps:
         return self._head(hidden, move(row.targets))
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:
-        batch = {name: self._move(part) for name, part in collate(examples).items()}
+        batch = {name: to_device(part, self.device) for name, part in collate(examples).items()}
         labels = batch.pop("labels")[:, 1:]
         wanted = labels >= 0
         hidden = self.wrapped(**batch, use_cache=False).logits[:, :-1][wanted]
@@ -155,9 +157,3 @@ class Steps:
             LogitsLoss.apply(hidden, targets) if head is None else HeadLoss.apply(hidden, head.weight, targets)
         )
         return loss
-
-    def _move(self, part: Tensor) -> Tensor:
-        """To the device, without waiting for it."""
-        if self.device.type == "cuda":
-            return part.pin_memory().to(self.device, non_blocking=True)
-        return part

@@ -40,10 +40,10 @@ def main() -> None:
         output=output,
         model=model,
         epochs=1,
-        batch_size=48,
+        batch_size=192,
         precision="float32",
         eval_fraction=0,
-        row_tokens=10_000,
+        row_tokens=50_000,
     )
     print(json.dumps({"steps": report.steps, "told": told}))
 

@@ -35,14 +35,14 @@ def test_out_of_memory_in_a_step_makes_the_plan_smaller_and_tries_again(tmp_path
     """A real limit on the address space. Adam turns rounding into steps of full size where gradients are next to 0,
     so the two adapters agree to 1e-3 only."""
     rows = tmp_path / "rows.json"
-    rows.write_text(json.dumps([{"instruction": f"q{at}", "output": "ab" * 80 + str(at)} for at in range(96)]))
+    rows.write_text(json.dumps([{"instruction": f"q{at}", "output": "ab" * 110 + str(at)} for at in range(192)]))
     told = {}
     for name, room in (("plenty", 0), ("short", 10_000_000)):
         done = run("tests.training.short_of_memory", rows, model_dir, tmp_path / name, room)
         told[name] = json.loads(done.stdout.splitlines()[-1])
-    assert told["plenty"] == {"steps": 2, "told": []}
-    assert told["short"]["steps"] == 2
-    assert "out of memory: trying the step again with rows of up to 5000 tokens" in told["short"]["told"][0]
+    assert told["plenty"] == {"steps": 1, "told": []}
+    assert told["short"]["steps"] == 1
+    assert "out of memory: trying the step again with rows of up to 25000 tokens" in told["short"]["told"][0]
     same_adapter(tmp_path / "plenty", tmp_path / "short", 1e-3)
 
 
@@ -113,8 +113,8 @@ COST = Cost(per_token=1000, per_token_recomputed=10, fixed=5000, layers=10)
 @pytest.mark.parametrize(
     ("available", "tokens", "recomputed"),
     [
-        (10_000_000, 2048, 0),  # everything fits
-        (2_000_000, 1536, 0),  # a shorter row does
+        (10_000_000, 4096, 0),  # everything fits
+        (2_000_000, 1296, 0),  # a shorter row does
         (1_000_000, 768, 0),  # the shortest that is still efficient
         (800_000, 768, 3),  # and layers again
         (400_000, 768, 9),
@@ -146,4 +146,4 @@ def test_plans_get_smaller_until_nothing_is_left():
     while plan is not None:
         seen.append((plan.row_tokens, plan.recomputed))
         plan = plan.smaller(300)
-    assert seen == [(2048, 0), (1024, 0), (512, 0), (300, 0), (300, 10)]
+    assert seen == [(4096, 0), (2048, 0), (1024, 0), (512, 0), (300, 0), (300, 10)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 SLICE = 256  # rows of logits at a time
+CACHED = 16  # of them in float32 on a CPU
 
 
 class LoraLinear(torch.autograd.Function):
@@ -130,9 +131,8 @@ class HeadLoss(torch.autograd.Function):
         for at in range(0, len(hidden), SLICE):
             part = slice(at, at + SLICE)
             logits = hidden[part] @ weight.t()
-            loss, to_logits = loss_and_gradient(logits, targets[part])
-            total += loss
-            torch.mm(logits.copy_(to_logits), weight, out=to_hidden[part])
+            total += loss_into_gradient(logits, targets[part], logits)
+            torch.mm(logits, weight, out=to_hidden[part])
         ctx.save_for_backward(to_hidden)
         return total
 
@@ -152,9 +152,7 @@ class LogitsLoss(torch.autograd.Function):
         total = logits.new_zeros((), dtype=torch.float32)
         for at in range(0, len(logits), SLICE):
             part = slice(at, at + SLICE)
-            loss, gradient = loss_and_gradient(logits[part], targets[part])
-            total += loss
-            to_logits[part] = gradient
+            total += loss_into_gradient(logits[part], targets[part], to_logits[part])
         ctx.save_for_backward(to_logits)
         return total
 
@@ -164,12 +162,20 @@ class LogitsLoss(torch.autograd.Function):
         return ctx.saved_tensors[0] * grads[0], None
 
 
-def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy in nats and its gradient, both float32, for one slice of logits (tokens, vocabulary)."""
-    wide = logits.to(torch.float32, copy=True)
-    wide -= wide.amax(1, keepdim=True)
-    place = targets[:, None]
-    picked = wide.gather(1, place)
-    total = wide.exp_().sum(1, keepdim=True)
-    loss = (total.log() - picked).sum()
-    return loss, wide.div_(total).scatter_add_(1, place, torch.full_like(picked, -1))
+def loss_into_gradient(logits: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+    """Summed cross-entropy in nats, float32, of logits (tokens, vocabulary); writes its gradient into `gradient`.
+
+    That may be the logits themselves. On a CPU a few tokens at a time, whose float32 copies stay in its cache.
+    """
+    total = logits.new_zeros((), dtype=torch.float32)
+    size = CACHED if logits.device.type == "cpu" else len(logits)
+    for at in range(0, len(logits), size):
+        part = slice(at, at + size)
+        wide = logits[part].to(torch.float32, copy=True)
+        wide -= wide.amax(1, keepdim=True)
+        place = targets[part, None]
+        picked = wide.gather(1, place)
+        norm = wide.exp_().sum(1, keepdim=True)
+        total += (norm.log() - picked).sum()
+        gradient[part] = wide.div_(norm).scatter_add_(1, place, torch.full_like(picked, -1))
+    return total

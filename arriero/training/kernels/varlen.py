@@ -59,12 +59,11 @@ def _varlen_index(layout: RowLayout, device: torch.device) -> tuple[Tensor, Tens
         start += length
     own = len(queries) - len(layout.lengths)
     keys = queries[:own] + [layout.prefix + length for length in layout.lengths]
-    bounds = [
-        torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32) for lengths in (queries, keys)
-    ]
-    return (
-        torch.cat(parts).to(device, non_blocking=True),
-        *(bound.to(device, non_blocking=True) for bound in bounds),
-        max(queries),
-        max(keys),
-    )
+    bounds = [torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32) for sizes in (queries, keys)]
+    index, *bounds = (to_device(part, device) for part in (torch.cat(parts), *bounds))
+    return index, bounds[0], bounds[1], max(queries), max(keys)
+
+
+def to_device(part: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`; on the way to a GPU without waiting for it, which takes pinned memory."""
+    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arriero.training.planning.mode import Mode
 
-PREFERRED = {"cpu": 2048, "cuda": 8192}  # tokens of a row from which on longer ones are no faster
+PREFERRED = {"cpu": 4096, "cuda": 8192}  # tokens of a row from which on longer ones are no faster
 EFFICIENT = {"cpu": 768, "cuda": 2048}  # rows are shortened to so many tokens before layers are recomputed
 MARGIN = 0.9  # share of the free memory that a plan may use
 Recompute = Literal["auto", "off", "all"]

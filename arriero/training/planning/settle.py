@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from arriero.hardware import free_memory
 from arriero.prompt import Rendered
 from arriero.training.attention import UnsupportedAttentionError
@@ -40,13 +42,18 @@ def settle(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     if plan is None:
         chosen = modes.choose(model.get_base_model(), options.prefix_sharing, longest)
         chosen, cost = _measured(model, kernels, chosen, step)
-        need = Need(longest, sum(len(example.ids) for example in step), options.row_tokens, options.recompute)
+        recompute = options.recompute if model.get_base_model().supports_gradient_checkpointing else "off"
+        need = Need(longest, sum(len(example.ids) for example in step), options.row_tokens, recompute)
         plan = make(chosen, cost, need, model.device.type, free_memory())
     steps = Steps(model, plan, kernels)
     _announce(steps, options)
     if not options.verify:
         return Settled(steps, None)
-    verification = verify(steps, step)
+    try:
+        verification = verify(steps, step)
+    except torch.OutOfMemoryError:
+        log.warning("the first step could not be checked: the plain computation does not fit into memory")
+        return Settled(steps, None)
     if not verification.passed:
         log.warning(
             "the first step's gradients differ by %.2g from the plain computation (loss by %.2g; rounding explains "
@@ -58,7 +65,6 @@ def settle(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
         padded = modes.Mode("padded", "the check of the first step failed", own_attention=False)
         steps = Steps(model, replace(plan, mode=padded), Kernels(None))
         return Settled(steps, replace(verification, fell_back=True))
-    steps.apply(plan)
     log.info(
         "checked the first step against the plain computation: gradients %.1e apart", verification.gradient_difference
     )

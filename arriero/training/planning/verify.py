@@ -40,13 +40,17 @@ def verify(steps: Steps, examples: Sequence[Rendered]) -> Verification:
     The LoRA matrices are filled at random for this, since fresh ones are zero and would hide half of the gradients.
     """
     sample = sorted(examples, key=lambda example: len(example.ids))[:SAMPLE]
-    reference = Steps(
-        steps.model,
-        replace(steps.plan, mode=replace(steps.plan.mode, name="padded", own_attention=False)),
-        Kernels(None),
+    alone = replace(  # an example at a time, recomputed: it takes more memory than the plan was made for
+        steps.plan,
+        mode=replace(steps.plan.mode, name="padded", own_attention=False),
+        row_tokens=1,
+        recomputed=steps.plan.layers if steps.base.supports_gradient_checkpointing else 0,
     )
     with _probing(steps.model):
-        loss, gradients = _gradients(reference, sample)
+        try:
+            loss, gradients = _gradients(Steps(steps.model, alone, Kernels(None)), sample)
+        finally:
+            steps.apply(steps.plan)
         our_loss, our_gradients = _gradients(steps, sample)
     return Verification(
         loss_difference=abs(our_loss - loss) / abs(loss),

@@ -1,0 +1,99 @@
+"""benchmarks/training.py, run as a person would, with models that are small enough."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
+VARIANTS = [
+    "tutorial", "no recomputation", "loss places only", "packed", "shared prefix", "fused pieces", "arriero train",
+]  # fmt: skip
+FIGURES = {
+    "samples_per_second", "logical_tokens_per_second", "computed_tokens_per_second", "share_computed", "share_useful",
+    "others", "peak_memory_bytes", "first_loss", "seconds", "plan", "allocator", "ratio",
+}  # fmt: skip
+ROUNDING = 5e-3  # of a loss in bfloat16, relative
+SECONDS = 400  # on a machine that does other things, too
+
+
+def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def document(*arguments: object) -> dict:
+    ended = benchmark(*arguments, "--rounds", 1, "--json")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(ended.stdout)
+
+
+@pytest.fixture(scope="module")
+def many_rows_file(tmp_path_factory):
+    """Enough rows for three optimizer steps."""
+    answers = ["me", "you", "all of us", "no one", "Killa", "骆驼", "Tomás", "I am"]
+    rows = [{"instruction": f"who {index}?", "input": "", "output": answers[index % 8]} for index in range(48)]
+    file = tmp_path_factory.mktemp("benchmark") / "rows.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    return file
+
+
+def checked(found: dict) -> dict:
+    """The figures of a workload's variants, once they are complete and their first steps agree."""
+    losses = [figures["first_loss"] for figures in found.values()]
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=ROUNDING)
+    for figures in found.values():
+        assert set(figures) >= FIGURES
+        assert figures["samples_per_second"]["low"] > 0
+        assert figures["peak_memory_bytes"] > 100e6
+        assert figures["share_computed"] >= figures["share_useful"] >= 0
+    assert found["tutorial"]["ratio"] == 1
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_every_variant_computes_the_same_first_step(many_rows_file, model_dir):
+    found = document(many_rows_file, "--model", model_dir, "--system", "Be Killa.", "--steps", 2)
+    variants = checked(found["workloads"]["rows.json"])
+    assert list(variants) == VARIANTS
+    assert variants["tutorial"]["computed_tokens_per_second"] > variants["tutorial"]["logical_tokens_per_second"]
+    assert variants["packed"]["computed_tokens_per_second"] == variants["packed"]["logical_tokens_per_second"]
+    for name in ("shared prefix", "fused pieces", "arriero train"):
+        assert variants[name]["computed_tokens_per_second"] < variants[name]["logical_tokens_per_second"]
+    assert all(len(seconds) == 2 for figures in variants.values() for seconds in figures["seconds"])
+    assert found["model"] == {"name": "tiny", "body": 18_592, "head": 262 * 32}
+    assert found["matrix_tflops"]["before"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_what_runs_on_a_gpu_runs_tiny_on_a_cpu():
+    found = document("--device", "cuda", "--tiny", "--steps", 1)
+    assert set(found["workloads"]) == {"rows as long as the tutorial's", "full rows of 96 tokens"}
+    for variants in found["workloads"].values():
+        assert list(checked(variants)) == ["tutorial", "arriero train"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_both_recipes_are_measured_on_the_same_held_out_rows(many_rows_file, model_dir):
+    some = ("--variants", "packed", "--steps", 1, "--quality", 16, "--learning-rate", 0.01)
+    found = document(many_rows_file, "--model", model_dir, "--system", "Be Killa.", *some)["quality"]
+    assert [(run["recipe"], run["seed"]) for run in found["runs"]] == [
+        ("tutorial", 1), ("arriero train", 1), ("tutorial", 2), ("arriero train", 2),
+    ]  # fmt: skip
+    assert found["steps"] == 1
+    for run in found["runs"]:
+        assert run["loss_tokens"] == found["base"]["loss_tokens"]
+        assert run["nll"] < found["base"]["nll"]
+
+
+def test_without_its_data_it_says_so_and_ends(tmp_path):
+    ended = benchmark(tmp_path / "none.json")
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "skipped: there is no file" in ended.stderr
