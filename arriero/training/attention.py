@@ -82,7 +82,7 @@ class RowLayout:
         start, group = self.prefix, list[int]()
         for length in self.lengths:
             longest = max([length, *group])
-            wasted = longest * (len(group) + 1) > 1.2 * (sum(group) + length)
+            wasted = longest * (len(group) + 1) > 1.3 * (sum(group) + length)
             if group and (wasted or heads * (len(group) + 1) * longest * (self.prefix + longest) > LARGEST):
                 found += _slices(start, tuple(group), self.prefix, heads)
                 start, group = start + sum(group), []
