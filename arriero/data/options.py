@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from arriero.errors import UsageError
@@ -50,6 +52,18 @@ class DataOptions:
         self._need("eval_fraction", 0 <= self.eval_fraction < 1, "at least 0 and less than 1")
         self._need("max_length", self.max_length is None or self.max_length >= 2, "at least 2 tokens")
         self._need("seed", 0 <= self.seed < 2**32, "at least 0 and less than 2**32")
+
+    @classmethod
+    def refuse_unknown(cls, verb: str, names: Iterable[str]) -> None:
+        """Raise UsageError for a name that is no option of `verb`, naming the nearest that is."""
+        known = [field.name for field in fields(cls)]
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise UsageError(
+                    f"{verb} has no option {name!r}; it has {', '.join(known)}",
+                    hint=f"did you mean {near[0]}?" if near else "",
+                )
 
     def _one_of(self, name: str, *known: str) -> None:
         self._need(name, getattr(self, name) in known, f"one of {', '.join(known)}")

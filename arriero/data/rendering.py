@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+log = logging.getLogger(__name__)
 IN_PROCESS = 20_000  # up to so many rows, other processes take longer to start than they save
 
 
@@ -52,6 +54,15 @@ class RenderedData:
     def column(self, name: str) -> npt.NDArray[np.int64]:
         """A column of numbers."""
         return np.asarray(self.table.with_format("numpy")[name][:], dtype=np.int64)
+
+    def announce(self, listed: str) -> None:
+        """Warn of rows that were left out or cut; `listed` is where all of them can be read."""
+        for drop in self.dropped[:20]:
+            log.warning("left out %s, row %d: %s", drop.file, drop.row, drop.reason)
+        if len(self.dropped) > 20:
+            log.warning("left out %d more rows; %s lists all", len(self.dropped) - 20, listed)
+        if self.cut:
+            log.warning("cut the last answer of %d rows to fit", self.cut)
 
     def __getitem__(self, index: int) -> Rendered:
         return rendered(self.table[index])

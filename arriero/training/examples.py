@@ -50,12 +50,7 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
     import pyarrow.compute as pc
 
     rows = data.render(loaded, renderer, options, window)
-    for drop in rows.dropped[:20]:
-        log.warning("left out %s, row %d: %s", drop.file, drop.row, drop.reason)
-    if len(rows.dropped) > 20:
-        log.warning("left out %d more rows; report.json lists all", len(rows.dropped) - 20)
-    if rows.cut:
-        log.warning("cut the last answer of %d rows to fit", rows.cut)
+    rows.announce("report.json")
     train, held_out = data.split(rows.column("prompt_key"), options.eval_fraction, options.seed)
     if not len(train):
         raise DataError(loaded.files[0], f"all {len(held_out)} rows are held out", hint="lower --eval-fraction")

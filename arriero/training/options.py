@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from arriero.data.options import DataOptions
-from arriero.errors import UsageError
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -129,12 +127,5 @@ class TrainOptions(DataOptions):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainOptions:
         """Build from keyword arguments; an unknown name is refused, naming the nearest known one."""
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise UsageError(
-                    f"train has no option {name!r}; it has {', '.join(known)}",
-                    hint=f"did you mean {near[0]}?" if near else "",
-                )
+        cls.refuse_unknown("train", values)
         return cls(**values)

@@ -71,7 +71,7 @@ def evaluate(
     rows = data.render(loaded, bound.renderer, chosen, hub.window(bound.model_dir))
     if chosen.held_out:
         rows = held_out(rows, chosen, file)
-    announce(rows)
+    rows.announce("--json")
     dtype = compute_type(chosen.precision)
     try:
         found, base = _measure(bound, dtype, rows, chosen.batch_size, on_done)
@@ -100,16 +100,6 @@ def held_out(rows: RenderedData, options: DataOptions, file: str | Path) -> Rend
             hint="evaluate all rows, without --held-out",
         )
     return replace(rows, table=rows.table.select(places), places=rows.places[places])
-
-
-def announce(rows: RenderedData) -> None:
-    """Say which rows were left out or cut, as training does."""
-    for drop in rows.dropped[:20]:
-        log.warning("left out %s, row %d: %s", drop.file, drop.row, drop.reason)
-    if len(rows.dropped) > 20:
-        log.warning("left out %d more rows; --json lists all", len(rows.dropped) - 20)
-    if rows.cut:
-        log.warning("cut the last answer of %d rows to fit", rows.cut)
 
 
 def _measure(

@@ -21,7 +21,7 @@ from arriero.data import DataOptions
 from arriero.errors import ArrieroError, MemoryLimitError, UsageError
 from arriero.messages import Conversation
 from arriero.prompt import Bound, Contract, Rendered, bind
-from arriero.training.adapter.evaluate import announce, held_out
+from arriero.training.adapter.evaluate import held_out
 from arriero.training.adapter.loading import load_base, trained_options, trained_reading
 from arriero.training.adapter.receipt import Difference, difference, logits_of
 from arriero.training.adapter.writing import RECEIPT, Types, appears_whole, check_free, save, write_json
@@ -135,7 +135,7 @@ def _examples(bound: Bound, file: str | Path | None, limit: int) -> list[Rendere
     options = DataOptions(**trained)
     renderer = replace(bound.renderer, answers=options.answers)
     rows = data.render(data.load(file, options), renderer, options, hub.window(bound.model_dir))
-    announce(rows)
+    rows.announce("--json")
     if trained.get("eval_fraction"):
         rows = held_out(rows, options, file)
     return found + [rows[index] for index in range(min(limit, len(rows)))]

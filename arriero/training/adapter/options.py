@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from arriero.data.options import DataOptions
-from arriero.errors import UsageError
 
 Precision = Literal["auto", "bfloat16", "float32"]
 
@@ -43,14 +41,7 @@ class EvaluateOptions(DataOptions):
 
         An unknown name among the given ones is refused, naming the nearest known one.
         """
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise UsageError(
-                    f"evaluate has no option {name!r}; it has {', '.join(known)}",
-                    hint=f"did you mean {near[0]}?" if near else "",
-                )
+        cls.refuse_unknown("evaluate", given)
         return cls(**{**trained, **given})
 
     def changed(self) -> dict[str, Any]:
