@@ -50,7 +50,7 @@ def test_gradients_are_clipped(tmp_path, rows_file, model_dir):
 
 def test_the_best_checkpoint_is_kept_and_written_when_wished(tmp_path, rows_file, model_dir):
     """A rate so high that the held-out loss soon rises."""
-    options = {"learning_rate": 0.3, "epochs": 5, "eval_fraction": 0.3, "save_steps": 2, "save_total_limit": 1}
+    options = {"learning_rate": 0.3, "epochs": 2, "eval_fraction": 0.3, "save_steps": 2, "save_total_limit": 1}
     options["lr_scheduler_type"] = "constant"
     output = train_tiny(rows_file, model_dir, tmp_path / "run", keep="best", **options)
     losses = {line["step"]: line["eval_loss"] for line in lines_of(output) if "eval_loss" in line}
