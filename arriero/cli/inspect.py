@@ -59,7 +59,8 @@ def inspect(
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), base.system, answers=options.answers)
     report = examine(loaded, renderer, options, window=hub.window(model_dir), limit=max(limit, show))
-    cost = estimate(model_dir, tokens=report.tokens, longest=report.longest)
+    step = max(report.longest, report.computed_tokens * report.batch_size // report.kept)
+    cost = estimate(model_dir, tokens=report.computed_tokens, step_tokens=step)
     if html is not None:
         _write_page(html, report, renderer)
     if as_json:

@@ -76,7 +76,8 @@ def compare(model: Any, story: Story) -> dict[str, Any]:
         return {"evaluation": None, "answers": []}
     stops = story.renderer.stop_token_ids
     chosen = _distinct(examples.held_out, story.options.report_answers)
-    log.info("answering %d held-out prompts for the report, before and after", len(chosen))
+    if chosen:
+        log.info("answering %d held-out prompts for the report, before and after", len(chosen))
     prompts = [examples.held_out[index].ids[: examples.held_out[index].spans[-1][0]] for index in chosen]
 
     def both() -> tuple[dict[str, Any], list[Answer]]:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from arriero.hardware import fast_bfloat16, gpus
 
-UTILISATION = 0.25  # share of the matrix rate that a training step reaches, as measured on a small model
+UTILISATION = 0.45  # share of the matrix rate that a training step reaches, as measured on a small model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +27,23 @@ class Estimate:
     memory_bytes: int
 
 
-def estimate(model_dir: Path, *, tokens: int, longest: int, micro_batch_size: int = 4) -> Estimate:
-    """For one epoch over `tokens`, the longest row having `longest`. Needs the model's config, not its weights."""
+def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
+    """For one epoch that computes `tokens`, up to `step_tokens` at a time. Needs the model's config only."""
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     parameters = sum(weight.numel() for weight in model.parameters())
     rate = matrix_rate()
     width = 2 if fast_bfloat16() else 4
-    # per token and layer: attention's and the feed-forward's inputs and outputs; the logits once more in float32
+    # per token and layer: attention's and the feed-forward's inputs and outputs; of the logits a slice, in float32 too
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
-    per_token = width * config.num_hidden_layers * (12 * hidden + 4 * inner) + (width + 8) * config.vocab_size
+    per_token = width * config.num_hidden_layers * (12 * hidden + 4 * inner)
+    logits = 256 * (2 * width + 8) * config.vocab_size
     return Estimate(
         parameters=parameters,
         matrix_rate=rate,
         seconds_per_epoch=4 * parameters * tokens / (rate * UTILISATION),
-        memory_bytes=width * parameters + micro_batch_size * longest * per_token,
+        memory_bytes=width * parameters + step_tokens * per_token + logits,
     )
 
 
