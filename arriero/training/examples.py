@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +18,6 @@ from arriero.training.options import TrainOptions
 if TYPE_CHECKING:
     from datasets import Dataset
 
-log = logging.getLogger(__name__)
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 Batch = dict[str, torch.Tensor]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from arriero.training.options import TrainOptions
 if TYPE_CHECKING:
     from peft import PeftModel
 
-log = logging.getLogger(__name__)
 ALL_LINEAR = "all-linear"
 
 

@@ -31,7 +31,7 @@ from arriero.training.output.report import Story, compare, describe
 from arriero.training.planning.plan import Plan
 from arriero.training.planning.settle import settle
 from arriero.training.progress import OnStep, Recorder, stops_on_signals
-from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapter, plan_of
+from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapter
 
 log = logging.getLogger(__name__)
 SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' name where ours would lose the warm-up
@@ -200,9 +200,9 @@ class _Run:
     def _earlier_plan(self) -> Plan | None:
         """What this run was computing under when it stopped: another plan would round differently."""
         if self.checkpoint is not None:
-            return plan_of(checkpoint.read_state(self.checkpoint)["plan"])
+            return Plan.of(checkpoint.read_state(self.checkpoint)["plan"])
         file = self._checkpoints / directory.PLAN
-        return plan_of(hub.read_json(file)) if file.is_file() else None
+        return Plan.of(hub.read_json(file)) if file.is_file() else None
 
     def _keep_plan(self, plan: Plan) -> None:
         if RANK == 0:

@@ -25,7 +25,6 @@ from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.prompt import Rendered
 from arriero.training.adapter.measure import measure
 from arriero.training.output import checkpoint
-from arriero.training.planning.plan import Plan
 from arriero.training.progress import Recorder
 from arriero.training.steps import StepResult, Steps, Worker
 
@@ -216,10 +215,3 @@ def load_adapter(model: Any, file: Path) -> None:
 def _is_out_of_memory(error: Exception) -> bool:
     """Also on a CPU, where the allocator has no error class of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def plan_of(document: dict[str, Any]) -> Plan:
-    """A plan from its JSON."""
-    from arriero.training.planning.mode import Mode
-
-    return Plan(**{**document, "mode": Mode(**document["mode"])})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from arriero.prompt import Bound, bind
 from arriero.training.adapter.loading import compute_type, load_model, trained_reading
 from arriero.training.adapter.measure import Examples, Measured, OnDone, measure
 from arriero.training.adapter.options import EvaluateOptions
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from arriero.prompt import Bound, Contract, Rendered, bind
 from arriero.training.adapter.evaluate import held_out
 from arriero.training.adapter.loading import load_base, trained_options, trained_reading
 from arriero.training.adapter.receipt import Difference, difference, logits_of
-from arriero.training.adapter.writing import RECEIPT, Types, appears_whole, check_free, save, write_json
+from arriero.training.adapter.writing import RECEIPT, Types, appears_whole, check_free, save
+from arriero.training.output.directory import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from transformers import GenerationConfig
 from arriero import hub
 from arriero.errors import ArrieroError, UsageError
 from arriero.hub import store
+from arriero.training.output.directory import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,8 +108,3 @@ def _config(model: PreTrainedModel, types: Types, model_dir: Path) -> dict[str, 
     if not model.config.tie_word_embeddings:
         config["tie_word_embeddings"] = False
     return config
-
-
-def write_json(file: Path, document: dict[str, Any]) -> None:
-    """A JSON object as people read it, too."""
-    file.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

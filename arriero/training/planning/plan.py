@@ -35,6 +35,11 @@ class Plan:
     estimated_bytes: int = 0
     available_bytes: int = 0
 
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Plan:
+        """A plan from its JSON."""
+        return cls(**{**document, "mode": Mode(**document["mode"])})
+
     @property
     def checkpointing(self) -> Literal["off", "some", "all"]:
         """In words, how much is recomputed in the backward pass."""
