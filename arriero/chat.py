@@ -13,6 +13,7 @@ from typing import Any
 
 from arriero import hub
 from arriero.engines import Engine, Generation, load_engine
+from arriero.engines.base import Precision as Precision
 from arriero.engines.choose import EngineName as EngineName
 from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.sampling import default_sampling
@@ -36,8 +37,8 @@ class Reply:
 class Chat:
     """A loaded model that answers conversations. Build one with `load`; use it from any number of threads.
 
-    `model` is the model's name, `adapter` the adapter directory's (None without one), `window` the context size in
-    tokens.
+    `model` is the model's name, `adapter` the adapter's (None without one), `window` the context size in tokens. Chats
+    over the same engine differ in adapter and renderer.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Chat:
         if room < (chosen.max_new_tokens or 1):
             raise ContextLengthError(len(prompt_ids), chosen.max_new_tokens or 1, self.window)
         limit = chosen.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
-        return self.engine.submit(prompt_ids, chosen, max_new_tokens=limit), chosen
+        return self.engine.submit(prompt_ids, chosen, max_new_tokens=limit, adapter=self.adapter), chosen
 
 
 class Stream(Iterator[Piece], AsyncIterator[Piece]):
@@ -182,21 +183,26 @@ def load(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
+    name: str | None = None,
     system: str | None = None,
     engine: EngineName = "auto",
+    precision: Precision = "auto",
 ) -> Chat:
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
-    embedded model. `system` replaces the system prompt, which otherwise is the one the adapter was trained with.
+    embedded model. `name` is what the adapter is called, by default as its directory. `system` replaces the system
+    prompt, which otherwise is the one the adapter was trained with. `precision` is that of the weights.
     Raises ContractError when the adapter belongs to another model or prompt.
     """
     found = bind(model, adapter, system=system)
+    name = (name or found.adapter_dir.name) if found.adapter_dir else None
+    adapters = {name: found.adapter_dir} if name and found.adapter_dir else {}
     return Chat(
-        load_engine(found.model_dir, found.renderer.stop_token_ids, found.adapter_dir, engine),
+        load_engine(found.model_dir, found.renderer.stop_token_ids, adapters, engine, precision),
         found.renderer,
         model=hub.name_of(found.model_dir),
-        adapter=found.adapter_dir.name if found.adapter_dir else None,
+        adapter=name,
         window=hub.window(found.model_dir),
         defaults=default_sampling(found.model_dir),
     )

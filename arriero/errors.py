@@ -2,7 +2,8 @@
 
     ArrieroError                    exit code 1: something went wrong and this is what to do about it
     ├── UsageError                  2: an argument makes no sense
-    │   └── ContextLengthError      2: the prompt does not fit the model's window
+    │   ├── ContextLengthError      2: the prompt does not fit the model's window
+    │   └── UnsupportedError        2: the engine does not do what a request asks for
     ├── DataError                   1: a data file cannot be used; carries file and row
     ├── ContractError               1: an adapter was trained for another model or another prompt
     ├── EngineError                 1: the engine failed or lacks what was asked of it
@@ -55,6 +56,15 @@ class ContextLengthError(UsageError):
         self.prompt_tokens = prompt_tokens
         self.max_new_tokens = max_new_tokens
         self.window = window
+
+
+class UnsupportedError(UsageError):
+    """The engine lacks a feature that a request asks for by name; `feature` is that name."""
+
+    def __init__(self, feature: str, engine: str, *, hint: str = "") -> None:
+        super().__init__(f"the {engine} engine does not do {feature}", hint=hint or "use --engine transformers")
+        self.feature = feature
+        self.engine = engine
 
 
 class DataError(ArrieroError):

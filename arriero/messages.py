@@ -5,24 +5,70 @@ Small frozen dataclasses without behaviour beyond checking themselves. This file
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from arriero.errors import UsageError
 
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 DEFAULT_MAX_NEW_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the model wants called. `arguments` is the text of a JSON object, as on OpenAI's wire."""
+
+    id: str
+    name: str
+    arguments: str
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The arguments by name; raises UsageError where they are not a JSON object."""
+        try:
+            values = json.loads(self.arguments)
+        except ValueError as error:
+            raise UsageError(f"the arguments of the call of {self.name} are not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise UsageError(f"the arguments of the call of {self.name} must be a JSON object, got {self.arguments!r}")
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that may be called. `parameters` is the JSON schema of its arguments, an object's."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTool:
+    """The choice of one tool that must be called."""
+
+    name: str
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    An assistant's turn may hold calls of tools besides, or instead of, text; a turn of the role "tool" is the result
+    of the call that `tool_call_id` names.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
     @classmethod
     def of(cls, value: Message | Mapping[str, Any]) -> Message:
@@ -99,12 +145,20 @@ class Sampling:
         Keep the most probable tokens that together reach this probability.
     top_k
         Keep this many most probable tokens; 0 keeps all.
+    min_p
+        Keep tokens at least this fraction as probable as the most probable one.
     repetition_penalty
-        Above 1 makes repetition less likely.
+        Above 1 makes repetition less likely: of what the prompt and the answer so far hold.
+    presence_penalty
+        Subtracted from the logit of every token that the answer already holds.
+    frequency_penalty
+        The same, times how often the answer holds it.
     seed
         Same seed, same answer.
     stop
         Text at which the answer is cut; may be given several times.
+    logit_bias
+        Token ids and what is added to their logits, -100 to 100.
 
     """
 
@@ -112,20 +166,30 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         _check("max_new_tokens", self.max_new_tokens, low=1, kind=int)
         _check("temperature", self.temperature, low=0, high=2)
         _check("top_p", self.top_p, low=0, high=1)
         _check("top_k", self.top_k, low=0, kind=int)
+        _check("min_p", self.min_p, low=0, high=1)
         _check("repetition_penalty", self.repetition_penalty, low=0.01)
+        _check("presence_penalty", self.presence_penalty, low=-2, high=2)
+        _check("frequency_penalty", self.frequency_penalty, low=-2, high=2)
         _check("seed", self.seed, low=0, high=2**63 - 1, kind=int)
         given: object = self.stop  # callers without a type checker pass a bare text
         if isinstance(given, str) or not all(isinstance(stop, str) and stop for stop in self.stop):
             raise UsageError(f"stop must be a tuple of texts, none of them empty, got {self.stop!r}")
+        for token, bias in self.logit_bias:
+            _check("logit_bias's token", token, low=0, kind=int)
+            _check(f"logit_bias of token {token}", bias, low=-100, high=100)
 
     def over(self, defaults: Sampling) -> Self:
         """These parameters, with what is None (or an empty `stop`) taken from `defaults`."""
@@ -157,12 +221,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token, the natural logarithm of its probability, and the most probable alternatives likewise."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The next bit of an answer: whole characters only, never a part of a stop string.
 
-    The last piece of a stream carries `finish_reason` and `usage`; its text may be empty.
+    The last piece of a stream carries `finish_reason` and `usage`; its text may be empty. `logprobs`, where asked for,
+    are those of the tokens since the last piece; `tool_calls` come whole, with the last piece at the latest.
     """
 
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()

@@ -201,11 +201,15 @@ class ScriptedEngine:
         self.answers = list(answers)
         self.asked: list[tuple[list[int], Sampling, int]] = []
         self.generations: list[Generation] = []
+        self.options: list[dict[str, object]] = []
         self.gate = gate
         self.reached = threading.Event()
         self.release = threading.Event()
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int) -> Generation:
+    features = frozenset()
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, **options) -> Generation:
+        self.options.append(options)
         self.asked.append((list(prompt_ids), sampling, max_new_tokens))
         answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
         generation = Generation(len(prompt_ids))
@@ -224,6 +228,12 @@ class ScriptedEngine:
                 return generation.finish("length")
             generation.push([token])
         return generation.finish("stop")
+
+    def add_adapter(self, name: str, directory: Path) -> None:
+        self.added = (name, directory)
+
+    def remove_adapter(self, name: str) -> None:
+        self.removed = name
 
     def close(self) -> None:
         self.release.set()

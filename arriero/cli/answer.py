@@ -108,9 +108,7 @@ def serve(*, model: ModelOptions = MODEL, host: str = "127.0.0.1", port: int = 6
     name, _, directory = (model.adapter or "").partition("=")
     if model.adapter is not None and Path(model.adapter).is_dir():  # its path has a = in it
         name, directory = model.adapter, ""
-    loaded = _load(replace(model, adapter=directory or name or None))
-    if directory:
-        loaded.adapter = name
+    loaded = _load(replace(model, adapter=directory or name or None), name=name if directory else None)
     app = create_app(loaded)
     _mount_page(app, loaded)
     address = f"http://{host}:{listener.getsockname()[1]}"
@@ -136,11 +134,11 @@ def _question(question: str | None) -> str:
     return question.strip()
 
 
-def _load(options: ModelOptions) -> Chat:
+def _load(options: ModelOptions, name: str | None = None) -> Chat:
     from arriero.chat import load
 
     chosen: dict[str, Any] = plain(options)
-    return load(chosen.pop("model"), **chosen)
+    return load(chosen.pop("model"), name=name, **chosen)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -61,10 +61,13 @@ class ModelOptions(TunedOptions):
     ----------
     engine
         What computes the answer. auto chooses by hardware and says so.
+    precision
+        Of the weights. auto: int8 with OpenVINO, else the model's own.
 
     """
 
     engine: Literal["auto", "transformers", "openvino"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
 
 
 def examples(*commands: str) -> str:

@@ -11,10 +11,23 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
-from arriero.errors import ArrieroError, EngineError
-from arriero.messages import FinishReason, Sampling
+from arriero.constraint import Constraint
+from arriero.errors import ArrieroError, EngineError, UnsupportedError
+from arriero.messages import FinishReason, Sampling, TokenLogprob
+
+Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
+Feature = Literal[
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "constraint",
+]
 
 
 class Generation:
@@ -22,12 +35,14 @@ class Generation:
 
     Iterate it with `for` or `async for`. Once it is exhausted `finish_reason` is set; an engine's failure is raised
     from the iteration. `cancel()` may be called at any time from any thread and frees the engine's work.
+    `logprobs` holds one entry for each id so far where they were asked for, else nothing.
     """
 
     def __init__(self, prompt_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.finish_reason: FinishReason | None = None
         self.cancelled = False
+        self.logprobs: list[TokenLogprob] = []
         self._ids: list[int] = []
         self._error: ArrieroError | None = None
         self._changed = threading.Condition()
@@ -89,9 +104,10 @@ class Generation:
 
     # What follows is for engines only.
 
-    def push(self, ids: Sequence[int]) -> None:
-        """Append generated ids."""
+    def push(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> None:
+        """Append generated ids, with their log-probabilities where they were asked for."""
         with self._changed:
+            self.logprobs.extend(logprobs)
             self._ids.extend(ids)
             self._notify()
 
@@ -116,18 +132,62 @@ class Generation:
 
 
 class Engine(Protocol):
-    """A loaded model. `name` is what --engine calls it, `description` adds device and precision for people."""
+    """A loaded model, with any number of adapters by name.
+
+    `name` is what --engine calls it, `description` adds device and precision for people, `features` are the optional
+    ones it has.
+    """
 
     name: str
     description: str
+    features: frozenset[Feature]
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int) -> Generation:
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        adapter: str | None = None,
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+    ) -> Generation:
         """Start generating at most `max_new_tokens` ids after `prompt_ids`; returns at once.
 
-        `sampling` is complete: no field but `seed` is None. Stop strings are not the engine's business.
+        `sampling` is complete: no field but `seed` is None. Stop strings are not the engine's business. `adapter` is
+        the name of one that was added, None for the base model. With a `constraint` the ids spell what it allows and
+        the end of the turn. `logprobs` asks for log-probabilities, with so many alternatives for each token. Raises
+        UnsupportedError for a feature that this engine lacks and NotFoundError for an unknown adapter.
         """
+        ...
+
+    def add_adapter(self, name: str, directory: Path) -> None:
+        """Load an adapter under a name, in place of one that has it; what is under way goes on as it began.
+
+        Raises EngineError where the engine cannot do such an adapter.
+        """
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter; NotFoundError where there is none of that name."""
         ...
 
     def close(self) -> None:
         """Cancel what runs, stop the thread and free the model."""
         ...
+
+
+def require(engine: Engine, sampling: Sampling, constraint: Constraint | None, logprobs: int | None) -> None:
+    """Raise UnsupportedError for the first feature that a request needs and `engine` lacks."""
+    needed: dict[Feature, bool] = {
+        "min_p": bool(sampling.min_p),
+        "presence_penalty": bool(sampling.presence_penalty),
+        "frequency_penalty": bool(sampling.frequency_penalty),
+        "logit_bias": bool(sampling.logit_bias),
+        "logprobs": logprobs is not None,
+        "top_logprobs": bool(logprobs),
+        "constraint": constraint is not None,
+    }
+    for feature, wanted in needed.items():
+        if wanted and feature not in engine.features:
+            raise UnsupportedError(feature, engine.name)

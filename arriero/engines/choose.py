@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from arriero import hub
-from arriero.engines.base import Engine
+from arriero.engines.base import Engine, Precision
 from arriero.errors import UsageError
 from arriero.hardware import gpus
 
@@ -47,21 +47,26 @@ def choose(engine: EngineName = "auto", model_dir: Path | None = None) -> Choice
 
 
 def load_engine(
-    model_dir: Path, stop_token_ids: Sequence[int], adapter_dir: Path | None = None, engine: EngineName = "auto"
+    model_dir: Path,
+    stop_token_ids: Sequence[int],
+    adapters: Mapping[str, Path] | None = None,
+    engine: EngineName = "auto",
+    precision: Precision = "auto",
 ) -> Engine:
-    """Load a model, with an adapter if one is given, into the chosen engine. Announces the choice.
+    """Load a model, with adapters by name if any are given, into the chosen engine. Announces the choice.
 
-    Generation ends with any of `stop_token_ids`.
+    Generation ends with any of `stop_token_ids`. `precision` is that of the weights; what "auto" means is the
+    engine's own choice. Raises UnsupportedError for a precision that the engine does not do.
     """
     choice = choose(engine, model_dir)
     log.info("engine: %s (%s)", choice.engine, choice.reason)
     if choice.engine == "openvino":
         from arriero.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(model_dir, stop_token_ids, adapter_dir)
+        return OpenVINOEngine(model_dir, stop_token_ids, adapters or {}, precision=precision)
     from arriero.engines.transformers import TransformersEngine
 
-    return TransformersEngine(model_dir, stop_token_ids, adapter_dir)
+    return TransformersEngine(model_dir, stop_token_ids, adapters or {}, precision=precision)
 
 
 def openvino_lacks(model_dir: Path) -> str | None:

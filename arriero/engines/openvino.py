@@ -15,7 +15,7 @@ import logging
 import math
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ import openvino
 import openvino_genai as genai
 
 from arriero import hub, settings
-from arriero.engines.base import Generation
+from arriero.constraint import Constraint
+from arriero.engines.base import Feature, Generation, require
 from arriero.errors import EngineError
 from arriero.messages import Sampling
 
@@ -39,8 +40,13 @@ class OpenVINOEngine:
     """Implements `engines.base.Engine`."""
 
     name = "openvino"
+    features: frozenset[Feature] = frozenset()
 
-    def __init__(self, model_dir: Path, stop_token_ids: Sequence[int], adapter_dir: Path | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, stop_token_ids: Sequence[int], adapters: Mapping[str, Path], precision: str = "auto"
+    ) -> None:
+        self._adapters = dict(adapters)
+        adapter_dir = next(iter(adapters.values()), None)
         self._stop_token_ids = set(stop_token_ids)
         self._pipeline = _pipeline(exported(model_dir), adapter_dir)
         self.description = "openvino, cpu, int8 weights"
@@ -51,8 +57,20 @@ class OpenVINOEngine:
         self._thread = threading.Thread(target=self._work, name="openvino-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int) -> Generation:
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        adapter: str | None = None,
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+    ) -> Generation:
         """See `Engine.submit`."""
+        require(self, sampling, constraint, logprobs)
+        if adapter not in (self._adapters or [None]):
+            raise EngineError("only the adapter that was loaded first can be used")
         generation = Generation(len(prompt_ids))
         ids = openvino.Tensor(np.array([prompt_ids], dtype=np.int64))
         with self._wake:
@@ -61,6 +79,14 @@ class OpenVINOEngine:
             self._pending.append((generation, ids, self._config(sampling, max_new_tokens)))
             self._wake.notify()
         return generation
+
+    def add_adapter(self, name: str, directory: Path) -> None:
+        """See `Engine.add_adapter`."""
+        raise EngineError("adapters can be given on load only")
+
+    def remove_adapter(self, name: str) -> None:
+        """See `Engine.remove_adapter`."""
+        raise EngineError("adapters can be given on load only")
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from arriero import hub
-from arriero.engines.base import Generation
+from arriero.constraint import Constraint
+from arriero.engines.base import Feature, Generation, require
 from arriero.errors import EngineError, MemoryLimitError
 from arriero.hardware import fast_bfloat16, gpus
 from arriero.messages import Sampling
@@ -32,8 +33,13 @@ class TransformersEngine:
     """Implements `engines.base.Engine`."""
 
     name = "transformers"
+    features: frozenset[Feature] = frozenset()
 
-    def __init__(self, model_dir: Path, stop_token_ids: Sequence[int], adapter_dir: Path | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, stop_token_ids: Sequence[int], adapters: Mapping[str, Path], precision: str = "auto"
+    ) -> None:
+        self._adapters = dict(adapters)
+        adapter_dir = next(iter(adapters.values()), None)
         self._model = _load(model_dir, adapter_dir)
         self._stop_token_ids = list(stop_token_ids)
         self.description = f"transformers, {self._model.device.type}, {str(self._model.dtype).removeprefix('torch.')}"
@@ -43,13 +49,33 @@ class TransformersEngine:
         self._thread = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int) -> Generation:
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        adapter: str | None = None,
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+    ) -> Generation:
         """See `Engine.submit`."""
+        require(self, sampling, constraint, logprobs)
+        if adapter not in (self._adapters or [None]):
+            raise EngineError("only the adapter that was loaded first can be used")
         if not self._thread.is_alive():
             raise EngineError("the engine is closed")
         generation = Generation(len(prompt_ids))
         self._jobs.put((generation, list(prompt_ids), sampling, max_new_tokens))
         return generation
+
+    def add_adapter(self, name: str, directory: Path) -> None:
+        """See `Engine.add_adapter`."""
+        raise EngineError("adapters can be given on load only")
+
+    def remove_adapter(self, name: str) -> None:
+        """See `Engine.remove_adapter`."""
+        raise EngineError("adapters can be given on load only")
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.chat import Chat
-from arriero.messages import Message, Role, Sampling, Usage
+from arriero.messages import Message, Sampling, Usage
 from arriero.server.answer import EventStream, Pieces, WireReason, answer, ending, whole
 from arriero.server.body import MaxTokens, RequestBody, Temperature, TopP
 from arriero.server.errors import RequestError, describe
@@ -57,7 +57,7 @@ Content = Annotated[list[TextPart], BeforeValidator(_parts, json_schema_input_ty
 class ChatMessage(RequestBody):
     """One turn; the parts of its content are joined."""
 
-    role: Role
+    role: Literal["system", "user", "assistant"]
     content: Content
 
 
