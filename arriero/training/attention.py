@@ -24,7 +24,7 @@ from arriero.training.kernels.varlen import available, shared_varlen
 
 NAME = "arriero_shared_prefix"
 LARGEST = 1 << 22  # elements of one block of scores, over all heads
-KEPT = 3  # probabilities are kept for the backward pass up to so many times the queries' size, else computed again
+KEPT = 8  # probabilities are kept for the backward pass up to so many times the queries' size, else computed again
 REFUSED = ("sliding_window", "softcap", "s_aux", "position_bias", "dropout")
 
 

@@ -124,7 +124,7 @@ class Steps:
         if self.plan.mode.own_attention:
             self.base.set_attn_implementation(attention.NAME)
         try:
-            with self.kernels.installed(head=True):
+            with self.kernels.installed(head=True, tail=self.plan.mode.name != "padded"):
                 yield
         finally:
             self.base.set_attn_implementation(before)
@@ -137,11 +137,17 @@ class Steps:
     def _packed(self, row: PackedRow) -> Tensor:
         move = partial(to_device, device=self.device)
         places = move(row.loss_at)
-        options: dict[str, Any] = {"logits_to_keep": places} if self._selects else {}
+        tail = self.kernels.tail
+        options: dict[str, Any] = {}
+        if tail is not None:
+            tail.places = places
+        elif self._selects:
+            options["logits_to_keep"] = places
         if self.plan.mode.own_attention:
             options["row_layout"] = attention.RowLayout(row.prefix, row.lengths)
         out = self.wrapped(input_ids=move(row.ids), position_ids=move(row.positions), use_cache=False, **options)
-        hidden = out.logits[0] if self._selects else out.logits[0].index_select(0, places)
+        chosen = self._selects or tail is not None
+        hidden = out.logits[0] if chosen else out.logits[0].index_select(0, places)
         return self._head(hidden, move(row.targets))
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:

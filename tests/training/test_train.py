@@ -97,7 +97,8 @@ def test_what_was_trained_is_what_is_served(home, trained_adapter, model_dir, re
     without = base.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt) :].tolist()
     model = PeftModel.from_pretrained(base, trained_adapter)
     expected = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt) :].tolist()
-    answer = list(chat.engine.submit(prompt, Sampling().over(chat.defaults), max_new_tokens=16))
+    sampling = Sampling().over(chat.defaults)
+    answer = list(chat.engine.submit(prompt, sampling, max_new_tokens=16, adapter=chat.adapter))
     chat.close()
     assert answer == expected != without
 
@@ -107,7 +108,8 @@ def test_base_and_adapter_side_by_side_do_not_mix(home, trained_adapter, model_d
     """Caches keyed by prompt alone once let the base model answer with an adapter's keys and values."""
 
     def ask(chat):
-        return list(chat.engine.submit(prompt, Sampling().over(chat.defaults), max_new_tokens=16))
+        sampling = Sampling().over(chat.defaults)
+        return list(chat.engine.submit(prompt, sampling, max_new_tokens=16, adapter=chat.adapter))
 
     alone = load(model_dir, engine=engine, system="Be Killa.")
     prompt = alone.render(HELLO)

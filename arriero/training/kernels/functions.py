@@ -1,12 +1,13 @@
 """The pieces of a decoder layer with forward and backward written as one: fewer passes over memory, same mathematics.
 
-LoraLinear  x W^T + scale (x A^T) B^T   computed in the type of x; A and B stay float32, for the optimizer
+LoraLinears  x W^T + scale (x A^T) B^T  computed in the type of x; A and B stay float32, for the optimizer
 RMSNorm     SwiGLU     Rotary           saves its inputs only, where autograd would save every step
 HeadLoss    cross-entropy of the language-model head, in slices: the logits never exist as a whole
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,41 +18,64 @@ SLICE = 256  # rows of logits at a time
 CACHED = 16  # of them in float32 on a CPU
 
 
-class LoraLinear(torch.autograd.Function):
-    """A linear layer with a LoRA update: x (…, in), weight (out, in), a (rank, in), b (out, rank) -> (…, out)."""
+class LoraLinears(torch.autograd.Function):
+    """Linear layers of one input x (…, in), each with a LoRA update (Hu et al. 2021): one output (…, out) for each.
+
+    Each has weight (out, in), bias (out,) or None, a (rank, in) and b (out, rank); their thin products with x are one.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dropped: Tensor | None, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
-    ) -> Tensor:
-        """`dropped` is x after dropout, None for x itself; `s` the scale of the update."""
+        ctx: Any, x: Tensor, dropped: Tensor | None, scales: tuple[float, ...], *parts: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """`dropped` is x after dropout, None for x itself; `scales` those of the updates; `parts` 4 to a layer."""
         flat = x.reshape(-1, x.shape[-1])
         source = flat if dropped is None else dropped.reshape(flat.shape)
-        low = source @ a.to(x.dtype).t()
-        base = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
-        out = base.addmm_(low, b.to(x.dtype).t(), alpha=s)
-        ctx.save_for_backward(source, low, weight, a, b)
-        ctx.s, ctx.separate = s, dropped is not None
-        return out.view(*x.shape[:-1], -1)
+        layers = _layers(parts)
+        low = source @ _stacked(layers, x.dtype).t()
+        outs = []
+        ranks = [len(a) for _, _, a, _ in layers]
+        for (weight, bias, _, b), s, lower in zip(layers, scales, low.split(ranks, 1), strict=True):
+            out = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
+            outs.append(out.addmm_(lower, b.to(x.dtype).t(), alpha=s).view(*x.shape[:-1], -1))
+        ctx.save_for_backward(source, low, *parts)
+        ctx.scales, ctx.separate = scales, dropped is not None
+        return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, dropped, a and b; weight and bias are frozen."""
-        source, low, weight, a, b = ctx.saved_tensors
-        shape = (*grads[0].shape[:-1], source.shape[-1])
-        grad = grads[0].reshape(-1, grads[0].shape[-1])
-        to_low = (grad @ b.to(grad.dtype)).mul_(ctx.s)
-        to_b = (low.t() @ grad).t().to(b.dtype).mul_(ctx.s)
-        to_a = (to_low.t() @ source).to(a.dtype)
-        to_x = to_dropped = None
-        if ctx.needs_input_grad[0]:
-            to_x = grad @ weight
-            if not ctx.separate:
-                to_x.addmm_(to_low, a.to(grad.dtype))
-            to_x = to_x.view(shape)
+        """Gradients of x, dropped, and every a and b; weights and biases are frozen."""
+        source, low, *parts = ctx.saved_tensors
+        layers, kind = _layers(parts), low.dtype
+        ranks = [len(a) for _, _, a, _ in layers]
+        flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        to_low = torch.empty_like(low)
+        found: list[Tensor | None] = []
+        to_x = None
+        for (weight, _, _, b), s, grad, lower, to_lower in zip(
+            layers, ctx.scales, flat, low.split(ranks, 1), to_low.split(ranks, 1), strict=True
+        ):
+            to_lower.copy_(grad @ b.to(kind)).mul_(s)
+            found += [None, None, None, (lower.t() @ grad).t().to(b.dtype).mul_(s)]
+            if ctx.needs_input_grad[0]:
+                to_x = grad @ weight if to_x is None else to_x.addmm_(grad, weight)
+        for index, to_a in enumerate((to_low.t() @ source).split(ranks)):
+            found[4 * index + 2] = to_a.to(layers[index][2].dtype)
+        shape, to_dropped = (*grads[0].shape[:-1], source.shape[-1]), None
         if ctx.separate and ctx.needs_input_grad[1]:
-            to_dropped = (to_low @ a.to(grad.dtype)).view(shape)
-        return to_x, to_dropped, None, None, to_a, to_b, None
+            to_dropped = (to_low @ _stacked(layers, kind)).view(shape)
+        elif to_x is not None and not ctx.separate:
+            to_x.addmm_(to_low, _stacked(layers, kind))
+        return None if to_x is None else to_x.view(shape), to_dropped, None, *found
+
+
+def _layers(parts: Sequence[Any]) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor]]:
+    return [tuple(parts[at : at + 4]) for at in range(0, len(parts), 4)]
+
+
+def _stacked(layers: list[tuple[Tensor, Tensor | None, Tensor, Tensor]], kind: torch.dtype) -> Tensor:
+    """The a of all layers, (ranks, in)."""
+    return torch.cat([a for _, _, a, _ in layers]).to(kind)
 
 
 class RMSNorm(torch.autograd.Function):
@@ -171,11 +195,12 @@ def loss_into_gradient(logits: Tensor, targets: Tensor, gradient: Tensor) -> Ten
     size = CACHED if logits.device.type == "cpu" else len(logits)
     for at in range(0, len(logits), size):
         part = slice(at, at + size)
-        wide = logits[part].to(torch.float32, copy=True)
-        wide -= wide.amax(1, keepdim=True)
+        wide = logits[part].float()
         place = targets[part, None]
-        picked = wide.gather(1, place)
-        norm = wide.exp_().sum(1, keepdim=True)
-        total += (norm.log() - picked).sum()
-        gradient[part] = wide.div_(norm).scatter_add_(1, place, torch.full_like(picked, -1))
+        picked, largest = wide.gather(1, place), wide.amax(1, keepdim=True)
+        shares = torch.softmax(wide, 1)
+        # of the largest logit, since its share cannot be rounded to 0
+        log_norm = largest - shares.amax(1, keepdim=True).log()
+        total += (log_norm - picked).sum()
+        gradient[part] = shares.scatter_add_(1, place, torch.full_like(picked, -1))
     return total

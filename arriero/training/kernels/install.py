@@ -6,7 +6,9 @@ what the module itself gives. Everything else stays the model's own. Outside the
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arriero.training.kernels.functions import LoraLinear, RMSNorm, Rotary, SwiGLU
+from arriero.training.kernels.functions import LoraLinears, RMSNorm, Rotary, SwiGLU
+from arriero.training.kernels.tail import Tail
 
 Forward = Callable[..., Tensor]
 ROTARY = "apply_rotary_pos_emb"
@@ -27,7 +30,8 @@ class Kernels:
 
     `whole_head` is the output embedding whose product may be computed by HeadLoss, None where the model does more
     with it (scales or caps the logits), or trains it. `covers_lora` is true if every LoRA layer computes in the
-    type of its input, so that no autocast is needed.
+    type of its input, so that no autocast is needed. `tail` computes the end of the last layer where it is wanted only,
+    None where that layer is of another shape.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -36,15 +40,16 @@ class Kernels:
         self._functions: list[tuple[Any, Any, Any]] = []
         self.whole_head: nn.Linear | None = None
         self.covers_lora = False
+        self.tail: Tail | None = None
         if model is not None:
             self._find(model)
 
     def _find(self, model: nn.Module) -> None:
         liger = _liger() if next(model.parameters()).is_cuda else {}
         lora = [module for module in model.modules() if hasattr(module, "lora_A")]
-        for layer in lora:
-            if _fits_lora(layer):
-                self._add("lora", layer, _lora(layer))
+        for group in of_one_input(model, [layer for layer in lora if _fits_lora(layer)]):
+            for layer, forward in zip(group, _lora(group), strict=True):
+                self._add("lora", layer, forward)
         self.covers_lora = self.counts["lora"] == len(lora)
         with torch.no_grad():
             for module in model.modules():
@@ -52,6 +57,10 @@ class Kernels:
                 self._add_gate(module, liger.get("gate") or SwiGLU.apply)
             self._add_rotary(model, liger.get("rotary"))
             self.whole_head = _whole_head(model)
+        tail = Tail(model)
+        if tail.layer is not None:
+            self.tail = tail
+            self.counts["tail"] = 1
 
     def _add(self, kind: str, module: nn.Module, forward: Forward) -> None:
         self.forwards.append((module, forward))
@@ -98,9 +107,16 @@ class Kernels:
                     self.counts["rotary"] += 1
 
     @contextmanager
-    def installed(self, *, head: bool = False) -> Iterator[None]:
-        """Within the block the model computes with the pieces; with `head`, its logits are the hidden states."""
-        whole = [(self.whole_head, _identity)] if head and self.whole_head is not None else []
+    def installed(self, *, head: bool = False, tail: bool = False) -> Iterator[None]:
+        """Within the block the model computes with the pieces.
+
+        With `head`, its logits are the hidden states; with `tail`, only those at the places that `tail` was told.
+        """
+        whole: list[tuple[Any, Any]] = []
+        if head and self.whole_head is not None:
+            whole.append((self.whole_head, _identity))
+        if tail and self.tail is not None:
+            whole.append((self.tail.layer, self.tail.forward))
         for module, forward in [*self.forwards, *whole]:
             module.forward = forward
         for place, _, function in self._functions:
@@ -152,18 +168,64 @@ def _fits_lora(layer: Any) -> bool:
     )
 
 
-def _lora(layer: Any) -> Forward:
-    name = layer.active_adapters[0]
-    base, a, b = layer.get_base_layer(), layer.lora_A[name].weight, layer.lora_B[name].weight
-    dropout, scale = layer.lora_dropout[name], layer.scaling[name]
-    drops = isinstance(dropout, nn.Dropout) and dropout.p > 0
+def of_one_input(model: Any, layers: list[Any]) -> list[list[Any]]:
+    """Layers that are given the same tensor one after the other, as q, k and v are, in the order they are called."""
+    called: list[tuple[Any, Any]] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args: called.append((layer, args[0] if args else None)))
+        for layer in layers
+    ]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    times = Counter(layer for layer, _ in called)
+    groups = [[layer] for layer in layers if times[layer] != 1 or _drops(layer)]
+    last: Any = None
+    for layer, x in called:
+        alone = times[layer] != 1 or _drops(layer)
+        if not alone and x is not None and x is last:
+            groups[-1].append(layer)
+        elif not alone:
+            groups.append([layer])
+        last = None if alone else x
+    return groups
 
-    def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
-        dropped = dropout(x) if drops else None
-        out: Tensor = LoraLinear.apply(x, dropped, base.weight, base.bias, a, b, scale)
+
+def _drops(layer: Any) -> bool:
+    dropout = layer.lora_dropout[layer.active_adapters[0]]
+    return isinstance(dropout, nn.Dropout) and dropout.p > 0
+
+
+def _lora(group: list[Any]) -> list[Forward]:
+    """A forward for each layer of a group: the first computes for all, the others hand out what it found."""
+    name = group[0].active_adapters[0]
+    parts = [
+        (base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight)
+        for layer in group
+        for base in [layer.get_base_layer()]
+    ]
+    scales = tuple(layer.scaling[name] for layer in group)
+    waiting: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def first(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        dropped = group[0].lora_dropout[name](x) if _drops(group[0]) else None
+        out, *others = LoraLinears.apply(x, dropped, scales, *itertools.chain(*parts))
+        waiting.update({index: (x, other) for index, other in enumerate(others, 1)})
         return out
 
-    return forward
+    def other(index: int, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        given, out = waiting.pop(index, (None, None))
+        if out is None or given is not x:  # somebody calls the layer by itself
+            (out,) = LoraLinears.apply(x, None, scales[index : index + 1], *parts[index])
+        return out
+
+    return [first, *(functools.partial(other, index) for index in range(1, len(group)))]
 
 
 def _whole_head(model: Any) -> nn.Linear | None:
