@@ -101,6 +101,7 @@ class StepTrainer(Trainer):
         """The step, under smaller and smaller plans as long as memory does not suffice."""
         drops = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self.steps.model.modules())
         random = torch.get_rng_state() if drops else None
+        cuda = torch.cuda.get_rng_state() if drops and torch.cuda.is_available() else None
         while True:
             try:
                 return self.steps.backward(examples, worker)
@@ -116,6 +117,8 @@ class StepTrainer(Trainer):
             self.model.zero_grad(set_to_none=True)
             if random is not None:
                 torch.set_rng_state(random)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.recorder.replanned(plan)

@@ -55,7 +55,6 @@ def describe(story: Story, settled: Settled, report: TrainReport, state: Any) ->
             "mode": plan.mode.name,
             "mode_reason": plan.mode.reason,
             "checkpointing": plan.checkpointing,
-            "layers_recomputed": plan.recomputed,
             "fast": dict(settled.steps.kernels.counts),
             "precision": str(settled.steps.base.dtype).removeprefix("torch."),
         },

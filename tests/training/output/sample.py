@@ -39,7 +39,7 @@ def report() -> dict[str, Any]:
         "options": {"epochs": 2.0, "learning_rate": 0.002, "max_length": None, "target_modules": ["q_proj", "v_proj"]},
         "plan": {
             "prefix_sharing": "on", "reason": "it saves 41% of the work", "row_tokens": 512, "checkpointing": "some",
-            "layers_recomputed": 12, "estimated_bytes": 1.9e9, "available_bytes": 12.4e9,
+            "recomputed": 12, "estimated_bytes": 1.9e9, "available_bytes": 12.4e9,
             "fast": {"lora": 210, "norm": 61}, "precision": "bfloat16",
         },
         "verify": {"loss_difference": 1.2e-7, "gradient_difference": 3.1e-6, "tolerance": 1e-4, "fell_back": False},
