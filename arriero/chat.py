@@ -6,32 +6,32 @@ conversation, stop at the same tokens and cut at the same stop strings.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from arriero import hub
-from arriero.engines import Engine, Generation, load_engine
+from arriero.answer import Reply as Reply
+from arriero.answer import Stream as Stream
+from arriero.engines import Engine, load_engine
 from arriero.engines.base import Precision as Precision
 from arriero.engines.choose import EngineName as EngineName
-from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.sampling import default_sampling
-from arriero.engines.stopping import StopFilter
-from arriero.errors import ContextLengthError, EngineError
-from arriero.messages import DEFAULT_MAX_NEW_TOKENS, FinishReason, Message, Piece, Sampling, Usage
-from arriero.prompt import Renderer, bind
+from arriero.errors import ContextLengthError, UsageError
+from arriero.messages import DEFAULT_MAX_NEW_TOKENS, Message, Sampling, Tool, ToolChoice
+from arriero.prompt import Renderer, Wanted, bind
 
 Messages = Iterable[Message | Mapping[str, Any]]
+MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer."""
+class Options(TypedDict, total=False):
+    """What may be given to `Chat.stream` besides messages and sampling, and to what goes through it."""
 
-    text: str
-    finish_reason: FinishReason
-    usage: Usage
+    tools: Iterable[Tool | Mapping[str, Any]]
+    tool_choice: ToolChoice | Mapping[str, Any]
+    schema: Mapping[str, Any] | None
+    logprobs: int | None
 
 
 class Chat:
@@ -51,132 +51,88 @@ class Chat:
         self.window = window
         self.defaults = defaults
 
-    def render(self, messages: Messages) -> list[int]:
-        """The exact prompt ids the engine receives for these messages, which end with the user's."""
-        return self.renderer.prompt(messages)
+    def render(
+        self,
+        messages: Messages,
+        *,
+        tools: Iterable[Tool | Mapping[str, Any]] = (),
+        tool_choice: ToolChoice | Mapping[str, Any] = "auto",
+        schema: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The exact prompt ids the engine receives for these messages, which end with the user's or a tool's."""
+        return self.renderer.prompt(messages, Wanted.of(tools, tool_choice, schema))
 
-    def stream(self, messages: Messages, sampling: Sampling | None = None) -> Stream:
+    def stream(
+        self,
+        messages: Messages,
+        sampling: Sampling | None = None,
+        *,
+        tools: Iterable[Tool | Mapping[str, Any]] = (),
+        tool_choice: ToolChoice | Mapping[str, Any] = "auto",
+        schema: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
+    ) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
 
-        Bad messages, and a prompt that does not fit the window, raise here and not at the first piece.
+        `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
+        name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"
+        the model is not shown the tools. `schema` is a JSON schema that the answer fits, by constraint too; the model
+        is shown it at the end of the system prompt. `{"type": "object"}` is any JSON object. With tools and a schema
+        the answer is a call or fits the schema. `logprobs` asks for the log-probabilities of the text's tokens, with
+        that many alternatives for each, 0 to 20.
+
+        Bad messages, a prompt that does not fit the window, and what the model or the engine cannot do raise here and
+        not at the first piece.
         """
-        return Stream(self, *self._submit(messages, sampling))
+        chosen = (sampling or Sampling()).over(self.defaults)
+        self._check(chosen, logprobs)
+        wanted = Wanted.of(tools, tool_choice, schema)
+        constraint = wanted.constraint(self.renderer.call_form if wanted.tools else None)
+        prompt_ids = self.render(messages, tools=wanted.tools, tool_choice=wanted.choice, schema=schema)
+        generation = self.engine.submit(
+            prompt_ids,
+            chosen,
+            max_new_tokens=self._limit(len(prompt_ids), sampling),
+            adapter=self.adapter,
+            constraint=constraint,
+            logprobs=logprobs,
+        )
+        return Stream(generation, self.renderer, chosen.stop, wanted)
 
-    def astream(self, messages: Messages, sampling: Sampling | None = None) -> Stream:
+    def astream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """`stream` for async code; the event loop is free while the engine works."""
-        return self.stream(messages, sampling)
+        return self.stream(messages, sampling, **options)
 
-    def complete(self, messages: Messages, sampling: Sampling | None = None) -> Reply:
-        """The whole answer at once."""
-        return _joined(list(self.stream(messages, sampling)))
+    def complete(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Reply:
+        """The whole answer at once; takes what `stream` takes."""
+        return Reply.of(list(self.stream(messages, sampling, **options)))
 
-    async def acomplete(self, messages: Messages, sampling: Sampling | None = None) -> Reply:
+    async def acomplete(
+        self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]
+    ) -> Reply:
         """`complete` for async code."""
-        return _joined([piece async for piece in self.astream(messages, sampling)])
+        return Reply.of([piece async for piece in self.astream(messages, sampling, **options)])
 
     def close(self) -> None:
         """Free the model."""
         self.engine.close()
 
-    def _submit(self, messages: Messages, sampling: Sampling | None) -> tuple[Generation, Sampling]:
-        chosen = (sampling or Sampling()).over(self.defaults)
-        prompt_ids = self.render(messages)
-        room = self.window - len(prompt_ids)
-        if room < (chosen.max_new_tokens or 1):
-            raise ContextLengthError(len(prompt_ids), chosen.max_new_tokens or 1, self.window)
-        limit = chosen.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
-        return self.engine.submit(prompt_ids, chosen, max_new_tokens=limit, adapter=self.adapter), chosen
+    def _check(self, sampling: Sampling, logprobs: int | None) -> None:
+        known = len(self.renderer.tokenizer)
+        if unknown := [token for token, _ in sampling.logit_bias if token >= known]:
+            raise UsageError(
+                f"logit_bias names the token ids {unknown}, but the model's vocabulary ends at {known - 1}"
+            )
+        if logprobs is not None and (type(logprobs) is not int or not 0 <= logprobs <= MAX_ALTERNATIVES):
+            raise UsageError(f"logprobs must be a whole number from 0 to {MAX_ALTERNATIVES}, got {logprobs!r}")
 
-
-class Stream(Iterator[Piece], AsyncIterator[Piece]):
-    """An answer on its way: iterate it with `for` or with `async for`, not both.
-
-    `close`, `aclose`, or letting go of it stops the engine, also before the first piece.
-    """
-
-    def __init__(self, chat: Chat, generation: Generation, sampling: Sampling) -> None:
-        self._generation = generation
-        self._answer = _Answer(chat, generation, sampling)
-        self._tokens = iter(generation)
-        self._atokens = aiter(generation)
-        self._ended = False
-
-    def __next__(self) -> Piece:
-        while not self._ended:
-            try:
-                piece = self._piece(next(self._tokens, None))
-            except BaseException:  # an interrupted reader will not come back for the rest
-                self.close()
-                raise
-            if piece is not None:
-                return piece
-        raise StopIteration
-
-    async def __anext__(self) -> Piece:
-        while not self._ended:
-            try:
-                piece = self._piece(await anext(self._atokens, None))
-            except BaseException:  # a cancelled task, above all
-                self.close()
-                raise
-            if piece is not None:
-                return piece
-        raise StopAsyncIteration
-
-    def _piece(self, token: int | None) -> Piece | None:
-        """The piece that this token completes, if any; None is the end of the generation."""
-        if token is not None and (text := self._answer.push(token)):
-            return Piece(text)
-        if token is not None and not self._answer.stopped:
-            return None
-        self.close()
-        return self._answer.last()
-
-    def close(self) -> None:
-        """Stop the engine's work on this answer; nothing follows."""
-        self._ended = True
-        self._generation.cancel()
-
-    async def aclose(self) -> None:
-        """`close` for async code."""
-        self.close()
-
-    def __del__(self) -> None:
-        self._generation.cancel()
-
-
-class _Answer:
-    """Turns one generation's ids into text: whole characters, cut at stop strings, without the end-of-turn token."""
-
-    def __init__(self, chat: Chat, generation: Generation, sampling: Sampling) -> None:
-        self._generation = generation
-        self._end = chat.renderer.stop_token_ids
-        self._detokenizer = Detokenizer(chat.renderer.tokenizer)
-        self._filter = StopFilter(sampling.stop)
-        self._tokens = 0
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has been found."""
-        return self._filter.stopped
-
-    def push(self, token: int) -> str:
-        """The text that became certain with this token."""
-        self._tokens += 1
-        return "" if token in self._end else self._filter.push(self._detokenizer.push(token))
-
-    def last(self) -> Piece:
-        """What is left, the finish reason and the token counts."""
-        text = "" if self.stopped else self._filter.push(self._detokenizer.flush()) + self._filter.flush()
-        reason = "stop" if self.stopped else self._generation.finish_reason
-        return Piece(text, reason, Usage(self._generation.prompt_tokens, self._tokens))
-
-
-def _joined(pieces: list[Piece]) -> Reply:
-    last = pieces[-1]
-    if last.finish_reason is None or last.usage is None:
-        raise EngineError("the answer ended without a finish reason")
-    return Reply("".join(piece.text for piece in pieces), last.finish_reason, last.usage)
+    def _limit(self, prompt_tokens: int, sampling: Sampling | None) -> int:
+        """How many tokens may be generated: as many as were asked for, or what fits of the default."""
+        asked = sampling.max_new_tokens if sampling is not None else None
+        room = self.window - prompt_tokens
+        if room < (asked or 1):
+            raise ContextLengthError(prompt_tokens, asked or 1, self.window)
+        return asked or min(self.defaults.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room)
 
 
 def load(

@@ -5,56 +5,20 @@ Small frozen dataclasses without behaviour beyond checking themselves. This file
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from arriero.errors import UsageError
+from arriero.tools import NamedTool as NamedTool
+from arriero.tools import Tool as Tool
+from arriero.tools import ToolCall as ToolCall
+from arriero.tools import ToolChoice as ToolChoice
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 DEFAULT_MAX_NEW_TOKENS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A function the model wants called. `arguments` is the text of a JSON object, as on OpenAI's wire."""
-
-    id: str
-    name: str
-    arguments: str
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The arguments by name; raises UsageError where they are not a JSON object."""
-        try:
-            values = json.loads(self.arguments)
-        except ValueError as error:
-            raise UsageError(f"the arguments of the call of {self.name} are not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise UsageError(f"the arguments of the call of {self.name} must be a JSON object, got {self.arguments!r}")
-        return values
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function that may be called. `parameters` is the JSON schema of its arguments, an object's."""
-
-    name: str
-    description: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
-
-
-@dataclass(frozen=True, slots=True)
-class NamedTool:
-    """The choice of one tool that must be called."""
-
-    name: str
-
-
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,41 +36,52 @@ class Message:
 
     @classmethod
     def of(cls, value: Message | Mapping[str, Any]) -> Message:
-        """Turn `{"role": …, "content": …}` into a Message; raises UsageError that names what is wrong."""
+        """Turn `{"role": …, "content": …}` into a Message; raises UsageError that names what is wrong.
+
+        OpenAI's assistant messages with `tool_calls`, whose content may be null, and tool messages are understood.
+        """
         if isinstance(value, Message):
             return value
         if not isinstance(value, Mapping):
             raise UsageError(f"a message must be an object with role and content, got {type(value).__name__}")
-        unknown = sorted(set(value) - {"role", "content"})
+        unknown = sorted(set(value) - {"role", "content", "tool_calls", "tool_call_id"})
         if unknown:
             raise UsageError(f"a message has the fields role and content, got also {', '.join(map(str, unknown))}")
-        role, content = value.get("role"), value.get("content")
+        role, content, calls = value.get("role"), value.get("content"), value.get("tool_calls") or ()
         if role not in ROLES:
             raise UsageError(f"a message's role must be one of {', '.join(ROLES)}, got {role!r}")
+        if not isinstance(calls, list | tuple):
+            raise UsageError(f"a message's tool_calls must be a list, got {type(calls).__name__}")
+        if content is None and calls:
+            content = ""
         if not isinstance(content, str):
             raise UsageError(f"a message's content must be text, got {type(content).__name__}")
-        return cls(role, content)
+        return cls(role, content, tuple(map(ToolCall.of, calls)), value.get("tool_call_id"))
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Turns in order: an optional system message, then user and assistant in turn, beginning with the user.
 
-    Raises UsageError where the order makes no sense, a user turn is blank or an answer is empty.
+    After an assistant's turn with tool calls come their results, one for each call, and then the assistant again, or
+    the user. Raises UsageError where the order makes no sense, a user turn is blank or an answer is empty.
     """
 
     messages: tuple[Message, ...]
 
     def __post_init__(self) -> None:
-        turns = self.turns
-        if not turns:
+        if not self.turns:
             raise UsageError("a conversation needs at least one user message")
-        for index, message in enumerate(turns):
-            expected: Role = "user" if index % 2 == 0 else "assistant"
-            if message.role != expected:
-                raise UsageError(f"turn {index + 1} must come from the {expected}, got {message.role}")
-            if not message.content.strip():
-                raise UsageError(f"turn {index + 1} ({message.role}) is empty")
+        due: tuple[Role, ...] = ("user",)
+        waiting: list[str] = []  # ids of the calls whose results have not come
+        for number, message in enumerate(self.turns, 1):
+            if message.role not in due:
+                missing = f": the results of the calls {', '.join(waiting)} come first" if waiting else ""
+                raise UsageError(f"turn {number} must come from the {due[0]}, got {message.role}{missing}")
+            waiting = _waiting(number, message, waiting)
+            due = ("tool",) if waiting else _AFTER[message.role]
+        if waiting and self.turns[-1].role == "tool":
+            raise UsageError(f"the results of the calls {', '.join(waiting)} are missing")
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -131,6 +106,32 @@ class Conversation:
         return Conversation((Message("system", system), *self.messages))
 
 
+_AFTER: Mapping[Role, tuple[Role, ...]] = {
+    "user": ("assistant",),
+    "assistant": ("user",),
+    "tool": ("assistant", "user"),
+}
+
+
+def _waiting(number: int, message: Message, waiting: list[str]) -> list[str]:
+    """The ids of the calls whose results are still to come after this turn; checks the turn by itself too."""
+    calls = [call.id for call in message.tool_calls]
+    if calls and message.role != "assistant":
+        raise UsageError(f"turn {number} ({message.role}) has tool calls, which only the assistant makes")
+    if len(set(calls)) != len(calls):
+        raise UsageError(f"turn {number} has two calls of one id: {', '.join(calls)}")
+    if message.role == "tool":
+        if message.tool_call_id not in waiting:
+            expected = " or ".join(map(repr, waiting))
+            raise UsageError(f"turn {number} is the result of the call {message.tool_call_id!r}, expected {expected}")
+        return [call for call in waiting if call != message.tool_call_id]
+    if message.tool_call_id is not None:
+        raise UsageError(f"turn {number} ({message.role}) has a tool_call_id, which only tool messages have")
+    if not calls and not message.content.strip():
+        raise UsageError(f"turn {number} ({message.role}) is empty")
+    return calls
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose tokens. None means the model's own default. The command line declares its options from here.
@@ -138,7 +139,7 @@ class Sampling:
     Parameters
     ----------
     max_new_tokens
-        Longest answer in tokens. Default: 512, or what the window leaves.
+        Longest answer in tokens. Default: the model's own or 512, and what the window leaves at most.
     temperature
         0 is greedy.
     top_p

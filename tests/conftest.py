@@ -11,14 +11,19 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from hypothesis import settings
 
 from arriero.chat import Chat
 from arriero.engines import Generation
-from arriero.messages import Sampling
+from arriero.engines.base import Feature, require
+from arriero.messages import Sampling, TokenLogprob
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 
+settings.register_profile("arriero", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("arriero")
 USER_HOME = os.environ.get("ARRIERO_HOME")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIALS = ["<pad>", "<s>", "</s>", "<sys>", "<user>", "<bot>"]
@@ -27,6 +32,18 @@ TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}"
     "{{ {'system': '<sys>', 'user': '<user>', 'assistant': '<bot>'}[m['role']] + m['content'] + '</s>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<bot>' }}{% endif %}"
+)
+# The same with a place for tools, their calls and results, in the manner of Hermes and Qwen 2.5.
+TOOL_TEMPLATE = (
+    "{{ '<s>' }}{% if tools %}{{ '<sys>' }}{% if messages[0].role == 'system' %}{{ messages[0].content + '\n' }}"
+    "{% endif %}{{ '<tools>' }}{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{{ '\n</tools></s>' }}"
+    "{% elif messages[0].role == 'system' %}{{ '<sys>' + messages[0].content + '</s>' }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<user>' + m.content + '</s>' }}"
+    "{% elif m.role == 'tool' %}{{ '<user><tool_response>\n' + m.content + '\n</tool_response></s>' }}"
+    "{% elif m.role == 'assistant' %}{{ '<bot>' + m.content }}{% for call in m.tool_calls %}"
+    "{{ ('\n' if m.content or not loop.first else '') + '<tool_call>\n{\"name\": \"' + call.function.name"
+    " + '\", \"arguments\": ' + call.function.arguments | tojson + '}\n</tool_call>' }}{% endfor %}{{ '</s>' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<bot>' }}{% endif %}"
 )
 
 
@@ -191,34 +208,40 @@ class ScriptedEngine:
     """An engine that answers with given text, token by token, from a thread of its own.
 
     `gate` holds the answer back before the token of that index until `release` is set, so tests can act in the
-    middle of an answer without sleeping. What it was asked is kept in `asked`.
+    middle of an answer without sleeping. What it was asked is kept in `asked` and `options`. The n-th token has the
+    log-probability -n. `encode` makes tokens of an answer, `end` ends it. It claims to have every feature.
     """
 
     name = "scripted"
     description = "scripted, no model"
+    features = frozenset(get_args(Feature))
 
-    def __init__(self, *answers: str, gate: int | None = None) -> None:
+    def __init__(
+        self, *answers: str, gate: int | None = None, encode: Callable[[str], list[int]] = ids_of, end: int = 2
+    ) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[list[int], Sampling, int]] = []
         self.generations: list[Generation] = []
-        self.options: list[dict[str, object]] = []
+        self.options: list[dict[str, Any]] = []
         self.gate = gate
+        self.encode, self.end = encode, end
         self.reached = threading.Event()
         self.release = threading.Event()
 
-    features = frozenset()
-
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, **options) -> Generation:
+        require(self, sampling, options.get("constraint"), options.get("logprobs"))
         self.options.append(options)
         self.asked.append((list(prompt_ids), sampling, max_new_tokens))
         answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
         generation = Generation(len(prompt_ids))
+        generation.wanted = options.get("logprobs")
         self.generations.append(generation)
         threading.Thread(target=self._answer, args=(generation, answer, max_new_tokens), daemon=True).start()
         return generation
 
     def _answer(self, generation: Generation, answer: str, limit: int) -> None:
-        for index, token in enumerate([*ids_of(answer), 2]):
+        wanted = getattr(generation, "wanted", None)
+        for index, token in enumerate([*self.encode(answer), self.end]):
             if index == self.gate:
                 self.reached.set()
                 self.release.wait(30)
@@ -226,7 +249,7 @@ class ScriptedEngine:
                 return generation.finish("cancelled")
             if index == limit:
                 return generation.finish("length")
-            generation.push([token])
+            generation.push([token], [TokenLogprob(token, -float(index))] if wanted is not None else [])
         return generation.finish("stop")
 
     def add_adapter(self, name: str, directory: Path) -> None:
@@ -241,15 +264,19 @@ class ScriptedEngine:
 
 @pytest.fixture
 def scripted_chat(model_dir: Path) -> Iterator[Callable[..., Chat]]:
-    """Build a Chat over a ScriptedEngine: `scripted_chat("first answer", "second", gate=3)`; `chat.engine` is it."""
+    """Build a Chat over a ScriptedEngine: `scripted_chat("first answer", "second", gate=3)`; `chat.engine` is it.
+
+    With a `template`, TOOL_TEMPLATE for one, the window is large enough for tools.
+    """
     made: list[Chat] = []
 
-    def build(*answers: str, gate: int | None = None) -> Chat:
-        tokenizer = load_tokenizer(model_dir)
+    def build(*answers: str, gate: int | None = None, template: str | None = None) -> Chat:
+        tokenizer = load_tokenizer(model_dir) if template is None else build_tokenizer(template)
         renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
         engine = ScriptedEngine(*answers, gate=gate)
         defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
-        made.append(Chat(engine, renderer, model="tiny", adapter=None, window=256, defaults=defaults))
+        window = 256 if template is None else 8192
+        made.append(Chat(engine, renderer, model="tiny", adapter=None, window=window, defaults=defaults))
         return made[-1]
 
     yield build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,27 @@ def test_stop_string_across_tokens_is_cut_and_never_partly_shown(scripted_chat):
 def test_length_is_told_apart_from_stop(scripted_chat):
     reply = scripted_chat("abcdef").complete(HELLO, Sampling(max_new_tokens=3))
     assert (reply.text, reply.finish_reason) == ("abc", "length")
+
+
+def test_an_engine_that_stops_working_is_told_apart_from_both(scripted_chat):
+    chat = scripted_chat("abcdef", gate=3)
+    stream = chat.stream(HELLO)
+    pieces = [next(stream) for _ in range(3)]
+    chat.engine.generations[0].cancel()
+    chat.engine.release.set()
+    pieces += stream
+    assert "".join(piece.text for piece in pieces) == "abc"
+    assert pieces[-1].finish_reason == "cancelled"
+
+
+def test_the_models_own_limit_holds_where_none_is_asked_for_and_yields_to_the_window(scripted_chat):
+    chat = scripted_chat("a" * 300)
+    for default, prompt, expected in ((None, "hi", 250), (100, "hi", 100), (100, "a" * 200, 52)):
+        chat.defaults = replace(chat.defaults, max_new_tokens=default)
+        chat.complete([{"role": "user", "content": prompt}])
+        assert chat.engine.asked[-1][2] == expected
+    with pytest.raises(ContextLengthError, match="204 tokens and up to 100 more"):
+        chat.complete([{"role": "user", "content": "a" * 200}], Sampling(max_new_tokens=100))
 
 
 def test_breaking_off_a_stream_cancels_the_generation(scripted_chat):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -21,12 +22,13 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from arriero.chat import load
+from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.engines import Generation
 from arriero.engines.choose import EngineName
 from arriero.errors import NotFoundError, UsageError
 from arriero.langchain import ArrieroLLM, ChatArriero
 from arriero.messages import Sampling
-from tests.conftest import ScriptedEngine, ids_of
+from tests.conftest import TOOL_TEMPLATE, ScriptedEngine, ids_of
 
 HI = [1, 4, *ids_of("hi"), 2, 5]  # <s> <user> h i </s> <bot>
 both = pytest.mark.parametrize("kind", [ArrieroLLM, ChatArriero])
@@ -37,12 +39,51 @@ def text(output) -> str:
     return output if isinstance(output, str) else output.text
 
 
+CALLS = {
+    "magic_function": {"input": 3},
+    "magic_function_no_args": {},
+    "my_adder_tool": {"a": 1, "b": 2},
+    "get_weather": {"location": "San Francisco, CA"},
+    "unicode_customer": {"customer_name": "你好 こんにちは", "description": "x"},
+    "greeting_generator": {"answer_style": "pirate"},
+    "Joke": {"setup": "a", "punchline": "b"},
+}
+
+
+class ObedientEngine(ScriptedEngine):
+    """Answers with what a constraint allows; without one it calls the tools it was shown, once."""
+
+    def submit(self, prompt_ids, sampling, **options):
+        prompt = bytes(max(token - 6, 0) for token in prompt_ids).decode()
+        shown = [name for name in CALLS if f'"name": "{name}"' in prompt]
+        if options["constraint"] is not None:
+            self.answers = [self._spelled(options["constraint"])]
+        elif shown and "<tool_response>" not in prompt:
+            call = json.dumps({"name": shown[-1], "arguments": CALLS[shown[-1]]})
+            self.answers = [f"<tool_call>\n{call}\n</tool_call>"]
+        else:
+            self.answers = ["Hello from the llama."]
+        return super().submit(prompt_ids, sampling, **options)
+
+    def _spelled(self, constraint) -> str:
+        match constraint:
+            case Choice(alternatives):
+                return self._spelled(alternatives[0])
+            case Series((Text(before), JsonSchema(), Text(after))):
+                return before + json.dumps(next(CALLS[name] for name in CALLS if f'"{name}"' in before)) + after
+            case JsonSchema(schema):
+                return json.dumps(dict.fromkeys(schema.get("properties", CALLS["Joke"]), "x"))
+
+
 class OverScriptedChat:
     """Gives LangChain's suites a model that needs no weights and no network."""
 
+    has_tool_calling = has_tool_choice = has_structured_output = supports_json_mode = True
+
     @pytest.fixture(autouse=True)
     def _chat(self, scripted_chat):
-        self.chat = scripted_chat("Hello from the llama.")
+        self.chat = scripted_chat("", template=TOOL_TEMPLATE)
+        self.chat.engine = ObedientEngine()
 
     @property
     def chat_model_class(self):
@@ -114,10 +155,10 @@ def test_an_answer_can_be_sent_back(scripted_chat):
 @pytest.mark.parametrize(
     ("message", "named"),
     [
-        (ToolMessage("3", tool_call_id="1"), "ToolMessage"),
         (FunctionMessage("3", name="f"), "FunctionMessage"),
         (ChatMessage("hi", role="user"), "ChatMessage"),
-        (AIMessage("hi", tool_calls=[{"name": "f", "args": {}, "id": "1"}]), "tool calls"),
+        (AIMessage("hi", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}]), "not JSON"),
+        (ToolMessage("3", tool_call_id="1"), "turn 2 must come from the assistant, got tool"),
         (HumanMessage([{"type": "image", "url": "http://127.0.0.1/a.png"}]), "type image"),
     ],
 )
@@ -180,10 +221,11 @@ def test_unknown_arguments_of_a_call_are_refused_by_name(scripted_chat, kind):
     model = kind(chat=chat)
     with pytest.raises(UsageError, match="'temprature'; did you mean 'temperature'"):
         model.invoke("hi", temprature=1)
-    with pytest.raises(UsageError, match="'presence_penalty'"):
-        list(model.stream("hi", presence_penalty=1))
-    with pytest.raises(UsageError, match="'tools'"):
-        model.bind(tools=[]).batch(["hi"])
+    with pytest.raises(UsageError, match="'best_of'"):
+        list(model.stream("hi", best_of=2))
+    if kind is ArrieroLLM:
+        with pytest.raises(UsageError, match="'tools'"):
+            model.bind(tools=[]).batch(["hi"])
     with pytest.raises(UsageError, match="'logprobs'"):
         asyncio.run(model.ainvoke("hi", logprobs=True))
     with pytest.raises(UsageError, match="temperature must be between 0 and 2"):
@@ -198,14 +240,6 @@ def test_unknown_arguments_of_the_constructor(scripted_chat, kind):
     with pytest.warns(UserWarning, match="max_retries, timeout: no effect") as caught:
         kind(chat=scripted_chat("x"), timeout=3, max_retries=2)
     assert caught[0].filename == __file__
-
-
-def test_tools_and_structured_output_are_not_there_yet(scripted_chat):
-    model = ChatArriero(chat=scripted_chat("x"))
-    with pytest.raises(NotImplementedError):
-        model.bind_tools([])
-    with pytest.raises(NotImplementedError):
-        model.with_structured_output({"title": "Answer", "type": "object", "properties": {}})
 
 
 # --- answers ---
@@ -305,7 +339,7 @@ class EchoEngine(ScriptedEngine):
         super().__init__("")
         self.meeting = threading.Barrier(together)
 
-    def submit(self, prompt_ids, sampling, *, max_new_tokens):
+    def submit(self, prompt_ids, sampling, *, max_new_tokens, **options):
         generation = Generation(len(prompt_ids))
         answer = bytes(token - 6 for token in prompt_ids if token >= 6).decode()
         threading.Thread(target=self._answer, args=(generation, answer, max_new_tokens), daemon=True).start()

@@ -3,7 +3,8 @@
     main.py      the commands, errors -> messages and exit codes
     options.py   options that several commands share, and configuration files
     output.py    standard output for answers and JSON, standard error for people
-    answer.py    ask, chat, serve
+    ask.py       ask
+    answer.py    chat, serve
     inspect.py   inspect
     learn.py     train
     machine.py   download, models, doctor

@@ -1,10 +1,8 @@
-"""ask, chat and serve."""
+"""chat and serve."""
 
 from __future__ import annotations
 
 import socket
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,79 +10,79 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.options import Json, ModelOptions, plain
+from arriero.cli.options import ModelOptions, plain
 from arriero.errors import ArrieroError, UsageError
 from arriero.messages import Sampling
 
 if TYPE_CHECKING:
     from arriero.chat import Chat
+    from arriero.history import History
 
 MODEL = ModelOptions()
 SAMPLING = Sampling()
 
 
-def ask(
-    question: str | None = None,
-    /,
+def chat(
     *,
     model: ModelOptions = MODEL,
     sampling: Annotated[Sampling, Parameter(name="*")] = SAMPLING,
-    as_json: Json = False,
+    go_on: Annotated[bool, Parameter(name=["--continue", "-c"])] = False,
+    resume: int | None = None,
+    no_history: Annotated[bool, Parameter(name="--no-history")] = False,
+    as_text: Annotated[bool, Parameter(name="--plain")] = False,
 ) -> None:
-    """Ask one question.
+    """Talk in the terminal.
 
     Parameters
     ----------
-    question
-        The question; - or nothing reads it from standard input.
+    go_on
+        Go on with the last conversation, with its model and adapter unless others are given.
+    resume
+        Go on with the conversation of this number, as /history lists them.
+    no_history
+        Keep nothing of this conversation.
+    as_text
+        Show answers as they are instead of as Markdown.
 
     """
-    text = _question(question)
-    started = time.perf_counter()
-    chat = _load(model)
-    loaded = time.perf_counter()
-    first: float | None = None
-    answer = []
-    stream = chat.stream([{"role": "user", "content": text}], sampling)
-    for piece in stream:
-        first = first or time.perf_counter()
-        answer.append(piece.text)
-        if not as_json:
-            print(piece.text, end="", flush=True)
-    ended = time.perf_counter()
-    chat.close()
-    if not as_json:
-        print()
-        return
-    usage, begun = piece.usage, first or ended
-    tokens = usage.completion_tokens if usage is not None else 0
-    output.document(
-        {
-            "text": "".join(answer),
-            "finish_reason": piece.finish_reason,
-            "usage": {"prompt_tokens": usage.prompt_tokens if usage else 0, "completion_tokens": tokens},
-            "timings": {
-                "load_s": round(loaded - started, 4),
-                "first_token_s": round(begun - loaded, 4),
-                "total_s": round(ended - started, 4),
-                "tokens_per_second": round((tokens - 1) / (ended - begun), 2) if tokens > 1 else 0.0,
-            },
-            "engine": chat.engine.name,
-            "model": chat.model,
-            "adapter": chat.adapter,
-        }
-    )
-
-
-def chat(*, model: ModelOptions = MODEL, sampling: Annotated[Sampling, Parameter(name="*")] = SAMPLING) -> None:
-    """Talk in the terminal. Ctrl-C stops an answer, Ctrl-D or /exit leaves."""
+    from arriero.history import Saved
     from arriero.terminal import converse
 
-    loaded = _load(model)
+    if no_history and (go_on or resume is not None):
+        raise UsageError("--no-history keeps nothing, so there is nothing to go on with")
+    history = None if no_history else _history(needed=go_on or resume is not None)
+    resumed = history.get(resume) if history is not None and (go_on or resume is not None) else None
+    if resumed is not None and model.model is None and model.adapter is None:
+        model = replace(model, model=resumed.model, adapter=resumed.adapter)
+    if resumed is not None and model.system is not None:
+        resumed = replace(resumed, system=model.system)
+    loaded = load_chat(replace(model, system=None))  # the conversation has it, so that /system may take it back
+    here = Saved(_lasting(model.model) or loaded.model, _lasting(model.adapter), model.system)
     try:
-        converse(loaded, sampling)
+        converse(loaded, sampling, history=history, here=here, resumed=resumed, plain=as_text)
     finally:
         loaded.close()
+        if history is not None:
+            history.close()
+
+
+def _lasting(name: str | None) -> str | None:
+    """A model's or an adapter's name as it is still understood in another directory."""
+    path = Path(name).expanduser() if name is not None else None
+    return str(path.resolve()) if path is not None and path.is_dir() else name
+
+
+def _history(*, needed: bool) -> History | None:
+    """The saved conversations; None, and a warning, where none can be kept and none is needed."""
+    from arriero.history import History
+
+    try:
+        return History()
+    except ArrieroError as error:
+        if needed:
+            raise
+        output.note(f"warning: {error.message}; nothing will be kept")
+        return None
 
 
 def serve(*, model: ModelOptions = MODEL, host: str = "127.0.0.1", port: int = 6006) -> None:
@@ -108,7 +106,7 @@ def serve(*, model: ModelOptions = MODEL, host: str = "127.0.0.1", port: int = 6
     name, _, directory = (model.adapter or "").partition("=")
     if model.adapter is not None and Path(model.adapter).is_dir():  # its path has a = in it
         name, directory = model.adapter, ""
-    loaded = _load(replace(model, adapter=directory or name or None), name=name if directory else None)
+    loaded = load_chat(replace(model, adapter=directory or name or None), name=name if directory else None)
     app = create_app(loaded)
     _mount_page(app, loaded)
     address = f"http://{host}:{listener.getsockname()[1]}"
@@ -124,17 +122,8 @@ def serve(*, model: ModelOptions = MODEL, host: str = "127.0.0.1", port: int = 6
         loaded.close()
 
 
-def _question(question: str | None) -> str:
-    if question in (None, "-"):
-        if sys.stdin is None or sys.stdin.isatty():
-            raise UsageError("no question was given", hint='arriero ask "Who are you?"')
-        question = sys.stdin.read()
-    if not question or not question.strip():
-        raise UsageError("the question is empty", hint='arriero ask "Who are you?"')
-    return question.strip()
-
-
-def _load(options: ModelOptions, name: str | None = None) -> Chat:
+def load_chat(options: ModelOptions, name: str | None = None) -> Chat:
+    """Load what the options name; an adapter goes by `name`, or by its directory's."""
     from arriero.chat import load
 
     chosen: dict[str, Any] = plain(options)

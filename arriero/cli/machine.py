@@ -129,7 +129,7 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 def _examine() -> dict[str, Any]:
-    from arriero.engines import choose
+    from arriero.engines.choose import choose, usable
 
     memory = psutil.virtual_memory()
     home = settings.home()
@@ -148,7 +148,12 @@ def _examine() -> dict[str, Any]:
         "home": str(home),
         "models": ", ".join(model.name for model in hub.models()) or "none",
         "engine": {"name": choice.engine, "because": choice.reason},
-        "precision": {"training": "bfloat16" if fast else "float32", "because": computes},
+        "engines": {name: "usable" if lacking is None else lacking for name, lacking in usable().items()},
+        "precision": {
+            "training": "bfloat16" if fast else "float32",
+            "answering": "int8" if choice.engine == "openvino" else "the model's own" if fast else "float32",
+            "because": computes,
+        },
         "packages": {package: _version(package) for package in PACKAGES.split()},
     }
 

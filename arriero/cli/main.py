@@ -21,6 +21,7 @@ Without --model the small embedded model is used.
 EXTRAS = {
     "training": ("accelerate", "datasets", "peft", "pyarrow"),
     "openvino": ("nncf", "openvino", "openvino_genai"),
+    "vllm": ("vllm",),
     "server": ("fastapi", "pydantic", "starlette", "uvicorn"),
     "web": ("streamlit",),
     "modelscope": ("modelscope_hub",),
@@ -88,18 +89,22 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.answer:ask",
-    help="Ask one question; standard input is read when none is given.",
+    "arriero.cli.ask:ask",
+    help="Ask one question, about files and standard input too.",
     help_epilogue=examples(
         'ask "Why do llamas hum?"',
         'ask "Who are you?" --adapter runs/llama-driver --temperature 0.7 --seed 1',
+        'ask "Write a commit message for this." < changes.diff',
+        'ask "What do these say of prices?" --file may.txt --file june.txt --schema prices.schema.json',
         "ask --json < question.txt",
     ),
 )
 app.command(
     "arriero.cli.answer:chat",
-    help="Talk in the terminal.",
-    help_epilogue=examples("chat", "chat --adapter runs/llama-driver", 'chat --system "Answer in one sentence."'),
+    help="Talk in the terminal; /help there lists what you can do.",
+    help_epilogue=examples(
+        "chat", "chat --continue", "chat --adapter runs/llama-driver", 'chat --system "Answer in one sentence."'
+    ),
 )
 app.command(
     "arriero.cli.answer:serve",

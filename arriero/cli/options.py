@@ -66,7 +66,7 @@ class ModelOptions(TunedOptions):
 
     """
 
-    engine: Literal["auto", "transformers", "openvino"] = "auto"
+    engine: Literal["auto", "transformers", "openvino", "vllm"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
 
 

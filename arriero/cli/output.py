@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sys
 from typing import Any
 
@@ -35,7 +36,8 @@ def note(text: str) -> None:
 def document(value: Any) -> None:
     """Print one JSON document: a dataclass, or plain lists, dictionaries, numbers and text."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    print(json.dumps(plain, ensure_ascii=False, indent=2, default=str))
+    text = json.dumps(plain, ensure_ascii=False, indent=2, default=str)
+    print(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))  # terminals obey these, too
 
 
 def size(count: float) -> str:

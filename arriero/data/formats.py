@@ -88,7 +88,10 @@ def _openai(record: Mapping[str, Any], _: DataOptions) -> list[Message]:
 def _fault_free(turn: Any) -> Message:
     if isinstance(turn, Fault):
         raise UsageError(turn.reason)
-    return Message.of(turn)
+    message = Message.of(turn)
+    if message.tool_calls or message.role == "tool":
+        raise UsageError("holds tool calls, which cannot be trained on")
+    return message
 
 
 def _sharegpt(record: Mapping[str, Any], _: DataOptions) -> list[Message]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from arriero import hub
+from arriero.engines.adapters import adapter_lacks
 from arriero.engines.base import Engine, Precision
-from arriero.errors import UsageError
+from arriero.errors import EngineError, UsageError
 from arriero.hardware import gpus
 
-EngineName = Literal["auto", "transformers", "openvino"]
+RealEngine = Literal["vllm", "openvino", "transformers"]
+EngineName = Literal["auto", "transformers", "openvino", "vllm"]
+PACKAGES: Mapping[RealEngine, tuple[str, ...]] = {
+    "vllm": ("vllm",),
+    "openvino": ("openvino", "openvino_genai", "openvino_tokenizers", "nncf"),
+    "transformers": ("torch", "transformers"),
+}
 log = logging.getLogger(__name__)
 
 
@@ -23,27 +29,41 @@ log = logging.getLogger(__name__)
 class Choice:
     """An engine's name and the reason it was chosen, for people to read."""
 
-    engine: Literal["transformers", "openvino"]
+    engine: RealEngine
     reason: str
 
 
-def choose(engine: EngineName = "auto", model_dir: Path | None = None) -> Choice:
-    """Pick an engine, for a model if one is given. Raises UsageError when the one asked for is not installed."""
+def choose(
+    engine: EngineName = "auto", model_dir: Path | None = None, adapters: Mapping[str, Path] | None = None
+) -> Choice:
+    """Pick an engine, for a model and its adapters if any are given.
+
+    Raises UsageError where the engine asked for is unknown or not installed, EngineError where it would get the model
+    or an adapter wrong.
+    """
     if engine not in get_args(EngineName):
         raise UsageError(f"no engine is called {engine!r}; expected one of {', '.join(get_args(EngineName))}")
-    has_openvino = importlib.util.find_spec("openvino_genai") is not None
-    if engine == "openvino" and not has_openvino:
-        raise UsageError("the openvino engine is not installed", hint='pip install "arriero[openvino]"')
+    found = list((adapters or {}).values())
     if engine != "auto":
+        if missing := _missing(engine):
+            raise UsageError(f"the {engine} engine is not installed: {missing}", hint=_install(engine))
+        if (reason := lacks(engine, model_dir, found)) is not None:
+            raise EngineError(f"the {engine} engine does not do this: {reason}", hint="use --engine transformers")
         return Choice(engine, "asked for")
-    if gpus():
-        return Choice("transformers", f"a CUDA device is there, {gpus()[0]}")
-    lacking = openvino_lacks(model_dir) if model_dir is not None else None
-    if lacking is not None:
-        return Choice("transformers", f"no GPU here, and OpenVINO does not do this model: {lacking}")
-    if has_openvino and platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64"):
-        return Choice("openvino", "no GPU here, and it answers several times faster on a CPU")
-    return Choice("transformers", "no GPU here and openvino-genai is not installed")
+    quick: RealEngine = "vllm" if gpus() else "openvino"
+    where = f"a CUDA device is there, {gpus()[0]}" if gpus() else "no GPU here"
+    merit = "answers many requests at once" if gpus() else "answers several times faster on a CPU"
+    if missing := _missing(quick):
+        return Choice("transformers", f"{where}; {quick} {merit}, but {missing}: {_install(quick)}")
+    if (reason := lacks(quick, model_dir, found)) is not None:
+        return Choice("transformers", f"{where}, and {quick} does not do this: {reason}")
+    return Choice(quick, f"{where}, and {quick} {merit}")
+
+
+def usable() -> dict[RealEngine, str | None]:
+    """Every engine, with what keeps it from being used on this machine and what to install; None: nothing does."""
+    found = {engine: _missing(engine) for engine in PACKAGES}
+    return {engine: f"{missing}: {_install(engine)}" if missing else None for engine, missing in found.items()}
 
 
 def load_engine(
@@ -58,15 +78,27 @@ def load_engine(
     Generation ends with any of `stop_token_ids`. `precision` is that of the weights; what "auto" means is the
     engine's own choice. Raises UnsupportedError for a precision that the engine does not do.
     """
-    choice = choose(engine, model_dir)
+    adapters = adapters or {}
+    choice = choose(engine, model_dir, adapters)
     log.info("engine: %s (%s)", choice.engine, choice.reason)
     if choice.engine == "openvino":
         from arriero.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(model_dir, stop_token_ids, adapters or {}, precision=precision)
+        return OpenVINOEngine(model_dir, stop_token_ids, adapters, precision=precision)
+    if choice.engine == "vllm":
+        from arriero.engines.vllm import VLLMEngine
+
+        return VLLMEngine(model_dir, stop_token_ids, adapters, precision=precision)
     from arriero.engines.transformers import TransformersEngine
 
-    return TransformersEngine(model_dir, stop_token_ids, adapters or {}, precision=precision)
+    return TransformersEngine(model_dir, stop_token_ids, adapters, precision=precision)
+
+
+def lacks(engine: RealEngine, model_dir: Path | None, adapters: Sequence[Path] = ()) -> str | None:
+    """What a model or its adapters need that `engine` would get wrong; None when there is nothing."""
+    reason = openvino_lacks(model_dir) if engine == "openvino" and model_dir is not None else None
+    reasons = [reason, *(adapter_lacks(engine, adapter) for adapter in adapters)]
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def openvino_lacks(model_dir: Path) -> str | None:
@@ -80,3 +112,14 @@ def openvino_lacks(model_dir: Path) -> str | None:
         return f"its attention slides over a window of {sliding} tokens"
     kinds = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
     return f"it has layers of the kind {', '.join(sorted(kinds))}" if kinds else None
+
+
+def _missing(engine: RealEngine) -> str:
+    """The packages of an engine that are not installed, as a clause; empty where all are."""
+    absent = [package for package in PACKAGES[engine] if importlib.util.find_spec(package) is None]
+    return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed" if absent else ""
+
+
+def _install(engine: RealEngine) -> str:
+    alone = ", in an environment of its own" if engine == "vllm" else ""
+    return f'pip install "arriero[{engine}]"{alone}'

@@ -6,42 +6,57 @@ middle of a character: the bytes of an emoji or a Chinese character may be sprea
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
 
 class Detokenizer:
-    """Decodes one stream; special tokens are left out of the text.
+    """Decodes one stream. `left_out` are the ids that stand for no text, by default the special tokens.
 
-    Only a short tail is decoded again for each token: the text of the ids since `_offset` is compared with and
-    without the newest one, and what is new is emitted once it ends in a whole character.
+    Each id is decoded a few times, however long the stream and however broken its bytes:
+
+    - in vocabularies of bytes a character has at most four tokens, so that the last four tell whether the newest one
+      ends a character;
+    - in vocabularies that fall back on bytes (`<0xE9>`) a run of such tokens is text as a whole or not at all, so it is
+      decoded once it has ended;
+    - new tokens are decoded after those of the last piece, for a token may read otherwise at the beginning of a text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._offset = 0  # decoding starts here; text before `_read` is already out
-        self._read = 0
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, left_out: Container[int] | None = None) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        if left_out is None:
+            left_out = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._left_out = left_out
+        self._ids: list[int] = []  # of the last piece, then those not yet out
+        self._context = 0  # so many of the last piece
+        self._before = ""  # their text
 
     def push(self, token: int) -> str:
         """The text that has become certain with this token; may be empty."""
-        self._ids.append(token)
-        before = self._decode(self._ids[self._offset : self._read])
-        after = self._decode(self._ids[self._offset :])
-        if len(after) <= len(before) or after.endswith("\ufffd"):
+        text = self._tokenizer.id_to_token(token)
+        if text is None or token in self._left_out:
             return ""
-        self._offset, self._read = self._read, len(self._ids)
-        return after[len(before) :]
+        self._ids.append(token)
+        if _BYTE.fullmatch(text) or self._decode(self._ids[-4:]).endswith("\ufffd"):
+            return ""
+        return self.flush()
 
     def flush(self) -> str:
         """What is left at the end of the stream, replacement characters for broken bytes included."""
-        before = self._decode(self._ids[self._offset : self._read])
-        after = self._decode(self._ids[self._offset :])
-        self._offset = self._read = len(self._ids)
-        return after[len(before) :]
+        text = self._decode(self._ids)
+        out = text[len(self._before) :]
+        if out:
+            del self._ids[: self._context]
+            text = self._decode(self._ids)
+        self._context, self._before = len(self._ids), text
+        return out
 
     def _decode(self, ids: list[int]) -> str:
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text if isinstance(text, str) else "".join(text)
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text

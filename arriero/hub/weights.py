@@ -63,11 +63,12 @@ def load_weights(model_dir: Path, **options: Any) -> PreTrainedModel:
     return model
 
 
-def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PeftModel:
+def load_adapter(model: PreTrainedModel | PeftModel, adapter_dir: Path, name: str = "default") -> PeftModel:
     """The model with an adapter on it, unmerged and not trainable; from safetensors on disk only.
 
-    PEFT by itself would also read a pickle, or ask a hub for what is missing. Raises NotFoundError where the directory
-    has no weights, ArrieroError where they are damaged or not made for this model.
+    A model that has adapters already gets one more, under a `name` of its own and not in force. PEFT by itself would
+    also read a pickle, or ask a hub for what is missing. Raises NotFoundError where the directory has no weights,
+    ArrieroError where they are damaged or not made for this model.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -78,7 +79,10 @@ def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PeftModel:
             hint="give the --output directory of a finished `arriero train`",
         )
     try:
-        loaded: PeftModel = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(adapter_dir), name, local_files_only=True)
+            return model
+        loaded: PeftModel = PeftModel.from_pretrained(model, str(adapter_dir), name, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ArrieroError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
     return loaded

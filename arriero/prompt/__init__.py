@@ -1,6 +1,9 @@
 """Conversation -> token ids + loss mask, and the contract that keeps training and serving on the same ids.
 
     tokenizer.py   load a model's tokenizer; which token ids end a turn
+    template.py    messages and tools -> text, by the model's own chat template
+    tools.py       what an answer may be: calls of tools, JSON of a schema; as prompt and as constraint
+    calls.py       the text of an answer -> text and calls of tools
     renderer.py    Renderer: the only place where a conversation becomes ids
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
     binding.py     bind(): a base model and an adapter that belong together, and their renderer
@@ -9,19 +12,25 @@ Nothing else in Arriero turns text into ids.
 """
 
 from arriero.prompt.binding import Bound, bind
+from arriero.prompt.calls import CallReader, Part
 from arriero.prompt.contract import CONTRACT_FILE, Contract
-from arriero.prompt.renderer import Answers, Layout, Rendered, Renderer, TemplateError
+from arriero.prompt.renderer import Answers, Layout, Rendered, Renderer
+from arriero.prompt.template import TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
+from arriero.prompt.tools import Wanted
 
 __all__ = [
     "CONTRACT_FILE",
     "Answers",
     "Bound",
+    "CallReader",
     "Contract",
     "Layout",
+    "Part",
     "Rendered",
     "Renderer",
     "TemplateError",
+    "Wanted",
     "bind",
     "load_tokenizer",
     "stop_token_ids",

@@ -16,16 +16,16 @@ that ends with one), the text is tokenized in two parts there, as it happens in 
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from arriero.errors import UsageError
-from arriero.messages import Conversation, Message
+from arriero.messages import Conversation, Message, Tool
+from arriero.prompt.calls import MARKERS
+from arriero.prompt.template import Template, TemplateError
+from arriero.prompt.tools import CallForm, Wanted, one_at_a_time
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 Answers = Literal["all", "last"]
 Ids = list[int]
-
-
-class TemplateError(UsageError):
-    """The chat template cannot be trained with, whatever the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +92,69 @@ class Renderer:
         """Only the fields travel to another process; what was worked out from them is worked out again there."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
+    @cached_property
+    def chat_template(self) -> Template:
+        """What turns messages into text."""
+        return Template(self.tokenizer, self.today, self.variables)
+
     @property
     def template(self) -> str:
-        """The chat template's text."""
-        return str(self.tokenizer.get_chat_template())
+        """The chat template's own text."""
+        return self.chat_template.source
 
     @property
     def template_sha256(self) -> str:
         """Hash of the chat template's text, as hex."""
-        return hashlib.sha256(self.template.encode()).hexdigest()
+        return self.chat_template.sha256
 
     def with_system(self, system: str | None) -> Renderer:
         """The same renderer under another system prompt."""
         return replace(self, system=system)
 
-    def prompt(self, messages: Iterable[Message | Mapping[str, Any]]) -> Ids:
-        """The ids an engine continues: the conversation, which must end with the user, and the generation prompt."""
+    def prompt(self, messages: Iterable[Message | Mapping[str, Any]], wanted: Wanted | None = None) -> Ids:
+        """The ids an engine continues: the conversation and the generation prompt.
+
+        The conversation must end with the user or with the results of tools. What is `wanted` of the answer is shown
+        to the model: tools where the template puts them, an instruction at the end of the system prompt.
+        """
+        wanted = wanted or Wanted()
         conversation = Conversation.of(messages).with_system(self.system)
-        if conversation.turns[-1].role != "user":
-            raise UsageError("the conversation must end with a user message for the model to answer")
-        layout = self.layout(conversation, answer_follows=True)
+        if conversation.turns[-1].role not in ("user", "tool"):
+            raise UsageError("the conversation must end with a user message or the results of tools")
+        if wanted.instruction:
+            conversation = self._instructed(conversation, wanted.instruction)
+        layout = self.layout(conversation, answer_follows=True, tools=wanted.tools)
         (encoding,) = self._encode([layout.text])
         return self._starts(layout, encoding)[0]
+
+    def _instructed(self, conversation: Conversation, instruction: str) -> Conversation:
+        """With an instruction at the end of the system prompt or, where the template takes none, of the question."""
+        if self._takes_system:
+            system = f"{conversation.system}\n\n{instruction}" if conversation.system else instruction
+            return Conversation((Message("system", system), *conversation.turns))
+        messages = list(conversation.messages)
+        last = max(index for index, message in enumerate(messages) if message.role == "user")
+        messages[last] = replace(messages[last], content=f"{messages[last].content}\n\n{instruction}")
+        return Conversation(tuple(messages))
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        asked = (Message("system", "probe_system"), Message("user", "probe_question"))
+        try:
+            return "probe_system" in self.chat_template.text(asked, answer_follows=True)
+        except UsageError:
+            return False
+
+    @cached_property
+    def call_form(self) -> CallForm:
+        """How the model writes calls of tools; raises TemplateError where it cannot."""
+        return CallForm.of(self.chat_template, self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
+
+    @cached_property
+    def markers(self) -> Mapping[int, str]:
+        """The special tokens that mark calls of tools, by id."""
+        added = self.tokenizer.added_tokens_decoder
+        return {index: token.content for index, token in added.items() if token.special and token.content in MARKERS}
 
     def render(self, conversation: Conversation) -> Rendered:
         """The ids of a whole conversation and the mask; raises as `layout` does, and `TemplateError`."""
@@ -130,92 +167,38 @@ class Renderer:
         encodings = self._encode([layout.text for layout in layouts])
         return [self._masked(layout, encoding) for layout, encoding in zip(layouts, encodings, strict=True)]
 
-    def layout(self, conversation: Conversation, *, answer_follows: bool = False) -> Layout:
+    def layout(self, conversation: Conversation, *, answer_follows: bool = False, tools: Sequence[Tool] = ()) -> Layout:
         """The text of a conversation and where its answers begin.
 
-        Raises TemplateError where the template is not prefix-stable, naming the turn, and UsageError where it
-        refuses the conversation, the content holds a special token or is not Unicode text.
+        Raises TemplateError where the template is not prefix-stable, naming the turn, or takes no tools, and UsageError
+        where it refuses the conversation, the content holds a special token or is not Unicode text.
         """
         messages = conversation.messages
-        for message in messages:
-            self._check(message)
-        text = self._text(messages, answer_follows=answer_follows)
+        self.chat_template.check(messages, tools)
+        if (tools or any(message.tool_calls for message in messages)) and not self.call_form.several:
+            messages = tuple(one_at_a_time(messages))
+        text = self.chat_template.text(messages, answer_follows=answer_follows, tools=tools)
         turns = tuple(index for index, message in enumerate(messages) if message.role == "assistant")
         cuts = []
         for turn in turns:
-            before = self._text(messages[:turn], answer_follows=True)
+            before = self.chat_template.text(messages[:turn], answer_follows=True, tools=tools)
             if not text.startswith(before):
                 raise TemplateError(
-                    f"the chat template {self._named()} is not prefix-stable: the prompt before message {turn} is not "
-                    "how the whole conversation begins, so what is trained would not be what is served",
+                    f"the chat template {self.chat_template.named} is not prefix-stable: the prompt before message "
+                    f"{turn} is not how the whole conversation begins, so what is trained would not be what is served",
                     hint="use a model whose template renders earlier turns the same way whatever follows",
                 )
             cuts.append(len(before))
         return Layout(text, tuple(cuts), turns)
 
-    def _check(self, message: Message) -> None:
-        if (found := self._specials.search(message.content)) is not None:
-            raise UsageError(
-                f"the {message.role}'s message holds the special token {found[0]}, which would be read as a part of "
-                "the prompt's structure",
-                hint="write it differently, say with a space in it",
-            )
-        try:
-            message.content.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"the {message.role}'s message is not Unicode text: a lone surrogate at position {error.start}"
-            ) from error
-
     @cached_property
-    def _specials(self) -> re.Pattern[str]:
-        """Matches any special token as it would be read out of text."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        texts = {token.content for token in added if token.special and token.content.strip()}
-        ordered = sorted(texts, key=lambda text: (-len(text), text))
-        return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all special tokens."""
         return frozenset(index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special)
 
     def is_special(self, token: int) -> bool:
         """Whether an id stands for a special token."""
-        return token in self._special_ids
-
-    def _named(self) -> str:
-        name = str(getattr(self.tokenizer, "name_or_path", "") or "").rstrip("/").rsplit("/", 1)[-1]
-        return f"of {name} ({self.template_sha256[:12]})" if name else f"({self.template_sha256[:12]})"
-
-    def _text(self, messages: tuple[Message, ...], *, answer_follows: bool) -> str:
-        """The template's output: what apply_chat_template tokenizes, but with the clock stopped at `today`.
-
-        apply_chat_template itself offers no way to hand the template another clock.
-        """
-        import jinja2
-
-        try:
-            text: str = self._compiled.render(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=answer_follows,
-                **self._context,
-            )
-        except jinja2.TemplateError as error:
-            raise UsageError(f"the chat template refuses this conversation: {error}") from error
-        return text
-
-    @cached_property
-    def _compiled(self) -> Any:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        return _compile_jinja_template(self.template)
-
-    @cached_property
-    def _context(self) -> dict[str, Any]:
-        clock = datetime.date.fromisoformat(self.today).strftime
-        return {"strftime_now": clock, **self.tokenizer.special_tokens_map, **self.variables}
+        return token in self.special_ids
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         encodings: list[Encoding] = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -234,9 +217,10 @@ class Renderer:
         for position in range(start, len(ids)):
             if ids[position] in self.stop_token_ids:
                 return position + 1
+        expected = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         raise TemplateError(
-            f"the chat template {self._named()} puts no stop token after message {turn}: the model would never learn "
-            f"to stop (the stop tokens are {self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))})",
+            f"the chat template {self.chat_template.named} puts no stop token after message {turn}: the model would "
+            f"never learn to stop (the stop tokens are {expected})",
             hint="name the token that ends a turn as eos_token_id in the model's generation_config.json",
         )
 
@@ -258,7 +242,7 @@ class Renderer:
         if start is None or _begin(encoding, start) != cut:
             return None
         special = start - 1
-        while special >= 0 and ids[special] not in self._special_ids:
+        while special >= 0 and ids[special] not in self.special_ids:
             special -= 1
         if special < 0:
             return None

@@ -17,10 +17,12 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
 
     Raises ArrieroError when it cannot be read and UsageError when it has no chat template.
     """
-    from transformers import AutoTokenizer
+    import transformers
 
+    # "import AutoTokenizer" imports torch and every model's configuration: half of the time to a first answer
+    kind = transformers.PreTrainedTokenizerFast if _is_plain(model_dir) else transformers.AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ArrieroError(
             f"the tokenizer in {model_dir} cannot be loaded: {error}", hint="arriero models verify, or download again"
@@ -34,6 +36,20 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
         )
     loaded: PreTrainedTokenizerFast = tokenizer
     return loaded
+
+
+def _is_plain(model_dir: Path) -> bool:
+    """Whether AutoTokenizer would choose the class that takes tokenizer.json as it is. True of every Llama 3.
+
+    For other architectures that depends on tables inside transformers, which are AutoTokenizer's business.
+    """
+    config = hub.read_json(model_dir / "tokenizer_config.json")
+    return (
+        hub.read_json(model_dir / "config.json").get("model_type") == "llama"
+        and config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        and "auto_map" not in config
+        and (model_dir / "tokenizer.json").is_file()
+    )
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerFast, model_dir: Path) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import pytest
 
 import arriero
 from arriero.cli.main import main
+from arriero.terminal.screen import clean
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_ask_prints_the_answer_alone(run, home, model_dir, engine):
     assert f"engine: {engine} (asked for)" in err
     code, out, _ = run(*arguments, "--json")
     document = json.loads(out)
-    assert document["text"] + "\n" == plain
+    assert clean(document["text"]) + "\n" == plain
     assert document["usage"] == {"prompt_tokens": 6, "completion_tokens": 5}
     assert (document["engine"], document["model"], document["adapter"]) == (engine, "tiny", None)
     assert document["finish_reason"] == "length"

@@ -13,6 +13,8 @@ ALPACA = {"instruction": "q", "input": "", "output": "a"}
 OPENAI = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 SHAREGPT = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
 PROMPT = {"prompt": "q", "completion": "a"}
+CALL = {"type": "function", "id": "c1", "function": {"name": "f", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 ALL = {"alpaca": ALPACA, "messages": OPENAI, "sharegpt": SHAREGPT, "prompt-completion": PROMPT}
 
 
@@ -77,7 +79,9 @@ def test_null_fields_of_a_message_are_absent():
         ("messages", {"messages": OPENAI["messages"][:1]}, "ends with a question that has no answer"),
         ("messages", {"messages": OPENAI["messages"][1:]}, "turn 1 must come from the user"),
         ("messages", {"messages": [*OPENAI["messages"], *OPENAI["messages"][1:]]}, "turn 3 must come from the user"),
-        ("messages", {"messages": [{"role": "tool", "content": "x"}]}, "role must be one of"),
+        ("messages", {"messages": [{"role": "robot", "content": "x"}]}, "role must be one of"),
+        ("messages", {"messages": [{"role": "tool", "content": "x"}]}, "holds tool calls, which cannot be trained on"),
+        ("messages", {"messages": [OPENAI["messages"][0], CALLING]}, "holds tool calls, which cannot be trained on"),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content must be text"),
         ("sharegpt", {"conversations": [{"from": "bot", "value": "x"}]}, "a turn must come from one of .*got 'bot'"),
         ("sharegpt", {"conversations": [{"from": ["human"], "value": "x"}]}, "a turn must come from one of"),

@@ -201,7 +201,7 @@ def test_an_engine_that_closes_is_an_error_and_no_finish_reason(serve, stream):
 class Faulty(Chat):
     """Has a bug."""
 
-    def render(self, messages):
+    def render(self, messages, **options):
         raise RuntimeError("/home/me/secret")
 
 

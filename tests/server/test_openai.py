@@ -180,10 +180,10 @@ def test_the_server_answers_others_while_an_answer_is_made(serve, client_of):
 class SlowToRender(Chat):
     """Takes until `release` is set to render a prompt."""
 
-    def render(self, messages):
+    def render(self, messages, **options):
         self.rendering.set()
         assert self.release.wait(30), "nobody else was served"
-        return super().render(messages)
+        return super().render(messages, **options)
 
 
 def test_the_server_answers_others_while_a_prompt_is_rendered(serve, scripted_chat):

@@ -1,4 +1,4 @@
-"""A Hugging Face directory -> OpenVINO files with int8 weights, without optimum-intel.
+"""A Hugging Face directory -> OpenVINO files, without optimum-intel.
 
 The torch model is traced in a wrapper whose inputs and outputs are plain tensors: ids, attention mask, positions and
 one key and one value per layer. The past tensors then become internal state, behind a gather by `beam_idx`, which is
@@ -28,9 +28,12 @@ from transformers.cache_utils import Cache
 
 from arriero import hub
 from arriero.engines.choose import openvino_lacks
+from arriero.engines.openvino.cache import MODEL, VOCABULARY
 from arriero.errors import EngineError
+from arriero.prompt import load_tokenizer
 
 log = logging.getLogger(__name__)
+LOADED_AS = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # otherwise as the checkpoint is
 
 
 class _FlatCache(Cache):
@@ -80,34 +83,70 @@ class _Flat(torch.nn.Module):
         return (output.logits.float(), *cache.present)
 
 
-def export(model_dir: Path, target: Path) -> None:
-    """Export once into `target`, which appears whole or not at all. Peak memory: about twice the checkpoint."""
+def export(model_dir: Path, target: Path, precision: str = "int8") -> None:
+    """Export once into `target`, which appears whole or not at all. Peak memory: about twice the checkpoint.
+
+    `precision` is that of the weights: int8, int4, bfloat16 or float32. Raises EngineError for what cannot be done.
+    """
     started = time.monotonic()
-    log.info("exporting %s for OpenVINO with int8 weights (once; later starts take seconds)", model_dir.name)
+    name = model_dir.name
+    log.info("exporting %s for OpenVINO with %s weights (once; later starts take seconds)", name, precision)
     if (reason := openvino_lacks(model_dir)) is not None:
-        raise EngineError(f"{model_dir.name} cannot be answered with OpenVINO: {reason}", hint="--engine transformers")
+        raise EngineError(f"{name} cannot be answered with OpenVINO: {reason}", hint="--engine transformers")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         with _quiet():
-            model = _traced(model_dir)
-            log.info("exporting: traced; compressing weights")
-            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-            openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)
+            log.info("exporting, step 1 of 3: reading and tracing the model")
+            model = _traced(model_dir, LOADED_AS.get(precision, "auto"))
+            log.info("exporting, step 2 of 3: compressing the weights")
+            model = _compressed(model, precision)
+            log.info("exporting, step 3 of 3: writing")
+            openvino.save_model(model, partial / MODEL, compress_to_fp16=False)
+            _save_vocabulary(model_dir, partial)
         shutil.copy(model_dir / "config.json", partial)
-        with contextlib.suppress(OSError):  # another process was first
-            partial.rename(target)
+        partial.rename(target)
     except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-        raise EngineError(
-            f"{model_dir.name} cannot be exported for OpenVINO: {error}", hint="use --engine transformers"
-        ) from error
+        raise EngineError(f"{name} cannot be exported for OpenVINO: {error}", hint="use --engine transformers") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     log.info("exported in %.0f s", time.monotonic() - started)
 
 
-def _traced(model_dir: Path) -> openvino.Model:
-    model = hub.load_weights(model_dir, dtype="auto", attn_implementation="sdpa").eval()
+def _compressed(model: openvino.Model, precision: str) -> openvino.Model:
+    if precision == "int8":
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    if precision == "int4":  # embeddings and the last layer stay at 8 bits, and so does what 64 does not divide
+        adjust = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+        mode = nncf.CompressWeightsMode.INT4_ASYM
+        return nncf.compress_weights(model, mode=mode, group_size=64, advanced_parameters=adjust)
+    return model
+
+
+def _save_vocabulary(model_dir: Path, partial: Path) -> None:
+    """Write what each id spells, for grammars; nothing where the tokenizer is of a kind that is not known.
+
+    Special tokens spell nothing there: they are no text, and a grammar must not let a model write one as such.
+    """
+    from openvino_tokenizers import convert_tokenizer
+
+    tokenizer = load_tokenizer(model_dir)
+    try:
+        _, model = convert_tokenizer(tokenizer, with_detokenizer=True)
+    except Exception as error:  # whatever it does not know
+        log.warning("no schemas or tool choice with this model: its tokenizer cannot be converted: %s", error)
+        return
+    decoder = next(node for node in model.get_ops() if node.get_type_name() == "VocabDecoder")
+    begins = decoder.input_value(1)
+    ends = decoder.input_value(2).get_node().data.copy()
+    special = [index for index in tokenizer.all_special_ids if index < len(ends)]
+    ends[special] = begins.get_node().data[special]
+    decoder.input(2).replace_source_output(ops.constant(ends).output(0))
+    openvino.save_model(model, partial / VOCABULARY)
+
+
+def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
+    model = hub.load_weights(model_dir, dtype=dtype, attn_implementation="sdpa").eval()
     config = model.config
     heads = config.num_key_value_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,0 +1,208 @@
+"""One answer on its way: a generation's token ids -> pieces of text, calls of tools, log-probabilities.
+
+    ids ─> Detokenizer ─> StopFilter ─> CallReader ─> pieces
+           whole chars    cut at stop   text or call
+
+Every stage may hold text back; how far the answer has been let through, in characters, tells which tokens it stands
+for, so a piece carries exactly the log-probabilities of its own text.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+
+from arriero.engines import Generation
+from arriero.engines.detokenizer import Detokenizer
+from arriero.engines.stopping import StopFilter
+from arriero.errors import EngineError
+from arriero.messages import FinishReason, Message, Piece, TokenLogprob, ToolCall, Usage
+from arriero.prompt import CallReader, Part, Renderer, Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> Reply:
+        """All pieces of a stream joined."""
+        last = pieces[-1]
+        if last.finish_reason is None or last.usage is None:
+            raise EngineError("the answer ended without a finish reason")
+        return cls(
+            "".join(piece.text for piece in pieces),
+            last.finish_reason,
+            last.usage,
+            tuple(call for piece in pieces for call in piece.tool_calls),
+            tuple(token for piece in pieces for token in piece.logprobs),
+        )
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of the conversation, to go on with."""
+        return Message("assistant", self.text, self.tool_calls)
+
+
+class Stream(Iterator[Piece], AsyncIterator[Piece]):
+    """An answer on its way: iterate it with `for` or with `async for`, not both.
+
+    `close`, `aclose`, or letting go of it stops the engine, also before the first piece.
+    """
+
+    def __init__(self, generation: Generation, renderer: Renderer, stop: Sequence[str], wanted: Wanted) -> None:
+        self._generation = generation
+        self._answer = _Answer(generation, renderer, stop, wanted)
+        self._tokens = iter(generation)
+        self._atokens = aiter(generation)
+        self._ended = False
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Piece:
+        while not self._ended:
+            try:
+                piece = self._piece(next(self._tokens, None))
+            except BaseException:  # an interrupted reader will not come back for the rest
+                self.close()
+                raise
+            if piece is not None:
+                return piece
+        raise StopIteration
+
+    async def __anext__(self) -> Piece:
+        while not self._ended:
+            try:
+                piece = self._piece(await anext(self._atokens, None))
+            except BaseException:  # a cancelled task, above all
+                self.close()
+                raise
+            if piece is not None:
+                return piece
+        raise StopAsyncIteration
+
+    def _piece(self, token: int | None) -> Piece | None:
+        """The piece that this token completes, if any; None is the end of the generation."""
+        if token is not None:
+            piece = self._answer.push(token)
+            if piece is not None or not self._answer.stopped:
+                return piece
+        self.close()
+        return self._answer.last()
+
+    def close(self) -> None:
+        """Stop the engine's work on this answer; nothing follows."""
+        self._ended = True
+        self._generation.cancel()
+
+    async def aclose(self) -> None:
+        """`close` for async code."""
+        self.close()
+
+    def __del__(self) -> None:
+        self._generation.cancel()
+
+
+class _Answer:
+    """Turns one generation's ids into pieces, without the end-of-turn token."""
+
+    def __init__(self, generation: Generation, renderer: Renderer, stop: Sequence[str], wanted: Wanted) -> None:
+        self._generation = generation
+        self._end = renderer.stop_token_ids
+        self._special = renderer.special_ids
+        markers = renderer.markers if wanted.tools else {}
+        self._detokenizer = Detokenizer(renderer.tokenizer, self._special - markers.keys())
+        self._filter = StopFilter(stop)
+        names = [tool.name for tool in wanted.tools]
+        self._reader = CallReader(names, markers.values()) if names else None
+        self._spelled = _Spelled()
+        self._tokens = 0
+        self._calls = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been found."""
+        return self._filter.stopped
+
+    def push(self, token: int) -> Piece | None:
+        """The piece that became certain with this token, if any."""
+        self._tokens += 1
+        if token in self._end:
+            return None
+        text = self._detokenizer.push(token)
+        if self._generation.logprobs and token not in self._special:
+            self._spelled.token(self._generation.logprobs[self._tokens - 1])
+        self._spelled.text(text)
+        piece = self._piece(self._read(self._filter.push(text)))
+        return piece if piece.text or piece.tool_calls else None
+
+    def last(self) -> Piece:
+        """What is left, the finish reason and the token counts."""
+        text = ""
+        if not self.stopped:
+            rest = self._detokenizer.flush()
+            self._spelled.text(rest)
+            text = self._filter.push(rest) + self._filter.flush()
+        parts = self._read(text)
+        if self._reader is not None:
+            parts += self._reader.flush()
+        piece = self._piece(parts)
+        reason = "stop" if self.stopped else self._generation.finish_reason
+        if reason == "stop" and self._calls:
+            reason = "tool_calls"
+        usage = Usage(self._generation.prompt_tokens, self._tokens)
+        return Piece(piece.text, reason, usage, piece.tool_calls, piece.logprobs)
+
+    def _read(self, text: str) -> list[Part]:
+        if not text:
+            return []
+        return self._reader.push(text) if self._reader is not None else [Part(text, len(text))]
+
+    def _piece(self, parts: list[Part]) -> Piece:
+        logprobs: list[TokenLogprob] = []
+        for part in parts:
+            spelled = self._spelled.upto(part.length)
+            logprobs += spelled if part.text else []
+        calls = tuple(part.call for part in parts if part.call is not None)
+        self._calls += len(calls)
+        return Piece("".join(part.text for part in parts), tool_calls=calls, logprobs=tuple(logprobs))
+
+
+class _Spelled:
+    """Which tokens spell which characters of an answer: (position after the text a token is part of, token)."""
+
+    def __init__(self) -> None:
+        self._spelling: list[TokenLogprob] = []  # tokens of which no text has come yet
+        self._tokens: deque[tuple[int, TokenLogprob]] = deque()
+        self._length = 0
+        self._through = 0
+
+    def token(self, token: TokenLogprob) -> None:
+        """A token whose text comes with the next `text`."""
+        self._spelling.append(token)
+
+    def text(self, text: str) -> None:
+        """Text that became certain; may be empty."""
+        self._length += len(text)
+        if text:
+            self._tokens.extend((self._length, token) for token in self._spelling)
+            self._spelling = []
+
+    def upto(self, length: int) -> list[TokenLogprob]:
+        """The tokens whose text is through once `length` more characters are."""
+        self._through += length
+        ready = []
+        while self._tokens and self._tokens[0][0] <= self._through:
+            ready.append(self._tokens.popleft()[1])
+        return ready

@@ -1,0 +1,117 @@
+"""A constraint -> the token ids it allows next, by llguidance.
+
+The constraint tree becomes one grammar in llguidance's Lark dialect (https://github.com/guidance-ai/llguidance,
+docs/syntax.md), a JSON schema a `%json` rule of it. While text is wanted only ids that spell it are allowed; once the
+grammar is complete only the ids that end the turn are.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from numpy.typing import NDArray
+
+from arriero.constraint import Choice, Constraint, JsonSchema, Series, Text
+from arriero.errors import EngineError, UsageError
+from arriero.prompt import load_tokenizer
+
+WHITESPACE = r"[ \n\t]{0,40}"  # between the parts of JSON; without a limit a weak model writes blank lines for ever
+PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in our grammar, which nobody has seen
+LISTING = re.compile(r"\n\s*1 \| start:")
+
+
+class Grammar:
+    """Where one answer stands in its grammar."""
+
+    def __init__(self, tokenizer: LLTokenizer, text: str) -> None:
+        self._matcher = LLMatcher(tokenizer, text)
+        self._bits = allocate_token_bitmask(1, tokenizer.vocab_size)
+        self._ids = tokenizer.vocab_size
+        self._check()
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """For each id of the tokenizer whether it may come next: (ids,)."""
+        fill_next_token_bitmask(self._matcher, self._bits)
+        self._check()
+        return np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._ids].astype(bool)
+
+    def accept(self, token: int) -> None:
+        """Go on by the id that was chosen."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise EngineError(f"the answer's grammar failed: {self._matcher.get_error()}", hint="simplify the schema")
+
+
+class Grammars:
+    """Makes grammars for one model's tokenizer, which is loaded when the first is wanted (about half a second)."""
+
+    def __init__(self, model_dir: Path, stop_token_ids: Sequence[int]) -> None:
+        self._model_dir = model_dir
+        self._stop_token_ids = list(stop_token_ids)
+
+    def make(self, constraint: Constraint) -> Grammar:
+        """The grammar of one answer, at its beginning."""
+        return Grammar(self._tokenizer, lark(constraint))
+
+    @functools.cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        return from_tokenizer(load_tokenizer(self._model_dir), eos_token=self._stop_token_ids)
+
+
+def check(constraint: Constraint) -> None:
+    """Raise UsageError that says why where llguidance cannot do a constraint; milliseconds, no tokenizer needed."""
+    problem = _problem(lark(constraint))
+    if problem:
+        raise UsageError(f"the schema cannot be used: {problem}", hint="leave out the keyword that is named")
+
+
+@functools.lru_cache(maxsize=256)
+def _problem(text: str) -> str:
+    failed, messages = LLMatcher.validate_grammar_with_warnings(text)
+    found = LISTING.split(str(messages[0]))[0] if failed else ""
+    return " ".join(PLACE.sub("", found).split())
+
+
+def lark(constraint: Constraint) -> str:
+    """The constraint in llguidance's Lark dialect. Raises UsageError for a schema that is not JSON.
+
+    Choice((Text("a"), JsonSchema(s)))      start: ("a" | json_0)
+                                            json_0: %json s
+    """
+    schemas: list[str] = []
+
+    def expression(part: Constraint) -> str:
+        match part:
+            case Text(text):
+                return json.dumps(text)
+            case Series(parts):
+                return " ".join(map(expression, parts)) or '""'
+            case Choice(alternatives):
+                return f"({' | '.join(map(expression, alternatives))})"
+            case JsonSchema(schema):
+                schemas.append(_document(schema))
+                return f"json_{len(schemas) - 1}"
+
+    start = f"start: {expression(constraint)}\n"
+    return start + "".join(f"json_{number}: %json {schema}\n" for number, schema in enumerate(schemas))
+
+
+def _document(schema: object) -> str:
+    try:
+        document = json.loads(json.dumps(schema))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the schema is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"a schema must be a JSON object, got {type(document).__name__}")
+    return json.dumps({"x-guidance": {"whitespace_pattern": WHITESPACE}} | document)

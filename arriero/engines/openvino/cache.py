@@ -1,0 +1,49 @@
+"""Where a model's exported files are: under Arriero's cache, one directory for each model, tokenizer and precision."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+
+import openvino
+from filelock import FileLock, Timeout
+
+from arriero import hub, settings
+
+log = logging.getLogger(__name__)
+EXPORT_FORMAT = 2  # raise it when what export() writes changes
+MODEL = "openvino_model.xml"
+VOCABULARY = "openvino_detokenizer.xml"
+
+
+def exported(model_dir: Path, precision: str = "int8") -> Path:
+    """The model's exported directory in the cache, exported now if it is not there yet.
+
+    The directory appears whole or not at all; of several processes one exports and the others wait for it.
+    """
+    described = [(model_dir / name) for name in ("config.json", "tokenizer.json")]
+    files = [file.read_bytes() for file in described if file.is_file()]
+    parts = repr((hub.fingerprint(model_dir), EXPORT_FORMAT, openvino.__version__)).encode()
+    name = f"{model_dir.name}-{hashlib.sha256(b''.join([parts, *files])).hexdigest()[:12]}-{precision}"
+    target = settings.cache_dir() / "openvino" / name
+    if (target / MODEL).is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.parent / f".{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process is exporting %s for OpenVINO; waiting for it", model_dir.name)
+        lock.acquire()
+    try:
+        if not (target / MODEL).is_file():
+            from arriero.engines.openvino.export import export
+
+            for left in target.parent.glob(f"{name}.*"):  # by an export that was killed
+                shutil.rmtree(left)
+            export(model_dir, target, precision)
+    finally:
+        lock.release()
+    return target

@@ -1,0 +1,86 @@
+"""JSON numbers within bounds, as EBNF.
+
+A range of whole numbers is cut where the count of digits changes, and then digit by digit:
+
+    17 … 342    "1" [7-9] | [2-9] [0-9] | [1-2] [0-9]{2} | "3" [0-3] [0-9] | "3" "4" [0-2]
+
+Exponents are not written, and digits are limited: a model that falls into a loop must come to an end.
+"""
+
+from __future__ import annotations
+
+import math
+
+from arriero.errors import UsageError
+
+from arriero.engines.openvino.rules import Rules
+
+INTEGER_DIGITS = 18
+FRACTION = '"." [0-9]{1,12}'
+NONZERO_FRACTION = '"." [0-9]{0,11} [1-9]'
+ZERO_FRACTION = '"." "0"{1,12}'
+
+
+def integer(low: float, high: float, rules: Rules) -> str:
+    """A whole number from `low` to `high`, either of which may be infinite; UsageError where there is none."""
+    least = low if math.isinf(low) else math.ceil(low)
+    most = high if math.isinf(high) else math.floor(high)
+    if least > most:
+        raise UsageError(f"no whole number is at least {low} and at most {high}")
+    parts = [f'"-" {part}' for part in _natural(max(1, -most), -least)] if least < 0 else []
+    return rules.any([*parts, *(_natural(max(0, least), most) if most >= 0 else [])])
+
+
+def number(low: float, high: float, rules: Rules, *, above: bool, below: bool) -> str:
+    """A number from `low` to `high`; `above` and `below` exclude the bound itself.
+
+    Raises UsageError where there is none, and for finite bounds that are not whole.
+    """
+    for bound in (low, high):
+        if not math.isinf(bound) and bound != math.floor(bound):
+            raise UsageError(f"bounds of a number must be whole here, got {bound}")
+    if low > high or (low == high and (above or below)):
+        raise UsageError(f"no number lies between {low} and {high}")
+    parts = []
+    if low < 0:
+        parts += [f'"-" {part}' for part in _size(max(0, -high), -low, below and high <= 0, above)]
+    if high > 0 or (high == 0 and not below):
+        parts += _size(max(0, low), high, above and low >= 0, below)
+    return rules.any(parts)
+
+
+def _size(low: float, high: float, above: bool, below: bool) -> list[str]:
+    """Alternatives for a number without a sign between two whole bounds, `low` at least 0."""
+    exactly = [] if math.isinf(high) or below or (above and low == high) else _natural(high, high)
+    parts = [f"{part} ({ZERO_FRACTION})?" for part in exactly]
+    if above and low < high:
+        parts += [f"{part} {NONZERO_FRACTION}" for part in _natural(low, low)]
+    return parts + [f"{part} ({FRACTION})?" for part in _natural(low + above, high - 1)]
+
+
+def _natural(low: float, high: float) -> list[str]:
+    """Alternatives for a whole number from `low`, at least 0, to `high`, which may be infinite."""
+    parts = []
+    start = int(low)
+    while start <= high:
+        digits = len(str(start))
+        if math.isinf(high) and start == 10 ** (digits - 1):
+            return [*parts, f"[1-9] [0-9]{{{digits - 1},{max(digits, INTEGER_DIGITS) - 1}}}"]
+        end = int(min(high, 10**digits - 1))
+        parts += _between(str(start), str(end))
+        start = end + 1
+    return parts
+
+
+def _between(low: str, high: str) -> list[str]:
+    """Alternatives for digits from `low` to `high`, two texts of the same length."""
+    rest = len(low) - 1
+    first, last = low[:1], high[:1]
+    if set(low[1:]) <= {"0"} and set(high[1:]) <= {"9"}:
+        return [f"[{first}-{last}]" + (f" [0-9]{{{rest}}}" if rest else "")]
+    if first == last:
+        return [f'"{first}" {part}' for part in _between(low[1:], high[1:])]
+    parts = [f'"{first}" {part}' for part in _between(low[1:], "9" * rest)]
+    if int(last) - int(first) > 1:
+        parts.append(f"[{int(first) + 1}-{int(last) - 1}] [0-9]{{{rest}}}")
+    return parts + [f'"{last}" {part}' for part in _between("0" * rest, high[1:])]

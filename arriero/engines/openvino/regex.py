@@ -1,0 +1,131 @@
+"""A regular expression over a text -> EBNF over that text as JSON writes it, between the quotes.
+
+Characters that JSON escapes are written escaped, so whatever the expression allows stays JSON. An expression must fit
+the whole text, also where it has no anchors: that is stricter than JSON Schema's search, never freer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+# the standard library's own parser: without it this file would be a parser
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any
+
+from arriero.engines.openvino.rules import Rules
+from arriero.errors import UsageError
+
+LAST = 0x10FFFF
+Ranges = list[tuple[int, int]]
+DIGITS: Ranges = [(0x30, 0x39)]
+WORD: Ranges = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
+SPACE: Ranges = [(9, 13), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)]
+SPACE += [(0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)]
+NEWLINES: Ranges = [(10, 10), (13, 13), (0x2028, 0x2029)]
+ESCAPED = '"\\\b\f\n\r\t'  # what JSON writes with a backslash and one letter
+UNSAFE: Ranges = [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF)]
+# where UTF-8's first byte changes its rules: xgrammar gets a range wrong that crosses one of these
+LIMITS = (0x7F, 0x7FF, 0xFFF, 0xCFFF, 0xD7FF, 0xFFFF, 0x3FFFF, 0xFFFFF, LAST)
+
+
+def literal(text: str) -> str:
+    """Exactly this text, as an EBNF string; UsageError where it is not Unicode text."""
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise UsageError(f"{text!r} has half of a surrogate pair, which cannot be written")
+    parts = []
+    for part in re.split(r"([\x00-\x08\x0b-\x1f\x7f-\xff])", text):
+        if len(part) == 1 and not " " <= part <= "~":  # xgrammar prints these as `\\xe9`, and reads `\\xe9a` as one
+            parts.append(f"[{_point(ord(part))}]")
+        elif part:
+            plain = part.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+            parts.append(f'"{plain}"')
+    return " ".join(parts) or '""'
+
+
+def pattern(expression: str, rules: Rules) -> str:
+    """EBNF for `expression`, in ECMAScript's spelling as far as Python reads it; UsageError for what it cannot do."""
+    try:
+        parsed = parser.parse(expression)
+        if parsed.state.flags & (re.IGNORECASE | re.DOTALL | re.MULTILINE | re.VERBOSE):
+            raise UsageError("flags are not supported")
+        return _sequence(list(parsed), rules)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"the pattern {expression!r} is none: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"the pattern {expression!r} cannot be guaranteed: {error.message}") from error
+
+
+def _sequence(nodes: list[tuple[Any, Any]], rules: Rules) -> str:
+    parts = []
+    for index, (kind, value) in enumerate(nodes):
+        if str(kind) != "AT":
+            parts.append(_node(str(kind), value, rules))
+        elif (str(value), index) not in (("AT_BEGINNING", 0), ("AT_END", len(nodes) - 1)):
+            raise UsageError("an anchor stands in the middle")
+    return rules.add(" ".join(parts))
+
+
+def _node(name: str, value: Any, rules: Rules) -> str:
+    if name == "LITERAL":
+        return _one_of([(value, value)], rules)
+    if name == "NOT_LITERAL":
+        return _one_of(_without([(0, LAST)], [(value, value)]), rules)
+    if name == "ANY":
+        return _one_of(_without([(0, LAST)], NEWLINES), rules)
+    if name == "IN":
+        return _one_of(_class(value), rules)
+    if name in ("MAX_REPEAT", "MIN_REPEAT"):
+        low, high, inner = value
+        return f"{_sequence(list(inner), rules)}{{{low},{'' if high == parser.MAXREPEAT else int(high)}}}"
+    if name == "SUBPATTERN" and not (value[1] or value[2]):
+        return _sequence(list(value[3]), rules)
+    if name == "BRANCH":
+        return rules.any(_sequence(list(branch), rules) for branch in value[1])
+    raise UsageError(f"{name.lower().replace('_', ' ')} is not supported")
+
+
+def _one_of(ranges: Ranges, rules: Rules) -> str:
+    """One character out of ranges of code points, as JSON writes it."""
+    found = [one for one in ESCAPED if any(low <= ord(one) <= high for low, high in ranges)]
+    parts = [literal(json.dumps(one)[1:-1]) for one in found]
+    safe = _without(ranges, UNSAFE)
+    start = 0
+    pieces = []
+    for limit in LIMITS:
+        pieces += [(max(low, start), min(high, limit)) for low, high in safe if low <= limit and high >= start]
+        start = limit + 1
+    if pieces:
+        parts.append("[" + "".join(f"{_point(low)}-{_point(high)}" for low, high in pieces) + "]")
+    if not parts:
+        raise UsageError("a character class allows no character")
+    return rules.any(parts)
+
+
+def _class(items: list[tuple[Any, Any]]) -> Ranges:
+    """Ranges of code points of a `[…]`."""
+    ranges: Ranges = []
+    for kind, value in items:
+        name = str(kind)
+        if name == "LITERAL":
+            ranges.append((value, value))
+        elif name == "RANGE":
+            ranges.append(value)
+        elif name == "CATEGORY":
+            category = str(value).removeprefix("CATEGORY_")
+            known = {"DIGIT": DIGITS, "WORD": WORD, "SPACE": SPACE}[category.removeprefix("NOT_")]
+            ranges += _without([(0, LAST)], known) if category.startswith("NOT_") else known
+    return _without([(0, LAST)], ranges) if str(items[0][0]) == "NEGATE" else ranges
+
+
+def _without(ranges: Ranges, removed: Ranges) -> Ranges:
+    """The code points of `ranges` that are in none of `removed`, in order."""
+    for first, last in removed:
+        below = [(low, min(high, first - 1)) for low, high in ranges]
+        above = [(max(low, last + 1), high) for low, high in ranges]
+        ranges = [(low, high) for low, high in below + above if low <= high]
+    return sorted(set(ranges))
+
+
+def _point(code: int) -> str:
+    return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"

@@ -1,0 +1,39 @@
+"""Rules of an EBNF grammar, so laid out that the xgrammar inside OpenVINO GenAI keeps to them.
+
+Its optimizer (as of GenAI 2026.4; corrected upstream in mlc-ai/xgrammar pull requests 632 and 911) merges states of an
+automaton that it must not merge wherever two paths of one rule begin alike, and then allows more than the grammar
+does. It looks into no rule that refers to another one. So whatever can be taken in two ways stands in a rule of its
+own, which ends with a reference to the empty rule `nil`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Rules:
+    """Named rules, in order; names are `r0`, `r1` … and never equal those that are written by hand."""
+
+    def __init__(self) -> None:
+        self._bodies: list[str] = []
+
+    def add(self, body: str) -> str:
+        """A rule that is this sequence; returns its name."""
+        self._bodies.append(f"{body} nil")
+        return f"r{len(self._bodies) - 1}"
+
+    def any(self, alternatives: Iterable[str]) -> str:
+        """A rule that is any one of these sequences; returns its name."""
+        self._bodies.append(" | ".join([self.add(alternative) for alternative in alternatives]))
+        return f"r{len(self._bodies) - 1}"
+
+    def reserve(self) -> str:
+        """The name of a rule that `define` gives its body later."""
+        return self.add("")
+
+    def define(self, name: str, body: str) -> None:
+        """Give a reserved rule its body."""
+        self._bodies[int(name[1:])] = f"{body} nil"
+
+    def __str__(self) -> str:
+        return "".join(f"r{index} ::= {body}\n" for index, body in enumerate(self._bodies)) + 'nil ::= ""\n'

@@ -1,0 +1,255 @@
+"""A JSON schema (https://json-schema.org/draft/2020-12) -> grammar rules.
+
+What is written may be narrower than the schema, never wider: declared properties come in their order and no others
+beside them, white space is short, numbers end. A keyword that cannot be kept is refused by name; one that JSON Schema
+does not know constrains nothing, as it says itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from arriero.engines.openvino import numbers
+from arriero.engines.openvino.regex import literal, pattern
+from arriero.engines.openvino.rules import Rules
+from arriero.errors import UsageError
+
+KEYWORDS = {  # that constrain, by the type of value they are about
+    "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties"},
+    "array": {"items", "prefixItems", "minItems", "maxItems"},
+    "string": {"minLength", "maxLength", "pattern"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+}
+COMBINE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+REFUSED = """not if then else dependentRequired dependentSchemas dependencies patternProperties propertyNames contains
+    minContains maxContains uniqueItems multipleOf unevaluatedItems unevaluatedProperties additionalItems $dynamicRef
+    $recursiveRef""".split()
+FORMATS = {  # other formats are notes, as JSON Schema has it
+    "date": r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])",
+    "time": r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
+    "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+}
+FORMATS["date-time"] = f"{FORMATS['date']}T{FORMATS['time']}"
+FITS: dict[str, Callable[[Any], bool]] = {
+    "object": lambda value: isinstance(value, Mapping),
+    "array": lambda value: isinstance(value, list),
+    "string": lambda value: isinstance(value, str),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "null": lambda value: value is None,
+}
+
+
+class Schemas:
+    """Adds the rules for one schema document to `rules`."""
+
+    def __init__(self, document: Mapping[str, Any], rules: Rules) -> None:
+        self._document = document
+        self._rules = rules
+        self._references: dict[str, str] = {}
+        self._open: set[str] = set()  # references that are being followed with nothing written yet
+
+    def rule(self, schema: Any) -> str:
+        """The name of a rule for JSON that fits `schema`; UsageError where that cannot be guaranteed."""
+        if schema is True:
+            return "value"
+        if schema is False:
+            raise UsageError("the schema allows no value in a place where one is required")
+        if not isinstance(schema, Mapping):
+            raise UsageError(f"a JSON schema must be an object, got {type(schema).__name__}")
+        for keyword in REFUSED:
+            if keyword in schema and schema[keyword] is not False:
+                hint = "leave it out, or use --engine transformers"
+                raise UsageError(f"the openvino engine cannot guarantee {keyword!r} of a JSON schema", hint=hint)
+        for keyword in COMBINE:
+            if keyword in schema:
+                return self._combined(keyword, schema)
+        types = _types(schema)
+        if unknown := [kind for kind in types if kind not in FITS]:
+            raise UsageError(f"a JSON schema has no type {unknown[0]!r}; expected one of {', '.join(FITS)}")
+        return self._rules.any([self._of_type(kind, schema) for kind in types]) if types else "value"
+
+    def _of_type(self, kind: str, schema: Mapping[str, Any]) -> str:
+        if kind in ("object", "array"):
+            outside, self._open = self._open, set()
+            body = self._object(schema) if kind == "object" else self._array(schema)
+            self._open = outside
+            return body
+        if kind == "string":
+            return self._string(schema)
+        if kind in ("integer", "number"):
+            return _number(kind, schema, self._rules)
+        return '"null"' if kind == "null" else self._rules.any(['"true"', '"false"'])
+
+    def _combined(self, keyword: str, schema: Mapping[str, Any]) -> str:
+        """What `keyword` allows; nothing else beside it may constrain, but a type beside fixed values."""
+        fixed = keyword in ("const", "enum")
+        beside = {*COMBINE, "type", *(word for words in KEYWORDS.values() for word in words)} - {keyword}
+        if clash := sorted((beside - {"type"} if fixed else beside) & schema.keys()):
+            raise UsageError(f"a JSON schema with {keyword!r} and {clash[0]!r} side by side cannot be guaranteed")
+        value = schema[keyword]
+        if keyword == "$ref":
+            return self._reference(value)
+        if fixed:
+            values = [value] if keyword == "const" else _list(value, keyword)
+            types = _types(schema) or list(FITS)
+            fitting = [value for value in values if any(FITS[kind](value) for kind in types if kind in FITS)]
+            if not fitting:
+                raise UsageError(f"no value of {values} has the type {' or '.join(types)}")
+            return self._rules.any([literal(json.dumps(value, ensure_ascii=False)) for value in fitting])
+        branches = _list(value, keyword)
+        if keyword == "allOf" and len(branches) > 1:
+            raise UsageError("the openvino engine cannot guarantee 'allOf' with several schemas")
+        if keyword == "oneOf":
+            self._check_apart(branches)
+        return self._rules.any([self.rule(branch) for branch in branches])
+
+    def _reference(self, pointer: Any) -> str:
+        if pointer in self._open:
+            raise UsageError(f"the $ref {pointer!r} leads back to itself")
+        if pointer not in self._references:
+            target = self._resolve(pointer)
+            self._references[pointer] = self._rules.reserve()
+            self._open.add(pointer)
+            self._rules.define(self._references[pointer], self.rule(target))
+            self._open.discard(pointer)
+        return self._references[pointer]
+
+    def _resolve(self, pointer: Any) -> Any:
+        if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
+            raise UsageError(f"a $ref must point into its own schema with '#/…', got {pointer!r}")
+        found: Any = self._document
+        for part in pointer.split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if not isinstance(found, Mapping) or key not in found:
+                raise UsageError(f"the $ref {pointer!r} points to nothing")
+            found = found[key]
+        return found
+
+    def _check_apart(self, branches: Sequence[Any]) -> None:
+        """Raise UsageError unless types, or a required property with fixed values, tell all branches apart."""
+        seen: list[tuple[set[str], dict[str, set[str]]]] = []
+        for branch in branches:
+            if isinstance(branch, Mapping) and "$ref" in branch:
+                branch = self._resolve(branch["$ref"])
+            if not isinstance(branch, Mapping):
+                raise UsageError("the branches of 'oneOf' overlap", hint="use anyOf")
+            fixed = {name: _values(part) for name, part in branch.get("properties", {}).items()}
+            marks = {name: fixed[name] for name in branch.get("required", []) if fixed.get(name)}
+            kinds = set(_types(branch)) | ({"integer"} if "number" in _types(branch) else set())
+            for other_kinds, other_marks in seen:
+                told = any(not marks[name] & other_marks[name] for name in marks.keys() & other_marks.keys())
+                if not (told or (kinds and other_kinds and not kinds & other_kinds)):
+                    raise UsageError("the branches of 'oneOf' may overlap, which cannot be excluded", hint="use anyOf")
+            seen.append((kinds, marks))
+
+    def _object(self, schema: Mapping[str, Any]) -> str:
+        extra = schema.get("additionalProperties", True)
+        required = _list(schema.get("required", []), "required", empty=True)
+        properties = {**schema.get("properties", {})}
+        for name in required:
+            properties.setdefault(name, extra)
+        least, most = schema.get("minProperties", 0), schema.get("maxProperties", math.inf)
+        if properties:
+            if least > len(required) or most < len(properties):
+                raise UsageError("minProperties and maxProperties beside 'properties' cannot be guaranteed")
+            return self._members(properties, set(required))
+        if least > 1:  # nothing keeps a model from writing the same key twice
+            raise UsageError("the openvino engine cannot guarantee 'minProperties' above 1")
+        if extra is False or most == 0:
+            return '"{" ws "}"'
+        return f'"{{" ws {_repeated(self._rules.add(f"text colon {self.rule(extra)}"), least, most)} ws "}}"'
+
+    def _members(self, properties: Mapping[str, Any], required: set[str]) -> str:
+        """Members in order, from the last: a rule for what may follow each, so that commas stand only between."""
+        follow = self._rules.add("")
+        starts = [follow]
+        for name, schema in reversed(properties.items()):
+            if schema is False and name not in required:
+                continue
+            key = literal(json.dumps(name, ensure_ascii=False))
+            member = self._rules.add(f"{key} colon {self.rule(schema)} {follow}")
+            starts = [member] if name in required else [member, *starts]
+            then = f"comma {member}"
+            follow = self._rules.add(then) if name in required else self._rules.any([then, follow])
+        return f'"{{" ws {self._rules.any(starts)} ws "}}"'
+
+    def _array(self, schema: Mapping[str, Any]) -> str:
+        least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+        items = schema.get("items", True)
+        if isinstance(items, list):
+            raise UsageError("a list under 'items' is not supported", hint="use prefixItems")
+        parts = schema.get("prefixItems", [])
+        parts = parts if math.isinf(most) else parts[:most]
+        head = [self.rule(part) for part in parts]
+        least, most = max(0, least - len(head)), most - len(head)
+        if least > most or (items is False and least > 0):
+            raise UsageError("minItems is more than maxItems or 'items' allow")
+        if items is False or most == 0:
+            return f'"[" ws {" comma ".join(head)} ws "]"'
+        item = self.rule(items)
+        if not head:
+            return f'"[" ws {_repeated(item, least, most)} ws "]"'
+        more = self._rules.add(f"comma {item}")
+        return f'"[" ws {" comma ".join(head)} {more}{_count(least, most)} ws "]"'
+
+    def _string(self, schema: Mapping[str, Any]) -> str:
+        expression = schema.get("pattern", FORMATS.get(schema.get("format", "")))
+        least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
+        if least > most:
+            raise UsageError(f"minLength {least} is more than maxLength {most}")
+        if expression is None:
+            return f'"\\"" char{_count(least, most)} "\\""'
+        if least or not math.isinf(most):
+            name = "pattern" if "pattern" in schema else "format"
+            raise UsageError(f"{name!r} with minLength or maxLength beside it cannot be guaranteed")
+        return f'"\\"" {pattern(expression, self._rules)} "\\""'
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    """The types a schema names, else the one its keywords are about, else none."""
+    if "type" in schema:
+        return [schema["type"]] if isinstance(schema["type"], str) else _list(schema["type"], "type")
+    return [kind for kind, words in KEYWORDS.items() if words & schema.keys()][:1]
+
+
+def _values(schema: Any) -> set[str]:
+    """The values that a schema fixes with const or enum, as JSON; empty where it does not."""
+    if not isinstance(schema, Mapping):
+        return set()
+    values = [schema["const"]] if "const" in schema else schema.get("enum", [])
+    return {json.dumps(value, sort_keys=True) for value in values}
+
+
+def _number(kind: str, schema: Mapping[str, Any], rules: Rules) -> str:
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    over, under = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
+    if kind == "integer":
+        over = over if math.isinf(over) else math.floor(over) + 1
+        under = under if math.isinf(under) else math.ceil(under) - 1
+        return numbers.integer(max(low, over), min(high, under), rules)
+    above, below = over >= low, under <= high
+    low, high = max(low, over), min(high, under)
+    if math.isinf(low) and math.isinf(high):
+        return "number"
+    return numbers.number(low, high, rules, above=above, below=below)
+
+
+def _count(least: int, most: float) -> str:
+    return f"{{{least},{'' if math.isinf(most) else int(most)}}}"
+
+
+def _repeated(rule: str, least: int, most: float) -> str:
+    """A rule with commas between, at least `least` and at most `most` times."""
+    more = f"{rule} (comma {rule}){_count(max(0, least - 1), most - 1)}"
+    return more if least else f"({more})?"
+
+
+def _list(value: Any, keyword: str, *, empty: bool = False) -> list[Any]:
+    if not isinstance(value, list | tuple) or not (value or empty):
+        raise UsageError(f"{keyword!r} of a JSON schema must be a list{'' if empty else ' with something in it'}")
+    return list(value)

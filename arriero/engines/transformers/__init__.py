@@ -1,0 +1,16 @@
+"""The reference engine: any causal language model of transformers, on a CPU or with CUDA, many answers at once.
+
+    engine.py     TransformersEngine: loads, takes requests, and has the thread that does the work
+    scheduler.py  which prompts are read and which answers go on, step by step
+    lanes.py      keys and values of prompts being read, of answers that share a batch, of answers on their own
+    forward.py    one call of the model, and what its kind of cache allows
+    choosing.py   logits -> token ids: penalties, grammar, sampling, log-probabilities
+    adapters.py   PEFT adapters, unmerged, one in force at a time
+
+transformers' own continuous batching knows neither adapters, seeds, penalties nor grammars of a single request, and is
+several times slower on a CPU.
+"""
+
+from arriero.engines.transformers.engine import TransformersEngine
+
+__all__ = ["TransformersEngine"]

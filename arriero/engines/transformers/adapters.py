@@ -1,0 +1,117 @@
+"""PEFT adapters on one model: unmerged, any number by name, one in force at a time.
+
+Every loaded directory gets a name of its own inside PEFT, so an adapter can be replaced while answers of the old one
+go on. Nothing here may touch the base model's own weights: what would is refused by name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arriero import hub
+from arriero.errors import EngineError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")  # the other named ways to initialise change the base weights
+
+
+class Adapters:
+    """The adapters of a model. Only one thread may use it, the one that calls the model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._peft: PeftModel | None = None
+        self._numbers = itertools.count(1)
+        self._in_force: str | None = None
+
+    def load(self, directory: Path) -> str:
+        """Load an adapter; returns the name that `use` and `delete` want.
+
+        Raises EngineError for a kind that cannot be unmerged exactly, NotFoundError or ArrieroError where the
+        directory cannot be loaded; the others are as before then.
+        """
+        refuse(directory)
+        name = f"a{next(self._numbers)}"
+        self.use(None)
+        try:
+            self._peft = hub.load_adapter(self._peft or self._model, directory, name)
+        except BaseException:
+            self._undo(name)
+            raise
+        self._peft.eval()
+        self._peft.base_model.disable_adapter_layers()
+        return name
+
+    def delete(self, name: str) -> None:
+        """Free an adapter's memory."""
+        self.use(None)
+        if self._peft is None:
+            return
+        if list(self._peft.peft_config) == [name]:
+            self._strip()
+        else:
+            self._peft.delete_adapter(name)
+            self._peft.base_model.disable_adapter_layers()
+
+    def use(self, name: str | None) -> None:
+        """Put an adapter in force, None for the base model. Costs some 10 ms when it changes."""
+        if self._peft is None or name == self._in_force:
+            return
+        tuner = self._peft.base_model
+        if name is None:
+            tuner.disable_adapter_layers()
+        else:
+            if self._in_force is None:
+                tuner.enable_adapter_layers()
+            tuner.set_adapter(name, inference_mode=True)
+        self._in_force = name
+
+    def _undo(self, name: str) -> None:
+        """Remove what a failed load has left in the model."""
+        if self._peft is None:
+            self._strip()
+        elif name in self._peft.peft_config:
+            self._peft.delete_adapter(name)
+            self._peft.base_model.disable_adapter_layers()
+
+    def _strip(self) -> None:
+        """Put the model's own layers back where PEFT has wrapped them."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        wrapped: list[tuple[str, Any]] = [
+            (path, module)
+            for path, module in self._model.named_modules()
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+        ]
+        for path, module in wrapped:
+            parent, _, last = path.rpartition(".")
+            own = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            setattr(self._model.get_submodule(parent), last, own)
+        if hasattr(self._model, "peft_config"):
+            del self._model.peft_config
+        self._peft = None
+
+
+def refuse(directory: Path) -> None:
+    """Raise EngineError, with the name of the setting, for an adapter that the base model would not survive."""
+    config = hub.read_json(directory / "adapter_config.json")
+    start = config.get("init_lora_weights", True)
+    unwanted = {
+        "peft_type": config.get("peft_type") if "num_virtual_tokens" in config else None,  # it lengthens the prompt
+        "bias": config.get("bias") if config.get("bias") not in (None, "none") else None,
+        "init_lora_weights": start if isinstance(start, str) and start.lower() not in HARMLESS_STARTS else None,
+        "layer_replication": config.get("layer_replication"),
+        "alora_invocation_tokens": config.get("alora_invocation_tokens"),
+    }
+    for setting, value in unwanted.items():
+        if value:
+            raise EngineError(
+                f"the adapter {directory} has {setting}={value!r}, which cannot be served beside the base model",
+                hint="merge it into the model, or train it without",
+            )

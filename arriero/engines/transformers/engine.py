@@ -1,0 +1,205 @@
+"""TransformersEngine: loads a model, takes requests and commands from any thread, owns the one that works."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig
+
+from arriero import hub
+from arriero.constraint import Constraint
+from arriero.engines.base import Feature, Generation, Precision, require
+from arriero.engines.grammar import Grammars, check
+from arriero.engines.transformers.adapters import Adapters
+from arriero.engines.transformers.forward import Forward
+from arriero.engines.transformers.requests import Request
+from arriero.engines.transformers.scheduler import Scheduler
+from arriero.errors import EngineError, NotFoundError, UnsupportedError, UsageError
+from arriero.hardware import cores, fast_bfloat16, gpus
+from arriero.messages import Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """Implements `engines.base.Engine`, with every feature.
+
+    The thread takes commands (a request, an adapter to load or to forget, the end) in order, and between them goes on
+    with the requests step by step. What an adapter's name means is settled when a request is submitted.
+    """
+
+    name = "transformers"
+    features: frozenset[Feature] = frozenset(
+        ("min_p", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "constraint")
+    )
+
+    def __init__(
+        self,
+        model_dir: Path,
+        stop_token_ids: Sequence[int],
+        adapters: Mapping[str, Path],
+        *,
+        precision: Precision = "auto",
+    ) -> None:
+        model = _load(model_dir, precision)
+        forward = Forward(model)
+        self._adapters = Adapters(model)
+        self._names = {name: self._adapters.load(directory) for name, directory in adapters.items()}
+        self._retired: list[str] = []
+        self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self._scheduler = Scheduler(forward, self._adapters, Grammars(model_dir, stop_token_ids), stop_token_ids)
+        self.description = _description(model, forward)
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # holds names and commands together
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        adapter: str | None = None,
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+    ) -> Generation:
+        """See `Engine.submit`. Raises UsageError for an id that the model lacks and a schema that cannot be done."""
+        require(self, sampling, constraint, logprobs)
+        if constraint is not None:
+            check(constraint)
+        self._check_ids("logit_bias", [token for token, _ in sampling.logit_bias])
+        self._check_ids("the prompt", prompt_ids)
+        if not prompt_ids:
+            raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
+        request = Request(Generation(len(prompt_ids)), list(prompt_ids), sampling, max_new_tokens)
+        request.constraint, request.alternatives = constraint, logprobs
+        with self._lock:
+            self._check_open()
+            request.adapter = self._adapter(adapter)
+            self._commands.put(lambda: self._scheduler.add(request))
+        return request.generation
+
+    def add_adapter(self, name: str, directory: Path) -> None:
+        """See `Engine.add_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
+        loaded = self._ask(lambda: self._adapters.load(directory))
+        with self._lock:
+            self._retire(self._names.get(name))
+            self._names[name] = loaded
+
+    def remove_adapter(self, name: str) -> None:
+        """See `Engine.remove_adapter`."""
+        with self._lock:
+            self._retire(self._adapter(name))
+            del self._names[name]
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            self._closed = True
+            self._commands.put(lambda: None)
+        self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed")
+
+    def _check_ids(self, what: str, ids: Sequence[int]) -> None:
+        """One id out of range would fail every request of its batch, and on a GPU the whole process."""
+        for token in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= token < self._vocabulary:
+                last = self._vocabulary - 1
+                raise UsageError(f"{what} has the token id {token}, but the model's ids go from 0 to {last}")
+
+    def _adapter(self, name: str | None) -> str | None:
+        """PEFT's name of an adapter as it is now."""
+        if name is not None and name not in self._names:
+            raise NotFoundError(
+                f"no adapter is called {name!r}; there are: {', '.join(sorted(self._names)) or 'none'}",
+                hint="give it when the engine is loaded, or add it",
+            )
+        return self._names[name] if name is not None else None
+
+    def _retire(self, loaded: str | None) -> None:
+        """Free an adapter once the requests that are on their way with it have ended."""
+        if loaded is not None:
+            self._commands.put(lambda: self._retired.append(loaded))
+
+    def _ask(self, action: Callable[[], Any]) -> Any:
+        """Have the engine's thread do something; its result or its exception."""
+        answer: Future[Any] = Future()
+
+        def command() -> None:
+            if self._closed:
+                answer.set_exception(EngineError("the engine is closed"))
+                return
+            try:
+                answer.set_result(action())
+            except Exception as error:  # belongs to whoever asked
+                answer.set_exception(error)
+
+        with self._lock:
+            self._check_open()
+            self._commands.put(command)
+        return answer.result()
+
+    def _work(self) -> None:
+        while not self._closed:
+            self._obey(wait=not self._scheduler.requests)
+            self._scheduler.step()
+            self._free_retired()
+        self._obey(wait=False)
+        self._scheduler.end()
+        del self._scheduler, self._adapters  # the model's memory
+
+    def _obey(self, *, wait: bool) -> None:
+        """Do what has been asked so far, and wait for something to do where there is nothing."""
+        try:
+            while True:
+                self._commands.get(block=wait)()
+                wait = False
+        except queue.Empty:
+            return
+
+    def _free_retired(self) -> None:
+        if not self._retired:
+            return
+        needed = {request.adapter for request in self._scheduler.requests}
+        for loaded in [each for each in self._retired if each not in needed]:
+            self._retired.remove(loaded)
+            self._adapters.delete(loaded)
+
+
+def _load(model_dir: Path, precision: Precision) -> PreTrainedModel:
+    """The model, on the GPUs where there are any. "auto" is the checkpoint's own type where that is fast."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UnsupportedError(f"precision {precision}", TransformersEngine.name, hint="use --engine openvino")
+    dtype: Any = "auto" if fast_bfloat16() else torch.float32
+    if precision != "auto":
+        dtype = getattr(torch, precision)
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch does not know the quota of a container
+    model: PreTrainedModel = hub.load_weights(model_dir, dtype=dtype, device_map="auto" if gpus() else None)
+    # the model's own sampling defaults arrive in `Sampling`, and only there
+    model.generation_config = GenerationConfig()
+    return model.eval()
+
+
+def _description(model: PreTrainedModel, forward: Forward) -> str:
+    parts = ["transformers", model.device.type, str(model.dtype).removeprefix("torch.")]
+    if forward.shared_length < getattr(model.config, "max_position_embeddings", sys.maxsize):
+        over = f" over {forward.shared_length} tokens" if forward.shared_length else ""
+        parts.append(f"requests{over} are not batched")
+        log.info("%s: the model does not keep every key and value", parts[-1])
+    return ", ".join(parts)

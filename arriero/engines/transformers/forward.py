@@ -1,0 +1,93 @@
+"""One call of the model, and what its kind of cache allows.
+
+A model whose layers all keep every key and value can answer many requests in one batch. Where layers see a sliding
+window only, that holds for requests that end inside it. Everything else (longer requests, state-space and hybrid
+models) is answered on its own, with the model's own cache, so that the answer is right for every model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Forward:
+    """Calls a model with those arguments that it knows.
+
+    `shared_length` is the longest request, prompt and answer in tokens, that may share a batch: 0 where none may.
+    `in_parts` says whether a prompt can be read in several calls.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._known = frozenset(inspect.signature(model.forward).parameters)
+        # Mamba calls it cache_params; a few models have a kind of their own and read everything again for each id
+        names = [name for name in ("past_key_values", "cache_params") if name in self._known]
+        inside = hasattr(model, "_setup_cache")  # RecurrentGemma keeps it in its layers, for one request at a time
+        self._cache_name = names[0] if names and model._supports_default_dynamic_cache() and not inside else None
+        self.shared_length, self.in_parts = self._limits()
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return self._model.device
+
+    def cache(self) -> DynamicCache:
+        """An empty cache of the model's own kind."""
+        cache: DynamicCache = DynamicCache(config=self._model.config)
+        return cache
+
+    def __call__(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """Logits after the last id of each row: (rows, vocabulary), float32.
+
+        `ids` and `positions` are (rows, new ids), `mask` is (rows, all ids so far), 0 where there is only padding.
+        """
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        return self._logits({**given, "use_cache": True, "logits_to_keep": 1})
+
+    def alone(self, ids: torch.Tensor, read: int, cache: DynamicCache) -> torch.Tensor:
+        """Logits after the last of all ids so far of one request, (1, ids), the first `read` of which are in `cache`.
+
+        Models that cannot read in parts are called as their own `generate` would.
+        """
+        mask = torch.ones_like(ids)
+        if self.in_parts:
+            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+            return self(ids[:, read:], mask, positions[:, read:], cache)
+        given: dict[str, Any] = {"attention_mask": mask, "use_cache": self._cache_name is not None}
+        if self._cache_name is not None:
+            given[self._cache_name] = cache
+        new = ids.shape[1] - read if self._cache_name is not None and read else None
+        return self._logits(
+            self._model.prepare_inputs_for_generation(
+                ids, next_sequence_length=new, is_first_iteration=not read, **given
+            )
+        )
+
+    def _logits(self, given: dict[str, Any]) -> torch.Tensor:
+        known = {name: value for name, value in given.items() if name in self._known}
+        return self._model(**known, return_dict=True).logits[:, -1].float()
+
+    def _limits(self) -> tuple[int, bool]:
+        """`shared_length` and `in_parts`."""
+        if self._cache_name != "past_key_values" or getattr(self._model, "_is_stateful", False):
+            return 0, False
+        layers = self.cache().layers
+        if {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+            return 0, False
+        if not {"attention_mask", "position_ids"} <= self._known:
+            return 0, True
+        windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+        if "local" in getattr(self._model.config, "attention_layers", ()):  # GPT-Neo's windows are not in its cache
+            windows.append(self._model.config.window_size)
+        return min(windows, default=sys.maxsize), True

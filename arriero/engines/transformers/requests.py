@@ -1,0 +1,65 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from arriero.constraint import Constraint
+from arriero.engines.base import Generation
+from arriero.engines.grammar import Grammars
+from arriero.engines.transformers.choosing import Chooser, Pick
+from arriero.messages import FinishReason, Sampling
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """What was asked for, and the ids so far. `adapter` is the name that PEFT knows, `limit` the most new ids."""
+
+    generation: Generation
+    prompt_ids: list[int]
+    sampling: Sampling
+    limit: int
+    adapter: str | None = None
+    constraint: Constraint | None = None
+    alternatives: int | None = None
+    answer_ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    chooser: Chooser = field(init=False)
+
+    def prepare(self, grammars: Grammars) -> None:
+        """Make ready to choose tokens; on the engine's thread, since a first grammar takes half a second."""
+        grammar = grammars.make(self.constraint) if self.constraint is not None else None
+        self.chooser = Chooser(self.prompt_ids, self.sampling, grammar, self.alternatives)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that prompt and answer can come to."""
+        return len(self.prompt_ids) + self.limit
+
+    @property
+    def newest(self) -> int:
+        """The id that the model has to read next."""
+        return self.answer_ids[-1]
+
+    def accept(self, pick: Pick, stop_token_ids: Collection[int]) -> None:
+        """Hand a token to the reader, and end the answer where it is complete."""
+        token, logprob = pick
+        self.answer_ids.append(token)
+        self.generation.push([token], [logprob] if logprob is not None else ())
+        if token in stop_token_ids:
+            self.finish("stop")
+        elif len(self.answer_ids) >= self.limit:
+            self.finish("length")
+        else:
+            self.chooser.accept(token)
+
+    def finish(self, reason: FinishReason) -> None:
+        """The answer is complete, or as much of it as there will be."""
+        self.ended = True
+        self.generation.finish(reason)
+
+    def fail(self, error: Exception) -> None:
+        """The reader gets this error, without the tensors that its traceback holds on to."""
+        self.ended = True
+        self.generation.fail(error.with_traceback(None))

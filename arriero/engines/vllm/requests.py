@@ -1,0 +1,59 @@
+"""One request in vLLM's words, and its answer's log-probabilities in ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vllm import SamplingParams
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+from arriero.constraint import Constraint
+from arriero.engines import grammar
+from arriero.messages import Sampling, TokenLogprob
+
+
+def parameters(
+    sampling: Sampling,
+    constraint: Constraint | None,
+    stop_token_ids: list[int],
+    max_new_tokens: int,
+    logprobs: int | None,
+) -> SamplingParams:
+    """VLLM's parameters for a complete `sampling`. Raises UsageError for a constraint that cannot be done."""
+    wanted = None
+    if constraint is not None:
+        grammar.check(constraint)
+        wanted = StructuredOutputsParams(grammar=grammar.lark(constraint))
+    return SamplingParams(
+        temperature=sampling.temperature if sampling.top_p else 0.0,  # vLLM has no top_p 0
+        top_p=sampling.top_p or 1.0,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed,
+        logit_bias=dict(sampling.logit_bias) or None,
+        logprobs=logprobs,
+        max_tokens=max_new_tokens,
+        stop_token_ids=stop_token_ids,
+        ignore_eos=True,  # those and no others
+        structured_outputs=wanted,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def probabilities(part: CompletionOutput, top: int) -> list[TokenLogprob]:
+    """Of the tokens of `part`, with the `top` most probable ones each; none where none were asked for."""
+
+    def alternatives(found: Mapping[int, Logprob]) -> tuple[tuple[int, float], ...]:
+        ranked = sorted(found.items(), key=lambda item: item[1].rank)
+        return tuple((token, value.logprob) for token, value in ranked[:top])
+
+    return [
+        TokenLogprob(token, found[token].logprob, alternatives(found))
+        for token, found in zip(part.token_ids, part.logprobs or (), strict=False)
+    ]

@@ -1,0 +1,135 @@
+"""How vLLM is started: its arguments for a model on this machine, and what its processes are kept from.
+
+It takes neither sampling parameters nor an end of turn from the model's directory; neither Ctrl-C nor the user's own
+script reaches its processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import secrets
+import signal
+import sys
+import types
+from collections.abc import Collection, Iterator, Mapping
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import get_args
+
+import psutil
+import torch
+from vllm import AsyncEngineArgs, ModelRegistry
+from vllm.config import StructuredOutputsConfig
+from vllm.config.lora import MaxLoRARanks
+from vllm.model_executor.models import supports_lora
+from vllm.platforms import current_platform
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from arriero import hub
+from arriero.engines.adapters import lora_rank
+from arriero.engines.base import Precision
+from arriero.errors import EngineError
+from arriero.hardware import free_memory
+
+RANK = 32  # adapters up to this rank can be added later, whatever the engine was started with
+SLOTS = 4, 16  # adapters in one step of the model: at least, at most; others wait for their turn
+KEPT = 1000  # adapters vLLM may hold; beyond, it would read one again from a directory that may have changed
+
+
+async def start(model_dir: Path, adapters: Mapping[str, Path], precision: Precision) -> AsyncLLM:
+    """A running vLLM with room for these adapters, none loaded yet. It belongs to the loop that awaits this.
+
+    Raises EngineError for a model that vLLM does not do, or has no memory for.
+    """
+    try:
+        arguments = _arguments(model_dir, precision)
+        _make_room(arguments, adapters)
+        with _sheltered():
+            llm = AsyncLLM.from_engine_args(arguments)
+        await llm.get_supported_tasks()
+    except Exception as error:
+        if isinstance(error, EngineError):
+            raise
+        raise EngineError(
+            f"vLLM cannot load {model_dir.name}: {' '.join(str(error).split())}",
+            hint="what it wrote above says why; --engine transformers does any model",
+        ) from error
+    return llm
+
+
+def interrupt(others: Collection[BaseProcess]) -> None:
+    """End a vLLM that is still starting, that is all child processes but `others`; by itself it would start first."""
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [] if child in others else [*psutil.Process(child.pid).children(recursive=True), child]
+            for process in family:
+                process.kill()
+
+
+def _arguments(model_dir: Path, precision: Precision) -> AsyncEngineArgs:
+    arguments = AsyncEngineArgs(
+        model=str(model_dir),
+        dtype=precision,
+        load_format="safetensors",
+        max_model_len=-1,  # the model's window, or as much of it as memory holds
+        seed=secrets.randbits(31),  # of requests without one; vLLM's own default is the same at every start
+        generation_config="vllm",  # the model's own defaults reach the engine through `Sampling`, and only through it
+        structured_outputs_config=StructuredOutputsConfig(backend="guidance"),  # llguidance, as everywhere here
+        disable_log_stats=True,
+    )
+    if current_platform.is_cuda():
+        free, total = torch.cuda.mem_get_info()
+        arguments.gpu_memory_utilization = min(0.9, 0.95 * free / total)
+        arguments.tensor_parallel_size = gpus_for(model_dir, torch.cuda.device_count(), total)
+    elif current_platform.is_cpu():
+        arguments.kv_cache_memory_bytes = free_memory() // 4  # VLLM_CPU_KVCACHE_SPACE says otherwise
+    return arguments
+
+
+def gpus_for(model_dir: Path, count: int, memory: int) -> int:
+    """How many of `count` GPUs, with `memory` bytes each, a model is spread over.
+
+    The fewest that leave a third of their memory to keys and values; vLLM wants the attention heads to divide evenly.
+    """
+    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    heads = hub.read_json(model_dir / "config.json").get("num_attention_heads", 1)
+    possible = [number for number in (1, 2, 4, 8) if number <= count and heads % number == 0]
+    return next((number for number in possible if 3 * weights <= 2 * number * memory), possible[-1])
+
+
+def _make_room(arguments: AsyncEngineArgs, adapters: Mapping[str, Path]) -> None:
+    """Reserve room for adapters: for these, and with CUDA also for such as may be added later.
+
+    Not so on a CPU, where vLLM with room for adapters answers at half its speed, nor for float32 with CUDA, for which
+    it has no kernels.
+    """
+    model = arguments.create_model_config()
+    able = supports_lora(ModelRegistry.resolve_model_cls(model.architectures, model)[0])
+    if current_platform.is_cuda():
+        able = able and model.dtype != torch.float32
+    if adapters and not able:
+        raise EngineError(
+            f"vLLM does no adapters for {model.architectures[0]} in {str(model.dtype).removeprefix('torch.')}",
+            hint="use --engine transformers",
+        )
+    if able and (adapters or not current_platform.is_cpu()):
+        wanted = max([RANK, *map(lora_rank, adapters.values())])
+        arguments.enable_lora = True
+        arguments.max_lora_rank = next(rank for rank in get_args(MaxLoRARanks) if rank >= wanted)
+        arguments.max_loras = min(max(SLOTS[0], len(adapters)), SLOTS[1])
+        arguments.max_cpu_loras = KEPT
+
+
+@contextlib.contextmanager
+def _sheltered() -> Iterator[None]:
+    """Processes begun within do not import the user's script, which may load a model itself, nor see Ctrl-C."""
+    resource_tracker.ensure_running()  # its own start would clear the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

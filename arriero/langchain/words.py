@@ -1,0 +1,136 @@
+"""LangChain's messages and tools in our words, and our answers in LangChain's."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any, Literal
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCallChunk,
+    ToolMessage,
+)
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from arriero.chat import Options, Reply
+from arriero.errors import UsageError
+from arriero.messages import Message, NamedTool, Piece, Role, ToolCall, ToolChoice
+from arriero.tools import tool_choice_of
+
+ROLES: Mapping[type[BaseMessage], Role] = {
+    SystemMessage: "system",
+    HumanMessage: "user",
+    AIMessage: "assistant",
+    ToolMessage: "tool",
+}
+CALLS = ("tool_call", "tool_call_chunk", "tool_use")  # parts of a content that say again what `tool_calls` says
+ALIASES = {"model_name_or_path": "model", "max_tokens": "max_new_tokens"}
+
+
+def turns(messages: Iterable[BaseMessage]) -> list[Message]:
+    """A conversation; text messages of one role in a row are joined with a line break, as `merge_message_runs` does."""
+    made: list[Message] = []
+    for message in map(_turn, messages):
+        last = made[-1] if made else None
+        if last is not None and last.role == message.role != "tool" and not (last.tool_calls or message.tool_calls):
+            made[-1] = Message(message.role, f"{last.content}\n{message.content}")
+        else:
+            made.append(message)
+    return made
+
+
+def _turn(message: BaseMessage) -> Message:
+    """One message; raises UsageError for kinds and contents the model cannot be given."""
+    role = next((role for kind, role in ROLES.items() if isinstance(message, kind)), None)
+    if role is None:
+        raise UsageError(f"the model takes system, human, AI and tool messages, got a {type(message).__name__}")
+    if invalid := getattr(message, "invalid_tool_calls", None):
+        raise UsageError(f"the model takes no calls whose arguments are not JSON, got {invalid}")
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    parts = [message.content] if isinstance(message.content, str) else message.content
+    texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    texts = [part for part in texts if not (calls and part.get("type") in CALLS)]
+    if others := [str(part.get("type")) for part in texts if part.get("type") != "text"]:
+        raise UsageError(f"the model takes text, got content of type {', '.join(others)}")
+    return Message(
+        role,
+        "".join(part["text"] for part in texts),
+        tuple(ToolCall(call["id"] or "", call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in calls),
+        message.tool_call_id if isinstance(message, ToolMessage) else None,
+    )
+
+
+def answer(reply: Reply, facts: Mapping[str, Any]) -> AIMessage:
+    """A whole answer."""
+    calls = [{"name": call.name, "args": call.values, "id": call.id} for call in reply.tool_calls]
+    return AIMessage(reply.text, tool_calls=calls, **facts)
+
+
+def answer_chunk(piece: Piece, facts: Mapping[str, Any], numbers: count[int]) -> AIMessageChunk:
+    """A part of an answer, whose calls take the next of `numbers`."""
+    calls = [
+        ToolCallChunk(name=call.name, args=call.arguments, id=call.id, index=next(numbers), type="tool_call_chunk")
+        for call in piece.tool_calls
+    ]
+    last: Literal["last"] | None = None if piece.finish_reason is None else "last"
+    return AIMessageChunk(content=piece.text, tool_call_chunks=calls, chunk_position=last, **facts)
+
+
+def choice_of(value: str | bool | Mapping[str, Any] | None) -> ToolChoice:
+    """LangChain's words for a choice of tools: "any" or True demands a call, any other text names a tool."""
+    if value in ("any", True):
+        return "required"
+    if value in (None, False):
+        return "auto"
+    if isinstance(value, str) and value not in ("none", "auto", "required"):
+        return NamedTool(value)
+    return tool_choice_of(value)  # type: ignore[arg-type]
+
+
+def chat_options(given: dict[str, Any]) -> Options:
+    """Take what `Chat.stream` calls tools, tool_choice and schema out of a call's arguments."""
+    options = Options()
+    if given.get("tools"):
+        options["tools"] = [convert_to_openai_tool(tool) for tool in given["tools"]]
+        options["tool_choice"] = choice_of(given.get("tool_choice"))
+    if (response_format := given.get("response_format")) is not None:
+        match response_format:
+            case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
+                options["schema"] = schema
+            case {"type": "json_object"}:
+                options["schema"] = {"type": "object"}
+            case {"type": "text"}:
+                pass
+            case _:
+                raise UsageError(
+                    f"response_format must be OpenAI's json_schema or json_object, got {response_format!r}"
+                )
+    for name in ("tools", "tool_choice", "response_format"):
+        given.pop(name, None)
+    return options
+
+
+def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """`given` under our names; raises UsageError for an unknown name, with the nearest known one."""
+    named: dict[str, Any] = {}
+    for name, value in given.items():
+        own = ALIASES.get(name, name)
+        if own not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if own in named:
+            raise UsageError(f"{own!r} is given twice, under two names")
+        named[own] = value
+    return named
+
+
+def listed(stop: list[str] | str | None) -> Sequence[str]:
+    """Stop strings as a list; a bare text is one."""
+    return [stop] if isinstance(stop, str) else stop or ()

@@ -1,0 +1,129 @@
+"""Messages and tools -> text, by the model's own chat template; and how that template writes a call of a tool."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from arriero.errors import UsageError
+from arriero.messages import Message, Tool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TemplateError(UsageError):
+    """The chat template cannot do what is asked of it, whatever the conversation or the data."""
+
+
+class Template:
+    """One tokenizer's chat template. `today` and `variables` are the renderer's."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, today: str, variables: Mapping[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        self._context = {
+            "strftime_now": datetime.date.fromisoformat(today).strftime,
+            **tokenizer.special_tokens_map,
+            **variables,
+        }
+
+    @property
+    def source(self) -> str:
+        """The template's own text."""
+        return str(self._tokenizer.get_chat_template())
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the template's own text, as hex."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
+    def named(self) -> str:
+        """Which template this is, for messages to people."""
+        name = str(getattr(self._tokenizer, "name_or_path", "") or "").rstrip("/").rsplit("/", 1)[-1]
+        return f"of {name} ({self.sha256[:12]})" if name else f"({self.sha256[:12]})"
+
+    def text(self, messages: Sequence[Message], *, answer_follows: bool, tools: Sequence[Tool] = ()) -> str:
+        """The template's output: what apply_chat_template tokenizes, but with the clock stopped at `today`.
+
+        apply_chat_template itself offers no way to hand the template another clock. Raises UsageError where the
+        template refuses the conversation.
+        """
+        import jinja2
+
+        try:
+            text: str = self._compiled.render(
+                messages=list(_as_dicts(messages)),
+                tools=[json.loads(as_json(tool.definition)) for tool in tools] or None,
+                documents=None,
+                add_generation_prompt=answer_follows,
+                **self._context,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:  # templates fail in all these ways
+            raise UsageError(f"the chat template refuses this conversation: {error}") from error
+        return text
+
+    def check(self, messages: Iterable[Message], tools: Iterable[Tool] = ()) -> None:
+        """Raise UsageError where a special token, or what is not Unicode text, would get into the prompt."""
+        for tool in tools:
+            self._check(f"the definition of the tool {tool.name}", as_json(tool.definition))
+        for message in messages:
+            self._check(f"the {message.role}'s message", message.content)
+            for call in message.tool_calls:
+                self._check(f"the call of {call.name}", call.name, as_json(call.values))
+
+    def _check(self, where: str, *texts: str) -> None:
+        for text in texts:
+            if (found := self._specials.search(text)) is not None:
+                raise UsageError(
+                    f"{where} holds the special token {found[0]}, which would be read as a part of the prompt's "
+                    "structure",
+                    hint="write it differently, say with a space in it",
+                )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(f"{where} is not Unicode text: a lone surrogate at position {error.start}") from error
+
+    @cached_property
+    def _specials(self) -> re.Pattern[str]:
+        """Matches any special token as it would be read out of text."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        texts = {token.content for token in added if token.special and token.content.strip()}
+        ordered = sorted(texts, key=lambda text: (-len(text), text))
+        return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+
+    @cached_property
+    def _compiled(self) -> Any:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        return _compile_jinja_template(self.source)
+
+
+def as_json(value: object) -> str:
+    """JSON as chat templates write it; raises UsageError for what JSON cannot express."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"this cannot be written as JSON: {error}, got {value!r}") from error
+
+
+def _as_dicts(messages: Sequence[Message]) -> Iterable[dict[str, Any]]:
+    """Messages as templates take them: `tool_calls` only where there are some, their arguments as objects."""
+    names: dict[str | None, str] = {}
+    for message in messages:
+        made: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            names = {call.id: call.name for call in message.tool_calls}
+            made["tool_calls"] = [
+                {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.values}}
+                for call in message.tool_calls
+            ]
+        elif message.role == "tool":
+            made |= {"tool_call_id": message.tool_call_id, "name": names.get(message.tool_call_id, "")}
+        yield made

@@ -1,0 +1,70 @@
+"""OpenVINO GenAI as it is, over the files and with the settings of our engine, for answering.py."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino_genai as genai
+from answering_channel import Answer, Document, Watch
+from openvino import Tensor
+
+from arriero.engines import load_engine
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def bare(job: Document) -> tuple[Answer, Document]:
+    """Continuous batching, driven as its documentation does it: add all requests, step until none is left."""
+    arguments, options = recorded(job)
+    pipeline = genai.ContinuousBatchingPipeline(*arguments, **options)
+    numbers = itertools.count()
+
+    def answer(command: Document) -> Document:
+        config = genai.GenerationConfig()
+        config.apply_chat_template = False
+        config.max_new_tokens = command["tokens"]
+        config.stop_token_ids = set(job["stops"])
+        config.eos_token_id = min(job["stops"])
+        watch = Watch(len(command["prompts"]))
+        tensors = [Tensor(np.array([ids], dtype=np.int64)) for ids in command["prompts"]]
+        handles = [pipeline.add_request(next(numbers), tensor, config) for tensor in tensors]
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
+            for request, handle in enumerate(handles):
+                while handle.can_read():
+                    watch.began(request)
+                    watch.tokens[request] += sum(len(output.generated_ids) for output in handle.read().values())
+        return watch.outcome()
+
+    settings = {name: str(value) for name, value in properties((arguments, options)).items()}
+    return answer, {"description": f"{Path(arguments[0]).name}, {settings}"}
+
+
+def recorded(job: Document) -> Call:
+    """What our engine gives the constructor of `ContinuousBatchingPipeline`, seen while it loads."""
+    calls: list[Call] = []
+    real = genai.ContinuousBatchingPipeline
+
+    def record(*arguments: Any, **options: Any) -> Any:
+        calls.append((arguments, options))
+        return real(*arguments, **options)
+
+    genai.ContinuousBatchingPipeline = record
+    try:
+        load_engine(Path(job["model"]), job["stops"], {}, "openvino", job["precision"]).close()
+    finally:
+        genai.ContinuousBatchingPipeline = real
+    if not calls:
+        raise RuntimeError("our engine has not called openvino_genai.ContinuousBatchingPipeline")
+    return calls[0]
+
+
+def properties(call: Call) -> dict[str, Any]:
+    """What a call sets, but for the scheduler."""
+    arguments, options = call
+    given = [part for part in (*arguments, options) if isinstance(part, dict)]
+    plain = {name: value for part in given for name, value in part.items() if name not in ("properties", "device")}
+    return {**plain, **options.get("properties", {})}

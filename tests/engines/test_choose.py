@@ -1,0 +1,189 @@
+"""Which engine is taken, and why; what is refused by name. No engine is loaded here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shutil
+
+import pytest
+
+from arriero.engines import choose
+from arriero.engines.adapters import adapter_lacks, check_fit, lora_rank
+from arriero.engines.choose import load_engine, usable
+from arriero.errors import ArrieroError, EngineError, NotFoundError, UsageError
+
+PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "init_lora_weights": True}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, as `hardware.gpus` would tell."""
+    module = importlib.import_module("arriero.engines.choose")
+    monkeypatch.setattr(module, "gpus", lambda: ("NVIDIA H200",))
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put packages on the path that can be found and hold nothing."""
+
+    def put(*packages):
+        for package in packages:
+            (tmp_path / "packages" / package).mkdir(parents=True)
+            (tmp_path / "packages" / package / "__init__.py").touch()
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+
+    return put
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """Write an adapter's configuration: `adapter(use_dora=True)`."""
+
+    def write(**changes):
+        path = tmp_path / "adapter"
+        path.mkdir(exist_ok=True)
+        (path / "adapter_config.json").write_text(json.dumps(PLAIN | changes))
+        return path
+
+    return write
+
+
+def sliding(model_dir, tmp_path, **changes):
+    path = tmp_path / "sliding"
+    shutil.copytree(model_dir, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+    return path
+
+
+def without(monkeypatch, *packages):
+    """As if these were not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in packages else found(name))
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(UsageError, match="'tpu'; expected one of auto, transformers, openvino, vllm"):
+        choose("tpu")
+
+
+def test_on_a_cpu_openvino_is_taken(model_dir, adapter):
+    choice = choose("auto", model_dir, {"a": adapter()})
+    assert choice.engine == "openvino"
+    assert "no GPU here, and openvino answers several times faster" in choice.reason
+
+
+def test_without_openvino_the_reason_says_what_to_install(monkeypatch):
+    without(monkeypatch, "openvino_genai", "nncf")
+    choice = choose()
+    assert choice.engine == "transformers"
+    assert 'openvino_genai and nncf are not installed: pip install "arriero[openvino]"' in choice.reason
+    with pytest.raises(UsageError, match="openvino engine is not installed: openvino_genai and nncf") as caught:
+        choose("openvino")
+    assert caught.value.hint == 'pip install "arriero[openvino]"'
+
+
+def test_with_cuda_vllm_is_taken_where_it_is_installed(gpu, install, model_dir, adapter):
+    choice = choose("auto", model_dir)
+    assert choice.engine == "transformers"
+    assert "NVIDIA H200" in choice.reason
+    assert "vllm is not installed: pip install" in choice.reason
+    install("vllm")
+    choice = choose("auto", model_dir, {"a": adapter()})
+    assert choice.engine == "vllm"
+    assert "NVIDIA H200" in choice.reason
+    choice = choose("auto", model_dir, {"a": adapter(use_dora=True)})
+    assert choice.engine == "transformers"
+    assert "vllm does not do this: use_dora" in choice.reason
+
+
+def test_every_engine_says_what_it_lacks_here(install):
+    found = usable()
+    assert found["transformers"] is None
+    assert found["openvino"] is None
+    assert found["vllm"] == 'vllm is not installed: pip install "arriero[vllm]", in an environment of its own'
+    install("vllm")
+    assert usable()["vllm"] is None
+
+
+def test_a_sliding_window_is_not_answered_as_if_it_were_none(model_dir, tmp_path):
+    """The exported mask is causal only: answers beyond the window were silently other ones."""
+    path = sliding(model_dir, tmp_path, sliding_window=8)
+    assert choose("auto", path).engine == "transformers"
+    assert "window of 8 tokens" in choose("auto", path).reason
+    with pytest.raises(EngineError, match=r"openvino engine does not do this: .* window of 8 tokens"):
+        load_engine(path, (2,), engine="openvino")
+    unused = tmp_path / "unused"
+    unused.mkdir()
+    assert choose("auto", sliding(model_dir, unused, sliding_window=8, use_sliding_window=False)).engine == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("engines", "change"),
+    [
+        ("openvino vllm", {"use_dora": True}),
+        ("openvino vllm", {"modules_to_save": ["lm_head"]}),
+        ("openvino vllm", {"peft_type": "IA3"}),
+        ("openvino vllm", {"bias": "all"}),
+        ("openvino vllm", {"init_lora_weights": "pissa"}),
+        ("openvino", {"rank_pattern": {"q_proj": 2}}),
+        ("vllm", {"trainable_token_indices": [7]}),
+        ("vllm", {"r": 1024}),
+    ],
+)
+def test_what_an_adapter_needs_is_refused_by_name(model_dir, install, adapter, engines, change):
+    install("vllm")
+    path = adapter(**change)
+    name = "rank 1024" if "r" in change else next(iter(change))
+    for engine in ("openvino", "vllm", "transformers"):
+        if engine in engines:
+            with pytest.raises(EngineError, match=f"{engine} engine does not do this: {name}.*{path}"):
+                choose(engine, model_dir, {"a": path})
+        else:
+            assert choose(engine, model_dir, {"a": path}).engine == engine
+
+
+def test_harmless_settings_are_not_refused(adapter):
+    path = adapter(use_rslora=True, init_lora_weights="gaussian", use_dora=False, modules_to_save=None, r=4)
+    assert [adapter_lacks(engine, path) for engine in ("openvino", "vllm", "transformers")] == [None] * 3
+    assert lora_rank(path) == 4
+    assert lora_rank(adapter(rank_pattern={"q_proj": 32})) == 32
+
+
+def save(path, **shapes):
+    """An adapter_model.safetensors with matrices of these shapes: `save(path, q=((4, 32), (32, 4)))`."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors = {
+        f"base_model.model.model.layers.{layer}.lora_{kind}.weight": np.zeros(shape, np.float32)
+        for layer, pair in shapes.items()
+        for kind, shape in zip("AB", pair, strict=True)
+    }
+    save_file(tensors, path / "adapter_model.safetensors")
+
+
+def test_an_adapter_for_another_model_is_refused(model_dir, adapter):
+    """vLLM copies the smaller matrices into a corner of its own and answers."""
+    path = adapter()
+    fits = {"0.self_attn.q_proj": ((4, 32), (32, 4)), "1.mlp.down_proj": ((4, 64), (32, 4))}
+    save(path, **fits)
+    check_fit(path, model_dir)
+    save(path, **fits, **{"1.mlp.experts.base_layer": ((4, 8), (8, 4))})
+    check_fit(path, model_dir)
+    save(path, **fits, **{"1.self_attn.q_proj": ((4, 32), (16, 4))})
+    with pytest.raises(
+        ArrieroError, match=r"another model: at model\.layers\.1\.self_attn\.q_proj it wants \(16, 32\)"
+    ):
+        check_fit(path, model_dir)
+    save(path, **fits, **{"7.mlp.down_proj": ((4, 64), (32, 4))})
+    with pytest.raises(ArrieroError, match=r"layers\.7\.mlp\.down_proj .* tiny has no such layer"):
+        check_fit(path, model_dir)
+    (path / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(ArrieroError, match="cannot be loaded"):
+        check_fit(path, model_dir)
+    (path / "adapter_model.safetensors").unlink()
+    with pytest.raises(NotFoundError, match=r"no adapter_model\.safetensors"):
+        check_fit(path, model_dir)

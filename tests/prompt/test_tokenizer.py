@@ -1,0 +1,61 @@
+"""Loading a tokenizer: the one AutoTokenizer would choose, without importing torch where that can be known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from arriero.prompt import load_tokenizer
+
+TEXT = "<s><user>骆驼 hums</s> don't\n\n 123"
+
+
+def same(first, second):
+    assert type(first) is type(second)
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+    assert first.special_tokens_map == second.special_tokens_map
+    assert first.chat_template == second.chat_template
+    assert first(TEXT)["input_ids"] == second(TEXT)["input_ids"]
+
+
+def automatic(directory):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+@pytest.mark.parametrize("name", ["TokenizersBackend", "PreTrainedTokenizerFast"])
+def test_it_is_what_auto_tokenizer_chooses(model_dir, tmp_path, name):
+    shutil.copytree(model_dir, tmp_path / "model")
+    config = tmp_path / "model" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": name}))
+    same(load_tokenizer(tmp_path / "model"), automatic(tmp_path / "model"))
+
+
+def test_llama_3_1_s_too(llama_tokenizer, tmp_path):
+    llama_tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    same(load_tokenizer(tmp_path), automatic(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"model_type": "qwen2"}, {"tokenizer_class": "Qwen2Tokenizer"}])
+def test_where_tables_decide_auto_tokenizer_does(model_dir, tmp_path, change):
+    shutil.copytree(model_dir, tmp_path / "model")
+    for file in ("config.json", "tokenizer_config.json"):
+        path = tmp_path / "model" / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    same(load_tokenizer(tmp_path / "model"), automatic(tmp_path / "model"))
+
+
+def test_preparing_a_prompt_imports_no_torch(model_dir):
+    """torch takes half of the time to a first answer, and OpenVINO does not need it."""
+    code = (
+        "import sys, arriero.chat\nfrom arriero.prompt import bind\n"
+        "bind(sys.argv[1]).renderer.prompt([{'role': 'user', 'content': 'hi'}])\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

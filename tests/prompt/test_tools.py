@@ -1,0 +1,289 @@
+"""Tools and schemas in the prompt, and the form of a call as the model's own template writes it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from arriero.constraint import Choice, JsonSchema, Series, Text
+from arriero.errors import UsageError
+from arriero.messages import Conversation, NamedTool, Tool, ToolCall
+from arriero.prompt import CallReader, Renderer, TemplateError, Wanted
+from tests.conftest import TEMPLATE, TOOL_TEMPLATE, build_tokenizer
+from tests.prompt.templates import CHATML, HERMES, Family, tokenizer_for
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "Weather now", "parameters": CITY}}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Weather in Potosí?"}]
+
+
+def call(number, name="weather", arguments='{"city": "Potosí"}'):
+    return {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(number, content="12 °C"):
+    return {"role": "tool", "tool_call_id": f"call_{number}", "content": content}
+
+
+CALLED = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [call(1)]}, result(1)]
+TWICE = [*ASKED, {"role": "assistant", "content": "Hm.", "tool_calls": [call(1), call(2, "clock", "{}")]}]
+TWICE += [result(2, "noon"), result(1)]
+
+
+@pytest.fixture(scope="module")
+def hermes():
+    made = tokenizer_for(Family(HERMES, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"))
+    return Renderer(made, (made.eos_token_id,))
+
+
+@pytest.fixture(scope="module")
+def llama(llama_tokenizer):
+    return Renderer(llama_tokenizer, tuple(llama_tokenizer.convert_tokens_to_ids(["<|eom_id|>", "<|eot_id|>"])))
+
+
+def rendered(renderer, messages, *wanted):
+    return renderer.tokenizer.decode(renderer.prompt(messages, Wanted.of(*wanted)))
+
+
+def reference(renderer, messages, tools=None):
+    """The text of transformers' own method; it takes arguments as objects."""
+    plain = json.loads(json.dumps(messages))
+    for message in plain:
+        for made in message.get("tool_calls", ()):
+            made["function"]["arguments"] = json.loads(made["function"]["arguments"])
+    tools = tools and [Tool.of(tool).definition for tool in tools]
+    return renderer.tokenizer.apply_chat_template(plain, tools, tokenize=False, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama"])
+@pytest.mark.parametrize("messages", [ASKED, CALLED])
+def test_tools_are_rendered_as_transformers_renders_them(request, name, messages):
+    renderer = request.getfixturevalue(name)
+    text = rendered(renderer, messages, [WEATHER, CLOCK])
+    assert text == reference(renderer, messages, [WEATHER, CLOCK])
+    assert '"name": "clock"' in text
+    assert "12 °C" in text or messages is ASKED
+
+
+def test_a_conversation_with_calls_is_rendered_without_tools_too(llama):
+    text = rendered(llama, CALLED)
+    assert text == reference(llama, CALLED)
+    assert '{"name": "weather", "parameters": {"city": "Potosí"}}<|eot_id|>' in text
+
+
+def test_calls_of_one_turn_stay_together_where_the_template_can(hermes):
+    assert hermes.call_form.several
+    assert rendered(hermes, TWICE, [WEATHER]) == reference(hermes, TWICE, [WEATHER])
+
+
+def test_calls_of_one_turn_become_turns_where_the_template_takes_one_at_a_time(llama):
+    """Llama 3.1 writes several calls into an answer, but its template refuses to render them again."""
+    assert not llama.call_form.several
+    first, second = ({"role": "assistant", "content": "", "tool_calls": [made]} for made in TWICE[2]["tool_calls"])
+    turns = [*ASKED, first, result(1), second, result(2, "noon")]
+    assert rendered(llama, TWICE, [WEATHER]) == reference(llama, turns, [WEATHER])
+
+
+def test_the_form_of_a_call_is_what_the_template_writes(hermes, llama):
+    form = hermes.call_form
+    assert (form.before, form.between) == ('<tool_call>\n{"name": "', '", "arguments": ')
+    assert form.after == "}\n</tool_call>"
+    form = llama.call_form
+    assert (form.before, form.between, form.after) == ('{"name": "', '", "parameters": ', "}")
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama"])
+def test_a_call_in_the_templates_form_is_read_again(request, name):
+    form = request.getfixturevalue(name).call_form
+    reader = CallReader(["weather"])
+    text = form.before + "weather" + form.between + '{"city": "Potosí"}' + form.after
+    (found,) = [part.call for part in [*reader.push(text), *reader.flush()]]
+    assert (found.name, found.values) == ("weather", {"city": "Potosí"})
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, CHATML])
+def test_a_template_without_a_place_for_tools_says_so(template):
+    renderer = Renderer(build_tokenizer(template), (2,))
+    with pytest.raises(TemplateError, match="has no place for tools"):
+        renderer.prompt(ASKED, Wanted.of([WEATHER]))
+    with pytest.raises(TemplateError, match="has no place for tools"):
+        renderer.prompt(CALLED)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<tool_call>\n{", "[TOOL_CALLS][{"),  # Mistral's form
+        ("{% for call in m.tool_calls %}", "{% for call in [] %}"),
+        ("m.role == 'tool'", "m.role == 'ipython'"),
+    ],
+)
+def test_a_template_whose_calls_cannot_be_read_says_so(old, new):
+    assert old in TOOL_TEMPLATE
+    template = TOOL_TEMPLATE.replace(old, new)
+    with pytest.raises(TemplateError, match="in a form that is not read here"):
+        Renderer(build_tokenizer(template), (2,)).prompt(ASKED, Wanted.of([WEATHER]))
+
+
+def test_a_template_that_refuses_calls_says_so():
+    template = TOOL_TEMPLATE.replace("{% for call in", "{{ raise_exception('no calls here') }}{% for call in")
+    with pytest.raises(TemplateError, match=r"with tool calls, the chat template refuses.*no calls here"):
+        Renderer(build_tokenizer(template), (2,)).prompt(ASKED, Wanted.of([WEATHER]))
+
+
+# --- what the prompt may not hold ---
+
+SPECIAL = "</s>"
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "where"),
+    [
+        (ASKED, [{"function": {"name": "f", "description": SPECIAL}}], "definition of the tool f"),
+        (ASKED, [{"function": {"name": "f", "parameters": {"properties": {SPECIAL: {}}}}}], "definition of the tool f"),
+        ([*CALLED[:-1], result(1, SPECIAL)], [WEATHER], "the tool's message"),
+        (
+            [*ASKED, {"role": "assistant", "tool_calls": [call(1, "w", '{"a": "\\u003c/s>"}')]}, result(1)],
+            [],
+            "the call of w",
+        ),
+        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, SPECIAL)]}, result(1)], [], "the call of </s>"),
+    ],
+)
+def test_special_tokens_are_refused_wherever_they_would_get_into_the_prompt(messages, tools, where):
+    renderer = Renderer(build_tokenizer(TOOL_TEMPLATE), (2,))
+    with pytest.raises(UsageError, match=f"{where} holds the special token {SPECIAL}"):
+        renderer.prompt(messages, Wanted.of(tools))
+    with pytest.raises(UsageError, match="the system's message holds the special token"):
+        renderer.prompt(ASKED, Wanted.of(schema={"title": SPECIAL}))
+
+
+def test_half_of_a_surrogate_pair_in_arguments_is_refused():
+    renderer = Renderer(build_tokenizer(TOOL_TEMPLATE), (2,))
+    calls = [call(1, "w", '{"a": "\\ud83d"}')]
+    with pytest.raises(UsageError, match="the call of w is not Unicode text"):
+        renderer.prompt([*ASKED, {"role": "assistant", "tool_calls": calls}, result(1)])
+
+
+# --- the schema ---
+
+
+def test_a_schema_is_shown_after_the_system_prompt():
+    renderer = Renderer(build_tokenizer(TOOL_TEMPLATE), (2,), system="Be kind.")
+    asked = ASKED[1:]
+    shown = f"<sys>Be kind.\n\nAnswer with JSON that fits this JSON schema and nothing else:\n{json.dumps(CITY)}</s>"
+    assert shown in rendered(renderer, asked, (), "auto", CITY)
+    own = rendered(renderer, ASKED, (), "auto", {"type": "object"})
+    assert "<sys>Be brief.\n\nAnswer with a JSON object and nothing else.</s>" in own
+    alone = rendered(renderer.with_system(None), asked, (), "auto", {"type": "object"})
+    assert "<sys>Answer with a JSON object and nothing else.</s>" in alone
+
+
+def test_a_template_without_a_system_turn_shows_it_with_the_last_question():
+    template = TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    renderer = Renderer(build_tokenizer(template), (2,))
+    turns = [*ASKED[1:], {"role": "assistant", "content": "Cold."}, {"role": "user", "content": "Sure?"}]
+    text = rendered(renderer, turns, (), "auto", {"type": "object"})
+    assert text.endswith("<user>Sure?\n\nAnswer with a JSON object and nothing else.</s><bot>")
+    assert text.count("Answer with") == 1
+
+
+def test_with_tools_the_model_is_told_that_it_may_call(hermes):
+    text = rendered(hermes, ASKED, [WEATHER], "auto", CITY)
+    assert "Be brief.\n\nUnless you call a function, answer with JSON that fits" in text
+    assert "JSON schema" not in rendered(hermes, ASKED, [WEATHER], "required", CITY)
+
+
+# --- the constraint ---
+
+
+def test_the_constraint_follows_the_choice(hermes):
+    form = hermes.call_form
+
+    def constraint(*wanted):
+        return Wanted.of(*wanted).constraint(form)
+
+    strict = {"type": "object", "additionalProperties": False}
+    weather = Series((Text('<tool_call>\n{"name": "weather", "arguments": '), JsonSchema({**strict, **CITY}),
+                      Text("}\n</tool_call>")))  # fmt: skip
+    clock = Series((Text('<tool_call>\n{"name": "clock", "arguments": '), JsonSchema({**strict, "properties": {}}),
+                    Text("}\n</tool_call>")))  # fmt: skip
+    both = [WEATHER, CLOCK]
+    assert constraint(both) is None
+    assert constraint(both, "none") is None
+    assert constraint([WEATHER], "required") == weather
+    assert constraint(both, "required") == constraint(both, "required", CITY) == Choice((weather, clock))
+    assert constraint(both, NamedTool("clock")) == clock
+    assert constraint(both, {"type": "function", "function": {"name": "clock"}}, CITY) == clock
+    assert constraint(both, "auto", CITY) == Choice((weather, clock, JsonSchema(CITY)))
+    assert constraint(both, "none", CITY) == constraint((), "auto", CITY) == JsonSchema(CITY)
+
+
+def test_arguments_that_a_schema_allows_are_allowed(hermes):
+    open_ended = Tool("f", "", {"type": "object", "additionalProperties": True})
+    assert hermes.call_form.call(open_ended).parts[1] == JsonSchema({"type": "object", "additionalProperties": True})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (([WEATHER, WEATHER],), "two tools of one name: weather"),
+        (([], "required"), "no tools to call"),
+        (([WEATHER], NamedTool("clock")), "names 'clock', which is not among the tools weather"),
+        (([WEATHER], "always"), "tool_choice must be none, auto, required or a function by name, got 'always'"),
+        (([WEATHER], {"type": "function"}), "tool_choice must be"),
+        (([{"type": "retrieval"}],), "a tool must be an object"),
+        (([{"type": "function", "function": {"name": "a b"}}],), "a tool's name must be 1 to 128 letters"),
+        (([{"function": {"name": "f", "parameters": {"type": "string"}}}],), "schema of an object"),
+        (([{"function": {"name": "f", "description": 3}}],), "must be text, got 3"),
+        (([{"function": {"name": "f", "parameter": {}}}],), "got also .*parameter"),
+        (([], "auto", "json"), "a schema must be a JSON schema, an object, got str"),
+        (([], "auto", {"enum": {1, 2}}), "cannot be written as JSON"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wanted, message):
+    with pytest.raises(UsageError, match=message):
+        Wanted.of(*wanted)
+
+
+# --- the order of a conversation with tools ---
+
+
+@pytest.mark.parametrize("messages", [CALLED, TWICE, [*CALLED, {"role": "user", "content": "And now?"}]])
+def test_conversations_with_tools(messages):
+    made = Conversation.of(messages)
+    assert Conversation.of([*made.messages]) == made
+
+
+def test_an_openai_message_keeps_its_calls():
+    made = Conversation.of(TWICE)
+    assert made.messages[2].tool_calls[1] == ToolCall("call_2", "clock", "{}")
+    assert made.messages[3].tool_call_id == "call_2"
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (CALLED[:-1], "must end with a user message"),
+        (TWICE[:-1], "the results of the calls call_1 are missing"),
+        ([*CALLED[:-1], *ASKED[1:]], "turn 3 must come from the tool, got user: the results of the calls call_1 come"),
+        ([*CALLED[:-1], result(7)], "turn 3 is the result of the call 'call_7', expected 'call_1'"),
+        ([*TWICE[:-1], result(2)], "turn 4 is the result of the call 'call_2', expected 'call_1'"),
+        ([*CALLED, result(1)], "turn 4 must come from the assistant, got tool"),
+        ([*ASKED, result(1)], "turn 2 must come from the assistant, got tool"),
+        ([*ASKED, {"role": "assistant", "tool_calls": [call(1), call(1)]}], "two calls of one id: call_1, call_1"),
+        ([{"role": "user", "content": "hi", "tool_calls": [call(1)]}], "has tool calls, which only the assistant"),
+        ([{"role": "user", "content": "hi", "tool_call_id": "x"}], "has a tool_call_id, which only tool messages"),
+        ([*ASKED, {"role": "assistant", "tool_calls": "x"}], "tool_calls must be a list, got str"),
+        ([*ASKED, {"role": "assistant", "tool_calls": [{"id": "x"}]}], "a tool call must be an object"),
+        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "")]}], "needs an id, a name and arguments"),
+        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "{oops")]}], "arguments of the call of f are not"),
+        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "[]")]}], "must be a JSON object, got '\\[\\]'"),
+        ([*ASKED, {"role": "assistant", "content": None}], "content must be text, got NoneType"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(messages, message):
+    with pytest.raises(UsageError, match=message):
+        Renderer(build_tokenizer(TOOL_TEMPLATE), (2,)).prompt(messages)

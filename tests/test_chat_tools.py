@@ -1,0 +1,304 @@
+"""Chat with tools, schemas and log-probabilities: what the engine is asked, and what becomes of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from arriero.chat import Chat
+from arriero.constraint import Choice, JsonSchema, Series, Text
+from arriero.errors import ContextLengthError, UnsupportedError, UsageError
+from arriero.messages import NamedTool, Sampling, Tool
+from arriero.prompt import Renderer, TemplateError
+from tests.conftest import TOOL_TEMPLATE, ScriptedEngine, ids_of
+from tests.prompt.templates import HERMES
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = Tool("weather", "Weather now", CITY)
+HELLO = [{"role": "user", "content": "hi"}]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Potosí"}}\n</tool_call>'
+
+
+@pytest.fixture
+def chat(scripted_chat):
+    return lambda *answers, **options: scripted_chat(*answers, template=TOOL_TEMPLATE, **options)
+
+
+def shown(pieces):
+    return [(piece.text, [call.name for call in piece.tool_calls]) for piece in pieces]
+
+
+# --- calls ---
+
+
+def test_a_call_is_an_answer_of_its_own_kind(chat):
+    reply = chat(f"Let me see.\n{CALL}").complete(HELLO, tools=[WEATHER])
+    assert (reply.text, reply.finish_reason) == ("Let me see.", "tool_calls")
+    (call,) = reply.tool_calls
+    assert (call.name, call.values) == ("weather", {"city": "Potosí"})
+    assert call.id.startswith("call_")
+    assert reply.usage.completion_tokens == len(ids_of(f"Let me see.\n{CALL}")) + 1
+
+
+def test_text_comes_piece_by_piece_and_a_call_at_once(chat):
+    pieces = list(chat(f"Hm.\n{CALL}\n{CALL}").stream(HELLO, tools=[WEATHER]))
+    assert shown(pieces) == [("H", []), ("m", []), (".", []), ("", ["weather"]), ("", ["weather"]), ("", [])]
+    assert pieces[-1].finish_reason == "tool_calls"
+    first, second = (piece.tool_calls[0].id for piece in pieces[3:5])
+    assert first != second
+
+
+def test_async_readers_get_the_same(chat):
+    async def read():
+        return [piece async for piece in chat(f"Hm.\n{CALL}").astream(HELLO, tools=[WEATHER])]
+
+    assert shown(asyncio.run(read()))[-2:] == [("", ["weather"]), ("", [])]
+    reply = asyncio.run(chat(CALL).acomplete(HELLO, tools=[WEATHER]))
+    assert (reply.text, reply.finish_reason, len(reply.tool_calls)) == ("", "tool_calls", 1)
+
+
+@pytest.mark.parametrize("answer", [CALL.replace("weather", "rain"), CALL.replace("}}", "}"), "<tool_call> is a tag"])
+def test_what_is_no_call_of_a_tool_is_text(chat, answer):
+    reply = chat(answer).complete(HELLO, tools=[WEATHER])
+    assert (reply.text, reply.finish_reason, reply.tool_calls) == (answer, "stop", ())
+
+
+def test_without_tools_nothing_is_read_as_a_call(chat):
+    made = chat(CALL)
+    for options in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
+        assert made.complete(HELLO, **options).text == CALL
+    assert made.engine.asked[0][0] == made.engine.asked[1][0], "with none the model is not shown the tools"
+
+
+def test_a_call_cut_off_by_the_length_is_text(chat):
+    reply = chat(CALL).complete(HELLO, Sampling(max_new_tokens=30), tools=[WEATHER])
+    assert (reply.text, reply.finish_reason) == (CALL.encode()[:30].decode(), "length")
+
+
+def test_an_answer_broken_off_is_cancelled_and_not_a_call(chat):
+    made = chat(CALL + "!", gate=len(ids_of(CALL)))
+    stream = made.stream(HELLO, tools=[WEATHER])
+    assert next(stream).tool_calls
+    made.engine.generations[0].cancel()
+    made.engine.release.set()
+    assert [piece.finish_reason for piece in stream] == ["cancelled"]
+
+
+def test_a_stop_string_cuts_calls_too(chat):
+    reply = chat(f"Hm. {CALL}").complete(HELLO, Sampling(stop=("</tool",)), tools=[WEATHER])
+    assert (reply.text, reply.finish_reason, len(reply.tool_calls)) == ("Hm.", "tool_calls", 1)
+    reply = chat(f"Hm. {CALL}").complete(HELLO, Sampling(stop=("Potosí",)), tools=[WEATHER])
+    assert (reply.text, reply.finish_reason) == (f"Hm. {CALL}".partition("Potosí")[0], "stop")
+
+
+def test_a_call_and_its_result_go_on_as_a_conversation(chat):
+    made = chat(CALL, "It is 12 °C.")
+    first = made.complete(HELLO, tools=[WEATHER])
+    result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "12 °C"}
+    assert made.complete([*HELLO, first.message, result], tools=[WEATHER]).text == "It is 12 °C."
+    sent = bytes(max(token - 6, 0) for token in made.engine.asked[1][0]).decode()
+    assert CALL in sent
+    assert "<tool_response>\n12 °C" in sent
+    assert made.engine.asked[1][0] == made.render([*HELLO, first.message, result], tools=[WEATHER])
+
+
+def test_a_model_without_tools_says_so_before_the_engine_is_asked(scripted_chat):
+    made = scripted_chat("x")
+    with pytest.raises(TemplateError, match="no place for tools"):
+        made.stream(HELLO, tools=[WEATHER])
+    assert made.engine.asked == []
+
+
+# --- constraints ---
+
+
+def test_what_must_hold_is_a_constraint(chat):
+    made = chat("x")
+    call = Series((Text('<tool_call>\n{"name": "weather", "arguments": '),
+                   JsonSchema({"type": "object", "additionalProperties": False, **CITY}),
+                   Text("}\n</tool_call>")))  # fmt: skip
+    for options, expected in (
+        ({"tools": [WEATHER]}, None),
+        ({"tools": [WEATHER], "tool_choice": "required"}, call),
+        ({"tools": [WEATHER], "tool_choice": NamedTool("weather")}, call),
+        ({"schema": CITY}, JsonSchema(CITY)),
+        ({"tools": [WEATHER], "schema": CITY}, Choice((call, JsonSchema(CITY)))),
+        ({"tools": [WEATHER], "tool_choice": "none", "schema": CITY}, JsonSchema(CITY)),
+    ):
+        made.complete(HELLO, **options)
+        assert made.engine.options[-1]["constraint"] == expected, options
+
+
+def test_an_engine_without_constraints_refuses_by_name(chat):
+    made = chat("x")
+    made.engine.features = frozenset()
+    made.complete(HELLO, tools=[WEATHER])
+    for options in ({"schema": CITY}, {"tools": [WEATHER], "tool_choice": "required"}):
+        with pytest.raises(UnsupportedError, match="does not do constraint"):
+            made.stream(HELLO, **options)
+
+
+def test_an_answer_that_fits_a_schema_is_text(chat):
+    answer = '{"city": "Potosí"}'
+    made = chat(answer)
+    reply = made.complete(HELLO, tools=[WEATHER], schema=CITY)
+    assert (reply.text, reply.finish_reason) == (answer, "stop")
+    assert made.render(HELLO, schema=CITY) != made.render(HELLO)
+
+
+def test_tools_and_schemas_count_towards_the_window(chat):
+    made = chat("x")
+    for options in ({"tools": [Tool("f", "x" * 9000)]}, {"schema": {"description": "x" * 9000}}):
+        with pytest.raises(ContextLengthError, match=r"has 9\d{3} tokens.*window holds 8192") as caught:
+            made.stream(HELLO, **options)
+        assert caught.value.window == 8192
+        assert caught.value.prompt_tokens == len(made.render(HELLO, **options))
+
+
+def test_unknown_options_are_refused(chat):
+    with pytest.raises(TypeError, match="tool_choise"):
+        chat("x").complete(HELLO, tool_choise="auto")
+    with pytest.raises(UsageError, match=r"logit_bias names the token ids \[262\], but .* ends at 261"):
+        chat("x").stream(HELLO, Sampling(logit_bias=((261, 1.0), (262, 1.0))))
+    for wrong in (21, -1, True, 0.5):
+        with pytest.raises(UsageError, match="logprobs must be a whole number from 0 to 20"):
+            chat("x").stream(HELLO, logprobs=wrong)
+
+
+# --- log-probabilities: the scripted engine gives its n-th token -n ---
+
+
+def ranks(piece):
+    return [int(-token.logprob) for token in piece.logprobs]
+
+
+def test_each_piece_has_the_log_probabilities_of_its_own_tokens(chat):
+    pieces = list(chat("a骆b").stream(HELLO, logprobs=0))
+    assert [(piece.text, ranks(piece)) for piece in pieces] == [("a", [0]), ("骆", [1, 2, 3]), ("b", [4]), ("", [])]
+    assert [token.token_id for token in pieces[1].logprobs] == ids_of("骆")
+    assert all(piece.logprobs == () for piece in chat("a").stream(HELLO))
+
+
+def test_no_log_probabilities_of_what_a_stop_string_cuts_away(chat):
+    pieces = list(chat("abSTOPc").stream(HELLO, Sampling(stop=("STOP",)), logprobs=0))
+    assert [(piece.text, ranks(piece)) for piece in pieces] == [("a", [0]), ("b", [1]), ("", [])]
+    held = list(chat("abSTc").stream(HELLO, Sampling(stop=("STOP",)), logprobs=0))
+    assert [(piece.text, ranks(piece)) for piece in held] == [("a", [0]), ("b", [1]), ("STc", [2, 3, 4]), ("", [])]
+    end = list(chat("abST").stream(HELLO, Sampling(stop=("STOP",)), logprobs=0))
+    assert (end[-1].text, ranks(end[-1])) == ("ST", [2, 3])
+
+
+def test_log_probabilities_of_text_and_not_of_calls(chat):
+    reply = chat(f"Hm.\n{CALL}\nOk").complete(HELLO, tools=[WEATHER], logprobs=0)
+    assert reply.text == "Hm.Ok"
+    assert bytes(token.token_id - 6 for token in reply.logprobs).decode() == "Hm.Ok"
+
+
+def test_no_log_probabilities_of_special_tokens_which_are_no_text(chat):
+    made = chat("ab")
+    made.engine.encode = lambda text: [ids_of("a")[0], 3, *ids_of("b")]  # 3 is <sys>
+    pieces = list(made.stream(HELLO, logprobs=0))
+    assert [(piece.text, ranks(piece)) for piece in pieces] == [("a", [0]), ("b", [2]), ("", [])]
+
+
+# --- the real Llama 3.1 vocabulary, whose <|python_tag|> is a special token ---
+
+
+@pytest.fixture
+def llama(llama_tokenizer):
+    def build(*answers, end="<|eot_id|>"):
+        stops = tuple(llama_tokenizer.convert_tokens_to_ids(["<|eom_id|>", "<|eot_id|>"]))
+        engine = ScriptedEngine(
+            *answers,
+            encode=lambda text: llama_tokenizer.encode(text, add_special_tokens=False),
+            end=llama_tokenizer.convert_tokens_to_ids(end),
+        )
+        defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
+        renderer = Renderer(llama_tokenizer, stops)
+        return Chat(engine, renderer, model="llama", adapter=None, window=8192, defaults=defaults)
+
+    return build
+
+
+SEARCH = Tool("brave_search", "", {"type": "object", "properties": {"query": {"type": "string"}}})
+PYTHON = '<|python_tag|>brave_search.call(query="骆驼")'
+
+
+@pytest.mark.parametrize("end", ["<|eom_id|>", "<|eot_id|>"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PYTHON,
+        '<|python_tag|>{"name": "brave_search", "parameters": {"query": "骆驼"}}',
+        '{"name": "brave_search", "parameters": {"query": "骆驼"}}',
+        '<function=brave_search>{"query": "骆驼"}</function>',
+    ],
+)
+def test_the_three_forms_of_llama(llama, answer, end):
+    reply = llama(answer, end=end).complete(HELLO, tools=[SEARCH])
+    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
+    assert [(call.name, call.values) for call in reply.tool_calls] == [("brave_search", {"query": "骆驼"})]
+
+
+def test_special_tokens_are_seen_by_the_reader_of_calls_and_by_nobody_else(llama):
+    without = PYTHON.removeprefix("<|python_tag|>")
+    assert llama(PYTHON).complete(HELLO).text == without
+    reply = llama(PYTHON.replace("brave", "bing")).complete(HELLO, tools=[SEARCH], logprobs=0)
+    assert (reply.text, reply.finish_reason) == (without.replace("brave", "bing"), "stop")
+    tokens = [token.token_id for token in reply.logprobs]
+    assert llama("").renderer.tokenizer.decode(tokens) == reply.text
+
+
+def test_a_demanded_call_has_the_form_of_the_model(llama):
+    made = llama('{"name": "brave_search", "parameters": {"query": "x"}}')
+    reply = made.complete(HELLO, tools=[SEARCH], tool_choice="required")
+    series = made.engine.options[0]["constraint"]
+    assert [part.text for part in series.parts[::2]] == ['{"name": "brave_search", "parameters": ', "}"]
+    assert json.loads(reply.tool_calls[0].arguments) == {"query": "x"}
+
+
+# --- a real model and a real grammar ---
+
+
+@pytest.fixture(scope="module")
+def small(embedded_model, session_home):
+    """The embedded model, which was never taught to call tools, under a template that takes them."""
+    from arriero.engines import load_engine
+    from arriero.prompt import load_tokenizer, stop_token_ids
+
+    tokenizer = load_tokenizer(embedded_model)
+    tokenizer.chat_template = HERMES
+    stops = stop_token_ids(tokenizer, embedded_model)
+    engine = load_engine(embedded_model, stops, engine="transformers")
+    defaults = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0,
+                        frequency_penalty=0.0)  # fmt: skip
+    made = Chat(engine, Renderer(tokenizer, stops), model="small", adapter=None, window=8192, defaults=defaults)
+    yield made
+    made.close()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_demanded_call_always_comes(small, seed):
+    clock = Tool(
+        "clock", "", {"type": "object", "properties": {"zone": {"enum": ["UTC", "BOT"]}}, "required": ["zone"]}
+    )
+    options = {"tools": [WEATHER, clock], "tool_choice": NamedTool("clock")}
+    reply = small.complete(HELLO, Sampling(max_new_tokens=80, seed=seed), **options)
+    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
+    assert [call.name for call in reply.tool_calls] == ["clock"]
+    assert reply.tool_calls[0].values["zone"] in ("UTC", "BOT")
+
+
+@pytest.mark.model
+def test_a_schema_always_holds(small):
+    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"],
+              "additionalProperties": False}  # fmt: skip
+    for tools in ([], [WEATHER]):
+        reply = small.complete(HELLO, Sampling(max_new_tokens=80, seed=3), schema=schema, tools=tools)
+        if reply.tool_calls:
+            assert set(reply.tool_calls[0].values) == {"city"}
+        else:
+            assert isinstance(json.loads(reply.text)["yes"], bool)

@@ -1,0 +1,156 @@
+"""LangChain with tools and structured output: what the engine is asked, and what LangChain gets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel
+
+from arriero.constraint import Choice, JsonSchema
+from arriero.errors import UsageError
+from arriero.langchain import ChatArriero
+from tests.conftest import TOOL_TEMPLATE
+
+
+@tool
+def weather(city: str) -> str:
+    """Weather now."""
+    return f"12 °C in {city}"
+
+
+@tool
+def clock() -> str:
+    """The time."""
+    return "noon"
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    height: int
+
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Potosí"}}\n</tool_call>'
+TWO = f'Hm.\n{CALL}\n<tool_call>\n{{"name": "clock", "arguments": {{}}}}\n</tool_call>'
+
+
+@pytest.fixture
+def model(scripted_chat):
+    return lambda *answers: ChatArriero(chat=scripted_chat(*answers, template=TOOL_TEMPLATE))
+
+
+def calls(message):
+    return [(call["name"], call["args"]) for call in message.tool_calls]
+
+
+def test_calls_of_an_answer_and_of_a_stream_are_the_same(model):
+    bound = model(TWO).bind_tools([weather, clock])
+    expected = [("weather", {"city": "Potosí"}), ("clock", {})]
+
+    async def streamed():
+        return [chunk async for chunk in bound.astream("hi")]
+
+    chunks = list(bound.stream("hi"))
+    whole = [bound.invoke("hi"), asyncio.run(bound.ainvoke("hi")), sum(chunks[1:], chunks[0])]
+    others = asyncio.run(streamed())
+    for message in [*whole, sum(others[1:], others[0])]:
+        assert (message.text, calls(message)) == ("Hm.", expected)
+        assert message.response_metadata["finish_reason"] == "tool_calls"
+        assert len({call["id"] for call in message.tool_calls}) == 2
+    assert [chunk.text for chunk in chunks[:3]] == ["H", "m", "."]
+    assert [part["index"] for chunk in chunks for part in chunk.tool_call_chunks] == [0, 1]
+
+
+def test_a_loop_of_calls_and_results_gives_the_ids_of_chat_render(model):
+    bound = (made := model(TWO, "Cold at noon.")).bind_tools([weather, clock])
+    first = bound.invoke("hi")
+    results = [{"weather": weather, "clock": clock}[call["name"]].invoke(call) for call in first.tool_calls]
+    assert bound.invoke([HumanMessage("hi"), first, *results]).text == "Cold at noon."
+    ours = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Hm.", "tool_calls": [
+            {"id": call["id"], "function": {"name": call["name"], "arguments": json.dumps(call["args"])}}
+            for call in first.tool_calls
+        ]},
+        *({"role": "tool", "content": r.content, "tool_call_id": r.tool_call_id} for r in results),
+    ]  # fmt: skip
+    definitions = bound.kwargs["tools"]
+    assert made.chat.engine.asked[1][0] == made.chat.render(ours, tools=definitions)
+
+
+@pytest.mark.parametrize(
+    ("choice", "demanded"),
+    [(None, []), ("auto", []), ("none", []), (False, []), ("any", ["weather", "clock"]), (True, ["weather", "clock"]),
+     ("required", ["weather", "clock"]), ("clock", ["clock"]),
+     ({"type": "function", "function": {"name": "clock"}}, ["clock"])],
+)  # fmt: skip
+def test_choices_of_tools(model, choice, demanded):
+    made = model("x")
+    made.bind_tools([weather, clock], tool_choice=choice).invoke("hi")
+    constraint = made.chat.engine.options[0]["constraint"]
+    series = constraint.alternatives if isinstance(constraint, Choice) else [constraint] if constraint else []
+    assert [part.parts[0].text.split('"')[3] for part in series] == demanded
+    shown = bytes(max(token - 6, 0) for token in made.chat.engine.asked[0][0]).decode()
+    assert ("Weather now." in shown) == (choice != "none")
+
+
+def test_structured_output(model):
+    answer = '{"name": "Potosí", "height": 4090}'
+    made = model(answer)
+    city = City(name="Potosí", height=4090)
+    assert made.with_structured_output(City).invoke("hi") == city
+    assert made.with_structured_output(City.model_json_schema()).invoke("hi") == city.model_dump()
+    raw = made.with_structured_output(City, include_raw=True).invoke("hi")
+    assert (raw["parsed"], raw["parsing_error"], raw["raw"].text) == (city, None, answer)
+    assert made.with_structured_output(method="json_mode").invoke("hi") == city.model_dump()
+    asked = [options["constraint"] for options in made.chat.engine.options]
+    assert all(isinstance(constraint, JsonSchema) for constraint in asked)
+    assert asked[0].schema["required"] == ["name", "height"]
+    assert asked[-1].schema == {"type": "object"}
+
+
+def test_structured_output_that_was_cut_off(model):
+    cut = model('{"name": "Potosí", "height": 4090}').with_structured_output(City, include_raw=True, max_new_tokens=9)
+    answer = cut.invoke("hi")
+    assert answer["parsed"] is None
+    assert answer["parsing_error"] is not None
+    assert answer["raw"].response_metadata["finish_reason"] == "length"
+
+
+def test_structured_output_by_a_call(model):
+    made = model('<tool_call>\n{"name": "City", "arguments": {"name": "La Paz", "height": 3640}}\n</tool_call>')
+    structured = made.with_structured_output(City, method="function_calling")
+    assert structured.invoke("hi") == City(name="La Paz", height=3640)
+    assert made.chat.engine.options[0]["constraint"].parts[0].text.startswith('<tool_call>\n{"name": "City"')
+
+
+def test_tools_and_a_response_format_together(model):
+    """Agents with a response format send both with every request."""
+    made = model(CALL, '{"name": "Potosí", "height": 4090}')
+    schema = {"type": "json_schema", "json_schema": {"name": "City", "schema": City.model_json_schema()}}
+    bound = made.bind_tools([weather], response_format=schema)
+    assert calls(bound.invoke("hi")) == [("weather", {"city": "Potosí"})]
+    assert json.loads(bound.invoke("hi").text)["height"] == 4090
+    kinds = [type(part).__name__ for part in made.chat.engine.options[0]["constraint"].alternatives]
+    assert kinds == ["Series", "JsonSchema"]
+
+
+def test_what_makes_no_sense_is_refused(model):
+    made = model("x")
+    with pytest.raises(UsageError, match="needs a schema and a method"):
+        made.with_structured_output(City, method="grammar")
+    with pytest.raises(UsageError, match="needs a schema and a method"):
+        made.with_structured_output()
+    with pytest.raises(UsageError, match="response_format must be OpenAI's"):
+        made.invoke("hi", response_format={"type": "yaml"})
+    with pytest.raises(UsageError, match="names 'rain', which is not among the tools weather"):
+        made.bind_tools([weather], tool_choice="rain").invoke("hi")
+    unanswered = AIMessage("", tool_calls=[{"name": "weather", "args": {}, "id": "a"}])
+    with pytest.raises(UsageError, match="is the result of the call 'b', expected 'a'"):
+        made.invoke([HumanMessage("hi"), unanswered, ToolMessage("x", tool_call_id="b")])
+    assert made.chat.engine.asked == []
