@@ -22,7 +22,6 @@ CHILD = Path(__file__).with_name("answering_child.py")
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONUNBUFFERED": "1",
-    "TOKENIZERS_PARALLELISM": "false",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
 }

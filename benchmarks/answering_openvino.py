@@ -19,6 +19,10 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 def bare(job: Document) -> tuple[Answer, Document]:
     """Continuous batching, driven as its documentation does it: add all requests, step until none is left."""
     arguments, options = recorded(job)
+    if job["scheduling"] == "defaults":
+        arguments = tuple(
+            genai.SchedulerConfig() if isinstance(part, genai.SchedulerConfig) else part for part in arguments
+        )
     pipeline = genai.ContinuousBatchingPipeline(*arguments, **options)
     numbers = itertools.count()
 

@@ -29,11 +29,11 @@ VARIANTS = {
     "arriero-transformers": "our Chat over transformers",
     "arriero-vllm": "our Chat over vLLM, in the environment of --vllm-python",
     "openvino": "OpenVINO GenAI's ContinuousBatchingPipeline alone, same files and settings, ids in and out",
+    "openvino-defaults": "the same with the library's own scheduling: more of the prompts in a step",
     "transformers": "transformers.generate in bfloat16, one batch padded on the left, ids in and out",
     "llama.cpp": "llama.cpp's own server without HTTP (xllamacpp), a slot for each request, ids in and text out",
     "vllm": "vLLM's AsyncLLM in bfloat16, ids in, text and ids out",
 }
-WARM_UP = 4  # requests at once
 LLAMA, VLLM = (Path(__file__).with_name(f"answering_{name}.py") for name in ("llama", "vllm"))
 
 
@@ -53,8 +53,8 @@ def _way(name: str, bench: Bench) -> Way | str:
     options = bench.options
     room = {"parallel": max(options.requests), "context": min(hub.window(options.model), 256 + options.tokens)}
     match name:
-        case "openvino":
-            return bench.way("openvino")
+        case "openvino" | "openvino-defaults":
+            return bench.way("openvino", scheduling="ours" if name == "openvino" else "defaults")
         case "transformers":
             return bench.way("generate")
         case "vllm":
@@ -86,7 +86,7 @@ def _gguf(model: Path, folder: Path) -> Path | str:
 def measure(bench: Bench) -> Document:
     """All variants' figures; every round goes through them forwards and backwards in turn."""
     options, questions = bench.options, long_answers()
-    warm_up = list(itertools.islice(questions, WARM_UP))
+    warm_up = list(itertools.islice(questions, max(options.requests)))  # caches grow to the size they will need
     with ExitStack() as stack:
         children, reasons = _loaded(bench, warm_up, stack)
         results: dict[str, dict[int, list[Document]]] = {

@@ -132,7 +132,7 @@ def verify(model: StoredModel) -> list[str]:
 def remove(model: StoredModel) -> None:
     """Delete a model's directory, and what was exported from it."""
     shutil.rmtree(model.path)
-    for exported in (settings.cache_dir() / "openvino").glob(f"{model.path.name}-*-int8"):
+    for exported in (settings.cache_dir() / "openvino").glob(f"{model.path.name}-{'[0-9a-f]' * 12}-*"):
         shutil.rmtree(exported)
 
 

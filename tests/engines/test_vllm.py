@@ -37,7 +37,7 @@ QUESTIONS = [
     "What is the capital of France?",
     "Name three animals.",
     "Write a haiku. 你是谁？",
-    f"{STORY} Why does it hum?",
+    f"{STORY} Forget the llama. What is the capital of France?",
 ]
 WHO = (None, "a", "b")
 LENGTH = 24
@@ -66,9 +66,10 @@ def lora(embedded_model, tmp_path_factory):
     from arriero import hub
 
     def make(seed: int, model_dir: Path = embedded_model, **options) -> Path:
+        chosen = {"r": 8, "lora_alpha": 6, "target_modules": "all-linear", "init_lora_weights": False, **options}
+        model = hub.load_weights(model_dir, dtype=torch.float32)
         torch.manual_seed(seed)
-        chosen = {"r": 8, "lora_alpha": 4, "target_modules": "all-linear", "init_lora_weights": False, **options}
-        model = get_peft_model(hub.load_weights(model_dir, dtype=torch.float32), LoraConfig(**chosen))
+        model = get_peft_model(model, LoraConfig(**chosen))
         directory = tmp_path_factory.mktemp("adapters") / "adapter"
         model.save_pretrained(directory)
         return directory
@@ -81,7 +82,7 @@ def adapters(lora):
     """Two adapters, of different rank and scale; b has a layer of its own rank."""
     return {
         "a": lora(1),
-        "b": lora(2, r=4, lora_alpha=6, use_rslora=True, rank_pattern={"layers.3.mlp.up_proj": 12}),
+        "b": lora(2, r=4, lora_alpha=5, use_rslora=True, rank_pattern={"layers.3.mlp.up_proj": 12}),
     }
 
 

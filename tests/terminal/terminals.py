@@ -58,6 +58,10 @@ class Terminal:
         self.seen += text
         return bool(text)
 
+    def echoes(self) -> bool:
+        """Whether the terminal itself shows what is typed."""
+        return bool(termios.tcgetattr(self.master)[3] & termios.ECHO)
+
     def end(self) -> int:
         """Wait for the program's end; its exit code."""
         while self._read(20.0):

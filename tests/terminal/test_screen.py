@@ -23,6 +23,7 @@ They *hum*.
 Line two.
 
 1. one
+
 2. two
 
    still two

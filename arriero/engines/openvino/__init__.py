@@ -1,13 +1,15 @@
 """The default engine on a CPU: OpenVINO GenAI's continuous batching over an exported model.
 
-    engine.py     OpenVINOEngine: adapters by name, requests, what is and what is not offered
-    pipeline.py   one pipeline of the library's and the thread that drives it
-    adapter.py    an adapter directory -> what the library fuses into a model; whatever it would skip is refused
-    export.py     a Hugging Face directory -> OpenVINO files, once
-    grammar.py    a constraint -> a grammar; schema.py, numbers.py, regex.py and rules.py are its parts
+engine.py     OpenVINOEngine: adapters by name, requests, what is and what is not offered
+pipeline.py   one pipeline of the library's and the thread that drives it
+adapter.py    an adapter directory -> what the library puts into a model; whatever it would skip is refused
+cache.py      where exported models are
+export.py     a Hugging Face directory -> OpenVINO files, once
+grammar.py    a constraint -> a grammar; schema.py, numbers.py, regex.py and rules.py are its parts
 """
 
 from arriero.engines.openvino.adapter import adapter_scale
-from arriero.engines.openvino.engine import OpenVINOEngine, exported
+from arriero.engines.openvino.cache import exported
+from arriero.engines.openvino.engine import OpenVINOEngine
 
 __all__ = ["OpenVINOEngine", "adapter_scale", "exported"]

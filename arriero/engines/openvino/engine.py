@@ -37,7 +37,8 @@ PROPERTIES = {
 }
 # A step reads at most so much of the prompts: 94 % of the speed without a limit, and others wait a twelfth as long.
 STEP_TOKENS = 128
-FEATURES: frozenset[Feature] = frozenset({"min_p", "logprobs"})
+# Its presence and frequency penalties raise the logits that are below 0, so they are not offered.
+FEATURES: frozenset[Feature] = frozenset({"min_p", "logprobs", "constraint"})
 
 
 class OpenVINOEngine:
@@ -59,7 +60,7 @@ class OpenVINOEngine:
         self._properties = PROPERTIES[precision]
         self._exported = exported(model_dir, precision)
         spells = (self._exported / VOCABULARY).is_file()
-        self.features = FEATURES | {"constraint"} if spells else FEATURES
+        self.features: frozenset[Feature] = FEATURES if spells else FEATURES - {"constraint"}
         # one for all pipelines, as it also holds the compiled grammars
         self._tokenizer = genai.Tokenizer(self._exported) if spells else None
         self.description = f"openvino, cpu, {precision} weights"

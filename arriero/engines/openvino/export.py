@@ -99,7 +99,7 @@ def export(model_dir: Path, target: Path, precision: str = "int8") -> None:
         with _quiet():
             log.info("exporting, step 1 of 3: reading and tracing the model")
             model = _traced(model_dir, LOADED_AS.get(precision, "auto"))
-            log.info("exporting, step 2 of 3: compressing the weights")
+            log.info("exporting, step 2 of 3: making %s weights", precision)
             model = _compressed(model, precision)
             log.info("exporting, step 3 of 3: writing")
             openvino.save_model(model, partial / MODEL, compress_to_fp16=False)
@@ -107,7 +107,9 @@ def export(model_dir: Path, target: Path, precision: str = "int8") -> None:
         shutil.copy(model_dir / "config.json", partial)
         partial.rename(target)
     except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-        raise EngineError(f"{name} cannot be exported for OpenVINO: {error}", hint="use --engine transformers") from error
+        raise EngineError(
+            f"{name} cannot be exported for OpenVINO: {error}", hint="use --engine transformers"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     log.info("exported in %.0f s", time.monotonic() - started)
@@ -116,10 +118,10 @@ def export(model_dir: Path, target: Path, precision: str = "int8") -> None:
 def _compressed(model: openvino.Model, precision: str) -> openvino.Model:
     if precision == "int8":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    if precision == "int4":  # embeddings and the last layer stay at 8 bits, and so does what 64 does not divide
+    if precision == "int4":  # the layers that lose most by it stay at 8 bits, and so do embeddings and the last one
         adjust = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
         mode = nncf.CompressWeightsMode.INT4_ASYM
-        return nncf.compress_weights(model, mode=mode, group_size=64, advanced_parameters=adjust)
+        return nncf.compress_weights(model, mode=mode, ratio=0.8, group_size=32, advanced_parameters=adjust)
     return model
 
 
@@ -207,11 +209,14 @@ def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the libraries' tables and tracer warnings away, and their bars off standard output."""
-    level = logging.getLogger("nncf").level
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+    chatty = [logging.getLogger(name) for name in ("nncf", "openvino_tokenizers")]
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("nncf").setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 
-from arriero.errors import UsageError
-
 from arriero.engines.openvino.rules import Rules
+from arriero.errors import UsageError
 
 INTEGER_DIGITS = 18
 FRACTION = '"." [0-9]{1,12}'
@@ -60,7 +59,7 @@ def _size(low: float, high: float, above: bool, below: bool) -> list[str]:
 
 def _natural(low: float, high: float) -> list[str]:
     """Alternatives for a whole number from `low`, at least 0, to `high`, which may be infinite."""
-    parts = []
+    parts: list[str] = []
     start = int(low)
     while start <= high:
         digits = len(str(start))

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import openvino
 import openvino_genai as genai
@@ -22,7 +23,7 @@ from arriero.messages import TokenLogprob
 log = logging.getLogger(__name__)
 LIMIT = genai.py_openvino_genai.GenerationFinishReason.LENGTH
 STATUS = genai.py_openvino_genai.GenerationStatus
-Handle = genai.py_openvino_genai.GenerationHandle
+Handle: TypeAlias = genai.py_openvino_genai.GenerationHandle
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "not enough memory", "out of memory", "Cannot allocate")
 
 
@@ -124,8 +125,8 @@ def _forward(request: Request, handle: Handle) -> bool:
     generation, reason = request.generation, None
     while handle.can_read():
         for output in handle.read().values():
-            found = zip(output.generated_ids, output.generated_log_probs, strict=True) if request.config.logprobs else ()
-            generation.push(output.generated_ids, [TokenLogprob(token, logprob) for token, logprob in found])
+            ids, logprobs = output.generated_ids, output.generated_log_probs if request.config.logprobs else ()
+            generation.push(ids, [TokenLogprob(*pair) for pair in zip(ids, logprobs, strict=False)])
             reason = output.finish_reason
     status = handle.get_status()
     if status == STATUS.RUNNING and not generation.cancelled:

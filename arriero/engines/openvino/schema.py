@@ -24,9 +24,11 @@ KEYWORDS = {  # that constrain, by the type of value they are about
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
 }
 COMBINE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
-REFUSED = """not if then else dependentRequired dependentSchemas dependencies patternProperties propertyNames contains
-    minContains maxContains uniqueItems multipleOf unevaluatedItems unevaluatedProperties additionalItems $dynamicRef
-    $recursiveRef""".split()
+REFUSED = (
+    *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "patternProperties"),
+    *("propertyNames", "contains", "minContains", "maxContains", "uniqueItems", "multipleOf", "additionalItems"),
+    *("unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef"),
+)
 FORMATS = {  # other formats are notes, as JSON Schema has it
     "date": r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])",
     "time": r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
@@ -168,7 +170,7 @@ class Schemas:
         """Members in order, from the last: a rule for what may follow each, so that commas stand only between."""
         follow = self._rules.add("")
         starts = [follow]
-        for name, schema in reversed(properties.items()):
+        for name, schema in reversed(list(properties.items())):
             if schema is False and name not in required:
                 continue
             key = literal(json.dumps(name, ensure_ascii=False))

@@ -1,0 +1,512 @@
+"""The OpenVINO engine: the exported model is the model, adapters stay apart, sampling is what its name says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import openvino_genai as genai
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from arriero.engines.openvino import OpenVINOEngine, adapter_scale, cache, engine, exported, pipeline
+from arriero.engines.openvino.adapter import adapter_config
+from arriero.errors import ArrieroError, EngineError, MemoryLimitError, NotFoundError, UnsupportedError
+from arriero.messages import Sampling
+from tests.conftest import build_tokenizer
+
+PLAIN = Sampling(top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
+GREEDY = Sampling(temperature=0.0).over(PLAIN)
+PROMPT = [1, 4, 110, 111, 2, 5]
+LONG = [1, *(6 + (7 * n * n) % 250 for n in range(200))]
+END = 2
+
+
+@pytest.fixture
+def make():
+    """Build engines that are closed at the end; in float32, so that answers can be compared exactly."""
+    made = []
+
+    def build(model_dir, adapters=None, stop=(END,), precision="float32"):
+        made.append(OpenVINOEngine(model_dir, stop, adapters or {}, precision=precision))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()
+
+
+def ids(engine, sampling=GREEDY, prompt=PROMPT, count=24, **options):
+    return list(engine.submit(prompt, sampling, max_new_tokens=count, **options))
+
+
+def reference(model, prompt_ids, generated):
+    """Log-probabilities (generated, vocabulary) that a torch model gives along an answer."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt_ids + generated])).logits[0, len(prompt_ids) - 1 : -1]
+    return logits.float().log_softmax(-1)
+
+
+# --- the export
+
+SIZES = {
+    "vocab_size": 262,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "pad_token_id": 0,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+KINDS = {
+    "llama": {"rope_parameters": LLAMA3_ROPE},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"sliding_window": None},
+    "gemma": {"head_dim": 16},
+    "phi3": {"sliding_window": None},
+}
+
+
+def build(kind, directory, dtype=torch.float32, **changes):
+    """A tiny random model of a kind on disk, with weights large enough to care for its input."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **KINDS[kind], **changes}))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4)
+    model.to(dtype).save_pretrained(directory)
+    build_tokenizer().save_pretrained(directory)
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_model_gives_the_probabilities_of_the_model(kind, make, home, tmp_path):
+    model = build(kind, tmp_path / kind)
+    generation = make(tmp_path / kind).submit(LONG, GREEDY, max_new_tokens=40, logprobs=0)
+    generated = list(generation)
+    expected = reference(model, LONG, generated)
+    assert generated == expected.argmax(-1).tolist()
+    found = torch.tensor([each.logprob for each in generation.logprobs])
+    assert (found - expected[range(len(generated)), generated]).abs().max() < 1e-3
+    if kind == "llama":  # and a rope without its scaling would have been noticed
+        plain = build(kind, tmp_path / "plain", rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+        assert (reference(plain, LONG, generated) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.02), ("int8", 0.1), ("int4", 0.8)])
+def test_a_precision_is_as_near_as_its_bits(precision, most, make, model_dir):
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    generation = make(model_dir, precision=precision).submit(LONG, GREEDY, max_new_tokens=40, logprobs=0)
+    generated = list(generation)
+    expected = reference(model, LONG, generated)[range(len(generated)), generated]
+    off = (torch.tensor([each.logprob for each in generation.logprobs]) - expected).abs().mean()
+    assert off < most
+    if precision.startswith("int"):
+        assert off > 1e-3, "the weights are not of the precision that was asked for"
+    assert exported(model_dir, precision).name.endswith(f"-{precision}")
+
+
+def test_an_unknown_precision_is_refused_by_name(model_dir):
+    with pytest.raises(UnsupportedError, match="precision fp8"):
+        OpenVINOEngine(model_dir, (END,), {}, precision="fp8")
+
+
+def test_a_changed_config_or_tokenizer_is_exported_again(home, model_dir, tmp_path):
+    """The cache's name once covered the weights only."""
+    before = exported(model_dir)
+    assert exported(model_dir) == before
+    changed = tmp_path / model_dir.name
+    shutil.copytree(model_dir, changed)
+    config = json.loads((changed / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 3.0}
+    (changed / "config.json").write_text(json.dumps(config))
+    second = exported(changed)
+    assert second != before
+    (changed / "tokenizer.json").write_text((changed / "tokenizer.json").read_text() + " ")
+    assert exported(changed) not in (before, second)
+
+
+def test_two_exports_at_once_make_one_and_leave_nothing_else(home, model_dir, caplog):
+    caplog.set_level("INFO")
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(exported(model_dir))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert sum(message.startswith("exported in") for message in caplog.messages) == 1
+    assert [path for path in found[0].parent.iterdir() if path.is_dir()] == [found[0]]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left on device")])
+def test_an_interrupted_export_leaves_nothing_and_the_next_one_clears_up(home, model_dir, monkeypatch, error):
+    import openvino
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "save_model", fail)
+        with pytest.raises((KeyboardInterrupt, EngineError)):
+            exported(model_dir)
+    root = home / "cache" / "openvino"
+    assert [path for path in root.iterdir() if path.is_dir()] == []
+    done = exported(model_dir)
+    killed = root / f"{done.name}.abc"
+    shutil.copytree(done, killed)
+    shutil.rmtree(done)
+    assert exported(model_dir) == done
+    assert [path for path in root.iterdir() if path.is_dir()] == [done]
+
+
+def test_openvino_sends_no_statistics():
+    modules = "arriero.engines.openvino, arriero.engines.openvino.export"
+    code = f"import {modules}, sys; print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+
+
+# --- adapters
+
+
+def lora(model_dir, directory, seed, **options):
+    """A random adapter whose effect is large."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **options})
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), config)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(directory)
+    return directory, model.eval()
+
+
+@pytest.fixture(scope="module")
+def adapters(model_dir, tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapters")
+    return {name: lora(model_dir, root / name, seed)[0] for seed, name in enumerate("ab")}
+
+
+@pytest.fixture(scope="module")
+def alone(model_dir, adapters):
+    """What a fresh engine answers with no adapter and with each."""
+    answers = {}
+    for name, chosen in [(None, {}), *((name, {name: path}) for name, path in adapters.items())]:
+        made = OpenVINOEngine(model_dir, (END,), chosen, precision="float32")
+        answers[name] = [ids(made, prompt=prompt, adapter=name) for prompt in (PROMPT, LONG)]
+        made.close()
+    assert len({str(answer) for answer in answers.values()}) == 3
+    return answers
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", ["lm_head", "down_proj"]])
+def test_an_adapter_answers_as_with_peft(targets, make, model_dir, tmp_path):
+    directory, model = lora(model_dir, tmp_path / "adapter", 3, target_modules=targets, use_rslora=True)
+    generated = ids(make(model_dir, {"mine": directory}), adapter="mine", count=40)
+    assert generated == reference(model, PROMPT, generated).argmax(-1).tolist()
+
+
+def test_base_and_adapters_stay_apart_one_after_the_other_and_at_once(make, model_dir, adapters, alone):
+    one = make(model_dir, adapters)
+    turns = [None, "a", None, "b", "a"]
+    for name in turns:
+        assert [ids(one, prompt=prompt, adapter=name) for prompt in (PROMPT, LONG)] == alone[name]
+    names = turns * 4
+    at_once = [
+        [one.submit(prompt, GREEDY, max_new_tokens=24, adapter=name) for prompt in (PROMPT, LONG)] for name in names
+    ]
+    for name, generations in zip(names, at_once, strict=True):
+        assert [list(generation) for generation in generations] == alone[name]
+
+
+def test_with_8_bits_too_one_after_the_other(make, model_dir, adapters):
+    fresh = {
+        name: ids(make(model_dir, {name: adapters[name]} if name else {}, precision="int8"), adapter=name)
+        for name in (None, "a", "b")
+    }
+    one = make(model_dir, adapters, precision="int8")
+    for name in (None, "a", None, "b", "a"):
+        assert ids(one, adapter=name) == fresh[name]
+
+
+def test_the_base_model_is_loaded_when_it_is_first_asked_for(make, model_dir, adapters, alone):
+    one = make(model_dir, adapters)
+    assert one._pipelines[None]._pipeline is None
+    assert ids(one) == alone[None][0]
+    assert make(model_dir)._pipelines[None]._pipeline is not None
+
+
+def test_another_adapter_under_the_same_name_answers_at_once_and_the_old_one_ends_what_it_began(
+    make, model_dir, adapters, alone, tmp_path
+):
+    one = make(model_dir, {"mine": adapters["a"]})
+    whole = ids(one, adapter="mine", count=200)
+    begun = [one.submit(PROMPT, GREEDY, max_new_tokens=200, adapter="mine") for _ in range(8)]
+    old = one._pipelines["mine"]
+    one.add_adapter("mine", adapters["b"])
+    assert ids(one, adapter="mine") == alone["b"][0]
+    assert [list(generation) for generation in begun] == [whole] * 8
+    old._thread.join(30)
+    assert old._pipeline is None, "the replaced model was not freed"
+
+
+def test_a_removed_adapter_is_unknown_and_freed(make, model_dir, adapters, alone):
+    one = make(model_dir)
+    one.add_adapter("a", adapters["a"])
+    assert ids(one, adapter="a") == alone["a"][0]
+    removed = one._pipelines["a"]
+    one.remove_adapter("a")
+    for act in (lambda: one.submit(PROMPT, GREEDY, max_new_tokens=1, adapter="a"), lambda: one.remove_adapter("a")):
+        with pytest.raises(NotFoundError, match="no adapter is called 'a'; there are: none"):
+            act()
+    removed._thread.join(30)
+    assert removed._pipeline is None
+    assert ids(one) == alone[None][0]
+
+
+def test_an_adapter_that_cannot_be_loaded_changes_nothing(make, model_dir, adapters, alone, tmp_path):
+    one = make(model_dir, {"mine": adapters["a"]})
+    broken = tmp_path / "broken"
+    shutil.copytree(adapters["b"], broken)
+    (broken / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(ArrieroError, match="broken"):
+        one.add_adapter("mine", broken)
+    assert ids(one, adapter="mine") == alone["a"][0]
+
+
+@pytest.mark.parametrize("rename", [("self_attn.q_proj", "attention.wq"), ("lora_A.weight", "lora_embedding_A")])
+def test_matrices_that_openvino_would_skip_are_an_error(rename, model_dir, adapters, tmp_path):
+    """It only prints a line, and the base model answers."""
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    shutil.copytree(adapters["a"], other)
+    tensors = load_file(other / "adapter_model.safetensors")
+    save_file({name.replace(*rename): value for name, value in tensors.items()}, other / "adapter_model.safetensors")
+    with pytest.raises(EngineError, match=r"other layers, such as base_model.*" + rename[1]):
+        adapter_config(other, exported(model_dir))
+    assert adapter_config(adapters["a"], exported(model_dir))
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"peft_type": "LORA", "r": 8, "lora_alpha": 32}, 4.0),
+        ({"peft_type": "LORA", "r": 16, "lora_alpha": 8, "use_rslora": True}, 2.0),
+    ],
+)
+def test_the_scale_of_an_adapter(tmp_path, config, scale):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert adapter_scale(tmp_path) == scale
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [{"use_dora": True}, {"rank_pattern": {"q": 2}}, {"modules_to_save": ["lm_head"]}, {"peft_type": "IA3"}, {"r": 0}],
+)
+def test_what_openvino_does_not_do_is_refused_by_name(tmp_path, feature):
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 32, **feature}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(EngineError, match="|".join([*feature, *map(str, feature.values())])):
+        adapter_scale(tmp_path)
+
+
+# --- sampling
+
+
+@pytest.fixture(scope="module")
+def shared(model_dir):
+    made = OpenVINOEngine(model_dir, (END,), {}, precision="float32")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def model(model_dir):
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_the_repetition_penalty_covers_prompt_and_answer_as_in_transformers(penalty, shared, model):
+    options = {"do_sample": False, "max_new_tokens": 40, "eos_token_id": END, "pad_token_id": 0}
+    prompt = torch.tensor([PROMPT])
+    expected = model.generate(prompt, attention_mask=prompt > 0, repetition_penalty=penalty, **options)[
+        0, len(PROMPT) :
+    ]
+    assert ids(shared, Sampling(temperature=0.0, repetition_penalty=penalty).over(PLAIN), count=40) == expected.tolist()
+
+
+@pytest.mark.parametrize("option", [{"top_k": 7}, {"top_p": 0.3}, {"min_p": 0.4}, {}])
+def test_sampling_draws_what_a_filter_keeps_and_nothing_else(option, shared, model):
+    with torch.inference_mode():
+        chances = (model(torch.tensor([PROMPT])).logits[0, -1] / 1.5).softmax(-1)
+    ordered, order = chances.sort(descending=True)
+    before = ordered.cumsum(0) - ordered
+    kept = torch.ones_like(ordered, dtype=torch.bool)
+    kept[option.get("top_k", len(kept)) :] = False
+    kept &= (before < option.get("top_p", 1.1)) & (ordered >= option.get("min_p", 0) * ordered[0])
+    sampling = [Sampling(temperature=1.5, seed=seed, **option).over(PLAIN) for seed in range(400)]
+    drawn = [shared.submit(PROMPT, each, max_new_tokens=1) for each in sampling]
+    counts = torch.bincount(torch.tensor([next(iter(each)) for each in drawn]), minlength=262)[order] / 400
+    expected = ordered * kept / (ordered * kept).sum()
+    assert counts[~kept].sum() == 0
+    assert (counts - expected).abs().sum() / 2 < 0.3  # total variation; of 400 draws about 0.1 to 0.25 by chance
+
+
+def test_a_seed_gives_the_same_answer_alone_and_beside_others(shared):
+    sampling = Sampling(temperature=1.5, seed=0).over(PLAIN)
+    alone = ids(shared, sampling, count=40)
+    others = [
+        shared.submit(LONG[: 20 + n], Sampling(temperature=1.5, seed=n).over(PLAIN), max_new_tokens=60)
+        for n in range(8)
+    ]
+    assert [ids(shared, sampling, count=40) for _ in range(2)] == [alone] * 2
+    assert len({tuple(other) for other in others}) == 8
+    assert len({tuple(ids(shared, Sampling(temperature=1.5).over(PLAIN))) for _ in range(4)}) == 4
+
+
+def test_log_probabilities_are_the_models_own(shared, model):
+    """Neither temperature nor filters nor penalties change them."""
+    sampling = Sampling(temperature=2.0, top_k=5, repetition_penalty=1.3, seed=3).over(PLAIN)
+    generation = shared.submit(PROMPT, sampling, max_new_tokens=20, logprobs=0)
+    generated = list(generation)
+    assert [each.token_id for each in generation.logprobs] == generated
+    expected = reference(model, PROMPT, generated)[range(len(generated)), generated]
+    assert (torch.tensor([each.logprob for each in generation.logprobs]) - expected).abs().max() < 1e-3
+    assert shared.submit(PROMPT, GREEDY, max_new_tokens=2).logprobs == []
+
+
+@pytest.mark.parametrize(
+    ("feature", "options"),
+    [
+        ("presence_penalty", {"presence_penalty": 0.5}),
+        ("frequency_penalty", {"frequency_penalty": -0.5}),
+        ("logit_bias", {"logit_bias": ((7, 1.0),)}),
+    ],
+)
+def test_what_the_library_does_wrong_is_refused_by_name(feature, options, shared):
+    with pytest.raises(UnsupportedError, match=feature):
+        shared.submit(PROMPT, Sampling(temperature=0.0, **options).over(PLAIN), max_new_tokens=1)
+    with pytest.raises(UnsupportedError, match="top_logprobs"):
+        shared.submit(PROMPT, GREEDY, max_new_tokens=1, logprobs=2)
+
+
+# --- stopping, and running out of something
+
+
+def test_a_long_prompt_can_be_cancelled_while_it_is_read(make, model_dir, monkeypatch):
+    monkeypatch.setattr(engine, "STEP_TOKENS", 1)  # so that reading takes 200 steps
+    one = make(model_dir)
+    answer = ids(one)
+    reading = one.submit(LONG, GREEDY, max_new_tokens=40)
+    held = one._pipelines[None]._pipeline
+    while not held.get_metrics().scheduled_requests:
+        pass  # until the first step has been taken
+    reading.cancel()
+    assert list(reading) == []
+    assert reading.finish_reason == "cancelled"
+    assert ids(one) == answer
+
+
+def test_cancelled_before_it_began(shared):
+    generations = [shared.submit(LONG, GREEDY, max_new_tokens=40) for _ in range(3)]
+    for generation in generations:
+        generation.cancel()
+    assert [generation.finish_reason for generation in generations if list(generation) is not None] == ["cancelled"] * 3
+
+
+def test_keys_and_values_that_do_not_fit_are_a_typed_error(make, model_dir, monkeypatch):
+    real = genai.SchedulerConfig
+
+    def small():
+        config = real()
+        config.num_kv_blocks = 4  # of 32 tokens
+        return config
+
+    monkeypatch.setattr(genai, "SchedulerConfig", small)
+    one = make(model_dir)
+    with pytest.raises(MemoryLimitError, match="not enough memory"):
+        list(one.submit(LONG, GREEDY, max_new_tokens=40))
+    assert len(ids(one)) == 24
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("std::bad_alloc"), MemoryLimitError),
+        (RuntimeError("step failed"), EngineError),
+        (MemoryError(), MemoryLimitError),
+    ],
+)
+def test_a_pipeline_that_failed_is_built_again(error, expected, shared):
+    """After a failed step the library's own state is undefined."""
+
+    class Failing:
+        def __init__(self, real):
+            self.real = real
+            self.add_request, self.has_non_finished_requests = real.add_request, real.has_non_finished_requests
+
+        def step(self):
+            raise error
+
+    builds = iter([lambda: Failing(shared._build(None)), lambda: shared._build(None)])
+    one = pipeline.Pipeline(lambda: next(builds)(), now=False)
+
+    def request():
+        made = pipeline.Request(engine.Generation(6), tensor(PROMPT), shared._config(GREEDY, 8))
+        one.put(made)
+        return made.generation
+
+    failed = [request() for _ in range(3)]
+    with pytest.raises(expected):
+        list(failed[0])
+    assert list(request()) == ids(shared, count=8)
+    one.close()
+
+
+def tensor(prompt):
+    import numpy as np
+    import openvino
+
+    return openvino.Tensor(np.array([prompt], dtype=np.int64))
+
+
+def test_memory_stays_flat(shared):
+    """The library keeps nothing of a finished request, and its cache does not grow."""
+    held = shared._pipelines[None]._pipeline
+    sizes = []
+    for _ in range(4):
+        generations = [shared.submit(LONG, GREEDY, max_new_tokens=8) for _ in range(25)]
+        for generation in generations[::2]:
+            generation.cancel()
+        assert all(list(generation) is not None for generation in generations)
+        sizes.append(held.get_metrics().kv_cache_size_in_bytes)
+    assert sizes[1:] == [sizes[-1]] * 3
+    ids(shared, count=1)
+    assert held.get_metrics().requests <= 1
+
+
+def test_the_description_and_the_cache_name_the_precision(shared, model_dir):
+    assert shared.description == "openvino, cpu, float32 weights"
+    assert (exported(model_dir, "float32") / cache.MODEL).is_file()
