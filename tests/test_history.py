@@ -112,6 +112,7 @@ def test_two_programs_in_one_conversation_do_not_mix(history, file):
     other.save(other.get(mine.id), turns("a", "b", "c", "d"))
     with pytest.raises(ChangedElsewhere):
         history.save(mine, turns("a", "b", "x", "y"))
+    history.save(mine, [])
     assert history.messages(mine.id) == turns("a", "b", "c", "d")
     other.delete(mine.id)
     with pytest.raises(ChangedElsewhere):

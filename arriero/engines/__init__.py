@@ -1,9 +1,9 @@
 """Prompt ids -> a stream of token ids. Engines know nothing of text, roles or templates.
 
     base.py          Engine and Generation: what every engine promises
-    transformers.py  the reference, for any model, on a CPU or with CUDA
-    openvino.py      the default on a CPU
-    export.py        a Hugging Face directory -> OpenVINO files, once
+    transformers/    the reference, for any model, on a CPU or with CUDA
+    openvino/        the default on a CPU
+    vllm/            the default with CUDA, where it is installed
     detokenizer.py   token ids -> whole characters
     choose.py        which engine "auto" means here, and why
 

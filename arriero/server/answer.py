@@ -73,9 +73,10 @@ async def _list(pieces: Pieces) -> list[Piece]:
 
 def ending(last: Piece) -> tuple[WireReason, Usage]:
     """Why an answer ended; EngineError if the engine was closed under it, for which the wire has no word."""
-    if last.usage is None or last.finish_reason is None or last.finish_reason == "cancelled" or last.finish_reason == "tool_calls":
+    reason = last.finish_reason
+    if last.usage is None or reason is None or reason == "cancelled" or reason == "tool_calls":
         raise EngineError("the answer was broken off: the engine is closing")
-    return last.finish_reason, last.usage
+    return reason, last.usage
 
 
 class EventStream(StreamingResponse):

@@ -61,7 +61,9 @@ def _turn(dialogue: Dialogue, commands: Commands, line: str, *, plain: bool) -> 
     commands.again = False
     if COMMAND.match(line):
         commands.obey(line)
-    if not (commands.again or (line.strip() and not COMMAND.match(line))):
+        if not commands.again:
+            return
+    elif not line.strip():
         return
     with hushed(), answering(plain=plain) as show:
         reason = dialogue.retry(show) if commands.again else dialogue.ask(line.strip(), show)

@@ -89,12 +89,6 @@ def test_a_changed_config_is_exported_again(home, model_dir, tmp_path):
     assert exported(changed) != before
 
 
-def test_openvino_sends_no_statistics(tmp_path):
-    code = "import arriero.engines.openvino, arriero.engines.openvino.export, sys; print(sys.modules['openvino_telemetry'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "None\n"
-
-
 @pytest.mark.parametrize("name", [*ENGINES, "train"])
 def test_code_that_comes_with_a_model_is_never_run(name, model_dir, rows_file, tmp_path):
     """transformers asks on standard input whether to run it, unless it is told not to."""

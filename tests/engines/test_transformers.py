@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import threading
 from pathlib import Path
 
@@ -141,6 +142,13 @@ def test_precision(make, model_dir):
     assert make(model_dir, precision="bfloat16").description == "transformers, cpu, bfloat16"
     with pytest.raises(UnsupportedError, match="precision int4"):
         make(model_dir, precision="int4")
+
+
+def test_float16_is_not_computed_on_a_cpu(make, model_dir, tmp_path):
+    copied = shutil.copytree(model_dir, tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float16).save_pretrained(copied)
+    assert "float16" in (copied / "config.json").read_text()
+    assert make(copied).description in ("transformers, cpu, bfloat16", "transformers, cpu, float32")
 
 
 # --- choosing

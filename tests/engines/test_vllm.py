@@ -32,13 +32,7 @@ GREEDY = Sampling(
     temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
 )
 RANDOM = replace(GREEDY, temperature=1.0, top_p=0.95, top_k=50)
-STORY = "A llama hums when it is tired, when it is curious, and when its young one is out of sight. " * 16
-QUESTIONS = [
-    "What is the capital of France?",
-    "Name three animals.",
-    "Write a haiku. 你是谁？",
-    f"{STORY} Forget the llama. What is the capital of France?",
-]
+QUESTIONS = ["What is the capital of France?", "Name three animals.", "Write a haiku. 你是谁？"]
 WHO = (None, "a", "b")
 LENGTH = 24
 
@@ -53,8 +47,7 @@ def renderer(embedded_model):
 def prompts(renderer):
     """The last one is longer than the blocks, 128 tokens each, in which vLLM caches keys and values."""
     found = [renderer.prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
-    assert len(found[3]) > 256
-    return found
+    return [*found, [*range(1000, 1300), *found[1]]]
 
 
 @pytest.fixture(scope="module")

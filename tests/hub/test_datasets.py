@@ -41,7 +41,7 @@ def test_a_data_set_is_fetched_once_and_read(hub_server, tmp_path, model_dir, na
     assert json.loads(again.stdout)["kept"] == len(ROWS), again.stderr
 
 
-@pytest.mark.parametrize("name", ["owner/name", "modelscope:owner/name"])
+@pytest.mark.parametrize("name", ["owner/name", pytest.param("modelscope:owner/name", marks=pytest.mark.slow)])
 def test_a_repository_without_data_is_not_taken_for_a_data_set(hub_server, tmp_path, model_dir, name):
     """It was kept as an empty directory, and no later try fetched again."""
     data = hub_server.files.pop("train.jsonl")

@@ -126,7 +126,7 @@ GROUP = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(some_examples(), st.sampled_from([16, 40, 200]), st.integers(0, 2))
 def test_random_groups_give_the_plain_loss_and_gradients(examples, row_tokens, recomputed):
     """Whatever the examples, however they are split into rows, with and without recomputation."""

@@ -157,8 +157,11 @@ def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
         patch_model.__make_16bit_traceable(model)
     past = [torch.zeros(2, heads, 3, head_dim) for _ in range(2 * layers)]
     example = (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 7, dtype=torch.long), torch.ones(2, 4).long(), *past)
-    with torch.no_grad():
-        traced = openvino.convert_model(_Flat(model), example_input=example)
+    try:
+        with torch.no_grad():
+            traced = openvino.convert_model(_Flat(model), example_input=example)
+    finally:  # torch.bmm and torch.baddbmm of the whole process are patched too: training would compute nonsense
+        patch_model._unpatch_torch_functions()
     _name(traced, layers, heads, head_dim)
     _make_stateful(traced, layers, heads, head_dim)
     return traced

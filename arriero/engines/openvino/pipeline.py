@@ -7,6 +7,7 @@ many tokens per second as one thread that steps all in turn, and building one ho
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import openvino
 import openvino_genai as genai
 
 from arriero.engines.base import Generation
-from arriero.errors import EngineError, MemoryLimitError
+from arriero.errors import ArrieroError, EngineError, MemoryLimitError
 from arriero.messages import TokenLogprob
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Pipeline:
                 for handle in running.values():
                     handle.cancel()
                 running.clear()
-                if self._unfreed():
+                with contextlib.suppress(RuntimeError):  # nobody is left who would want to know
                     self._step()
                 self._pipeline = None
                 return
@@ -145,4 +146,4 @@ def _typed(error: Exception) -> Exception:
     """The library's error as one of ours."""
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
         return MemoryLimitError(f"OpenVINO has not enough memory: {error}", hint="a smaller model, or shorter prompts")
-    return error if isinstance(error, EngineError) else EngineError(f"OpenVINO failed: {error}")
+    return error if isinstance(error, ArrieroError) else EngineError(f"OpenVINO failed: {error}")

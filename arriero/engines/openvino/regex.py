@@ -20,8 +20,10 @@ LAST = 0x10FFFF
 Ranges = list[tuple[int, int]]
 DIGITS: Ranges = [(0x30, 0x39)]
 WORD: Ranges = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
-SPACE: Ranges = [(9, 13), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)]
-SPACE += [(0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)]
+# white space that every reader of \s agrees on, and all that any of them counts
+BLANK: Ranges = [(9, 10), (12, 13), (0x20, 0x20)]
+SPACE: Ranges = [(9, 13), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A)]
+SPACE += [(0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)]
 NEWLINES: Ranges = [(10, 10), (13, 13), (0x2028, 0x2029)]
 ESCAPED = '"\\\b\f\n\r\t'  # what JSON writes with a backslash and one letter
 UNSAFE: Ranges = [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF)]
@@ -113,8 +115,11 @@ def _class(items: list[tuple[Any, Any]]) -> Ranges:
             ranges.append(value)
         elif name == "CATEGORY":
             category = str(value).removeprefix("CATEGORY_")
-            known = {"DIGIT": DIGITS, "WORD": WORD, "SPACE": SPACE}[category.removeprefix("NOT_")]
-            ranges += _without([(0, LAST)], known) if category.startswith("NOT_") else known
+            if category.startswith("NOT_"):
+                known = {"DIGIT": DIGITS, "WORD": WORD, "SPACE": SPACE}[category.removeprefix("NOT_")]
+                ranges += _without([(0, LAST)], known)
+            else:
+                ranges += {"DIGIT": DIGITS, "WORD": WORD, "SPACE": BLANK}[category]
     return _without([(0, LAST)], ranges) if str(items[0][0]) == "NEGATE" else ranges
 
 

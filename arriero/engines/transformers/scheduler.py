@@ -132,17 +132,17 @@ class Scheduler:
 
     def _read(self, prompts: Prompts) -> None:
         """Read a chunk; after the last one the requests have their first id, and go on in a lane."""
-        logits = None
         with _failing(prompts.requests):
             self._adapters.use(prompts.adapter)
             logits = prompts.step()
-        if logits is not None:
-            self._prompts = None
+            if logits is None:
+                return
             self._column_bytes = column_bytes(prompts.cache)
             self._choose(prompts.requests, logits)
-            for row, request in enumerate(prompts.requests):
-                with _failing([request]):
-                    self._join(prompts, row, request)
+        self._prompts = None
+        for row, request in enumerate(prompts.requests):
+            with _failing([request]):
+                self._join(prompts, row, request)
 
     def _join(self, prompts: Prompts, row: int, request: Request) -> None:
         """Go on with an answer whose prompt has been read."""

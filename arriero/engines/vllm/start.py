@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import psutil
 import torch
@@ -63,7 +63,7 @@ def interrupt(others: Collection[BaseProcess]) -> None:
     """End a vLLM that is still starting, that is all child processes but `others`; by itself it would start first."""
     for child in multiprocessing.active_children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            family = [] if child in others else [*psutil.Process(child.pid).children(recursive=True), child]
+            family: list[Any] = [] if child in others else [*psutil.Process(child.pid).children(recursive=True), child]
             for process in family:
                 process.kill()
 
