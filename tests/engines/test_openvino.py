@@ -531,3 +531,14 @@ def test_an_export_leaves_torch_as_it_was(tmp_path, home):
     assert (torch.bmm, torch.baddbmm) == before
     twice = torch.ones(1, 1, 1, dtype=torch.float64)
     assert torch.bmm(twice, twice).dtype == torch.float64
+
+
+def test_an_adapter_fits_a_model_stored_in_16_bits(make, model_dir, tmp_path):
+    """Such models' layers have other names in the graph: every adapter of the default model was once refused."""
+    stored = build_model(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(stored).to(torch.bfloat16).save_pretrained(stored)
+    directory, model = lora(stored, tmp_path / "adapter", 3, target_modules="all-linear")
+    one = make(stored, {"mine": directory}, precision="bfloat16")
+    generated = ids(one, adapter="mine", count=24)
+    assert generated == reference(model.float(), PROMPT, generated).argmax(-1).tolist()
+    assert generated != ids(one, count=24)

@@ -13,7 +13,7 @@ from arriero import hub
 from arriero.engines.adapters import WEIGHTS, adapter_lacks
 from arriero.errors import EngineError
 
-LAYER = re.compile(r'name="__module\.model\.([\w.]+)/aten::linear/MatMul"')
+LAYER = re.compile(r'name="__module\.model\.([\w.]+)/(?:aten|ov_ext)::linear/MatMul"')  # ov_ext in 16-bit models
 
 
 def adapter_config(adapter_dir: Path, exported_dir: Path) -> genai.AdapterConfig:
