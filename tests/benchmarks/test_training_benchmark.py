@@ -93,6 +93,7 @@ def test_both_recipes_are_measured_on_the_same_held_out_rows(many_rows_file, mod
         assert run["nll"] < found["base"]["nll"]
 
 
+@pytest.mark.slow
 def test_without_its_data_it_says_so_and_ends(tmp_path):
     ended = benchmark(tmp_path / "none.json")
     assert (ended.returncode, ended.stdout) == (0, "")

@@ -92,6 +92,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, rows_file, model_dir
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_workers_learn_what_one_does(tmp_path, rows_file, model_dir):
     """Real processes that exchange gradients; each computes its rows of every step."""
     options = ["--model", model_dir, "--epochs", 3, "--batch-size", 4, "--precision", "float32", "--json",
