@@ -11,7 +11,6 @@ import pytest
 
 from arriero.chat import load
 from arriero.engines import load_engine
-from arriero.engines.openvino import adapter_scale, exported
 from arriero.errors import ArrieroError, EngineError
 from arriero.messages import Sampling
 
@@ -77,18 +76,6 @@ def test_closing_ends_what_runs_and_what_waits(model_dir):
             engine.submit(PROMPT, GREEDY, max_new_tokens=1)
 
 
-def test_a_changed_config_is_exported_again(home, model_dir, tmp_path):
-    """The cache's name once covered the weights only."""
-    before = exported(model_dir)
-    assert exported(model_dir) == before
-    changed = tmp_path / model_dir.name
-    shutil.copytree(model_dir, changed)
-    config = json.loads((changed / "config.json").read_text())
-    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 3.0}
-    (changed / "config.json").write_text(json.dumps(config))
-    assert exported(changed) != before
-
-
 @pytest.mark.parametrize("name", [*ENGINES, "train"])
 def test_code_that_comes_with_a_model_is_never_run(name, model_dir, rows_file, tmp_path):
     """transformers asks on standard input whether to run it, unless it is told not to."""
@@ -127,29 +114,6 @@ def test_damaged_weights_are_an_error_that_says_so(home, model_dir, trained_adap
     (adapter / "adapter_config.json").write_text("{")
     with pytest.raises(ArrieroError):
         load(model_dir, adapter=adapter, engine=name)
-
-
-@pytest.mark.parametrize(
-    ("config", "scale"),
-    [
-        ({"peft_type": "LORA", "r": 8, "lora_alpha": 32}, 4.0),
-        ({"peft_type": "LORA", "r": 16, "lora_alpha": 8, "use_rslora": True}, 2.0),
-    ],
-)
-def test_the_scale_of_an_adapter(tmp_path, config, scale):
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    assert adapter_scale(tmp_path) == scale
-
-
-@pytest.mark.parametrize(
-    "feature",
-    [{"use_dora": True}, {"rank_pattern": {"q": 2}}, {"modules_to_save": ["lm_head"]}, {"peft_type": "IA3"}, {"r": 0}],
-)
-def test_what_openvino_does_not_do_is_refused_by_name(tmp_path, feature):
-    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 32, **feature}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(EngineError, match="|".join([*feature, *map(str, feature.values())])):
-        adapter_scale(tmp_path)
 
 
 def test_the_context_window_comes_from_the_config_or_is_asked_for(model_dir, tmp_path):
