@@ -4,7 +4,11 @@
     transformers/    the reference, for any model, on a CPU or with CUDA
     openvino/        the default on a CPU
     vllm/            the default with CUDA, where it is installed
+    adapters.py      what of an adapter an engine cannot do, before it is loaded
+    grammar.py       a constraint -> the tokens that may follow (transformers, vllm)
+    sampling.py      a model's own sampling defaults
     detokenizer.py   token ids -> whole characters
+    stopping.py      text -> text up to a stop string
     choose.py        which engine "auto" means here, and why
 
 An engine is chosen by `load_engine`, which says which and why.
