@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 
 settings.register_profile("arriero", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("arriero")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or every program the tests start would ignore Ctrl-C
+
 USER_HOME = os.environ.get("ARRIERO_HOME")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIALS = ["<pad>", "<s>", "</s>", "<sys>", "<user>", "<bot>"]
