@@ -4,8 +4,9 @@
     message        conversation, position, the message as OpenAI's JSON object
 
 Every message is a row that is written as the message happens, in a transaction of its own, so a crash loses nothing
-that was said. Several processes may use the file at once (https://www.sqlite.org/wal.html). A conversation's revision
-counts its changes: who writes must have seen the newest, so two programs never mix their turns in one conversation.
+that was said. Several processes may use the file at once; each transaction begins with the write lock, so all wait
+their turn (https://www.sqlite.org/lockingv3.html). A conversation's revision counts its changes: who writes must have
+seen the newest, so two programs never mix their turns in one conversation.
 """
 
 from __future__ import annotations
@@ -76,9 +77,10 @@ class History:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's files beside it get the same mode
             self._db = sqlite3.connect(self.file, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA foreign_keys = ON")
         except (OSError, sqlite3.Error) as error:
             raise self._failure(error) from error
-        with self._transaction(before=("PRAGMA journal_mode = WAL", "PRAGMA foreign_keys = ON")) as db:
+        with self._transaction() as db:
             found = db.execute("PRAGMA user_version").fetchone()[0]
             if found > FORMAT:
                 raise ArrieroError(
@@ -181,12 +183,10 @@ class History:
             return [Saved(*row[:-1], changed=datetime.fromtimestamp(row[-1])) for row in rows]
 
     @contextlib.contextmanager
-    def _transaction(self, before: Sequence[str] = ()) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, against threads and other processes."""
         with self._lock:
             try:
-                for statement in before:
-                    self._db.execute(statement)
                 self._db.execute("BEGIN IMMEDIATE")
                 with self._db:
                     yield self._db
