@@ -101,6 +101,15 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         self.close()
         return self._answer.last()
 
+    @property
+    def usage(self) -> Usage:
+        """The token counts so far."""
+        return Usage(self._generation.prompt_tokens, self._generation.completion_tokens)
+
+    def cancel(self) -> None:
+        """Stop the engine's work on this answer, from any thread; it ends with the reason "cancelled"."""
+        self._generation.cancel()
+
     def close(self) -> None:
         """Stop the engine's work on this answer; nothing follows."""
         self._ended = True

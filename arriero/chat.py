@@ -6,7 +6,9 @@ conversation, stop at the same tokens and cut at the same stop strings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -25,12 +27,17 @@ Messages = Iterable[Message | Mapping[str, Any]]
 MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs
 
 
-class Options(TypedDict, total=False):
-    """What may be given to `Chat.stream` besides messages and sampling, and to what goes through it."""
+class Form(TypedDict, total=False):
+    """What may be given to `Chat.render` besides the messages."""
 
     tools: Iterable[Tool | Mapping[str, Any]]
     tool_choice: ToolChoice | Mapping[str, Any]
     schema: Mapping[str, Any] | None
+
+
+class Options(Form, total=False):
+    """What may be given to `Chat.stream` besides messages and sampling, and to what goes through it."""
+
     logprobs: int | None
 
 
@@ -50,6 +57,24 @@ class Chat:
         self.adapter = adapter
         self.window = window
         self.defaults = defaults
+
+    @property
+    def name(self) -> str:
+        """What requests call it: the adapter's name if there is one, else the model's."""
+        return self.model if self.adapter is None else self.adapter
+
+    def with_adapter(self, directory: Path | None, *, name: str | None = None, system: str | None = None) -> Chat:
+        """The same model with another adapter, or with none, under that adapter's contract, prompt and sampling.
+
+        `name` and `system` are as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where
+        the engine cannot do the adapter.
+        """
+        found = bind(self.renderer.tokenizer.name_or_path, directory, system=system)
+        name = (name or found.adapter_dir.name) if found.adapter_dir is not None else None
+        if name is not None and found.adapter_dir is not None:
+            self.engine.add_adapter(name, found.adapter_dir)
+        defaults = default_sampling(found.model_dir, found.adapter_dir)
+        return Chat(self.engine, found.renderer, model=self.model, adapter=name, window=self.window, defaults=defaults)
 
     def render(
         self,
@@ -84,11 +109,29 @@ class Chat:
         Bad messages, a prompt that does not fit the window, and what the model or the engine cannot do raise here and
         not at the first piece.
         """
+        wanted = Wanted.of(tools, tool_choice, schema)
+        prompt_ids = self.render(messages, tools=wanted.tools, tool_choice=wanted.choice, schema=schema)
+        return self._start(prompt_ids, sampling, wanted, logprobs)
+
+    def stream_ids(
+        self, prompt_ids: Sequence[int], sampling: Sampling | None = None, *, logprobs: int | None = None
+    ) -> Stream:
+        """Go on from prompt ids as they are, without the chat template; otherwise as `stream`."""
+        if not prompt_ids:
+            raise UsageError("a prompt needs at least one token")
+        self.check_ids(prompt_ids)
+        return self._start(list(prompt_ids), sampling, Wanted(), logprobs)
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise UsageError for what is no token of this model."""
+        known = len(self.renderer.tokenizer)
+        if not all(type(token) is int and 0 <= token < known for token in ids):
+            raise UsageError(f"token ids go from 0 to {known - 1} here, got {reprlib.repr(list(ids))}")
+
+    def _start(self, prompt_ids: list[int], sampling: Sampling | None, wanted: Wanted, logprobs: int | None) -> Stream:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
-        wanted = Wanted.of(tools, tool_choice, schema)
         constraint = wanted.constraint(self.renderer.call_form if wanted.tools else None)
-        prompt_ids = self.render(messages, tools=wanted.tools, tool_choice=wanted.choice, schema=schema)
         generation = self.engine.submit(
             prompt_ids,
             chosen,
@@ -112,6 +155,16 @@ class Chat:
     ) -> Reply:
         """`complete` for async code."""
         return Reply.of([piece async for piece in self.astream(messages, sampling, **options)])
+
+    def spell(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, perhaps a part of a character. The first call takes half a second."""
+        return bytes(self._spelling.decode_bytes([token_id]))
+
+    @functools.cached_property
+    def _spelling(self) -> Any:
+        from llguidance.hf import from_tokenizer
+
+        return from_tokenizer(self.renderer.tokenizer)
 
     def close(self) -> None:
         """Free the model."""
@@ -160,5 +213,5 @@ def load(
         model=hub.name_of(found.model_dir),
         adapter=name,
         window=hub.window(found.model_dir),
-        defaults=default_sampling(found.model_dir),
+        defaults=default_sampling(found.model_dir, found.adapter_dir),
     )

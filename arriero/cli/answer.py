@@ -1,8 +1,7 @@
-"""chat and serve."""
+"""chat."""
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,74 +84,9 @@ def _history(*, needed: bool) -> History | None:
         return None
 
 
-def serve(*, model: ModelOptions = MODEL, host: str = "127.0.0.1", port: int = 6006) -> None:
-    """Serve the tutorial's POST /, OpenAI's /v1 and the web page on one port, from one loaded model.
-
-    The adapter may be given as NAME=DIRECTORY; NAME is then its model id in /v1/models.
-
-    Parameters
-    ----------
-    host
-        Address to listen on. Anything but loopback puts the model on the network, without a key.
-    port
-        Port to listen on; 0 takes any free one.
-
-    """
-    import uvicorn
-
-    from arriero.server import create_app
-
-    listener = _listen(host, port)
-    name, _, directory = (model.adapter or "").partition("=")
-    if model.adapter is not None and Path(model.adapter).is_dir():  # its path has a = in it
-        name, directory = model.adapter, ""
-    loaded = load_chat(replace(model, adapter=directory or name or None), name=name if directory else None)
-    app = create_app(loaded)
-    _mount_page(app, loaded)
-    address = f"http://{host}:{listener.getsockname()[1]}"
-    output.note(f"serving {loaded.adapter or loaded.model} at {address} (web page, POST /, /v1); Ctrl-C stops")
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        output.note("warning: anyone who reaches this address can use the model")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        output.note("stopped")
-    finally:
-        loaded.close()
-
-
 def load_chat(options: ModelOptions, name: str | None = None) -> Chat:
     """Load what the options name; an adapter goes by `name`, or by its directory's."""
     from arriero.chat import load
 
     chosen: dict[str, Any] = plain(options)
     return load(chosen.pop("model"), name=name, **chosen)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before the model is loaded, so that a port in use is an error at once."""
-    if not 0 <= port <= 65535:
-        raise UsageError(f"a port is a number from 0 to 65535, got {port}")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)  # requests that come before the server is up wait instead of being refused
-    except OSError as error:
-        listener.close()
-        raise ArrieroError(
-            f"cannot listen on {host} port {port}: {error}",
-            hint=f"another port: arriero serve --port {port % 65535 + 1}",
-        ) from error
-    return listener
-
-
-def _mount_page(app: Any, loaded: Chat) -> None:
-    try:
-        from arriero.web import mount
-
-        mount(app, loaded)
-    except UsageError as error:
-        output.note(f"no web page: {error.message}; {error.hint}")

@@ -107,9 +107,13 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.answer:serve",
+    "arriero.cli.serve:serve",
     help="Serve the HTTP API and the web page.",
-    help_epilogue=examples("serve", "serve --adapter tomas=runs/llama-driver --port 8000"),
+    help_epilogue=examples(
+        "serve",
+        "serve --adapter tomas=runs/llama-driver --adapter huanhuan=runs/huanhuan --port 8000",
+        "serve --host 0.0.0.0 --api-key-file keys.txt --tls-certfile server.pem",
+    ),
 )
 app.command(
     "arriero.cli.machine:doctor",

@@ -10,6 +10,7 @@ from cyclopts.config import Toml, Yaml
 
 from arriero.errors import NotFoundError, UsageError
 
+Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on standard output.")]
 
 
@@ -54,8 +55,8 @@ class TunedOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(TunedOptions):
-    """Which model answers.
+class EngineOptions:
+    """What computes.
 
     Parameters
     ----------
@@ -68,6 +69,34 @@ class ModelOptions(TunedOptions):
 
     engine: Literal["auto", "transformers", "openvino", "vllm"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(EngineOptions, TunedOptions):
+    """Which model answers."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServedOptions(EngineOptions):
+    """Which models answer.
+
+    Parameters
+    ----------
+    model
+        Catalogue name, repository id or directory. Default: the adapter's base model, or the embedded model.
+    adapter
+        NAME=DIRECTORY or DIRECTORY, the output of `arriero train`; may be given several times. Requests choose one by
+        its name; the first answers POST / and the web page.
+    system
+        System prompt of all models. Default: the one the adapter was trained with, or the chat template's own.
+
+    """
+
+    model: str | None = None
+    adapter: Texts = ()
+    system: str | None = None
 
 
 def examples(*commands: str) -> str:

@@ -42,13 +42,16 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 
-def default_sampling(model_dir: Path) -> Sampling:
+def default_sampling(model_dir: Path, adapter_dir: Path | None = None) -> Sampling:
     """Complete sampling parameters from the model's generation config; greedy where it does not say `do_sample`.
 
+    What a generation_config.json in the adapter's directory says goes before the model's.
     top_k 0, top_p 1, min_p 0, repetition_penalty 1 and the other penalties 0 mean "off". What the config says and
     Arriero does not follow is logged as a warning. Raises ArrieroError for a config whose values make no sense.
     """
     config = hub.read_json(model_dir / "generation_config.json")
+    if adapter_dir is not None:
+        config |= hub.read_json(adapter_dir / "generation_config.json")
     if ignored := _ignored(config):
         log.warning("%s: generation_config.json asks for what is not followed: %s", model_dir.name, ignored)
 

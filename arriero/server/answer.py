@@ -1,24 +1,25 @@
-"""Answers over HTTP: off the event loop while rendering, and stopped as soon as the client has gone away."""
+"""The answers to one request: merged, counted, and stopped as soon as the client has gone away."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from arriero.chat import Chat, Stream
+from arriero.chat import Reply, Stream
 from arriero.errors import EngineError
-from arriero.messages import Message, Piece, Sampling, Usage
+from arriero.messages import Piece, Usage
+from arriero.server.errors import RequestError
+from arriero.server.record import Record
 
 T = TypeVar("T")
-Pieces = AsyncGenerator[Piece, None]
-WireReason = Literal["stop", "length"]
+WireReason = Literal["stop", "length", "tool_calls"]
+REASONS: dict[str | None, WireReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -44,43 +45,114 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def answer(receive: Receive, chat: Chat, messages: list[Message], sampling: Sampling) -> Pieces:
-    """The pieces of an answer of which the first is already there, so what fails early fails here.
+class Answers(AsyncIterator[tuple[int, Piece]]):
+    """The pieces of one or several streams as they come, each with its stream's number.
 
-    Closing the generator stops the engine.
+    `close` stops what still runs and gives the places back; it must be called, and may be called again.
     """
-    # Not raced against the disconnect: a thread cannot be cancelled, and its generation would be nobody's.
-    pieces = await run_in_threadpool(chat.astream, messages, sampling)
-    return _chain(await while_connected(receive, anext(pieces)), pieces)
 
+    def __init__(self, streams: Sequence[Stream], record: Record, left: Callable[[Answers], None]) -> None:
+        """`streams` may be filled until `start`; `left` is called once, by `close`."""
+        self.record = record
+        self.begun = record.elapsed()
+        self.cancelled = False
+        self._streams = streams
+        self._left: Callable[[Answers], None] | None = left
+        self._ended = 0
+        self._first: tuple[int, Piece] | None = None
+        self._pieces: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue(maxsize=64)
+        self._readers: list[asyncio.Task[None]] = []
 
-async def _chain(first: Piece, rest: Stream) -> Pieces:
-    async with contextlib.aclosing(rest):
-        yield first
-        async for piece in rest:
-            yield piece
+    async def start(self) -> None:
+        """Wait for the first piece, raising what fails before it."""
+        if len(self._streams) > 1:
+            self._readers = [asyncio.create_task(self._read(n, stream)) for n, stream in enumerate(self._streams)]
+        self._first = await self._next()
+        self.record.first_token_s = self.record.elapsed()
 
+    async def __anext__(self) -> tuple[int, Piece]:
+        if self._first is not None:
+            found, self._first = self._first, None
+        elif self._ended == len(self._streams):
+            self.close()
+            raise StopAsyncIteration
+        else:
+            found = await self._next()
+        piece = found[1]
+        if piece.usage is not None:
+            self._count(piece, piece.usage)
+        return found
 
-async def whole(receive: Receive, pieces: Pieces) -> tuple[str, WireReason, Usage]:
-    """The text of all pieces, why it ends and the token counts."""
-    collected = await while_connected(receive, _list(pieces))
-    return "".join(piece.text for piece in collected), *ending(collected[-1])
+    async def _next(self) -> tuple[int, Piece]:
+        if not self._readers:
+            return 0, await anext(self._streams[0])
+        found = await self._pieces.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
+    async def _read(self, number: int, stream: Stream) -> None:
+        try:
+            async for piece in stream:
+                await self._pieces.put((number, piece))
+        except Exception as error:
+            await self._pieces.put(error)
 
-async def _list(pieces: Pieces) -> list[Piece]:
-    return [piece async for piece in pieces]
+    def _count(self, last: Piece, usage: Usage) -> None:
+        """A stream's last piece."""
+        self._ended += 1
+        self.record.prompt_tokens = max(self.record.prompt_tokens, usage.prompt_tokens)
+        self.record.completion_tokens += usage.completion_tokens
+        self.record.finish_reasons.append(str(last.finish_reason))
+
+    async def replies(self, receive: Receive) -> list[Reply]:
+        """All answers whole, in order."""
+        try:
+            return await while_connected(receive, self._collect())
+        finally:
+            self.close()
+
+    async def _collect(self) -> list[Reply]:
+        pieces: list[list[Piece]] = [[] for _ in self._streams]
+        async for number, piece in self:
+            pieces[number].append(piece)
+        for each in pieces:
+            ending(each[-1])
+        return [Reply.of(each) for each in pieces]
+
+    def break_off(self) -> None:
+        """End all streams; who reads them gets the reason "cancelled"."""
+        for stream in self._streams:
+            stream.cancel()
+
+    def close(self) -> None:
+        """Stop the engine's work, if any is left, and give the places back."""
+        left, self._left = self._left, None
+        if left is None:
+            return
+        self.cancelled = self._ended < len(self._streams)
+        if self.cancelled:
+            self.record.finish_reasons.append("cancelled")
+            self.record.completion_tokens = sum(stream.usage.completion_tokens for stream in self._streams)
+        for reader in self._readers:
+            reader.cancel()
+        for stream in self._streams:
+            stream.close()
+        left(self)
 
 
 def ending(last: Piece) -> tuple[WireReason, Usage]:
-    """Why an answer ended; EngineError if the engine was closed under it, for which the wire has no word."""
-    reason = last.finish_reason
-    if last.usage is None or reason is None or reason == "cancelled" or reason == "tool_calls":
-        raise EngineError("the answer was broken off: the engine is closing")
+    """Why an answer ended, and its counts; RequestError where it was broken off, for which the wire has no word."""
+    if last.usage is None:
+        raise EngineError("the answer ended without counts")
+    reason = REASONS.get(last.finish_reason)
+    if reason is None:
+        raise RequestError("the answer was broken off: the server is shutting down", status=503, code="broken_off")
     return reason, last.usage
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events from an async generator, which is closed when the client goes away or is done.
+    """Server-sent events from an async generator; `answers` are closed when the client goes away or is done.
 
     Starlette leaves the generator to the garbage collector, and for newer servers notices a client that has gone
     away only when it next has something to send.
@@ -88,12 +160,16 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(events, headers={"cache-control": "no-cache"})
+    def __init__(self, events: AsyncGenerator[bytes, None], answers: Answers) -> None:
+        super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         self.events = events
+        self.answers = answers
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        async with contextlib.aclosing(self.events):
-            with contextlib.suppress(ClientDisconnect):
-                await while_connected(receive, self.stream_response(send))
+        try:
+            async with contextlib.aclosing(self.events):
+                with contextlib.suppress(ClientDisconnect):
+                    await while_connected(receive, self.stream_response(send))
+        finally:
+            self.answers.close()

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from arriero.chat import Chat
-from arriero.server import errors, openai, tutorial
+from arriero.server import errors
+from arriero.server.admission import Limits
 from arriero.server.body import JsonRequest
+from arriero.server.gate import Gate
+from arriero.server.keys import Keys
+from arriero.server.models import Models
+from arriero.server.routes import catalogue, chat, completions, responses, state, tokens, tutorial
+from arriero.server.service import Service
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+LIMITS = Limits()
 
 
 class OwnRoute(APIRoute):
@@ -41,28 +51,57 @@ class OwnRoute(APIRoute):
         return handle
 
 
-def create_app(chat: Chat) -> FastAPI:
-    """Serve `chat`; the caller closes it.
+class Application(FastAPI):
+    """FastAPI behind a Gate, which all requests pass before anything of FastAPI's."""
+
+    def __init__(self, service: Service, origins: Collection[str], hosts: Collection[str]) -> None:
+        # The pages of documentation would load their scripts from another machine.
+        super().__init__(
+            title="Arriero",
+            redirect_slashes=False,
+            docs_url=None,
+            redoc_url=None,
+            responses={"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}},
+        )
+        self.state.service = self.service = service
+        self._gate = Gate(super().__call__, service, origins, hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        scope["app"] = self
+        await self._gate(scope, receive, send)
+
+
+def create_app(
+    chat_or_none: Chat | None,
+    *,
+    limits: Limits = LIMITS,
+    keys: Keys | None = None,
+    origins: Collection[str] = (),
+    hosts: Collection[str] = (),
+    log_prompts: bool = False,
+) -> Application:
+    """Serve a chat; the caller closes it. None for one that comes later, by `app.service.open`.
+
+    `keys` are the API keys that are good; without them anybody is let in. `origins` are other sites ("https://a.b")
+    whose pages may use this server, `hosts` the names it answers to, by default all.
 
     Another ASGI app may be mounted at "/" afterwards: it gets every request that is not to a path of this one.
     """
-    app = FastAPI(
-        title="Arriero",
-        redirect_slashes=False,
-        responses={"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}},
-    )
+    service = Service(limits, keys or Keys({}), log_prompts=log_prompts)
+    app = Application(service, origins, hosts)
+    if chat_or_none is not None:
+        service.open(Models(chat_or_none))
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=METHODS, allow_headers=["*"], max_age=600
+        )
     app.router.route_class = OwnRoute
     errors.add_handlers(app)
+    for room in (state, tutorial, chat, completions, responses, catalogue, tokens):
+        room.add_routes(app, service)
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """Whether the server is there, and what it serves."""
-        return {"status": "ok", "model": openai.model_id(chat), "engine": chat.engine.name}
-
-    tutorial.add_routes(app, chat)
-    openai.add_routes(app, chat)
-
-    @app.api_route("/v1/{_:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    @app.api_route("/v1/{_:path}", methods=METHODS, include_in_schema=False)
     async def unknown() -> None:
         """OpenAI's paths that are not served stay errors in OpenAI's shape instead of becoming the page."""
         raise HTTPException(404)

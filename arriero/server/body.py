@@ -5,20 +5,71 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 
 from fastapi import HTTPException
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import from_json
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError, from_json
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+
+from arriero.messages import Sampling
+
+
+def _strings(stop: object) -> object:
+    if not isinstance(stop, str | list):
+        raise PydanticCustomError("stop", "Input should be a string or a list of up to 4 strings")
+    return [stop] if isinstance(stop, str) else stop
+
 
 MaxTokens = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Choices = Annotated[int, Field(ge=1, le=128)]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+StopString = Annotated[str, Field(min_length=1)]
+StopStrings = Annotated[list[StopString], Field(max_length=4)]
+Stop = Annotated[StopStrings, BeforeValidator(_strings, json_schema_input_type=StopString | StopStrings)]
+Schema = dict[str, Any]
 
 
 class RequestBody(BaseModel):
     """Base of all request bodies: unknown fields are refused, nothing is converted (`true` is not a number)."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class SamplingBody(RequestBody):
+    """How to choose tokens, as OpenAI's clients say it; the last three are not OpenAI's but widely understood.
+
+    null counts as absent, and what is absent is the model's own.
+    """
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    stop: Stop | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+
+    def sampling_of(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
+        """The parameters for the answer of that number; with a seed each answer has its own."""
+        return Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=None if self.seed is None else (self.seed + number) % 2**63,
+            stop=tuple(self.stop or ()),
+            logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
+        )
 
 
 class JsonRequest(Request):
@@ -36,6 +87,9 @@ class JsonRequest(Request):
         Python's own parser would let lone surrogates through, which no tokenizer can encode, and NaN.
         """
         try:
-            return from_json(await self.body(), allow_inf_nan=False)
+            found = from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
             raise HTTPException(400, f"the body is not JSON: {error}") from error
+        if self.app.state.service.log_prompts:
+            self.scope["record"].body = found
+        return found

@@ -1,9 +1,11 @@
 """Every failure as an HTTP status and a body of OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
 
     400 invalid_request_error    a body that is not JSON, a field that is wrong, a prompt that does not fit
+    401, 403                     no key, or not the right one; a page of another site
     404, 405                     no such model or path; a path that exists with another method
+    413, 429                     the body is too long; too many requests of one key in a minute
     499                          the client has gone away; nobody reads this one
-    503 server_error             out of memory
+    503 server_error             loading, full, shutting down, out of memory; with Retry-After
     500 server_error             everything else; the log says what, the client is told nothing
 
 Hints of errors are advice for the command line and are not sent.
@@ -11,9 +13,12 @@ Hints of errors are advice for the command line and are not sent.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -29,14 +34,40 @@ from arriero.errors import ArrieroError, ContextLengthError, MemoryLimitError, N
 logger = logging.getLogger(__name__)
 
 
-class RequestError(UsageError):
-    """A request that this server refuses. `param` names the field as OpenAI would: `messages[0].content`."""
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+
+class RequestError(UsageError):
+    """A request that this server refuses.
+
+    `param` names the field as OpenAI would: `messages[0].content`. `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
         self.status = status
+        self.retry_after = retry_after
+
+
+@contextlib.contextmanager
+def at(param: str) -> Iterator[None]:
+    """Say of the usage errors within which field they are about."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(error.message, param=f"{param}.{error.param}" if error.param else param) from error
+    except UsageError as error:
+        raise RequestError(error.message, param=param) from error
 
 
 class ErrorDetail(BaseModel):
@@ -72,7 +103,7 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
         case _:
             logger.error("a request failed", exc_info=error)
             status, message = 500, "the server failed to answer; its log says why"
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -92,8 +123,22 @@ async def _respond(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         headers, error = error.headers, _refused(request, error)
     elif isinstance(error, RequestValidationError):
-        error = _invalid(error.errors()[0])
+        error = _invalid(error.errors(), error.body)
+    return response(error, headers)
+
+
+def response(error: Exception, headers: Mapping[str, str] | None = None) -> Response:
+    """The whole response to a request that failed with `error`."""
     status, body = describe(error)
+    after = (
+        error.retry_after
+        if isinstance(error, RequestError)
+        else 1.0
+        if status == HTTPStatus.SERVICE_UNAVAILABLE
+        else None
+    )
+    if after is not None:
+        headers = {"retry-after": str(max(1, math.ceil(after))), **(headers or {})}
     # Escaped to ASCII: a refused field's name may hold a lone surrogate, which UTF-8 cannot express.
     return Response(json.dumps(body), status, headers, "application/json")
 
@@ -105,11 +150,20 @@ def _refused(request: Request, error: HTTPException) -> RequestError:
     return RequestError(message, status=error.status_code)
 
 
-def _invalid(fault: dict[str, Any]) -> RequestError:
-    """Pydantic's first complaint, in a sentence that names the field."""
+def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
+    """Pydantic's complaint about the first bad field, in a sentence that names it."""
+    # Of a field with several shapes it complains about each: the shape that was meant has the right type.
+    of_field = [fault for fault in faults if fault["loc"][:2] == faults[0]["loc"][:2]]
+    fault = next((fault for fault in of_field if not fault["type"].endswith("_type")), faults[0])
     param = ""
-    for part in fault["loc"][1:]:  # the first is always "body"
-        param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
+    last = len(fault["loc"]) - 1
+    for place, part in enumerate(fault["loc"][1:], 1):  # the first is always "body"
+        # Pydantic also names which one of several shapes it tried, which is nothing that is in the body.
+        inside = part in body if isinstance(body, dict) else isinstance(body, list) and isinstance(part, int)
+        if inside or (fault["type"] == "missing" and place == last):
+            param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
+        if inside:
+            body = body[part]
     if not param:
         return RequestError("the body must be a JSON object")
     if fault["type"] == "extra_forbidden":

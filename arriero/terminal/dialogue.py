@@ -12,7 +12,6 @@ from arriero.chat import Chat, Stream
 from arriero.errors import ArrieroError, UsageError
 from arriero.history import ChangedElsewhere, History, Saved
 from arriero.messages import FinishReason, Message, Piece, Sampling
-from arriero.prompt import bind
 
 Show = Callable[[str], None]
 SAVE_SECONDS = 1.0  # how often an answer under way is saved, so that a crash loses no more than this
@@ -114,8 +113,8 @@ class Dialogue:
         return unanswered
 
     def wear(self, directory: Path | None) -> None:
-        """Go on with another adapter, or with None; its own system prompt applies. Raises as `with_adapter` does."""
-        self.chat = with_adapter(self.chat, directory)
+        """Go on with another adapter, or with None; its own system prompt applies. Raises as `with_adapter`."""
+        self.chat = self.chat.with_adapter(directory)
         self.system = None
         self.saved = replace(self.saved, adapter=str(directory) if directory is not None else None)
 
@@ -166,18 +165,6 @@ class Dialogue:
         except ArrieroError as error:
             self.notices.append(f"{error.message}; from here on nothing is kept")
             self.history = None
-
-
-def with_adapter(chat: Chat, directory: Path | None) -> Chat:
-    """The same model with another adapter, or with none, under that adapter's contract and system prompt.
-
-    Raises NotFoundError and ContractError as `bind` does, EngineError where the engine cannot do the adapter.
-    """
-    bound = bind(chat.renderer.tokenizer.name_or_path, directory)
-    name = bound.adapter_dir.name if bound.adapter_dir is not None else None
-    if name is not None and bound.adapter_dir is not None:
-        chat.engine.add_adapter(name, bound.adapter_dir)
-    return Chat(chat.engine, bound.renderer, model=chat.model, adapter=name, window=chat.window, defaults=chat.defaults)
 
 
 def _held_with(saved: Saved) -> str:

@@ -19,14 +19,14 @@ from starlette.routing import Match, Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from arriero.errors import UsageError
-from arriero.web import state
+from arriero.web.state import set_chat
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from arriero.chat import Chat
 
-__all__ = ["mount"]
+__all__ = ["mount", "set_chat"]
 
 SCRIPT = Path(__file__).with_name("page.py")
 FILES = ("", "/", "/favicon.png", "/manifest.json")
@@ -49,8 +49,10 @@ SETTINGS = {
 }
 
 
-def mount(app: FastAPI, chat: Chat) -> None:
-    """Serve the page at "/" of `app`, answering with `chat`; the app's own routes come first.
+def mount(app: FastAPI, chat: Chat | None) -> None:
+    """Serve the page at "/" of `app`, answering with `chat`, or with what `set_chat` sets later.
+
+    The app's own routes come first.
 
     The app's lifespan starts and stops Streamlit. One process has one page: a second mount takes the first one's
     place in answering, and cannot be started beside it. Raises UsageError where streamlit is not installed.
@@ -63,7 +65,8 @@ def mount(app: FastAPI, chat: Chat) -> None:
         ) from error
     for name, value in SETTINGS.items():
         config.set_option(name, value)
-    state.set_chat(chat)
+    if chat is not None:
+        set_chat(chat)
     page = _Page()
     app.router.routes.append(_PageMount("/", page, name="page"))
     app.router.lifespan_context = _both(app.router.lifespan_context, page)

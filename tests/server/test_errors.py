@@ -15,6 +15,7 @@ from arriero.server.errors import describe
 from tests.server.conftest import remade
 
 HELLO = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "weather"}}
 ASK = {"model": "tiny", "messages": HELLO}
 COMPLETIONS = "/v1/chat/completions"
 
@@ -47,28 +48,41 @@ def part(**fields):
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "not both"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"seed": 2**63}, "seed", "less than"),
-        ({"n": 2}, "n", "less than or equal to 1"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 33}, None, "33 answers were asked for at once, this server gives 32"),
         ({"n": True}, "n", "valid integer"),
         ({"stop": 5}, "stop", "a string or a list of up to 4 strings, got 5"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4 items"),
         ({"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
-        ({"stop": ""}, "stop[0]", "at least 1 character"),
+        ({"stop": ""}, "stop", "at least 1 character"),
         ({"stream": 1}, "stream", "valid boolean"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when stream is true"),
         ({"stream": True, "stream_options": {"more": 1}}, "stream_options.more", "not supported"),
         ({"user": 7}, "user", "valid string"),
-        ({"tools": []}, "tools", "the field tools is not supported"),
-        ({"logprobs": False}, "logprobs", "the field logprobs is not supported"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        ({"functions": []}, "functions", "the field functions is not supported"),
+        ({"store": True}, "store", "Input should be False, got True"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+        ({"top_logprobs": 2}, "top_logprobs", "needs logprobs to be true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+        ({"logit_bias": {"a": 1}}, "logit_bias.a", "match pattern"),
+        ({"logit_bias": {"999999": 1}}, None, "logit_bias names the token ids [999999]"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "a tool's name must be"),
+        ({"tool_choice": "required"}, None, "there are no tools to call"),
+        ({"tool_choice": "some"}, "tool_choice", "'none', 'auto' or 'required'"),
+        ({"tools": [TOOL], "parallel_tool_calls": False}, "parallel_tool_calls", "only be promised"),
+        ({"response_format": {"type": "xml"}}, "response_format", "json_object"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
         ({"tmperature": 0.5}, "tmperature", "not supported"),
         ({"model": None}, "model", "valid string"),
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": "hi"}, "messages", "valid list"),
         ({"messages": ["hi"]}, "messages[0]", "valid dictionary"),
-        ({"messages": [{"role": "tool", "content": "hi"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "the field messages[0].content is missing"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "text or a list of text parts"),
-        ({"messages": [*HELLO, {"role": "user", "content": "hi", "name": "x"}]}, "messages[1].name", "not supported"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role", "'assistant' or 'tool'"),
+        ({"messages": [{"role": "tool", "content": "hi"}]}, None, "turn 1 must come from the user"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "the content is missing"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "the content is missing"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "text or a list of text parts"),
+        ({"messages": [*HELLO, {"role": "user", "content": "hi", "nam": "x"}]}, "messages[1].nam", "not supported"),
         (part(type="image_url", image_url={"url": "x"}), "messages[0].content[0].type", "got 'image_url'"),
         (part(type="text"), "messages[0].content[0].text", "missing"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, None, "turn 1 must come from the user"),
@@ -118,7 +132,7 @@ def test_unknown_paths_and_wrong_methods(app_of):
     client, _ = app_of("x")
     assert error_of(client.get("/"), 404)["message"] == "GET /: Not Found"
     assert error_of(client.get("/nothing"), 404)["message"] == "GET /nothing: Not Found"
-    assert error_of(client.post("/v1/completions", json=ASK), 404)
+    assert error_of(client.post("/v1/embeddings", json=ASK), 404)
     assert error_of(client.get("/health/"), 404)
     refused = client.get(COMPLETIONS)
     assert error_of(refused, 405)["message"] == f"GET {COMPLETIONS}: Method Not Allowed"
@@ -129,8 +143,8 @@ def test_unknown_paths_and_wrong_methods(app_of):
 def test_openais_client_raises_its_own_errors(serve):
     with openai.OpenAI(base_url=f"{serve('x').url}/v1", api_key="none", max_retries=0) as client:
         with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(**ASK, frequency_penalty=1)
-        assert (caught.value.param, caught.value.code) == ("frequency_penalty", "unsupported_parameter")
+            client.chat.completions.create(**ASK, prediction={"type": "content", "content": "x"})
+        assert (caught.value.param, caught.value.code) == ("prediction", "unsupported_parameter")
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a" * 300}])
         assert caught.value.code == "context_length_exceeded"
@@ -195,7 +209,8 @@ def test_an_engine_that_closes_is_an_error_and_no_finish_reason(serve, stream):
     asking.join()
     assert "cancelled" not in responses[0].text
     assert "server_error" in responses[0].text
-    assert responses[0].status_code == (200 if stream else 500)
+    assert responses[0].status_code == (200 if stream else 503)
+    assert "shutting down" in responses[0].text
 
 
 class Faulty(Chat):

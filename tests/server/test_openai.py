@@ -161,10 +161,10 @@ def test_models(serve, client_of):
 
 def test_an_adapters_name_is_the_models_id(serve, client_of, scripted_chat):
     client = client_of(serve(chat=remade(scripted_chat("x"), adapter="mine")))
-    assert [model.id for model in client.models.list()] == ["mine"]
+    assert [(model.id, model.parent) for model in client.models.list()] == [("mine", "tiny"), ("tiny", None)]
     assert client.chat.completions.create(model="mine", messages=HELLO).model == "mine"
-    with pytest.raises(openai.NotFoundError, match="the model 'tiny' is not served here, 'mine' is") as caught:
-        client.chat.completions.create(model="tiny", messages=HELLO)
+    with pytest.raises(openai.NotFoundError, match="the model 'other' is not served here, but: mine, tiny") as caught:
+        client.chat.completions.create(model="other", messages=HELLO)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 

@@ -8,7 +8,7 @@ from arriero.errors import EngineError, UsageError
 from arriero.history import History, Saved
 from arriero.messages import Message, Sampling
 from arriero.terminal import dialogue as module
-from arriero.terminal.dialogue import Dialogue, with_adapter
+from arriero.terminal.dialogue import Dialogue
 
 ADAPTED = "Be Killa."
 
@@ -164,7 +164,7 @@ def test_an_adapter_brings_its_own_system_prompt(talk, history, trained_adapter)
     assert (dialogue.chat.adapter, dialogue.system) == ("killa", None)
     dialogue.ask("a", nothing)
     asked = [{"role": "system", "content": ADAPTED}, {"role": "user", "content": "a"}]
-    assert dialogue.chat.engine.asked[0][0] == with_adapter(dialogue.chat, None).render(asked)
+    assert dialogue.chat.engine.asked[0][0] == dialogue.chat.with_adapter(None).render(asked)
     assert dialogue.chat.engine.options[0]["adapter"] == "killa"
     assert history.get().adapter == str(trained_adapter)
     dialogue.wear(None)

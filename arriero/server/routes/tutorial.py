@@ -9,10 +9,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from arriero.chat import Chat
 from arriero.messages import Message, Sampling
-from arriero.server.answer import answer, whole
 from arriero.server.body import MaxTokens, RequestBody, Temperature, TopP
+from arriero.server.service import Service
 
 Exchange = Annotated[list[str], Field(min_length=2, max_length=2)]
 
@@ -47,12 +46,13 @@ class PromptResponse(BaseModel):
     time: str
 
 
-def add_routes(app: FastAPI, chat: Chat) -> None:
-    """Add `POST /` to `app`, answered by `chat`."""
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add `POST /`, answered by the default model."""
 
     @app.post("/")
     async def respond(body: Prompt, request: Request) -> PromptResponse:
         """Answer one prompt."""
-        pieces = await answer(request.receive, chat, body.messages(), body.sampling())
-        text, _, _ = await whole(request.receive, pieces)
-        return PromptResponse(response=text, status=200, time=f"{datetime.now():%Y-%m-%d %H:%M:%S}")
+        chat = service.models.default
+        answers = await service.begin(request, chat, lambda _: chat.stream(body.messages(), body.sampling()))
+        [reply] = await answers.replies(request.receive)
+        return PromptResponse(response=reply.text, status=200, time=f"{datetime.now():%Y-%m-%d %H:%M:%S}")

@@ -1,0 +1,215 @@
+"""serve."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from arriero.cli import output
+from arriero.cli.options import ServedOptions, Texts
+from arriero.errors import UsageError
+from arriero.server.admission import Limits
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from arriero.server.keys import Keys
+    from arriero.server.models import Models
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """Who may use it.
+
+    Parameters
+    ----------
+    host
+        Address to listen on. Anything but loopback needs a key.
+    port
+        Port to listen on; 0 takes any free one.
+    api_key_file
+        File with one API key, or a name and a key, on each line. Without it the one in ARRIERO_API_KEY counts.
+    admin_key_file
+        File with the key that may add and remove adapters. Without it the one in ARRIERO_ADMIN_KEY counts.
+    no_api_key
+        Let anybody who reaches the address use the model.
+    allow_origin
+        A site, such as https://example.org, whose pages may use this server; may be given several times.
+    allow_host
+        A name this server is reached by, where it listens on loopback without a key; may be given several times.
+    tls_certfile
+        Certificate chain in PEM, to serve HTTPS.
+    tls_keyfile
+        Its private key, unless that is in the same file.
+
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 6006
+    api_key_file: Path | None = None
+    admin_key_file: Path | None = None
+    no_api_key: bool = False
+    allow_origin: Texts = ()
+    allow_host: Texts = ()
+    tls_certfile: Path | None = None
+    tls_keyfile: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"a port is a number from 0 to 65535, got {self.port}")
+        if self.tls_keyfile is not None and self.tls_certfile is None:
+            raise UsageError("--tls-keyfile needs --tls-certfile")
+
+    def keys(self) -> Keys:
+        """The keys that are good; UsageError where none is and one is needed."""
+        from arriero.server.keys import Keys, read_keys
+
+        keys = read_keys(self.api_key_file, os.environ.get("ARRIERO_API_KEY"))
+        admins = read_keys(self.admin_key_file, os.environ.get("ARRIERO_ADMIN_KEY"))
+        if len(admins) > 1:
+            raise UsageError(f"{self.admin_key_file} must hold one key, got {len(admins)}")
+        for file in (self.api_key_file, self.admin_key_file):
+            if file is not None and os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
+                output.note(f"warning: others on this machine may read {file}; try: chmod 600 {file}")
+        if keys and self.no_api_key:
+            raise UsageError("--no-api-key lets anybody in, but there are keys", hint="leave one of the two out")
+        if not keys and not self.no_api_key and self.host not in LOOPBACK:
+            raise UsageError(
+                f"on {self.host} anybody who reaches this machine could use the model",
+                hint="give --api-key-file, or --no-api-key if that is what you want",
+            )
+        return Keys(keys, next(iter(admins.values()), None))
+
+    def hosts(self, *, open_to_all: bool) -> tuple[str, ...]:
+        """The names the server answers to: those of loopback where nothing else keeps other sites' pages out."""
+        if self.host in LOOPBACK and open_to_all:
+            return ("localhost", "127.0.0.1", "[::1]", *self.allow_host)
+        return ()
+
+
+MODEL = ServedOptions()
+ACCESS = AccessOptions()
+LIMITS = Limits()
+
+
+def serve(
+    *,
+    model: ServedOptions = MODEL,
+    access: AccessOptions = ACCESS,
+    limits: Annotated[Limits, Parameter(name="*")] = LIMITS,
+    drain_seconds: float = 30.0,
+    log_json: bool = False,
+    log_prompts: bool = False,
+) -> None:
+    """Serve the tutorial's POST /, OpenAI's /v1 and the web page on one port, from one loaded model.
+
+    Parameters
+    ----------
+    drain_seconds
+        How long answers may still take once the server is told to end.
+    log_json
+        Write the log as one JSON object for each line.
+    log_prompts
+        Write the bodies of requests to the log, prompts included.
+
+    """
+    from arriero.server import create_app
+    from arriero.server.run import listen, run
+
+    keys = access.keys()
+    adapters = _named(model.adapter)
+    hosts = access.hosts(open_to_all=not keys.wanted)
+    app = create_app(None, limits=limits, keys=keys, origins=access.allow_origin, hosts=hosts, log_prompts=log_prompts)
+    tls = (access.tls_certfile, access.tls_keyfile) if access.tls_certfile is not None else None
+    listener = listen(access.host, access.port)
+    show = _mount_page(app)
+    _log(as_json=log_json)
+    scheme = "https" if tls else "http"
+    address = f"{scheme}://{f'[{access.host}]' if ':' in access.host else access.host}:{listener.getsockname()[1]}"
+
+    def make() -> Models:
+        models = _load(model, adapters)
+        show(models)
+        output.note(f"serving {', '.join(models)} at {address} (web page, POST /, /v1); Ctrl-C stops")
+        return models
+
+    output.note(f"listening at {address}, loading the model")
+    if access.no_api_key and access.host not in LOOPBACK:
+        output.note("warning: anyone who reaches this address can use the model")
+    try:
+        run(app, listener, make, tls=tls, drain_seconds=drain_seconds)
+    except KeyboardInterrupt:
+        output.note("stopped")
+
+
+def _named(given: tuple[str, ...]) -> dict[str, Path]:
+    """Adapter directories by name, from NAME=DIRECTORY or DIRECTORY alone."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, _, directory = text.partition("=")
+        path = Path(directory or name).expanduser()
+        if not directory or Path(text).is_dir():  # a path with a = in it
+            path = Path(text).expanduser()
+            name = path.resolve().name
+        if name in found:
+            raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
+        found[name] = path
+    return found
+
+
+def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
+    """The base model and all adapters; the first one is the default."""
+    from arriero.chat import load
+    from arriero.server.models import Models
+
+    name, directory = next(iter(adapters.items()), (None, None))
+    chat = load(
+        options.model,
+        adapter=directory,
+        name=name,
+        system=options.system,
+        engine=options.engine,
+        precision=options.precision,
+    )
+    try:
+        models = Models(chat, system=options.system)
+        for other, place in list(adapters.items())[1:]:
+            models.load(other, place)
+    except BaseException:
+        chat.close()
+        raise
+    return models
+
+
+def _mount_page(app: FastAPI) -> Callable[[Models], None]:
+    """Mount the web page, if it is installed; returns what gives it its model."""
+    try:
+        from arriero.web import mount, set_chat
+
+        mount(app, None)
+    except UsageError as error:
+        output.note(f"no web page: {error.message}; {error.hint}")
+        return lambda _: None
+    return lambda models: set_chat(models.default)
+
+
+def _log(*, as_json: bool) -> None:
+    """Everything that is logged to standard error, in one form."""
+    from arriero.server.record import LogFormat
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormat(as_json=as_json))
+    logging.getLogger("arriero").handlers[:] = [handler]
+    logging.getLogger("uvicorn").handlers[:] = [handler]
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

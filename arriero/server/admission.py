@@ -1,0 +1,176 @@
+"""Who may be answered now, who waits and who is sent away.
+
+A request enters with as many places as it wants answers. Those that find no room wait, each key in a queue of its own,
+and the keys take turns, so that one with a thousand requests holds up another's single one by one answer only. All of
+it happens on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from arriero.errors import UsageError
+from arriero.server.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the server takes on.
+
+    Parameters
+    ----------
+    max_running
+        Answers that are generated at the same time.
+    max_waiting
+        Requests that may wait for their turn; more are refused with 503.
+    max_wait
+        Seconds that a request waits at most before it is refused with 503.
+    requests_per_minute
+        For each API key, or each address where there are no keys; more are refused with 429. Default: no limit.
+    max_body
+        Bytes of a request's body at most; a longer one is refused with 413.
+
+    """
+
+    max_running: int = 32
+    max_waiting: int = 128
+    max_wait: float = 60.0
+    requests_per_minute: int | None = None
+    max_body: int = 4 * 2**20
+
+    def __post_init__(self) -> None:
+        for name in ("max_running", "max_wait", "requests_per_minute", "max_body"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"{name} must be above 0, got {value}")
+        if self.max_waiting < 0:
+            raise UsageError(f"max_waiting must be at least 0, got {self.max_waiting}")
+
+
+class Admission:
+    """The places and the queues for them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.running = 0
+        self.waiting = 0
+        self._queues: dict[str, deque[_Waiting]] = {}  # by key; the first one's turn is next
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._rate = MovingWindowRateLimiter(MemoryStorage())
+
+    def check_rate(self, key: str) -> None:
+        """Count a request of `key`; RequestError 429 where it was one too many."""
+        if self.limits.requests_per_minute is None:
+            return
+        item = RateLimitItemPerMinute(self.limits.requests_per_minute)
+        if not self._rate.hit(item, key):
+            seconds = self._rate.get_window_stats(item, key).reset_time - time.time()
+            raise RequestError(
+                f"more than {self.limits.requests_per_minute} requests in a minute",
+                status=429,
+                code="rate_limit_exceeded",
+                retry_after=seconds,
+            )
+
+    async def enter(self, key: str, places: int = 1) -> Ticket:
+        """Wait for `places` free places; RequestError 503 where there is no room to wait, or the wait is too long."""
+        if places > self.limits.max_running:
+            raise RequestError(f"{places} answers were asked for at once, this server gives {self.limits.max_running}")
+        self.refuse_when_draining()
+        if not self._queues and self.running + places <= self.limits.max_running:
+            return self._take(places)
+        if self.waiting >= self.limits.max_waiting:
+            raise _busy(f"{self.running} answers are under way and {self.waiting} requests wait")
+        entry = _Waiting(places, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(key, deque()).append(entry)
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self.limits.max_wait):
+                return await entry.turn
+        except BaseException as error:
+            self._give_up(key, entry)
+            if isinstance(error, TimeoutError):
+                raise _busy(f"the request waited {self.limits.max_wait:g} seconds for its turn") from None
+            raise
+        finally:
+            self.waiting -= 1
+
+    def _give_up(self, key: str, entry: _Waiting) -> None:
+        """Leave the queue; a turn that came too late to be taken is given on."""
+        if entry.turn.done() and not entry.turn.cancelled():
+            entry.turn.result().leave()
+        queue = self._queues.get(key, deque())
+        if entry in queue:
+            queue.remove(entry)
+            if not queue:
+                del self._queues[key]
+        self._give_turns()
+
+    def refuse_when_draining(self) -> None:
+        """RequestError 503 once `drain` was called."""
+        if self._draining:
+            raise _busy("the server is shutting down")
+
+    def drain(self) -> None:
+        """Let nobody in any more; who is running or waiting goes on."""
+        self._draining = True
+
+    async def idle(self) -> None:
+        """Return once nobody is running or waiting."""
+        await self._idle.wait()
+
+    def _take(self, places: int) -> Ticket:
+        self.running += places
+        self._idle.clear()
+        return Ticket(self, places)
+
+    def _release(self, places: int) -> None:
+        self.running -= places
+        self._give_turns()
+        if not self.running and not self._queues:
+            self._idle.set()
+
+    def _give_turns(self) -> None:
+        while self._queues:
+            key, queue = next(iter(self._queues.items()))
+            if self.running + queue[0].places > self.limits.max_running:
+                return
+            entry = queue.popleft()
+            del self._queues[key]
+            if queue:
+                self._queues[key] = queue  # at the end: the others' turn is next
+            if not entry.turn.cancelled():
+                entry.turn.set_result(self._take(entry.places))
+
+
+class Ticket:
+    """Places that are taken until `leave`."""
+
+    def __init__(self, admission: Admission, places: int) -> None:
+        self._admission = admission
+        self._places = places
+
+    def leave(self) -> None:
+        """Give the places back; later calls change nothing."""
+        places, self._places = self._places, 0
+        if places:
+            self._admission._release(places)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    places: int
+    turn: asyncio.Future[Ticket]
+
+
+def _busy(what: str) -> RequestError:
+    return RequestError(f"{what}; try again", status=503, code="overloaded", retry_after=1)

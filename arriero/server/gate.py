@@ -1,0 +1,143 @@
+"""What every request passes before it gets anywhere: its id, who sends it, whether it may come in, how long it may be.
+
+Plain ASGI around the whole application, so that also what fails inside leaves with a request id and safe headers. Only
+`/health` and `/ready` need no key. A page of another site cannot use the model through its visitor's browser: requests
+that a browser sends from elsewhere are refused, and, where `hosts` are given, those under another name for this machine
+(https://en.wikipedia.org/wiki/DNS_rebinding).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from arriero.server.errors import RequestError, response
+from arriero.server.keys import Caller
+from arriero.server.record import Record
+from arriero.server.service import Service
+
+OPEN_PATHS = ("/health", "/ready")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+LOADING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="1"><title>Arriero</title>
+<p>The model is being loaded. 模型加载中。"""
+
+
+class Gate:
+    """The checks, around `app`.
+
+    `origins` are other sites whose pages may send requests, `hosts` the names this server answers to, by default all.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, origins: Collection[str], hosts: Collection[str]) -> None:
+        self._app = app
+        self._service = service
+        self._origins = origins
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it here."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        sent_id = headers.get("x-request-id", "")
+        request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(12)}"
+        client = scope.get("client")
+        caller = self._service.keys.caller(headers)
+        who = caller or Caller(client[0] if client else "local")
+        record = Record(request_id, who, scope.get("method", "WEBSOCKET"), scope["path"])
+        scope["record"] = record
+
+        async def outgoing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                found = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    found.setdefault(name, value)
+                found["x-request-id"] = request_id
+                if caller is not None and headers.get("authorization", "").lower().startswith("basic"):
+                    found.append("set-cookie", self._service.keys.cookie(caller))
+            await send(message)
+
+        try:
+            try:
+                self._check(scope, headers, caller, record)
+            except RequestError as error:
+                await self._refuse(error, scope, receive, outgoing)
+            else:
+                await self._enter(scope, _limited(receive, self._service.admission.limits.max_body), outgoing)
+        finally:
+            self._service.ended(record, scope)
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._service.state == "loading" and scope["path"] == "/" and scope.get("method") == "GET":
+            await HTMLResponse(LOADING, 503, {"retry-after": "1"})(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Headers, caller: Caller | None, record: Record) -> None:
+        """RequestError for a request that may not come in."""
+        host = headers.get("host", "")
+        if self._hosts and _name(host) not in self._hosts:
+            raise RequestError(f"this server is not called {host!r}", status=403, code="unknown_host")
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host and origin not in self._origins:
+            raise RequestError(f"pages of {origin} may not use this server", status=403, code="origin_not_allowed")
+        preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
+        if scope["path"] in OPEN_PATHS or (preflight and origin in self._origins):
+            return
+        if caller is None and self._service.keys.wanted:
+            raise RequestError("an API key is needed, as Authorization: Bearer KEY", status=401, code="invalid_api_key")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._service.admission.limits.max_body:
+            raise _too_long(self._service.admission.limits.max_body)
+        if scope.get("method") == "POST":
+            self._service.admission.check_rate(record.caller.name)
+
+    async def _refuse(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        challenge = None
+        if error.status == 401:
+            page = "text/html" in Headers(scope=scope).get("accept", "")
+            challenge = {"www-authenticate": 'Basic realm="Arriero", charset="UTF-8"' if page else "Bearer"}
+        await response(error, challenge)(scope, receive, send)
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """`receive`, raising once the body has become longer than `limit` bytes."""
+    length = 0
+
+    async def counted() -> Message:
+        nonlocal length
+        message = await receive()
+        length += len(message.get("body", b""))
+        if message["type"] == "http.request" and length > limit:
+            error = _too_long(limit)
+            raise HTTPException(error.status, error.message)
+        return message
+
+    return counted
+
+
+def _too_long(limit: int) -> RequestError:
+    return RequestError(f"the body is longer than {limit} bytes", status=413, code="request_too_large")
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    return host.rpartition(":")[0] if re.search(r":\d+$", host) else host

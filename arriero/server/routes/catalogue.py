@@ -1,0 +1,96 @@
+"""Which models there are, and the administrator's adding and removing of adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arriero.server.body import RequestBody
+from arriero.server.errors import RequestError
+from arriero.server.service import Service
+
+
+class Model(BaseModel):
+    """A model that can be asked for: the base model, or an adapter, whose `parent` it then is.
+
+    `created` is when it was put in, in seconds since 1970; `max_model_len` the context window in tokens.
+    """
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["arriero"] = "arriero"
+    parent: str | None = None
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """All models that can be asked for; the first is what `POST /` answers with."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class AdapterBody(RequestBody):
+    """An adapter directory of this machine, and the name to serve it under."""
+
+    name: str
+    path: str
+
+
+class Removed(BaseModel):
+    """An adapter that is not served any more."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add models and adapters to `app`."""
+
+    def described(name: str) -> Model:
+        chat = service.models.find(name)
+        parent = chat.model if chat.adapter is not None else None
+        return Model(id=name, created=service.models.created(name), parent=parent, max_model_len=chat.window)
+
+    def administered(request: Request) -> None:
+        if not request.scope["record"].caller.admin:
+            known = service.keys.administered
+            why = (
+                "the administrator's key is needed"
+                if known
+                else "this server was started without an administrator's key"
+            )
+            raise RequestError(why, status=403, code="administrator_only")
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        """All models that are served."""
+        return ModelList(data=[described(name) for name in service.models])
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> Model:
+        """The model of that name."""
+        return described(model)
+
+    @app.post("/v1/adapters", response_model=Model, status_code=201, responses={200: {"model": Model}})
+    async def add(body: AdapterBody, request: Request) -> Response:
+        """Serve an adapter, or serve it anew from another directory. For the administrator."""
+        administered(request)
+        replaced = await run_in_threadpool(service.models.add, body.name, Path(body.path))
+        return JSONResponse(described(body.name).model_dump(), 200 if replaced else 201)
+
+    @app.delete("/v1/adapters/{name}")
+    async def remove(name: str, request: Request) -> Removed:
+        """Serve an adapter no longer; answers under way go on. For the administrator."""
+        administered(request)
+        await run_in_threadpool(service.models.remove, name)
+        return Removed(id=name)

@@ -1,0 +1,215 @@
+"""OpenAI's chat completions, as https://platform.openai.com/docs/api-reference/chat describes them.
+
+What is not supported is refused by name, never ignored; only `user`, an opaque tag, is accepted and has no effect.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arriero.chat import Chat, Reply, Stream
+from arriero.messages import Piece, TokenLogprob, ToolCall, Usage
+from arriero.server.answer import Answers, EventStream, WireReason, ending
+from arriero.server.body import Choices, MaxTokens, SamplingBody
+from arriero.server.errors import RequestError, describe
+from arriero.server.routes.conversation import Asked, Turns, conversation
+from arriero.server.routes.wire import (
+    DONE,
+    STREAM_TOO,
+    StreamOptions,
+    TokenCounts,
+    counts,
+    event,
+    now,
+    token_entries,
+    wants_usage,
+)
+from arriero.server.service import Service
+
+
+class ChatRequest(Asked, SamplingBody):
+    """The body of `POST /v1/chat/completions`. null counts as absent."""
+
+    model: str
+    messages: Turns
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    n: Choices | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    user: str | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    def limit(self) -> int | None:
+        """The longest answer in tokens; RequestError where two fields contradict each other."""
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise RequestError("give max_tokens or max_completion_tokens, not both", param="max_tokens")
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def alternatives(self) -> int | None:
+        """How many alternatives for each token, None without log-probabilities."""
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class AnsweredFunction(BaseModel):
+    """Which function the model wants called; `arguments` is the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class AnsweredCall(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: AnsweredFunction
+
+
+class AnswerMessage(BaseModel):
+    """The model's turn; it can be sent back as it is. Its content is null where it only calls tools."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    tool_calls: list[AnsweredCall] = []
+
+
+class Choice(BaseModel):
+    """One of the answers. `logprobs` holds `content`: the tokens of the text with their log-probabilities."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: WireReason
+
+
+class Completion(BaseModel):
+    """Whole answers; `created` is in seconds since 1970."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: TokenCounts
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add chat completions to `app`."""
+
+    @app.post(
+        "/v1/chat/completions",
+        response_model=Completion,
+        responses=STREAM_TOO,
+    )
+    async def complete(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation, at once or as a stream of server-sent events."""
+        chat = service.models.find(body.model)
+        with_usage = wants_usage(body.stream_options, stream=body.stream)
+        messages, form, limit, wanted = conversation(body.messages), body.form(), body.limit(), body.alternatives()
+
+        def start(number: int) -> Stream:
+            if wanted is not None:
+                chat.spell(0)  # the first time takes long, and this is not the event loop
+            return chat.stream(messages, body.sampling_of(limit, number), logprobs=wanted, **form)
+
+        answers = await service.begin(request, chat, start, body.n or 1)
+        kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": now(), "model": chat.name}
+        spelled = wanted is not None
+        if body.stream:
+            return EventStream(_Events(chat, head, with_usage=with_usage, spelled=spelled).of(answers), answers)
+        replies = await answers.replies(request.receive)
+        choices = [_choice(chat, index, reply, spelled=spelled) for index, reply in enumerate(replies)]
+        return JSONResponse({**head, "choices": choices, "usage": counts(reply.usage for reply in replies)})
+
+
+def _choice(chat: Chat, index: int, reply: Reply, *, spelled: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
+    if reply.tool_calls:
+        message["tool_calls"] = [_call(call) for call in reply.tool_calls]
+    else:
+        message["content"] = reply.text
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(chat, reply.logprobs) if spelled else None,
+        "finish_reason": reply.finish_reason,
+    }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _logprobs(chat: Chat, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    return {"content": token_entries(chat, tokens), "refusal": None}
+
+
+class _Events:
+    """OpenAI's stream: role, texts and calls, finish reason, token counts if asked for, [DONE].
+
+    A failure is an event too, in the place of what is missing.
+    """
+
+    def __init__(self, chat: Chat, head: dict[str, Any], *, with_usage: bool, spelled: bool) -> None:
+        self._chat = chat
+        self._head = head
+        self._with_usage = with_usage
+        self._spelled = spelled
+        self._calls: dict[int, int] = {}  # how many each answer has made
+        self._usages: list[Usage] = []
+
+    async def of(self, answers: Answers) -> AsyncGenerator[bytes, None]:
+        """The events of these answers."""
+        begun: set[int] = set()
+        try:
+            async for index, piece in answers:
+                if index not in begun:
+                    begun.add(index)
+                    yield self._chunk(index, {"role": "assistant", "content": ""})
+                if piece.text or piece.tool_calls or piece.logprobs:
+                    yield self._chunk(index, self._delta(index, piece), piece.logprobs)
+                if piece.finish_reason is not None:
+                    reason, usage = ending(piece)
+                    self._usages.append(usage)
+                    yield self._chunk(index, {}, reason=reason)
+            if self._with_usage:
+                yield event({**self._head, "choices": [], "usage": counts(self._usages)})
+        except Exception as error:
+            yield event(describe(error)[1])
+        yield DONE
+
+    def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+        if piece.tool_calls:
+            made = self._calls.get(index, 0)
+            self._calls[index] = made + len(piece.tool_calls)
+            delta["tool_calls"] = [{"index": made + n, **_call(call)} for n, call in enumerate(piece.tool_calls)]
+        return delta
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: tuple[TokenLogprob, ...] = (),
+        reason: WireReason | None = None,
+    ) -> bytes:
+        spelled = _logprobs(self._chat, logprobs) if self._spelled and logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": spelled, "finish_reason": reason}
+        chunk = {**self._head, "choices": [choice]}
+        return event(chunk | {"usage": None} if self._with_usage else chunk)

@@ -1,0 +1,180 @@
+"""OpenAI's older completions: prompts that are gone on from as they are, without the chat template.
+
+https://platform.openai.com/docs/api-reference/completions describes them. A prompt is text, which is encoded as the
+tokenizer does by itself (control tokens included, as who writes such prompts expects), or token ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arriero.chat import Chat, Stream
+from arriero.messages import TokenLogprob, Usage
+from arriero.server.answer import Answers, EventStream, WireReason, ending
+from arriero.server.body import Choices, MaxTokens, SamplingBody
+from arriero.server.errors import RequestError, describe
+from arriero.server.routes.wire import DONE, STREAM_TOO, StreamOptions, TokenCounts, event, now, wants_usage
+from arriero.server.service import Service
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+DEFAULT_TOKENS = 16  # OpenAI's
+
+
+class CompletionRequest(SamplingBody):
+    """The body of `POST /v1/completions`. null counts as absent."""
+
+    model: str
+    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+    max_tokens: MaxTokens | None = None
+    n: Choices | None = None
+    best_of: Choices | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    def check(self) -> None:
+        """RequestError for what is asked for and cannot be given."""
+        if self.best_of not in (None, self.n or 1):
+            raise RequestError("best_of other than n is not supported", param="best_of", code="unsupported_parameter")
+        if self.echo and self.logprobs is not None:
+            raise RequestError(
+                "log-probabilities of the prompt, which echo with logprobs means, are not supported",
+                param="echo",
+                code="unsupported_parameter",
+            )
+
+    def prompts(self, chat: Chat) -> list[list[int]]:
+        """The ids of every prompt."""
+        single = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        encode = chat.renderer.tokenizer.encode
+        given: Any = [self.prompt] if single else self.prompt
+        return [encode(prompt) if isinstance(prompt, str) else prompt for prompt in given]
+
+
+class TextChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: WireReason
+
+
+class TextCompletion(BaseModel):
+    """Whole answers; `created` is in seconds since 1970."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: TokenCounts
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add completions to `app`."""
+
+    @app.post("/v1/completions", response_model=TextCompletion, responses=STREAM_TOO)
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        """Go on from one or several prompts, at once or as a stream of server-sent events."""
+        chat = service.models.find(body.model)
+        with_usage = wants_usage(body.stream_options, stream=body.stream)
+        body.check()
+        prompts = await run_in_threadpool(body.prompts, chat)
+        each = body.n or 1
+
+        def start(number: int) -> Stream:
+            if body.logprobs is not None:
+                chat.spell(0)  # the first time takes long, and this is not the event loop
+            sampling = body.sampling_of(body.max_tokens or DEFAULT_TOKENS, number % each)
+            return chat.stream_ids(prompts[number // each], sampling, logprobs=body.logprobs)
+
+        answers = await service.begin(request, chat, start, len(prompts) * each)
+        echoes = [
+            chat.renderer.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts for _ in range(each)
+        ]
+        head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": now(),
+            "model": chat.name,
+        }
+        texts = [_Text(chat, echo, spelled=body.logprobs is not None) for echo in echoes]
+        if body.stream:
+            return EventStream(_events(head, answers, texts, each if with_usage else 0), answers)
+        replies = await answers.replies(request.receive)
+        choices = [
+            {"index": index, **text.part(reply.text, reply.logprobs), "finish_reason": reply.finish_reason}
+            for index, (reply, text) in enumerate(zip(replies, texts, strict=True))
+        ]
+        return JSONResponse({**head, "choices": choices, "usage": _counts([reply.usage for reply in replies], each)})
+
+
+async def _events(head: dict[str, Any], answers: Answers, texts: list[_Text], each: int) -> AsyncGenerator[bytes, None]:
+    """The chunks of a stream; `each` answers to a prompt where token counts are wanted, else 0."""
+    usages: list[Usage | None] = [None] * len(texts)
+    try:
+        async for index, piece in answers:
+            reason = None
+            if piece.finish_reason is not None:
+                reason, usages[index] = ending(piece)
+            choice = {"index": index, **texts[index].part(piece.text, piece.logprobs), "finish_reason": reason}
+            yield event({**head, "choices": [choice]} | ({"usage": None} if each else {}))
+        if each:
+            yield event({**head, "choices": [], "usage": _counts([usage for usage in usages if usage], each)})
+    except Exception as error:
+        yield event(describe(error)[1])
+    yield DONE
+
+
+class _Text:
+    """One answer's text, with what it echoes before the first part, and how far it has come."""
+
+    def __init__(self, chat: Chat, echo: str, *, spelled: bool) -> None:
+        self._chat = chat
+        self._echo = echo
+        self._spelled = spelled
+        self._offset = 0
+
+    def part(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+        """The next part's text and log-probabilities, in the older shape."""
+        text, self._echo = self._echo + text, ""
+        if not self._spelled:
+            return {"text": text, "logprobs": None}
+        tokens = [self._token(token.token_id) for token in logprobs]
+        offsets = list(itertools.accumulate(map(len, tokens[:-1]), initial=self._offset))[: len(tokens)]
+        self._offset += len(text)
+        spelled = {
+            "tokens": tokens,
+            "token_logprobs": [token.logprob for token in logprobs],
+            "top_logprobs": [{self._token(other): value for other, value in token.top} for token in logprobs],
+            "text_offset": offsets,
+        }
+        return {"text": text, "logprobs": spelled}
+
+    def _token(self, token_id: int) -> str:
+        """A token's text; as OpenAI writes it where it is a part of a character: bytes:\\xe4\\xbd."""
+        spelled = self._chat.spell(token_id)
+        try:
+            return spelled.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+
+
+def _counts(usages: list[Usage], each: int) -> dict[str, int]:
+    """The tokens of all prompts, each counted once, and of all answers."""
+    prompt = sum(usage.prompt_tokens for usage in usages[::each])
+    completion = sum(usage.completion_tokens for usage in usages)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -1,0 +1,175 @@
+"""A conversation and what may follow it, in OpenAI's words: messages, tools, the form of the answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from arriero.chat import Form
+from arriero.messages import Message, Tool
+from arriero.server.body import RequestBody, Schema
+from arriero.server.errors import RequestError, at
+from arriero.tools import ToolCall
+
+OWN_ROLES = {"developer": "system"}
+
+
+class TextPart(RequestBody):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+def _parts(content: object) -> object:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise PydanticCustomError("content", "Input should be text or a list of text parts")
+    return content
+
+
+Content = Annotated[list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
+
+
+class CalledFunction(RequestBody):
+    """Which function is called; `arguments` is the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class CallBody(RequestBody):
+    """A call of a tool that the model made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # as in the chunks of a stream; without effect
+
+
+class ChatMessage(RequestBody):
+    """One turn; the parts of its content are joined.
+
+    "developer" is the newer word for "system". `name` has no effect: chat templates have no place for it. What an
+    answer's message holds besides may come back only empty.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: str | None = None
+    tool_calls: list[CallBody] | None = None
+    tool_call_id: str | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    def message(self) -> Message:
+        """This turn as a Message."""
+        if self.content is None and not self.tool_calls:
+            raise RequestError("the content is missing", param="content")
+        calls = [ToolCall.of(call.model_dump(exclude={"index"})) for call in self.tool_calls or ()]
+        text = "".join(part.text for part in self.content or ())
+        role: Any = OWN_ROLES.get(self.role, self.role)
+        return Message(role, text, tuple(calls), self.tool_call_id)
+
+
+class FunctionBody(RequestBody):
+    """A function that may be called. `strict` changes nothing: a call that must be made always fits its schema."""
+
+    name: str
+    description: str | None = None
+    parameters: Schema | None = None
+    strict: bool | None = None
+
+
+class ToolBody(RequestBody):
+    """A tool; functions are the only ones."""
+
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class NamedFunction(RequestBody):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedToolBody(RequestBody):
+    """The choice of one tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class SchemaBody(RequestBody):
+    """A JSON schema that the answer fits. `name` and `description` have no effect, `strict` is always so."""
+
+    name: str
+    description: str | None = None
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class TextFormat(RequestBody):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(RequestBody):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class SchemaFormat(RequestBody):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: SchemaBody
+
+
+Turns = Annotated[list[ChatMessage], Field(min_length=1)]
+
+
+def conversation(turns: list[ChatMessage]) -> list[Message]:
+    """The messages, checked one by one; RequestError names the one that is wrong."""
+    found = []
+    for number, turn in enumerate(turns):
+        with at(f"messages[{number}]"):
+            found.append(turn.message())
+    return found
+
+
+class Asked(RequestBody):
+    """The tools that may be called and the form of the answer."""
+
+    tools: list[ToolBody] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolBody | None = None
+    response_format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    parallel_tool_calls: bool | None = None
+
+    def form(self) -> Form:
+        """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
+        found: Form = {}
+        with at("tools"):
+            found["tools"] = [Tool.of(tool.model_dump(exclude_none=True)) for tool in self.tools or ()]
+        chosen = self.tool_choice or "auto"
+        found["tool_choice"] = chosen if isinstance(chosen, str) else chosen.model_dump()
+        if self.parallel_tool_calls is False and self.tools and chosen == "auto":
+            raise RequestError(
+                "that at most one tool is called can only be promised with tool_choice required, or one by name",
+                param="parallel_tool_calls",
+                code="unsupported_parameter",
+            )
+        match self.response_format:
+            case ObjectFormat():
+                found["schema"] = {"type": "object"}
+            case SchemaFormat(json_schema=wanted):
+                found["schema"] = wanted.schema_ if wanted.schema_ is not None else {"type": "object"}
+        return found

@@ -1,0 +1,75 @@
+"""What OpenAI's endpoints have in common on the wire: events, token counts, log-probabilities."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+from arriero.chat import Chat
+from arriero.messages import TokenLogprob, Usage
+from arriero.server.errors import RequestError
+
+STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+DONE = b"data: [DONE]\n\n"
+
+
+class TokenCounts(BaseModel):
+    """Counts in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+def counts(usages: Iterable[Usage]) -> dict[str, int]:
+    """The tokens of all answers to one prompt, which counts once."""
+    found = list(usages)
+    prompt, completion = found[0].prompt_tokens, sum(usage.completion_tokens for usage in found)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def event(data: Any) -> bytes:
+    """A server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
+def token_entry(chat: Chat, token_id: int, logprob: float) -> dict[str, Any]:
+    """A token in the shape of chat completions: its text, log-probability and bytes."""
+    spelled = chat.spell(token_id)
+    return {"token": spelled.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(spelled)}
+
+
+def token_entries(chat: Chat, tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with their alternatives in the shape of chat completions."""
+    return [
+        token_entry(chat, token.token_id, token.logprob)
+        | {"top_logprobs": [token_entry(chat, other, logprob) for other, logprob in token.top]}
+        for token in tokens
+    ]
+
+
+class StreamOptions(BaseModel, extra="forbid", strict=True):
+    """What a stream carries besides text. `include_obfuscation` may only be off: nothing is padded here."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+def wants_usage(options: StreamOptions | None, *, stream: bool | None) -> bool:
+    """Whether a stream ends with token counts; RequestError where there is no stream."""
+    if options is None:
+        return False
+    if not stream:
+        raise RequestError("stream_options is only allowed when stream is true", param="stream_options")
+    if options.include_obfuscation:
+        raise RequestError("streams are not obfuscated here", param="stream_options.include_obfuscation")
+    return bool(options.include_usage)

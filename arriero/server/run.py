@@ -1,0 +1,125 @@
+"""The server's life: it listens at once, loads the model beside that, and finishes what it has begun before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from arriero.errors import ArrieroError
+from arriero.server.app import Application
+from arriero.server.models import Models
+
+log = logging.getLogger(__name__)
+BROKEN_OFF_SECONDS = 5  # for the errors of broken off answers to reach their clients
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which on SIGTERM or Ctrl-C refuses new work and lets what is under way end, for a limited time.
+
+    A second signal breaks off at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: Application, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._service = app.service
+        self._drain_seconds = drain_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hurry = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's own."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Uvicorn's own, except that a second signal, of either kind, hurries."""
+        if self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hurry.set)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then uvicorn's own."""
+        service = self._service
+        service.drain()
+        ended = asyncio.ensure_future(service.admission.idle())
+        if not ended.done() and service.admission.running:
+            log.info("finishing %d answers, at most %g seconds", service.admission.running, self._drain_seconds)
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait((ended, hurry), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            log.warning("breaking off %d answers", service.admission.running)
+            service.break_off()
+            await asyncio.wait((ended,), timeout=BROKEN_OFF_SECONDS)
+        for waiting in (ended, hurry):
+            waiting.cancel()
+        await super().shutdown(sockets)
+
+
+def run(
+    app: Application,
+    listener: socket.socket,
+    load: Callable[[], Models],
+    *,
+    tls: tuple[Path, Path | None] | None = None,
+    drain_seconds: float = 30.0,
+) -> None:
+    """Serve `app` on `listener` until a signal comes; the models that `load` makes are closed then.
+
+    `load` runs beside the server, which until then answers 503. `tls` is a certificate file and its key file. Raises
+    what `load` raises, and ends as the signal ends other programs.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=BROKEN_OFF_SECONDS,
+        ssl_certfile=tls[0] if tls is not None else None,
+        ssl_keyfile=tls[1] if tls is not None else None,
+    )
+    server = Server(config, app, drain_seconds)
+    loaded: list[Models] = []
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            loaded.append(load())
+            app.service.open(loaded[0])
+        except Exception as error:  # told by the thread that waits for it
+            failed.append(error)
+            server.should_exit = True
+
+    loader = threading.Thread(target=work, name="loader", daemon=True)
+    loader.start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for models in loaded:
+            models.default.close()
+    if failed:
+        raise failed[0]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port, 0 for any free one, before anything else, so that one in use is an error at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)  # requests that come before the server is up wait instead of being refused
+    except OSError as error:
+        listener.close()
+        raise ArrieroError(
+            f"cannot listen on {host} port {port}: {error}",
+            hint=f"another port: arriero serve --port {port % 65535 + 1}",
+        ) from error
+    return listener

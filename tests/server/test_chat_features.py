@@ -1,0 +1,176 @@
+"""What chat completions can do besides text, asked for with OpenAI's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from tests.conftest import TOOL_TEMPLATE
+
+HELLO = [{"role": "user", "content": "hi"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = '{"name": "weather", "parameters": {"city": "Lima"}}'
+
+
+@pytest.fixture
+def client(serve, scripted_chat):
+    """OpenAI's client of a server over scripted answers: `client("first", template=…)` -> (client, engine)."""
+    made = []
+
+    def build(*answers, **options):
+        chat = scripted_chat(*answers, **options)
+        made.append(openai.OpenAI(base_url=f"{serve(chat=chat).url}/v1", api_key="none", max_retries=0))
+        return made[-1], chat.engine
+
+    yield build
+    for each in made:
+        each.close()
+
+
+def test_several_answers_each_with_its_own_seed(client):
+    asked, engine = client("one", "two!", "three")
+    answer = asked.chat.completions.create(model="tiny", messages=HELLO, n=3, seed=7, temperature=0.5)
+    assert sorted(choice.message.content for choice in answer.choices) == ["one", "three", "two!"]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert [sampling.seed for _, sampling, _ in engine.asked] == [7, 8, 9]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, 4 + 5 + 6)
+
+
+def test_a_stream_of_several_answers(client):
+    asked, _ = client("one", "two!")
+    texts, reasons, usage = {0: "", 1: ""}, {}, None
+    options = {"include_usage": True}
+    for chunk in asked.chat.completions.create(model="tiny", messages=HELLO, n=2, stream=True, stream_options=options):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            if choice.finish_reason:
+                reasons[choice.index] = choice.finish_reason
+    assert sorted(texts.values()) == ["one", "two!"]
+    assert reasons == {0: "stop", 1: "stop"}
+    assert (usage.prompt_tokens, usage.completion_tokens) == (6, 9)
+
+
+def test_every_parameter_of_sampling_arrives(client):
+    asked, engine = client("x")
+    asked.chat.completions.create(
+        model="tiny", messages=HELLO, temperature=0.5, top_p=0.9, presence_penalty=0.25, frequency_penalty=-0.5,
+        seed=3, stop=["a", "b"], max_completion_tokens=9, logit_bias={"65": -100, "7": 1.5},
+        extra_body={"top_k": 5, "min_p": 0.125, "repetition_penalty": 1.25},
+    )  # fmt: skip
+    _, sampling, limit = engine.asked[0]
+    assert limit == 9
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.9, 5, 0.125)
+    assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (0.25, -0.5, 1.25)
+    assert (sampling.seed, sampling.stop, sampling.logit_bias) == (3, ("a", "b"), ((65, -100), (7, 1.5)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities(client, stream):
+    asked, engine = client("é!")
+    found = asked.chat.completions.create(model="tiny", messages=HELLO, logprobs=True, top_logprobs=2, stream=stream)
+    if stream:
+        tokens = [t for chunk in found for c in chunk.choices if c.logprobs for t in c.logprobs.content]
+    else:
+        tokens = found.choices[0].logprobs.content
+    assert engine.options[0]["logprobs"] == 2
+    # the n-th token of a scripted answer has the log-probability -n; é is two tokens of one byte each
+    assert [(token.bytes, token.logprob) for token in tokens] == [([0xC3], 0.0), ([0xA9], -1.0), ([0x21], -2.0)]
+    assert tokens[2].token == "!"
+
+
+def test_without_logprobs_there_are_none(client):
+    asked, engine = client("x")
+    assert asked.chat.completions.create(model="tiny", messages=HELLO).choices[0].logprobs is None
+    assert engine.options[0]["logprobs"] is None
+
+
+def test_a_tool_is_called_and_its_result_answered(client):
+    asked, engine = client(CALL, "It rains.", template=TOOL_TEMPLATE)
+    conversation = [{"role": "user", "content": "Weather?"}]
+    choice = asked.chat.completions.create(model="tiny", messages=conversation, tools=[WEATHER]).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    [call] = choice.message.tool_calls
+    assert (call.type, call.function.name, json.loads(call.function.arguments)) == (
+        "function", "weather", {"city": "Lima"}
+    )  # fmt: skip
+    assert engine.options[0]["constraint"] is None
+    conversation += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    answer = asked.chat.completions.create(model="tiny", messages=conversation, tools=[WEATHER]).choices[0]
+    assert (answer.finish_reason, answer.message.content, answer.message.tool_calls) == ("stop", "It rains.", None)
+    assert len(engine.asked[1][0]) > len(engine.asked[0][0])
+
+
+def test_a_streamed_call_is_put_together_by_the_client(client):
+    asked, _ = client(CALL, template=TOOL_TEMPLATE)
+    with asked.chat.completions.stream(model="tiny", messages=HELLO, tools=[WEATHER]) as stream:
+        choice = stream.get_final_completion().choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert [(call.function.name, json.loads(call.function.arguments)) for call in choice.message.tool_calls] == [
+        ("weather", {"city": "Lima"})
+    ]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_demanded_call_is_a_constraint(client, choice):
+    asked, engine = client(CALL, template=TOOL_TEMPLATE)
+    answer = asked.chat.completions.create(
+        model="tiny", messages=HELLO, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False
+    )
+    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+    assert engine.options[0]["constraint"] is not None
+
+
+class Place(BaseModel):
+    """What is asked for in the next tests."""
+
+    city: str
+    height: int
+
+
+def test_structured_output_is_parsed(client):
+    asked, engine = client('{"city": "Cusco", "height": 3399}', template=TOOL_TEMPLATE)
+    answer = asked.chat.completions.parse(model="tiny", messages=HELLO, response_format=Place)
+    assert answer.choices[0].message.parsed == Place(city="Cusco", height=3399)
+    assert '"height"' in str(engine.options[0]["constraint"]) or "height" in str(engine.options[0]["constraint"])
+
+
+def test_any_json_object(client):
+    asked, engine = client("{}", template=TOOL_TEMPLATE)
+    answer = asked.chat.completions.create(model="tiny", messages=HELLO, response_format={"type": "json_object"})
+    assert answer.choices[0].message.content == "{}"
+    assert "object" in str(engine.options[0]["constraint"])
+
+
+def test_the_async_client(serve):
+    served = serve("abc", "abc")
+
+    async def ask() -> tuple[str, str]:
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as asked:
+            whole = await asked.chat.completions.create(model="tiny", messages=HELLO)
+            stream = await asked.chat.completions.create(model="tiny", messages=HELLO, stream=True)
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            return whole.choices[0].message.content, text
+
+    assert asyncio.run(ask()) == ("abc", "abc")
+
+
+def test_developer_messages_and_names_are_understood(client):
+    asked, engine = client("x", "x")
+    asked.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "name": "Ana", "content": "hi"}],
+    )
+    asked.chat.completions.create(model="tiny", messages=[{"role": "system", "content": "Be brief."}, *HELLO])
+    assert engine.asked[0][0] == engine.asked[1][0]
