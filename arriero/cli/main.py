@@ -140,6 +140,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, ModuleNotFoundError, OSError, MemoryError) as error:
         return _outside(error)
+    except ImportError as error:  # of a command's own module
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        return _outside(error.__cause__)
     return 0
 
 

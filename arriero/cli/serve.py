@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
+import ssl
 import stat
 import sys
 from collections.abc import Callable
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from arriero.server.keys import Keys
     from arriero.server.models import Models
 
+log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -45,9 +49,10 @@ class AccessOptions:
     no_api_key
         Let anybody who reaches the address use the model.
     allow_origin
-        A site, such as https://example.org, whose pages may use this server; may be given several times.
+        A site, such as https://example.org, whose pages may use this server, or * for all; may be given several times.
     allow_host
-        A name this server is reached by, where it listens on loopback without a key; may be given several times.
+        A name this server is reached by; may be given several times. With it, and on loopback without a key, requests
+        under other names are refused.
     tls_certfile
         Certificate chain in PEM, to serve HTTPS.
     tls_keyfile
@@ -70,6 +75,9 @@ class AccessOptions:
             raise UsageError(f"a port is a number from 0 to 65535, got {self.port}")
         if self.tls_keyfile is not None and self.tls_certfile is None:
             raise UsageError("--tls-keyfile needs --tls-certfile")
+        for site in self.allow_origin:
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", site):
+                raise UsageError(f"a site is written as browsers do, https://example.org, got {site!r}")
 
     def keys(self) -> Keys:
         """The keys that are good; UsageError where none is and one is needed."""
@@ -79,9 +87,8 @@ class AccessOptions:
         admins = read_keys(self.admin_key_file, os.environ.get("ARRIERO_ADMIN_KEY"))
         if len(admins) > 1:
             raise UsageError(f"{self.admin_key_file} must hold one key, got {len(admins)}")
-        for file in (self.api_key_file, self.admin_key_file):
-            if file is not None and os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-                output.note(f"warning: others on this machine may read {file}; try: chmod 600 {file}")
+        if set(keys.values()) & set(admins.values()):
+            raise UsageError("the administrator's key must not be among the others")
         if keys and self.no_api_key:
             raise UsageError("--no-api-key lets anybody in, but there are keys", hint="leave one of the two out")
         if not keys and not self.no_api_key and self.host not in LOOPBACK:
@@ -91,11 +98,33 @@ class AccessOptions:
             )
         return Keys(keys, next(iter(admins.values()), None))
 
+    def warn(self) -> None:
+        """Log what is allowed, but may not be meant."""
+        for file in (self.api_key_file, self.admin_key_file):
+            if file is not None and os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
+                log.warning("others on this machine may read %s; try: chmod 600 %s", file, file)
+        if self.no_api_key and self.host not in LOOPBACK:
+            log.warning("anyone who reaches %s can use the model", self.host)
+
     def hosts(self, *, open_to_all: bool) -> tuple[str, ...]:
         """The names the server answers to: those of loopback where nothing else keeps other sites' pages out."""
-        if self.host in LOOPBACK and open_to_all:
-            return ("localhost", "127.0.0.1", "[::1]", *self.allow_host)
+        if self.allow_host or (self.host in LOOPBACK and open_to_all):
+            return ("localhost", "127.0.0.1", "[::1]", *(name.lower() for name in self.allow_host))
         return ()
+
+    def tls(self) -> tuple[Path, Path | None] | None:
+        """The certificate and its key; UsageError where they cannot be used."""
+        if self.tls_certfile is None:
+            return None
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.tls_certfile, self.tls_keyfile)
+        except OSError as error:  # an SSLError is one
+            files = " with ".join(str(file) for file in (self.tls_certfile, self.tls_keyfile) if file is not None)
+            raise UsageError(
+                f"the certificate {files} cannot be used: {error}",
+                hint="PEM files: the certificate chain, and its private key there or in --tls-keyfile",
+            ) from error
+        return self.tls_certfile, self.tls_keyfile
 
 
 MODEL = ServedOptions()
@@ -131,26 +160,27 @@ def serve(
     adapters = _named(model.adapter)
     hosts = access.hosts(open_to_all=not keys.wanted)
     app = create_app(None, limits=limits, keys=keys, origins=access.allow_origin, hosts=hosts, log_prompts=log_prompts)
-    tls = (access.tls_certfile, access.tls_keyfile) if access.tls_certfile is not None else None
+    tls = access.tls()
     listener = listen(access.host, access.port)
-    show = _mount_page(app)
     _log(as_json=log_json)
+    tell = log.info if log_json else output.note  # then every line is JSON
+    access.warn()
+    show = _mount_page(app)
     scheme = "https" if tls else "http"
     address = f"{scheme}://{f'[{access.host}]' if ':' in access.host else access.host}:{listener.getsockname()[1]}"
 
     def make() -> Models:
         models = _load(model, adapters)
         show(models)
-        output.note(f"serving {', '.join(models)} at {address} (web page, POST /, /v1); Ctrl-C stops")
+        tell(f"serving {', '.join(models)} at {address} (web page, POST /, /v1); Ctrl-C stops")
         return models
 
-    output.note(f"listening at {address}, loading the model")
-    if access.no_api_key and access.host not in LOOPBACK:
-        output.note("warning: anyone who reaches this address can use the model")
-    try:
-        run(app, listener, make, tls=tls, drain_seconds=drain_seconds)
-    except KeyboardInterrupt:
-        output.note("stopped")
+    tell(f"listening at {address}, loading the model")
+    ended_by = run(app, listener, make, tls=tls, drain_seconds=drain_seconds)
+    if ended_by is not None:
+        tell("stopped")
+        signal.signal(ended_by, signal.SIG_DFL)
+        signal.raise_signal(ended_by)  # whoever waits for this process learns that it was one
 
 
 def _named(given: tuple[str, ...]) -> dict[str, Path]:
@@ -199,7 +229,7 @@ def _mount_page(app: FastAPI) -> Callable[[Models], None]:
 
         mount(app, None)
     except UsageError as error:
-        output.note(f"no web page: {error.message}; {error.hint}")
+        log.warning("no web page: %s; %s", error.message, error.hint)
         return lambda _: None
     return lambda models: set_chat(models.default)
 

@@ -20,9 +20,12 @@ CPR = "\x1b[6n"  # "where is the cursor?", which prompt_toolkit asks and a termi
 
 
 class Terminal:
-    """`seen` is all that the program wrote since the last `wait`, as it came; `wait` compares without control codes."""
+    """`seen` is all that the program wrote since the last `wait`, as it came; `wait` compares without control codes.
 
-    def __init__(self, *module: str, home: Path, columns: int = 80, rows: int = 24) -> None:
+    It is wide, so that the path of a temporary directory does not break lines.
+    """
+
+    def __init__(self, *module: str, home: Path, columns: int = 200, rows: int = 24) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         environment = {**os.environ, "ARRIERO_HOME": str(home), "TERM": "xterm-256color", "NO_COLOR": "1"}
