@@ -59,6 +59,21 @@ class Message:
         return cls(role, content, tuple(map(ToolCall.of, calls)), value.get("tool_call_id"))
 
 
+def joined(messages: Iterable[Message]) -> list[Message]:
+    """The messages with texts of one role in a row as one turn, on lines of their own.
+
+    Models are trained on turns that alternate; LangChain's `merge_message_runs` does the same.
+    """
+    made: list[Message] = []
+    for message in messages:
+        last = made[-1] if made else None
+        if last is not None and last.role == message.role != "tool" and not (last.tool_calls or message.tool_calls):
+            made[-1] = Message(message.role, f"{last.content}\n{message.content}")
+        else:
+            made.append(message)
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Turns in order: an optional system message, then user and assistant in turn, beginning with the user.

@@ -21,7 +21,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from arriero.chat import Options, Reply
 from arriero.errors import UsageError
-from arriero.messages import Message, NamedTool, Piece, Role, ToolCall, ToolChoice
+from arriero.messages import Message, NamedTool, Piece, Role, ToolCall, ToolChoice, joined
 from arriero.tools import tool_choice_of
 
 ROLES: Mapping[type[BaseMessage], Role] = {
@@ -35,15 +35,8 @@ ALIASES = {"model_name_or_path": "model", "max_tokens": "max_new_tokens"}
 
 
 def turns(messages: Iterable[BaseMessage]) -> list[Message]:
-    """A conversation; text messages of one role in a row are joined with a line break, as `merge_message_runs` does."""
-    made: list[Message] = []
-    for message in map(_turn, messages):
-        last = made[-1] if made else None
-        if last is not None and last.role == message.role != "tool" and not (last.tool_calls or message.tool_calls):
-            made[-1] = Message(message.role, f"{last.content}\n{message.content}")
-        else:
-            made.append(message)
-    return made
+    """A conversation, `joined`."""
+    return joined(map(_turn, messages))
 
 
 def _turn(message: BaseMessage) -> Message:

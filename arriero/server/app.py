@@ -17,7 +17,7 @@ from arriero.chat import Chat
 from arriero.server import errors
 from arriero.server.admission import Limits
 from arriero.server.body import JsonRequest
-from arriero.server.gate import Gate
+from arriero.server.gate import OPEN_PATHS, Gate
 from arriero.server.keys import Keys
 from arriero.server.models import Models
 from arriero.server.routes import catalogue, chat, completions, responses, state, tokens, tutorial
@@ -35,10 +35,10 @@ class OwnRoute(APIRoute):
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As in Starlette, except that a wrong method is never a partial match."""
+        """As in Starlette, except that a wrong method is a partial match at "/" only."""
         match, child_scope = super().matches(scope)
-        if match is Match.PARTIAL:
-            match = Match.NONE if self.path == "/" else Match.FULL  # handling a full match answers 405
+        if match is Match.PARTIAL and self.path != "/":
+            match = Match.FULL  # handling a full match answers 405
         return match, child_scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -65,6 +65,16 @@ class Application(FastAPI):
         )
         self.state.service = self.service = service
         self._gate = Gate(super().__call__, service, origins, hosts)
+
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's document, with the key that is needed where one is."""
+        document = super().openapi()
+        if self.service.keys.wanted:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
+            for path in OPEN_PATHS:
+                document["paths"][path]["get"]["security"] = []
+        return document
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""

@@ -41,13 +41,13 @@ class RequestBody(BaseModel):
 class SamplingBody(RequestBody):
     """How to choose tokens, as OpenAI's clients say it; the last three are not OpenAI's but widely understood.
 
-    null counts as absent, and what is absent is the model's own.
+    null counts as absent, and what is absent is the model's own. Seeds count modulo 2**63.
     """
 
     temperature: Temperature | None = None
     top_p: TopP | None = None
     stop: Stop | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: int | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[TokenId, Bias] | None = None

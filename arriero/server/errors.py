@@ -144,6 +144,8 @@ def response(error: Exception, headers: Mapping[str, str] | None = None) -> Resp
 
 
 def _refused(request: Request, error: HTTPException) -> RequestError:
+    if isinstance(error.__cause__, RequestError):
+        return error.__cause__
     message = error.detail
     if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         message = f"{request.method} {request.url.path}: {HTTPStatus(error.status_code).phrase}"

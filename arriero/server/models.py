@@ -14,7 +14,7 @@ from arriero.errors import ArrieroError
 from arriero.server.errors import RequestError
 
 log = logging.getLogger(__name__)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class Models:
@@ -56,18 +56,21 @@ class Models:
         Raises RequestError, which names no path of this machine, where it cannot be loaded.
         """
         try:
-            return self.load(name, directory)
+            found = directory.expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError("the path is none of a directory here", param="path") from error
+        try:
+            return self.load(name, found)
         except RequestError:
             raise
         except ArrieroError as error:
             log.warning("the adapter %s was not loaded: %s", name, error)
-            told = error.message.replace(str(directory.expanduser().resolve()), name).replace(str(directory), name)
-            message = f"the adapter {name!r} was not loaded: {_without_paths(told)}"
-            raise RequestError(message, param="path") from error
+            told = _without_paths(error.message.replace(str(found), name))
+            raise RequestError(f"the adapter {name!r} was not loaded: {told}", param="path") from error
 
     def load(self, name: str, directory: Path) -> bool:
         """`add` for who runs the server: what fails says where."""
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             raise RequestError(f"a name has 1 to 64 letters, digits or any of . _ -, got {name!r}", param="name")
         with self._changing:
             there = self._chats.get(name)

@@ -69,6 +69,8 @@ def test_what_is_no_adapter_is_told_without_a_path(administered, tmp_path):
             assert refused.status_code == 400
             assert "was not loaded" in refused.json()["error"]["message"]
             assert "/" not in refused.json()["error"]["message"]
+        for path in ("a\0b", "~nobody-of-that-name/x"):
+            assert client.post("/v1/adapters", json={"name": "x", "path": path}).status_code == 400
         assert client.post("/v1/adapters", json={"name": "tiny", "path": str(tmp_path)}).status_code == 409
         assert client.post("/v1/adapters", json={"name": "../x", "path": str(tmp_path)}).status_code == 400
         assert client.delete("/v1/adapters/tiny").status_code == 409

@@ -44,6 +44,9 @@ def test_several_answers_each_with_its_own_seed(client):
     assert sorted(choice.message.content for choice in answer.choices) == ["one", "three", "two!"]
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert [sampling.seed for _, sampling, _ in engine.asked] == [7, 8, 9]
+    asked.chat.completions.create(model="tiny", messages=HELLO, n=2, seed=2**63 - 1)
+    asked.chat.completions.create(model="tiny", messages=HELLO, seed=-5)
+    assert [sampling.seed for _, sampling, _ in engine.asked][3:] == [2**63 - 1, 0, 2**63 - 5]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, 4 + 5 + 6)
 
 
@@ -173,4 +176,13 @@ def test_developer_messages_and_names_are_understood(client):
         messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "name": "Ana", "content": "hi"}],
     )
     asked.chat.completions.create(model="tiny", messages=[{"role": "system", "content": "Be brief."}, *HELLO])
+    assert engine.asked[0][0] == engine.asked[1][0]
+
+
+def test_messages_of_one_role_in_a_row_are_one_turn(client):
+    asked, engine = client("x", "x")
+    turns = [("system", "a"), ("system", "b"), ("user", "c"), ("user", "d"), ("assistant", "e"), ("user", "f")]
+    asked.chat.completions.create(model="tiny", messages=[{"role": role, "content": text} for role, text in turns])
+    turns = [("system", "a\nb"), ("user", "c\nd"), ("assistant", "e"), ("user", "f")]
+    asked.chat.completions.create(model="tiny", messages=[{"role": role, "content": text} for role, text in turns])
     assert engine.asked[0][0] == engine.asked[1][0]

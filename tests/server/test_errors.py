@@ -46,8 +46,7 @@ def part(**fields):
         ({"max_tokens": 1.5}, "max_tokens", "valid integer"),
         ({"max_tokens": True}, "max_tokens", "valid integer"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "not both"),
-        ({"seed": -1}, "seed", "greater than or equal to 0"),
-        ({"seed": 2**63}, "seed", "less than"),
+        ({"seed": 1.5}, "seed", "valid integer"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"n": 33}, None, "33 answers were asked for at once, this server gives 32"),
         ({"n": True}, "n", "valid integer"),
@@ -130,7 +129,7 @@ def test_a_body_that_is_no_json_object(app_of, path, content):
 
 def test_unknown_paths_and_wrong_methods(app_of):
     client, _ = app_of("x")
-    assert error_of(client.get("/"), 404)["message"] == "GET /: Not Found"
+    assert error_of(client.get("/"), 405)["message"] == "GET /: Method Not Allowed"
     assert error_of(client.get("/nothing"), 404)["message"] == "GET /nothing: Not Found"
     assert error_of(client.post("/v1/embeddings", json=ASK), 404)
     assert error_of(client.get("/health/"), 404)

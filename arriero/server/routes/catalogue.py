@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.server.body import RequestBody
 from arriero.server.errors import RequestError
+from arriero.server.models import NAME
 from arriero.server.service import Service
 
 
@@ -41,8 +42,8 @@ class ModelList(BaseModel):
 class AdapterBody(RequestBody):
     """An adapter directory of this machine, and the name to serve it under."""
 
-    name: str
-    path: str
+    name: Annotated[str, Field(pattern=NAME)]
+    path: Annotated[str, Field(min_length=1)]
 
 
 class Removed(BaseModel):

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from arriero.chat import Form
-from arriero.messages import Message, Tool
+from arriero.messages import Message, Tool, joined
 from arriero.server.body import RequestBody, Schema
 from arriero.server.errors import RequestError, at
 from arriero.tools import ToolCall
@@ -138,12 +138,12 @@ Turns = Annotated[list[ChatMessage], Field(min_length=1)]
 
 
 def conversation(turns: list[ChatMessage]) -> list[Message]:
-    """The messages, checked one by one; RequestError names the one that is wrong."""
+    """The messages, checked one by one, then `joined`; RequestError names the one that is wrong."""
     found = []
     for number, turn in enumerate(turns):
         with at(f"messages[{number}]"):
             found.append(turn.message())
-    return found
+    return joined(found)
 
 
 class Asked(RequestBody):

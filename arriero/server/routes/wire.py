@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from arriero.chat import Chat
 from arriero.messages import TokenLogprob, Usage
 from arriero.server.errors import RequestError
 
-STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -34,7 +34,7 @@ def counts(usages: Iterable[Usage]) -> dict[str, int]:
 
 def event(data: Any) -> bytes:
     """A server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + to_json(data) + b"\n\n"
 
 
 def now() -> int:
