@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from arriero.training.kernels.functions import LoraLinears, RMSNorm, Rotary, SwiGLU
-from arriero.training.kernels.tail import Tail
+from arriero.training.kernels.tail import Tail, looking
 
 Forward = Callable[..., Tensor]
 ROTARY = "apply_rotary_pos_emb"
@@ -175,13 +175,10 @@ def of_one_input(model: Any, layers: list[Any]) -> list[list[Any]]:
         layer.register_forward_pre_hook(lambda layer, args: called.append((layer, args[0] if args else None)))
         for layer in layers
     ]
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with looking(model):
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     times = Counter(layer for layer, _ in called)
@@ -234,15 +231,13 @@ def _whole_head(model: Any) -> nn.Linear | None:
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         return None
     ids = torch.arange(3, device=head.weight.device)[None]
-    training = model.training
-    model.eval()
     try:
-        logits = model(input_ids=ids, use_cache=False).logits
-        head.forward = _identity
-        hidden = model(input_ids=ids, use_cache=False).logits
+        with looking(model):
+            logits = model(input_ids=ids, use_cache=False).logits
+            head.forward = _identity
+            hidden = model(input_ids=ids, use_cache=False).logits
     finally:
         head.__dict__.pop("forward", None)
-        model.train(training)
     same = hidden.shape[-1] == head.in_features and torch.equal(head(hidden), logits)
     return head if same else None
 

@@ -6,6 +6,8 @@ values of all. What follows that attention is computed token by token.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,18 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
+
+
+@contextmanager
+def looking(model: nn.Module) -> Iterator[None]:
+    """Without dropout and gradients, for a few tokens that show how the model computes."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 class Tail:
@@ -43,10 +57,8 @@ class Tail:
         """Whether a few tokens give the same logits this way."""
         ids = torch.arange(3, device=model.device)[None]
         self.places = torch.tensor([0, 2], device=model.device)
-        training = model.training
-        model.eval()
         try:
-            with torch.no_grad():
+            with looking(model):
                 whole = model(input_ids=ids, use_cache=False).logits
                 self.layer.forward = self.forward
                 some = model(input_ids=ids, use_cache=False).logits
@@ -54,7 +66,6 @@ class Tail:
             return False
         finally:
             self.layer.__dict__.pop("forward", None)
-            model.train(training)
         tolerance = 1e-4 if whole.dtype == torch.float32 else 3e-2
         if some.shape[1] != 2:
             return False
