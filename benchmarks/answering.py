@@ -23,7 +23,7 @@ import datetime
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ import torch
 from answering_children import Bench
 from answering_parts import CANDIDATES
 from answering_speed import VARIANTS
-from answering_table import show
+from answering_table import sheets, show
 from machine import Device, described, matrix_rate
 from rich.console import Console
 
 from arriero import hub
 from arriero.prompt import bind
 
-PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+Part = Callable[[Bench], dict[str, Any]]
+PARTS: dict[str, Part] = {
     "speed": answering_speed.measure,
     "agreement": answering_parts.agreement,
     "ids": answering_parts.ids,
@@ -56,11 +57,16 @@ def main() -> None:
     options = parsed()
     options.model = hub.resolve(options.model).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        document = measure(Bench(options, bind(options.model).renderer, Path(folder)))
+        document = measure(Bench(options, bind(options.model).renderer, Path(folder)), PARTS)
     if options.json:
         print(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        show(document, Console(width=None if sys.stdout.isatty() else 200), markdown=options.markdown)
+        show(
+            document,
+            list(sheets(document)),
+            Console(width=None if sys.stdout.isatty() else 200),
+            markdown=options.markdown,
+        )
 
 
 def parsed() -> argparse.Namespace:
@@ -87,11 +93,11 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(bench: Bench) -> dict[str, Any]:
+def measure(bench: Bench, makers: Mapping[str, Part]) -> dict[str, Any]:
     """The document of one run."""
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
     before = matrix_rate(device)
-    parts = {name: PARTS[name](bench) for name in dict.fromkeys(bench.options.parts)}
+    parts = {name: makers[name](bench) for name in dict.fromkeys(bench.options.parts)}
     after = matrix_rate(device)
     return {
         "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",

@@ -67,19 +67,19 @@ class Child:
 
     def timed(self, **command: Any) -> Document:
         """The same with `others`: the share of the cores' time that neither it nor this process took meanwhile."""
-        before = _processor(self._family())
+        before = processor(self.family())
         result: Document = self._exchange(command)
-        after = _processor(self._family())
+        after = processor(self.family())
         total, busy, own = (now - then for now, then in zip(after, before, strict=True))
         return result | {"others": max(0.0, busy - own) / max(total, 1e-9)}
 
     def resident(self) -> int:
         """Bytes resident in it and its own children."""
-        return sum(process.memory_info().rss for process in self._family())
+        return sum(process.memory_info().rss for process in self.family())
 
     def close(self) -> None:
         """End it, and what it has started."""
-        family = self._family()
+        family = self.family()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -90,12 +90,9 @@ class Child:
                 process.kill()
         self._process.wait()
 
-    def _family(self) -> list[psutil.Process]:
-        try:
-            head = psutil.Process(self._process.pid)
-            return [head, *head.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+    def family(self) -> list[psutil.Process]:
+        """It and its own children; nothing once it has ended."""
+        return family(self._process.pid)
 
     def _exchange(self, message: Document) -> Any:
         assert self._process.stdin is not None
@@ -156,10 +153,19 @@ def reason(name: str, error: ChildError) -> str:
     return str(error).splitlines()[0]
 
 
-def _processor(family: list[psutil.Process]) -> tuple[float, float, float]:
-    """Seconds of all cores so far: all of them, those not idle, those of the family and of this process."""
+def family(head: int) -> list[psutil.Process]:
+    """A process and its children; nothing once it has ended."""
+    try:
+        process = psutil.Process(head)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def processor(members: list[psutil.Process]) -> tuple[float, float, float]:
+    """Seconds of all cores so far: all of them, those not idle, those of the members and of this process."""
     times = psutil.cpu_times()
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)  # counted as user time, too
-    own = [process.cpu_times() for process in [psutil.Process(), *family]]
+    own = [process.cpu_times() for process in [psutil.Process(), *members]]
     busy = total - times.idle - getattr(times, "iowait", 0.0)
     return total, busy, sum(each.user + each.system for each in own)

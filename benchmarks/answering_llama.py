@@ -1,4 +1,4 @@
-"""llama.cpp for answering.py, through the wheel xllamacpp: its own server, without HTTP. Imports nothing of ours."""
+"""llama.cpp through the wheel xllamacpp: its own server, for answering.py without HTTP. Imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def load(job: Document) -> tuple[Answer, Document]:
     server = xllamacpp.Server(params)
     about = {
         "versions": {"xllamacpp": xllamacpp.__version__},
+        "url": server.listening_address,
         "description": f"{threads} threads, {Path(job['gguf']).name}",
     }
     return lambda command: answers(server, command), about

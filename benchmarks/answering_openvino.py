@@ -11,7 +11,9 @@ import openvino_genai as genai
 from answering_channel import Answer, Document, Watch
 from openvino import Tensor
 
-from arriero.engines import load_engine
+from arriero.engines.openvino import exported
+from arriero.engines.openvino.engine import described
+from arriero.engines.openvino.pipeline import Model
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -48,7 +50,7 @@ def bare(job: Document) -> tuple[Answer, Document]:
 
 
 def recorded(job: Document) -> Call:
-    """What our engine gives the constructor of `ContinuousBatchingPipeline`, seen while it loads."""
+    """What our engine's worker gives the constructor of `ContinuousBatchingPipeline`, seen while it builds one."""
     calls: list[Call] = []
     real = genai.ContinuousBatchingPipeline
 
@@ -58,11 +60,10 @@ def recorded(job: Document) -> Call:
 
     genai.ContinuousBatchingPipeline = record
     try:
-        load_engine(Path(job["model"]), job["stops"], {}, "openvino", job["precision"]).close()
+        precision = "int8" if job["precision"] == "auto" else job["precision"]
+        Model(**described(exported(Path(job["model"]), precision), precision)).build()
     finally:
         genai.ContinuousBatchingPipeline = real
-    if not calls:
-        raise RuntimeError("our engine has not called openvino_genai.ContinuousBatchingPipeline")
     return calls[0]
 
 

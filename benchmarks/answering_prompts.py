@@ -48,10 +48,15 @@ def held_out(count: int) -> list[str]:
 
 def long_prompts(renderer: Renderer, tokens: int) -> Iterator[list[int]]:
     """Prompts of about this many tokens that differ from their first words on."""
+    return (prompt(renderer, question) for question in long_questions(renderer, tokens))
+
+
+def long_questions(renderer: Renderer, tokens: int) -> Iterator[str]:
+    """What these prompts ask."""
     for number in itertools.count(1000):
         one = prompt(renderer, f"Story {number}. {SENTENCE}")
         each = len(prompt(renderer, f"Story {number}. {SENTENCE * 2}")) - len(one)
-        yield prompt(renderer, f"Story {number}. {SENTENCE * max(1, (tokens - len(one)) // each + 1)}")
+        yield f"Story {number}. {SENTENCE * max(1, (tokens - len(one)) // each + 1)}"
 
 
 def prompt(renderer: Renderer, question: str) -> list[int]:

@@ -46,10 +46,11 @@ def ways(bench: Bench) -> dict[str, Way | str]:
         "vllm": "" if options.vllm_python else "no --vllm-python was given",
         "llama.cpp": "" if options.llama_python else "no --llama-python was given",
     }
-    return {name: lacking.get(name) or _way(name, bench) for name in options.variants}
+    return {name: lacking.get(name) or way(name, bench) for name in options.variants}
 
 
-def _way(name: str, bench: Bench) -> Way | str:
+def way(name: str, bench: Bench) -> Way | str:
+    """How to run a variant, or the reason why it cannot be."""
     options = bench.options
     room = {"parallel": max(options.requests), "context": min(hub.window(options.model), 256 + options.tokens)}
     match name:
@@ -111,13 +112,13 @@ def _loaded(bench: Bench, warm_up: Sequence[str], stack: ExitStack) -> tuple[dic
     """A child for each variant, warmed up, and the reasons why there is none for others."""
     children: dict[str, Child] = {}
     reasons: dict[str, str] = {}
-    for name, way in ways(bench).items():
-        if isinstance(way, str):
-            reasons[name] = way
+    for name, found in ways(bench).items():
+        if isinstance(found, str):
+            reasons[name] = found
             continue
         print(f"speed: loading {name}", file=sys.stderr)
         try:
-            child = Child(way, bench.folder / f"{name}.log")
+            child = Child(found, bench.folder / f"{name}.log")
             stack.callback(child.close)
             _asked(child, bench, warm_up)
             children[name] = child
@@ -135,13 +136,13 @@ def figures(results: dict[int, list[Document]], ours: dict[int, list[Document]] 
     """A variant's figures; `ratio` is its rate over ours in the same round, the median of all rounds."""
     found: Document = {"requests": {}}
     for count, rounds in results.items():
-        rates = [_rate(result) for result in rounds]
+        rates = [rate(result) for result in rounds]
         first = [seconds for result in rounds for seconds in result["first"] if seconds > 0]
         tokens = [number for result in rounds for number in result["tokens"]]
-        base = [_rate(result) for result in ours[count]] if ours else None
+        base = [rate(result) for result in ours[count]] if ours else None
         found["requests"][str(count)] = {
             "tokens_per_second": spread(rates),
-            "ratio": statistics.median(_over(rates, base)) if base else None,
+            "ratio": statistics.median(over(rates, base)) if base else None,
             "first_token_s": statistics.median(first) if first else None,
             "first_token_p95_s": quantile(first, 0.95) if first else None,
             "tokens_per_answer": statistics.fmean(tokens),
@@ -150,11 +151,13 @@ def figures(results: dict[int, list[Document]], ours: dict[int, list[Document]] 
     return found
 
 
-def _rate(result: Document) -> float:
+def rate(result: Document) -> float:
+    """Tokens per second of all answers together."""
     return float(sum(result["tokens"]) / result["seconds"])
 
 
-def _over(values: Sequence[float], base: Sequence[float]) -> Iterator[float]:
+def over(values: Sequence[float], base: Sequence[float]) -> Iterator[float]:
+    """Each over the other of its round."""
     return (value / other for value, other in zip(values, base, strict=True))
 
 

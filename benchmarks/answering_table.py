@@ -37,8 +37,8 @@ class Sheet:
         return "\n\n".join([f"### {self.title}", table, *(f"- {note}" for note in self.notes)])
 
 
-def show(document: Document, console: Console, *, markdown: bool) -> None:
-    """The document for people."""
+def show(document: Document, sheets: Sequence[Sheet], console: Console, *, markdown: bool) -> None:
+    """The document for people, its parts as tables."""
     before, after = document["matrix_tflops"]["before"], document["matrix_tflops"]["after"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     head = (
@@ -46,10 +46,10 @@ def show(document: Document, console: Console, *, markdown: bool) -> None:
         f"{after:.3g} after; {document['model']}; {versions}"
     )
     if markdown:
-        print("\n\n".join([head, *(sheet.markdown() for sheet in sheets(document))]))
+        print("\n\n".join([head, *(sheet.markdown() for sheet in sheets)]))
         return
     console.print(head)
-    for sheet in sheets(document):
+    for sheet in sheets:
         console.print(sheet.rich())
         for note in sheet.notes:
             console.print(f"- {note}", highlight=False, markup=False)
@@ -69,11 +69,13 @@ def sheets(document: Document) -> Iterator[Sheet]:
         yield makers[name](part)
 
 
-def _missing(part: Document) -> list[str]:
+def missing(part: Document) -> list[str]:
+    """Notes on what was not measured."""
     return [f"not measured: {name}: {reason}" for name, reason in part["not_measured"].items()]
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """A time, for people."""
     return "" if value is None else f"{value:.2f} s" if value >= 1 else f"{1000 * value:.1f} ms"
 
 
@@ -86,10 +88,10 @@ def _speed(part: Document) -> Sheet:
         figures = [found["requests"][count] for count in counts]
         return [
             name,
-            *(_rate(each["tokens_per_second"]) for each in figures),
+            *(spread(each["tokens_per_second"]) for each in figures),
             *("" if each["ratio"] is None else f"{each['ratio']:.3f}" for each in figures),
-            *(_seconds(each["first_token_s"]) for each in figures),
-            *(_seconds(each["first_token_p95_s"]) for each in figures[-1:]),
+            *(seconds(each["first_token_s"]) for each in figures),
+            *(seconds(each["first_token_p95_s"]) for each in figures[-1:]),
             "/".join(f"{each['tokens_per_answer']:.0f}" for each in figures),
             f"{max(each['others'] for each in figures):.0%}",
         ]
@@ -104,12 +106,13 @@ def _speed(part: Document) -> Sheet:
             f"ratio: over {OURS} in the same round, median. first token: median of all requests, for us and "
             "llama.cpp that of the first text. Greedy; every variant reads the same ids, no question comes twice.",
             *(f"{name}: {VARIANTS[name]} ({found['description']})" for name, found in variants.items()),
-            *_missing(part),
+            *missing(part),
         ],
     )
 
 
-def _rate(rates: dict[str, float]) -> str:
+def spread(rates: dict[str, float]) -> str:
+    """Median, lowest and highest."""
     return f"{rates['median']:,.0f} ({rates['low']:,.0f}-{rates['high']:,.0f})"
 
 
@@ -129,7 +132,7 @@ def _agreement(part: Document) -> Sheet:
             "KL(reference || engine) in nats, and same top token: of next-token distributions at all places of the "
             "reference's answers, which are read at once. For openvino that is the exported model run by itself with "
             "the engine's properties, so the precision of the cache of keys and values is not in these three columns.",
-            *_missing(part),
+            *missing(part),
         ],
     )
 
@@ -147,7 +150,7 @@ def _cancel(part: Document) -> Sheet:
         for moment in ("prefill", "decode"):
             times += [found[moment]["ended"], found[moment]["short"]]
         tries = f"{found['prefill']['tries']}, {found['decode']['tries']}"
-        return [name, *map(_seconds, [*times, found["behind"], found["alone"]]), tries]
+        return [name, *map(seconds, [*times, found["behind"], found["alone"]]), tries]
 
     heads = [
         "", "its first token otherwise", "prefill: it ends", "prefill: a short one begins", "decode: it ends",
@@ -160,7 +163,7 @@ def _cancel(part: Document) -> Sheet:
         [
             "Times from cancel() on, medians of the tries that were cancelled in time. The short request is sent just "
             "before; prefill: when a third of the prompt has been read, decode: after 4 tokens.",
-            *_missing(part),
+            *missing(part),
         ],
     )
 
@@ -180,7 +183,7 @@ def _memory(part: Document) -> Sheet:
         [
             f"{part['at_once']} requests at once, answers of up to {part['tokens']} tokens, no question twice; slopes "
             "of a line by least squares.",
-            *_missing(part),
+            *missing(part),
         ],
     )
 
@@ -189,11 +192,11 @@ def _cold(part: Document) -> Sheet:
     def row(name: str, found: Document) -> list[str]:
         first = found["first_byte_s"]
         times = ", ".join(f"{seconds:.2f}" for seconds, _ in first["all"])
-        return [name, _seconds(first["median"]), times, _seconds(found["whole_s"])]
+        return [name, seconds(first["median"]), times, seconds(found["whole_s"])]
 
     return Sheet(
         'From the start of `arriero ask "Hi"` to its answer',
         ["", "first byte", "every start", "whole"],
         [row(name, found) for name, found in part["engines"].items()],
-        ["Medians; files are in the system's cache and the model is exported.", *_missing(part)],
+        ["Medians; files are in the system's cache and the model is exported.", *missing(part)],
     )

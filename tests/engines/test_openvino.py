@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-import openvino_genai as genai
+import psutil
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from arriero.engines.openvino import OpenVINOEngine, adapter_scale, cache, engine, exported, pipeline
-from arriero.engines.openvino.adapter import adapter_config
+from arriero.engines.openvino import OpenVINOEngine, adapter_scale, cache, engine, exported
+from arriero.engines.openvino.adapter import adapter_weights
+from arriero.engines.openvino.process import Process
+from arriero.engines.openvino.worker import Inbox, Worker
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError, NotFoundError, UnsupportedError
 from arriero.messages import Sampling
 from tests.conftest import build_model, build_tokenizer
@@ -39,6 +45,35 @@ def make():
     yield build
     for one in made:
         one.close()
+
+
+class InProcess:
+    """What the worker process does, here: a round at a time, with what it says of each request in `said`."""
+
+    def __init__(self, model_dir):
+        self.said = []
+        commands, pipe = os.pipe()
+        self.pipe = os.fdopen(pipe, "w")
+        self.worker = Worker(Inbox(commands), self.said.extend)
+        self.give("load", **engine.described(exported(model_dir, "float32"), "float32"))
+
+    def give(self, do, **arguments):
+        print(json.dumps({"do": do, **arguments}), file=self.pipe, flush=True)
+
+    def put(self, number, prompt=PROMPT, count=8, key=0):
+        config = {"apply_chat_template": False, "max_new_tokens": count, "eos_token_id": END}
+        self.give("put", key=key, number=number, ids=prompt, config=config, stop_token_ids=[END])
+
+    def until(self, *event):
+        """Rounds until this is said."""
+        while not any(said[: len(event)] == event for said in self.said):
+            self.worker.round()
+
+    def ids(self, number):
+        return [token for kind, of, *rest in self.said if (kind, of) == ("ids", number) for token in rest[0]]
+
+    def pipeline(self, key=0):
+        return self.worker._pipelines[key]._pipeline
 
 
 def ids(engine, sampling=GREEDY, prompt=PROMPT, count=24, **options):
@@ -179,7 +214,7 @@ def test_an_interrupted_export_leaves_nothing_and_the_next_one_clears_up(home, m
 
 
 def test_openvino_sends_no_statistics():
-    modules = "arriero.engines.openvino, arriero.engines.openvino.export"
+    modules = "arriero.engines.openvino.worker, arriero.engines.openvino.export"
     code = f"import {modules}, sys; print(sys.modules['openvino_telemetry'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
@@ -250,39 +285,51 @@ def test_with_8_bits_too_one_after_the_other(make, model_dir, adapters):
         assert ids(one, adapter=name) == fresh[name]
 
 
-def test_the_base_model_is_loaded_when_it_is_first_asked_for(make, model_dir, adapters, alone):
+def test_the_base_model_beside_adapters_is_loaded_when_it_is_first_asked_for(make, model_dir, adapters, alone):
     one = make(model_dir, adapters)
-    assert one._pipelines[None]._pipeline is None
-    assert ids(one) == alone[None][0]
-    assert make(model_dir)._pipelines[None]._pipeline is not None
+    file = exported(model_dir, "float32") / "openvino_model.bin"
+    kept = file.rename(file.with_suffix(".kept"))
+    try:
+        with pytest.raises(EngineError, match="OpenVINO cannot load"):
+            ids(one)
+        assert ids(one, adapter="a") == alone["a"][0]
+    finally:
+        kept.rename(file)
+    assert ids(one) == alone[None][0], "one failure is not for ever"
 
 
 def test_another_adapter_under_the_same_name_answers_at_once_and_the_old_one_ends_what_it_began(
-    make, model_dir, adapters, alone, tmp_path
+    make, model_dir, adapters, alone
 ):
     one = make(model_dir, {"mine": adapters["a"]})
     whole = ids(one, adapter="mine", count=200)
     begun = [one.submit(PROMPT, GREEDY, max_new_tokens=200, adapter="mine") for _ in range(8)]
-    old = one._pipelines["mine"]
     one.add_adapter("mine", adapters["b"])
     assert ids(one, adapter="mine") == alone["b"][0]
     assert [list(generation) for generation in begun] == [whole] * 8
-    old._thread.join(30)
-    assert old._pipeline is None, "the replaced model was not freed"
 
 
-def test_a_removed_adapter_is_unknown_and_freed(make, model_dir, adapters, alone):
+def test_a_removed_adapter_is_unknown(make, model_dir, adapters, alone):
     one = make(model_dir)
     one.add_adapter("a", adapters["a"])
     assert ids(one, adapter="a") == alone["a"][0]
-    removed = one._pipelines["a"]
     one.remove_adapter("a")
     for act in (lambda: one.submit(PROMPT, GREEDY, max_new_tokens=1, adapter="a"), lambda: one.remove_adapter("a")):
         with pytest.raises(NotFoundError, match="no adapter is called 'a'; there are: none"):
             act()
-    removed._thread.join(30)
-    assert removed._pipeline is None
     assert ids(one) == alone[None][0]
+
+
+def test_a_retired_pipeline_finishes_what_was_begun_and_is_freed(model_dir):
+    here = InProcess(model_dir)
+    for key in (0, 1):
+        here.give("open", key=key, adapter=None, now=False)
+    here.put(1)
+    here.give("retire", key=0)
+    here.give("retire", key=1)
+    here.until("end", 1)
+    assert len(here.ids(1)) == 8
+    assert here.worker._pipelines == {}
 
 
 def test_an_adapter_that_cannot_be_loaded_changes_nothing(make, model_dir, adapters, alone, tmp_path):
@@ -312,8 +359,8 @@ def test_matrices_that_openvino_would_skip_are_an_error(rename, model_dir, adapt
     tensors = load_file(other / "adapter_model.safetensors")
     save_file({name.replace(*rename): value for name, value in tensors.items()}, other / "adapter_model.safetensors")
     with pytest.raises(EngineError, match=r"other layers, such as base_model.*" + rename[1]):
-        adapter_config(other, exported(model_dir))
-    assert adapter_config(adapters["a"], exported(model_dir))
+        adapter_weights(other, exported(model_dir))
+    assert adapter_weights(adapters["a"], exported(model_dir))
 
 
 @pytest.mark.parametrize(
@@ -422,18 +469,42 @@ def test_what_the_library_does_wrong_is_refused_by_name(feature, options, shared
 # --- stopping, and running out of something
 
 
-def test_a_long_prompt_can_be_cancelled_while_it_is_read(make, model_dir, monkeypatch):
-    monkeypatch.setattr(engine, "STEP_TOKENS", 1)  # so that reading takes 200 steps
-    one = make(model_dir)
-    answer = ids(one)
-    reading = one.submit(LONG, GREEDY, max_new_tokens=40)
-    held = one._pipelines[None]._pipeline
-    while not held.get_metrics().scheduled_requests:
-        pass  # until the first step has been taken
-    reading.cancel()
-    assert list(reading) == []
-    assert reading.finish_reason == "cancelled"
-    assert ids(one) == answer
+def test_a_long_prompt_can_be_cancelled_while_it_is_read(model_dir, monkeypatch):
+    monkeypatch.setitem(engine.SCHEDULER, "max_num_batched_tokens", 1)  # so that reading takes 200 steps
+    here = InProcess(model_dir)
+    here.give("open", key=0, adapter=None, now=True)
+    here.until("open", 0)
+    here.put(1, LONG)
+    here.worker.round()
+    assert here.pipeline().get_metrics().scheduled_requests == 1
+    here.give("cancel", number=1)
+    here.worker.round()
+    assert here.said == [("open", 0), ("end", 1, "cancelled")]
+    here.put(2, PROMPT)
+    here.until("end", 2)
+    assert here.pipeline().get_metrics().requests <= 1, "the library still holds it"
+
+
+def test_a_request_that_waits_for_the_model_can_be_cancelled(model_dir):
+    here = InProcess(model_dir)
+    here.give("open", key=0, adapter=None, now=False)
+    here.put(1)
+    here.give("cancel", number=1)
+    here.worker.round()
+    assert here.said == [("end", 1, "cancelled")]
+
+
+def test_cancelling_reaches_the_worker(shared):
+    """More steps than there is time for, if it did not."""
+    begun = [shared.submit(PROMPT, Sampling(seed=n).over(GREEDY), max_new_tokens=200) for n in range(4)]
+    begun[0].cancel()
+    begun[1].cancel()
+    assert list(begun[0]) == list(begun[0])
+    assert begun[0].finish_reason == begun[1].finish_reason == "cancelled"
+    for generation in begun[2:]:
+        assert list(generation)
+        generation.cancel()  # too late
+        assert generation.finish_reason in ("stop", "length")
 
 
 def test_cancelled_before_it_began(shared):
@@ -444,14 +515,7 @@ def test_cancelled_before_it_began(shared):
 
 
 def test_keys_and_values_that_do_not_fit_are_a_typed_error(make, model_dir, monkeypatch):
-    real = genai.SchedulerConfig
-
-    def small():
-        config = real()
-        config.num_kv_blocks = 4  # of 32 tokens
-        return config
-
-    monkeypatch.setattr(genai, "SchedulerConfig", small)
+    monkeypatch.setitem(engine.SCHEDULER, "num_kv_blocks", 4)  # of 32 tokens
     one = make(model_dir)
     with pytest.raises(MemoryLimitError, match="not enough memory"):
         list(one.submit(LONG, GREEDY, max_new_tokens=40))
@@ -461,57 +525,155 @@ def test_keys_and_values_that_do_not_fit_are_a_typed_error(make, model_dir, monk
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (RuntimeError("std::bad_alloc"), MemoryLimitError),
-        (RuntimeError("step failed"), EngineError),
-        (MemoryError(), MemoryLimitError),
+        (RuntimeError("std::bad_alloc"), "MemoryLimitError"),
+        (RuntimeError("step failed"), "EngineError"),
+        (MemoryError(), "MemoryLimitError"),
     ],
 )
-def test_a_pipeline_that_failed_is_built_again(error, expected, shared):
+def test_a_pipeline_that_failed_is_built_again(error, expected, model_dir):
     """After a failed step the library's own state is undefined."""
 
     class Failing:
         def __init__(self, real):
-            self.real = real
             self.add_request, self.has_non_finished_requests = real.add_request, real.has_non_finished_requests
 
         def step(self):
             raise error
 
-    builds = iter([lambda: Failing(shared._build(None)), lambda: shared._build(None)])
-    one = pipeline.Pipeline(lambda: next(builds)(), now=False)
-
-    def request():
-        made = pipeline.Request(engine.Generation(6), tensor(PROMPT), shared._config(GREEDY, 8))
-        one.put(made)
-        return made.generation
-
-    failed = [request() for _ in range(3)]
-    with pytest.raises(expected):
-        list(failed[0])
-    assert list(request()) == ids(shared, count=8)
-    one.close()
+    here = InProcess(model_dir)
+    here.give("open", key=0, adapter=None, now=True)
+    here.until("open", 0)
+    here.worker._pipelines[0]._pipeline = Failing(here.pipeline())
+    here.put(1)
+    here.put(2)
+    here.until("fail", 2)
+    assert [said[:3] for said in here.said[1:]] == [("fail", 1, expected), ("fail", 2, expected)]
+    here.put(3)
+    here.until("end", 3)
+    assert len(here.ids(3)) == 8
 
 
-def tensor(prompt):
-    import numpy as np
-    import openvino
-
-    return openvino.Tensor(np.array([prompt], dtype=np.int64))
-
-
-def test_memory_stays_flat(shared):
+def test_memory_stays_flat(model_dir):
     """The library keeps nothing of a finished request, and its cache does not grow."""
-    held = shared._pipelines[None]._pipeline
+    here = InProcess(model_dir)
+    here.give("open", key=0, adapter=None, now=True)
     sizes = []
-    for _ in range(4):
-        generations = [shared.submit(LONG, GREEDY, max_new_tokens=8) for _ in range(25)]
-        for generation in generations[::2]:
-            generation.cancel()
-        assert all(list(generation) is not None for generation in generations)
-        sizes.append(held.get_metrics().kv_cache_size_in_bytes)
+    for numbers in (range(n, n + 25) for n in range(0, 100, 25)):
+        for number in numbers:
+            here.put(number, LONG)
+            if number % 2:
+                here.give("cancel", number=number)
+        for number in numbers:
+            here.until("end", number)
+        sizes.append(here.pipeline().get_metrics().kv_cache_size_in_bytes)
     assert sizes[1:] == [sizes[-1]] * 3
-    ids(shared, count=1)
-    assert held.get_metrics().requests <= 1
+    assert here.pipeline().get_metrics().requests <= 1
+
+
+# --- the process that computes
+
+
+def test_where_the_process_dies_its_answers_fail_and_the_next_request_starts_another(
+    make, model_dir, adapters, alone, caplog
+):
+    one = make(model_dir, adapters)
+    begun = [one.submit(PROMPT, GREEDY, max_new_tokens=200, adapter=name) for name in ("a", "b", None)]
+    next(iter(begun[0]))
+    os.kill(one._process.pid, signal.SIGSTOP)  # so that it cannot finish first
+    begun.append(one.submit(PROMPT, GREEDY, max_new_tokens=200))
+    os.kill(one._process.pid, signal.SIGKILL)
+    for generation in begun:
+        with pytest.raises(EngineError, match=r"OpenVINO's process was ended by signal 9 \(Killed\)"):
+            list(generation)
+    assert [ids(one, adapter=name) for name in ("b", None, "a")] == [alone[name][0] for name in ("b", None, "a")]
+    assert "and with it 4 answers; the next request starts it again" in caplog.text
+
+
+def test_adding_and_removing_adapters_over_a_death(make, model_dir, adapters, alone):
+    one = make(model_dir, {"a": adapters["a"]})
+    kill(one)
+    one.add_adapter("b", adapters["b"])
+    kill(one)
+    one.remove_adapter("a")
+    assert ids(one, adapter="b") == alone["b"][0]
+    with pytest.raises(NotFoundError):
+        ids(one, adapter="a")
+    kill(one)
+    one.close()
+    with pytest.raises(EngineError, match="closed"):
+        ids(one)
+
+
+def kill(engine):
+    engine._process._process.kill()
+    engine._process._reader.join()
+
+
+@pytest.mark.parametrize("when", ["before it is asked", "while it builds"])
+def test_a_process_that_dies_over_the_model(when, model_dir):
+    process = Process()
+    if when == "before it is asked":
+        process._process.kill()
+        process._reader.join()
+    else:
+        os.kill(process.pid, signal.SIGSTOP)
+    process.send("load", **engine.described(exported(model_dir), "int8"))
+    opened = process.open(0, None)
+    process._process.kill()
+    assert isinstance(opened.exception(30), EngineError)
+    assert process.dead
+
+
+def test_what_the_worker_gets_wrong_ends_it_and_hangs_nobody(make, model_dir, alone):
+    one = make(model_dir)
+    begun = one.submit(PROMPT, GREEDY, max_new_tokens=200)
+    one._process.send("nonsense")
+    with pytest.raises(EngineError, match="ended with exit code 1"):
+        list(begun)
+    assert ids(one) == alone[None][0]
+
+
+def test_closing_ends_the_process_and_an_engine_that_is_let_go_of_ends_its_own(make, model_dir):
+    one = make(model_dir)
+    begun = one.submit(PROMPT, GREEDY, max_new_tokens=200)
+    os.kill(one._process.pid, signal.SIGSTOP)  # as one that is in a long step
+    one.close()
+    assert list(begun) == list(begun)
+    assert begun.finish_reason == "cancelled"
+    other = OpenVINOEngine(model_dir, (END,), {}, precision="float32")
+    under_way, pids = other.submit(PROMPT, GREEDY, max_new_tokens=50), (one._process.pid, other._process.pid)
+    del other
+    assert len(list(under_way)) > 1, "an engine lives as long as somebody reads"
+    assert under_way.finish_reason != "cancelled"
+    del under_way
+    gc.collect()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from arriero.engines.openvino import OpenVINOEngine
+from arriero.messages import Sampling
+assert not {"torch", "openvino", "openvino_genai"} & sys.modules.keys()
+engine = OpenVINOEngine(Path(sys.argv[1]), (2,), {}, precision="float32")
+sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+begun = engine.submit([1, 4, 5], sampling, max_new_tokens=200)
+next(iter(begun))
+print(engine._process.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)", "engine.close()"])
+def test_a_script_without_a_guard_leaves_no_process_behind(end, model_dir):
+    """multiprocessing would run the script once more; and none of ours may stay, however it ends."""
+    exported(model_dir, "float32")
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT + end, model_dir]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == (-9 if "kill" in end else 0), done.stderr
+    assert done.stderr == ""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(30)
 
 
 def test_the_description_and_the_cache_name_the_precision(shared, model_dir):

@@ -1,7 +1,9 @@
 """The default engine on a CPU: OpenVINO GenAI's continuous batching over an exported model.
 
 engine.py     OpenVINOEngine: adapters by name, requests, what is and what is not offered
-pipeline.py   one pipeline of the library's and the thread that drives it
+process.py    the process that computes, as the engine sees it
+worker.py     what that process does; only it imports the library
+pipeline.py   one pipeline of the library's, in the worker
 adapter.py    an adapter directory -> what the library puts into a model; whatever it would skip is refused
 cache.py      where exported models are
 export.py     a Hugging Face directory -> OpenVINO files, once

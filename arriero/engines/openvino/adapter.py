@@ -6,7 +6,6 @@ import math
 import re
 from pathlib import Path
 
-import openvino_genai as genai
 from safetensors import SafetensorError, safe_open
 
 from arriero import hub
@@ -16,8 +15,8 @@ from arriero.errors import EngineError
 LAYER = re.compile(r'name="__module\.model\.([\w.]+)/(?:aten|ov_ext)::linear/MatMul"')  # ov_ext in 16-bit models
 
 
-def adapter_config(adapter_dir: Path, exported_dir: Path) -> genai.AdapterConfig:
-    """The property that puts an adapter into a pipeline for good. Raises EngineError where that cannot be done right.
+def adapter_weights(adapter_dir: Path, exported_dir: Path) -> tuple[str, float]:
+    """The file of an adapter's matrices and their factor. Raises EngineError where OpenVINO would get them wrong.
 
     GenAI skips matrices whose layer it does not find with no more than a line on standard output, and the base model
     answers; so the names are compared first.
@@ -28,14 +27,14 @@ def adapter_config(adapter_dir: Path, exported_dir: Path) -> genai.AdapterConfig
         with safe_open(file, framework="numpy") as weights:
             names = list(weights.keys())
         known = set(LAYER.findall((exported_dir / "openvino_model.xml").read_text(encoding="utf-8")))
-        fits = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
-        unknown = [name for name in names if not (found := fits.fullmatch(name)) or found[1] not in known]
-        if unknown or not names:
-            what = f"its {len(unknown)} matrices of other layers, such as {unknown[0]}" if unknown else "no matrices"
-            raise EngineError(f"the openvino engine cannot use {adapter_dir}: {what}", hint="use --engine transformers")
-        return genai.AdapterConfig(genai.Adapter(file), scale, mode=genai.AdapterConfig.Mode.MODE_STATIC)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         raise EngineError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
+    fits = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
+    unknown = [name for name in names if not (found := fits.fullmatch(name)) or found[1] not in known]
+    if unknown or not names:
+        what = f"its {len(unknown)} matrices of other layers, such as {unknown[0]}" if unknown else "no matrices"
+        raise EngineError(f"the openvino engine cannot use {adapter_dir}: {what}", hint="use --engine transformers")
+    return str(file), scale
 
 
 def adapter_scale(adapter_dir: Path) -> float:

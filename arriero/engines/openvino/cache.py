@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import logging
 import shutil
 from pathlib import Path
 
-import openvino
 from filelock import FileLock, Timeout
 
 from arriero import hub, settings
@@ -25,7 +25,7 @@ def exported(model_dir: Path, precision: str = "int8") -> Path:
     """
     described = [(model_dir / name) for name in ("config.json", "tokenizer.json")]
     files = [file.read_bytes() for file in described if file.is_file()]
-    parts = repr((hub.fingerprint(model_dir), EXPORT_FORMAT, openvino.__version__)).encode()
+    parts = repr((hub.fingerprint(model_dir), EXPORT_FORMAT, importlib.metadata.version("openvino"))).encode()
     name = f"{model_dir.name}-{hashlib.sha256(b''.join([parts, *files])).hexdigest()[:12]}-{precision}"
     target = settings.cache_dir() / "openvino" / name
     if (target / MODEL).is_file():

@@ -6,27 +6,30 @@ The properties set against the library's defaults, because on CPUs with bfloat16
 With 8-bit and 4-bit weights the library also rounds activations to 8 bits, by another kernel for one request than for
 several, so that a greedy answer may depend on what runs beside it. Without that rounding answers are the same, and at
 16 requests half as fast. Whoever needs them the same takes the precision float32 or bfloat16.
+
+All computing is done in a process of its own, see worker.py. Should that die, the answers under way fail, and the next
+request starts another one.
 """
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import openvino
-import openvino_genai as genai
+from typing import Any
 
 from arriero.constraint import Constraint
 from arriero.engines.adapters import check_fit
 from arriero.engines.base import Feature, Generation, require
-from arriero.engines.openvino.adapter import adapter_config
+from arriero.engines.openvino.adapter import adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported
 from arriero.engines.openvino.grammar import grammar
-from arriero.engines.openvino.pipeline import Pipeline, Request
-from arriero.errors import EngineError, MemoryLimitError, NotFoundError, UnsupportedError
+from arriero.engines.openvino.process import Answer, Process
+from arriero.errors import EngineError, NotFoundError, UnsupportedError
 from arriero.messages import Sampling
 
 PROPERTIES = {
@@ -35,10 +38,22 @@ PROPERTIES = {
     "bfloat16": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"},
     "float32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},
 }
-# A step reads at most so much of the prompts: 94 % of the speed without a limit, and others wait a twelfth as long.
-STEP_TOKENS = 128
+SCHEDULER = {
+    "cache_size": 0,  # grow as needed
+    "enable_prefix_caching": False,
+    # a step reads at most so much of the prompts: 94 % of the speed without a limit, and others wait a twelfth as long
+    "max_num_batched_tokens": 128,
+}
 # Its presence and frequency penalties raise the logits that are below 0, so they are not offered.
 FEATURES: frozenset[Feature] = frozenset({"min_p", "logprobs", "constraint"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Pipeline:
+    """What the worker knows under `key`: the base model, or an adapter's weights and their scale."""
+
+    key: int
+    adapter: tuple[str, float] | None
 
 
 class OpenVINOEngine:
@@ -56,21 +71,21 @@ class OpenVINOEngine:
         if precision not in PROPERTIES:
             raise UnsupportedError(f"precision {precision}", self.name)
         self._model_dir = model_dir
-        self._stop_token_ids = set(stop_token_ids)
-        self._properties = PROPERTIES[precision]
-        self._exported = exported(model_dir, precision)
-        spells = (self._exported / VOCABULARY).is_file()
-        self.features: frozenset[Feature] = FEATURES if spells else FEATURES - {"constraint"}
-        # one for all pipelines, as it also holds the compiled grammars
-        self._tokenizer = genai.Tokenizer(self._exported) if spells else None
-        self.description = f"openvino, cpu, {precision} weights"
-        self._lock = threading.Lock()
+        self._stops = sorted(stop_token_ids)
+        self._lock = threading.Lock()  # over what follows
         self._closed = False
-        self._pipelines: dict[str | None, Pipeline] = {}
+        self._keys = itertools.count()
+        self._pipelines: dict[str | None, _Pipeline] = {}
+        self._process = self._start()  # before the files are looked for: it imports OpenVINO meanwhile
         try:
+            self._exported = exported(model_dir, precision)
+            self._model = described(self._exported, precision)
+            self.features: frozenset[Feature] = FEATURES if self._model["spells"] else FEATURES - {"constraint"}
+            self.description = f"openvino, cpu, {precision} weights"
+            self._process.send("load", **self._model)
             for name, directory in adapters.items():
                 self.add_adapter(name, directory)
-            self._pipelines[None] = Pipeline(lambda: self._build(None), now=not adapters)
+            self._add(None, None, now=not adapters)
         except BaseException:
             self.close()
             raise
@@ -88,78 +103,103 @@ class OpenVINOEngine:
         """See `Engine.submit`. Raises UsageError for a constraint that cannot be guaranteed."""
         require(self, sampling, constraint, logprobs)
         config = self._config(sampling, max_new_tokens)
-        config.logprobs = 0 if logprobs is None else 1
-        if constraint is not None:
-            config.structured_output_config = genai.StructuredOutputConfig(grammar=grammar(constraint))
-        generation = Generation(len(prompt_ids))
-        request = Request(generation, openvino.Tensor(np.array([prompt_ids], dtype=np.int64)), config)
+        config["logprobs"] = int(logprobs is not None)
+        rules = None if constraint is None else grammar(constraint)
+        answer = Answer(len(prompt_ids), self)
         with self._lock:
-            if self._closed:
-                raise EngineError("the engine is closed")
-            self._find(adapter).put(request)
-        return generation
+            process, key = self._alive(), self._find(adapter).key
+            process.put(answer, key=key, ids=list(prompt_ids), grammar=rules, config=config, stop_token_ids=self._stops)
+        return answer
 
     def add_adapter(self, name: str, directory: Path) -> None:
         """See `Engine.add_adapter`."""
         check_fit(directory, self._model_dir)
-        made = Pipeline(lambda: self._build(directory), now=True)
-        with self._lock:
-            replaced = made if self._closed else self._pipelines.get(name)
-            if not self._closed:
-                self._pipelines[name] = made
-        if replaced is not None:
-            replaced.retire()
+        self._add(name, adapter_weights(directory, self._exported), now=True)
 
     def remove_adapter(self, name: str) -> None:
         """See `Engine.remove_adapter`."""
         with self._lock:
-            self._find(name).retire()
+            self._retire(self._find(name))
             del self._pipelines[name]
 
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
             self._closed = True
-        for pipeline in self._pipelines.values():
-            pipeline.close()
+            self._end()
 
-    def _find(self, adapter: str | None) -> Pipeline:
+    def _add(self, name: str | None, adapter: tuple[str, float] | None, *, now: bool) -> None:
+        """Add a pipeline, in place of one that has its name, once it is built; or, if not `now`, before it is."""
+        added = _Pipeline(next(self._keys), adapter)
+        with self._lock:
+            process = self._alive()
+            if now:
+                opened = process.open(added.key, adapter)
+            else:
+                process.send("open", key=added.key, adapter=adapter, now=False)
+        if now:
+            opened.result()
+        with self._lock:
+            if self._alive() is not process:  # it died since
+                self._process.send("open", key=added.key, adapter=adapter, now=False)
+            old = self._pipelines.get(name)
+            self._pipelines[name] = added
+            if old is not None:
+                self._retire(old)
+
+    def _find(self, adapter: str | None) -> _Pipeline:
         if adapter not in self._pipelines:
             names = ", ".join(name for name in self._pipelines if name is not None)
             raise NotFoundError(f"no adapter is called {adapter!r}; there are: {names or 'none'}")
         return self._pipelines[adapter]
 
-    def _build(self, adapter_dir: Path | None) -> genai.ContinuousBatchingPipeline:
-        scheduler = genai.SchedulerConfig()
-        scheduler.cache_size = 0  # grow as needed
-        scheduler.enable_prefix_caching = False
-        scheduler.max_num_batched_tokens = STEP_TOKENS
-        properties: dict[str, object] = dict(self._properties)
-        if adapter_dir is not None:
-            properties["adapters"] = adapter_config(adapter_dir, self._exported)
-        what = f"{self._exported.name} with adapter {adapter_dir}" if adapter_dir else self._exported.name
-        try:
-            if self._tokenizer is None:
-                return genai.ContinuousBatchingPipeline(self._exported, scheduler, "CPU", properties)
-            return genai.ContinuousBatchingPipeline(self._exported, self._tokenizer, scheduler, "CPU", **properties)
-        except MemoryError as error:
-            raise MemoryLimitError(f"{what} does not fit into memory", hint="a smaller model, or int4") from error
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot load {what}: {error}") from error
+    def _retire(self, pipeline: _Pipeline) -> None:
+        self._alive().send("retire", key=pipeline.key)
 
-    def _config(self, sampling: Sampling, max_new_tokens: int) -> genai.GenerationConfig:
-        config = genai.GenerationConfig()
-        config.apply_chat_template = False  # the ids are final
-        config.max_new_tokens = max_new_tokens
-        config.stop_token_ids = self._stop_token_ids
-        config.eos_token_id = min(self._stop_token_ids)
-        config.repetition_penalty = sampling.repetition_penalty
+    def _start(self) -> Process:
+        """A worker that ends with this engine, at the latest."""
+        process = Process()
+        self._end = weakref.finalize(self, process.close)
+        return process
+
+    def _alive(self) -> Process:
+        """The worker; a new one with all pipelines, built when they are asked for, where it has died."""
+        if self._closed:
+            raise EngineError("the engine is closed")
+        if self._process.dead:
+            self._end.detach()
+            self._process = self._start()
+            self._process.send("load", **self._model)
+            for pipeline in self._pipelines.values():
+                self._process.send("open", key=pipeline.key, adapter=pipeline.adapter, now=False)
+        return self._process
+
+    def _config(self, sampling: Sampling, max_new_tokens: int) -> dict[str, Any]:
+        """What is set of a GenerationConfig."""
+        config: dict[str, Any] = {
+            "apply_chat_template": False,  # the ids are final
+            "max_new_tokens": max_new_tokens,
+            "eos_token_id": self._stops[0],
+            "repetition_penalty": sampling.repetition_penalty,
+        }
         if sampling.temperature and sampling.top_p:  # of top_p 0 only the most probable token is left
-            config.do_sample = True
-            config.temperature = sampling.temperature
-            config.top_p = sampling.top_p
-            config.min_p = sampling.min_p
+            config |= {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "min_p": sampling.min_p,
+                "rng_seed": sampling.seed if sampling.seed is not None else secrets.randbits(63),
+            }
             if sampling.top_k:
-                config.top_k = sampling.top_k
-            config.rng_seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
+                config["top_k"] = sampling.top_k
         return config
+
+
+def described(exported_dir: Path, precision: str) -> dict[str, Any]:
+    """The arguments of `pipeline.Model` for an exported model."""
+    return {
+        "directory": str(exported_dir),
+        "spells": (exported_dir / VOCABULARY).is_file(),
+        "properties": PROPERTIES[precision],
+        "scheduler": SCHEDULER,
+    }

@@ -1,149 +1,199 @@
-"""One pipeline of OpenVINO GenAI's, and the thread that drives it.
+"""One pipeline of OpenVINO GenAI's, as the worker process has it.
 
 A pipeline serves the base model or the model with one adapter, fixed when it is built: keys and values of one can then
-never be taken for another's. Each has a thread of its own. Measured with two of them busy on two cores, that gives as
-many tokens per second as one thread that steps all in turn, and building one holds up no other.
+never be taken for another's.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
 import openvino
 import openvino_genai as genai
 
-from arriero.engines.base import Generation
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError
-from arriero.messages import TokenLogprob
 
-log = logging.getLogger(__name__)
 LIMIT = genai.py_openvino_genai.GenerationFinishReason.LENGTH
 STATUS = genai.py_openvino_genai.GenerationStatus
 Handle: TypeAlias = genai.py_openvino_genai.GenerationHandle
+Event: TypeAlias = tuple[Any, ...]
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "not enough memory", "out of memory", "Cannot allocate")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """A generation to fill: `ids` (1, prompt) as int64, and how."""
+class Model:
+    """Exported files and how they are run; builds pipelines.
 
-    generation: Generation
-    ids: openvino.Tensor
-    config: genai.GenerationConfig
+    `scheduler` is what is set of a SchedulerConfig, `properties` what the plugin is given. With `spells`, the files
+    tell what each id spells, as grammars need it.
+    """
+
+    def __init__(
+        self, directory: str, spells: bool, properties: Mapping[str, str], scheduler: Mapping[str, int]
+    ) -> None:
+        self._directory = Path(directory)
+        self._properties = properties
+        self._scheduler = _set(genai.SchedulerConfig(), scheduler)
+        # one for all pipelines, as it also holds the compiled grammars
+        self._tokenizer = genai.Tokenizer(self._directory) if spells else None
+
+    def build(self, adapter: tuple[str, float] | None = None) -> genai.ContinuousBatchingPipeline:
+        """A pipeline, with an adapter (its weights' file, its scale) or without; other threads can run meanwhile."""
+        properties: dict[str, object] = dict(self._properties)
+        what = self._directory.name if adapter is None else f"{self._directory.name} with adapter {adapter[0]}"
+        try:
+            if adapter is not None:
+                weights = genai.Adapter(Path(adapter[0]))
+                fixed = genai.AdapterConfig.Mode.MODE_STATIC
+                properties["adapters"] = genai.AdapterConfig(weights, adapter[1], mode=fixed)
+            if self._tokenizer is None:
+                return genai.ContinuousBatchingPipeline(self._directory, self._scheduler, "CPU", properties)
+            return genai.ContinuousBatchingPipeline(
+                self._directory, self._tokenizer, self._scheduler, "CPU", **properties
+            )
+        except Exception as error:
+            if _is_memory(error):
+                raise MemoryLimitError(f"{what} does not fit into memory", hint="a smaller model, or int4") from error
+            raise EngineError(f"OpenVINO cannot load {what}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt under a number that is never used again, what ends its answer, and what is set of a GenerationConfig."""
+
+    number: int
+    ids: Sequence[int]
+    stop_token_ids: Sequence[int]
+    config: Mapping[str, Any]
+    grammar: str | None = None
 
 
 class Pipeline:
-    """Generates for any number of requests at once, until it is retired or closed."""
+    """Generates for any number of requests at once. It is built when the first one comes, unless it was before.
 
-    def __init__(self, build: Callable[[], genai.ContinuousBatchingPipeline], *, now: bool) -> None:
-        """Build the library's pipeline `now`, raising what that raises, or when the first request comes."""
-        self._build = build
-        self._pipeline = build() if now else None
-        self._pending: list[Request] = []
-        self._wake = threading.Condition()
-        self._retired = self._closed = False
-        self._requests = 0
-        self._thread = threading.Thread(target=self._work, name="openvino-pipeline", daemon=True)
-        self._thread.start()
+    What becomes of the requests goes to `say`, as tuples:
+
+        "ids", number, ids[, their log-probabilities]
+        "end", number, finish reason
+        "fail", number, error's class, message, hint
+
+    The building is not done here: while it is `wanted`, the owner is asked to, and gives the outcome to `built`.
+    """
+
+    def __init__(self, adapter: tuple[str, float] | None, say: Callable[[Event], None]) -> None:
+        self.adapter = adapter
+        self.retired = False  # no more requests will come
+        self.building = False
+        self._say = say
+        self._pipeline: Any = None  # a genai.ContinuousBatchingPipeline, once it is built
+        self._waiting: dict[int, Request] = {}
+        self._running: dict[int, tuple[Handle, bool]] = {}  # and whether log-probabilities were asked for
+
+    @property
+    def wanted(self) -> bool:
+        """Whether requests wait and nobody builds."""
+        return bool(self._waiting) and self._pipeline is None and not self.building
+
+    @property
+    def busy(self) -> bool:
+        """Whether to step: for requests, or for cancelled ones that the library lets go of in a step."""
+        return self._pipeline is not None and bool(self._waiting or self._pipeline.has_non_finished_requests())
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left of a retired one."""
+        return self.retired and not (self._waiting or self._running or self.building)
+
+    def built(self, pipeline: genai.ContinuousBatchingPipeline | None, error: Exception | None) -> None:
+        """Take what was built; an error is that of the requests that wait for it."""
+        self.building = False
+        self._pipeline = pipeline
+        if error is not None:
+            for number in self._waiting:
+                self._fail(number, error)
+            self._waiting.clear()
 
     def put(self, request: Request) -> None:
         """Add a request; the next step takes it up."""
-        with self._wake:
-            self._pending.append(request)
-            self._wake.notify()
+        self._waiting[request.number] = request
 
-    def retire(self) -> None:
-        """Finish what was put in, then free the model; returns at once."""
-        with self._wake:
-            self._retired = True
-            self._wake.notify()
-
-    def close(self) -> None:
-        """Cancel everything and free the model."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join()
-
-    def _work(self) -> None:
-        """Step while there is work; only this thread touches the library's pipeline."""
-        running: dict[Request, Handle] = {}
-        while True:
-            with self._wake:
-                while not (self._pending or running or self._retired or self._closed or self._unfreed()):
-                    self._wake.wait()
-                pending, self._pending = self._pending, []
-            if self._closed:
-                for request in [*running, *pending]:
-                    request.generation.finish("cancelled")
-            if self._closed or (self._retired and not (pending or running)):
-                for handle in running.values():
-                    handle.cancel()
-                running.clear()
-                with contextlib.suppress(RuntimeError):  # nobody is left who would want to know
-                    self._step()
-                self._pipeline = None
+    def cancel(self, number: int) -> None:
+        """End a request, if it is here and has not ended."""
+        if self._waiting.pop(number, None) is None:
+            found = self._running.pop(number, None)
+            if found is None:
                 return
-            for request in pending:
-                self._begin(running, request)
-            try:
-                self._step()
-                running = {request: handle for request, handle in running.items() if not _forward(request, handle)}
-            except Exception as error:  # the thread must outlive any one batch
-                log.debug("the pipeline failed and is built again", exc_info=True)
-                for request in running:
-                    request.generation.fail(_typed(error))
-                running, self._pipeline = {}, None
+            found[0].cancel()
+        self._say(("end", number, "cancelled"))
 
-    def _unfreed(self) -> bool:
-        """Whether the library still holds requests, cancelled ones perhaps, that the next step lets go of."""
-        return self._pipeline is not None and bool(self._pipeline.has_non_finished_requests())
-
-    def _step(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline.step()
-
-    def _begin(self, running: dict[Request, Handle], request: Request) -> None:
-        """Hand one request to the library; what it refuses fails that request only."""
-        if request.generation.cancelled:
-            request.generation.finish("cancelled")
-            return
-        self._requests += 1
+    def step(self) -> None:
+        """One step of the library's; after a failed one its state is undefined, so it is thrown away."""
+        for request in self._waiting.values():
+            self._begin(request)
+        self._waiting.clear()
         try:
-            self._pipeline = self._pipeline or self._build()
-            running[request] = self._pipeline.add_request(self._requests, request.ids, request.config)
+            if self._pipeline is not None:
+                self._pipeline.step()
+            for number, (handle, probable) in list(self._running.items()):
+                self._forward(number, handle, probable)
         except Exception as error:
-            request.generation.fail(_typed(error))
+            for number in self._running:
+                self._fail(number, error)
+            self._running.clear()
+            self._pipeline = None
+
+    def _begin(self, request: Request) -> None:
+        """Hand one request to the library; what it refuses fails that request only."""
+        try:
+            config = _set(genai.GenerationConfig(), request.config)
+            config.stop_token_ids = set(request.stop_token_ids)
+            if request.grammar is not None:
+                config.structured_output_config = genai.StructuredOutputConfig(grammar=request.grammar)
+            ids = openvino.Tensor(np.array([request.ids], dtype=np.int64))
+            handle = self._pipeline.add_request(request.number, ids, config)
+            self._running[request.number] = handle, bool(config.logprobs)
+        except Exception as error:
+            self._fail(request.number, error)
+
+    def _forward(self, number: int, handle: Handle, probable: bool) -> None:
+        """Say what a request's step brought."""
+        reason = None
+        while handle.can_read():
+            for output in handle.read().values():
+                logprobs = (output.generated_log_probs,) if probable else ()
+                self._say(("ids", number, output.generated_ids, *logprobs))
+                reason = output.finish_reason
+        status = handle.get_status()
+        if status == STATUS.RUNNING:
+            return
+        del self._running[number]
+        if status == STATUS.FINISHED:
+            self._say(("end", number, "length" if reason == LIMIT else "stop"))
+        else:
+            message = "there is not enough memory for the keys and values of this request"
+            self._fail(number, MemoryLimitError(message, hint="fewer requests at once, or shorter ones"))
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self._say(("fail", number, *described(error)))
 
 
-def _forward(request: Request, handle: Handle) -> bool:
-    """Hand new ids on, pass a cancellation down; returns whether the request has ended."""
-    generation, reason = request.generation, None
-    while handle.can_read():
-        for output in handle.read().values():
-            ids, logprobs = output.generated_ids, output.generated_log_probs if request.config.logprobs else ()
-            generation.push(ids, [TokenLogprob(*pair) for pair in zip(ids, logprobs, strict=False)])
-            reason = output.finish_reason
-    status = handle.get_status()
-    if status == STATUS.RUNNING and not generation.cancelled:
-        return False
-    if status == STATUS.IGNORED:
-        generation.fail(MemoryLimitError("there is not enough memory for the keys and values of this request"))
-    elif status == STATUS.FINISHED:
-        generation.finish("length" if reason == LIMIT else "stop")
-    else:
-        handle.cancel()
-        generation.finish("cancelled")
-    return True
+def described(error: Exception) -> tuple[str, str, str]:
+    """An error as one of ours: its class's name, message and hint."""
+    if isinstance(error, ArrieroError):
+        return type(error).__name__, error.message, error.hint
+    if _is_memory(error):
+        return "MemoryLimitError", f"OpenVINO has not enough memory: {error}", "a smaller model, or shorter prompts"
+    return "EngineError", f"OpenVINO failed: {error}", ""
 
 
-def _typed(error: Exception) -> Exception:
-    """The library's error as one of ours."""
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
-        return MemoryLimitError(f"OpenVINO has not enough memory: {error}", hint="a smaller model, or shorter prompts")
-    return error if isinstance(error, ArrieroError) else EngineError(f"OpenVINO failed: {error}")
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def _set(config: Any, values: Mapping[str, Any]) -> Any:
+    for name, value in values.items():
+        setattr(config, name, value)
+    return config

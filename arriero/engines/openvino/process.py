@@ -1,0 +1,183 @@
+"""The worker process as its engine sees it: commands go in, events come out and fill generations.
+
+Nothing here waits for the worker but `close` and whoever asks for an answer: a thread writes, and another one reads.
+Where the worker dies, all that it had to do fails at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import IO, Any, cast
+
+from arriero import errors
+from arriero.engines.base import Generation
+from arriero.errors import ArrieroError, EngineError
+from arriero.messages import FinishReason, TokenLogprob
+
+log = logging.getLogger(__name__)
+# Modules are found as here, and what a library prints goes to standard error: standard output is for events alone.
+# It is no module of its own, as multiprocessing's processes are, which run the user's script once more.
+START = """
+import os, sys
+channel = os.dup(1)
+os.dup2(2, 1)
+sys.path[:] = {path!r}
+from arriero.engines.openvino.worker import main
+main(channel)
+"""
+
+
+class Answer(Generation):
+    """A generation that a worker fills. It holds the engine, which would otherwise end when nobody else does."""
+
+    def __init__(self, prompt_tokens: int, engine: object) -> None:
+        super().__init__(prompt_tokens)
+        self.engine = engine
+        self.process: Process | None = None
+        self.number = -1
+
+    def cancel(self) -> None:
+        """Reaches the worker after its current step, also while the prompt is read. Locks nothing, for destructors."""
+        if not self.cancelled:
+            super().cancel()
+            if self.process is not None and self.finish_reason is None:
+                self.process.send("cancel", number=self.number)
+
+
+class Process:
+    """A worker that has been started. `send` is for commands that need no answer; see worker.py."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START.format(path=sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the parent to deal with
+        )
+        self.pid = self._process.pid
+        self._outbox: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._lock = threading.Lock()  # over the next three, between who adds and who clears
+        self._answers: dict[int, Answer] = {}
+        self._opening: dict[int, Future[None]] = {}
+        self._code: int | None = None  # what it ended with
+        self._numbers = 0
+        self._closed = False
+        self._writer = threading.Thread(target=self._write, name="openvino-writer", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="openvino-reader", daemon=True)
+        self._writer.start()
+        self._reader.start()
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended, and all that it had to do with it."""
+        return self._code is not None
+
+    def send(self, do: str, **arguments: Any) -> None:
+        """Give a command; returns at once."""
+        self._outbox.put({"do": do, **arguments})
+
+    def open(self, key: int, adapter: tuple[str, float] | None) -> Future[None]:
+        """Build a pipeline; the result comes when it is there, or the error that kept it from being built."""
+        opened: Future[None] = Future()
+        with self._lock:
+            if self.dead:
+                opened.set_exception(self._death())
+            else:
+                self._opening[key] = opened
+                self.send("open", key=key, adapter=adapter, now=True)
+        return opened
+
+    def put(self, answer: Answer, **request: Any) -> None:
+        """Begin a request; `answer` is filled, or fails if the worker is dead."""
+        with self._lock:
+            if self.dead:
+                answer.fail(self._death())
+                return
+            self._numbers += 1
+            answer.process, answer.number = self, self._numbers
+            self._answers[answer.number] = answer
+            self.send("put", number=answer.number, **request)
+
+    def close(self) -> None:
+        """End the process, which has nothing to save, and cancel what it was doing. Takes no lock: a destructor."""
+        self._closed = True
+        self._process.kill()
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError), cast(IO[bytes], self._process.stdin) as pipe:  # the reader sees it die
+            while (command := self._outbox.get()) is not None:
+                pipe.write(json.dumps(command).encode() + b"\n")
+                pipe.flush()
+
+    def _read(self) -> None:
+        try:
+            with cast(IO[bytes], self._process.stdout) as pipe:
+                for line in pipe:
+                    if line.endswith(b"\n"):  # else it died over it
+                        for kind, number, *rest in json.loads(line):
+                            getattr(self, f"_on_{kind}")(number, *rest)
+        finally:
+            self._bury()
+
+    def _on_ids(self, number: int, ids: Sequence[int], logprobs: Sequence[float] = ()) -> None:
+        answer = self._answers[number]
+        answer.push(ids, [TokenLogprob(*pair) for pair in zip(ids, logprobs, strict=False)])
+
+    def _on_end(self, number: int, reason: FinishReason) -> None:
+        self._answers.pop(number).finish(reason)
+
+    def _on_fail(self, number: int, *error: str) -> None:
+        self._answers.pop(number).fail(_error(*error))
+
+    def _on_open(self, key: int, *error: str) -> None:
+        opened = self._opening.pop(key)
+        if error:
+            opened.set_exception(_error(*error))
+        else:
+            opened.set_result(None)
+
+    def _bury(self) -> None:
+        """Fail whatever was expected of the process, which has ended or makes no sense."""
+        self._process.kill()
+        code = self._process.wait()
+        self._outbox.put(None)
+        self._writer.join()
+        with self._lock:
+            self._code = code
+            answers, opening = list(self._answers.values()), list(self._opening.values())
+            self._answers.clear()
+            self._opening.clear()
+        if not self._closed:
+            log.warning("%s, and with it %d answers; the next request starts it again", self._death(), len(answers))
+        for opened in opening:
+            opened.set_exception(self._death())
+        for answer in answers:
+            if self._closed:
+                answer.finish("cancelled")
+            else:
+                answer.fail(self._death())
+
+    def _death(self) -> EngineError:
+        code = self._code or 0
+        if self._closed:
+            return EngineError("the engine is closed")
+        how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
+        hint = "standard error may say why; signal 9 often means that the machine ran out of memory"
+        return EngineError(f"OpenVINO's process {how}", hint=hint)
+
+
+def _error(kind: str, message: str, hint: str) -> ArrieroError:
+    """What the worker described."""
+    found: ArrieroError = getattr(errors, kind)(message, hint=hint)
+    return found
