@@ -172,11 +172,13 @@ def serve(
     def make() -> Models:
         models = _load(model, adapters)
         show(models)
-        tell(f"serving {', '.join(models)} at {address} (web page, POST /, /v1); Ctrl-C stops")
         return models
 
+    def opened(models: Models) -> None:
+        tell(f"serving {', '.join(models)} at {address} (web page, POST /, /v1); Ctrl-C stops")
+
     tell(f"listening at {address}, loading the model")
-    ended_by = run(app, listener, make, tls=tls, drain_seconds=drain_seconds)
+    ended_by = run(app, listener, make, opened, tls=tls, drain_seconds=drain_seconds)
     if ended_by is not None:
         tell("stopped")
         signal.signal(ended_by, signal.SIG_DFL)

@@ -89,7 +89,7 @@ class Admission:
         if not self._queues and self.running + places <= self.limits.max_running:
             return self._take(places)
         if self.waiting >= self.limits.max_waiting:
-            raise _busy(f"{self.running} answers are under way and {self.waiting} requests wait")
+            raise _busy("queue_full", f"{self.running} answers are under way and {self.waiting} requests wait")
         entry = _Waiting(places, asyncio.get_running_loop().create_future())
         self._queues.setdefault(key, deque()).append(entry)
         self.waiting += 1
@@ -99,14 +99,15 @@ class Admission:
         except BaseException as error:
             self._give_up(key, entry)
             if isinstance(error, TimeoutError):
-                raise _busy(f"the request waited {self.limits.max_wait:g} seconds for its turn") from None
+                what = f"the request waited {self.limits.max_wait:g} seconds for its turn"
+                raise _busy("wait_timeout", what) from None
             raise
         finally:
             self.waiting -= 1
 
     def _give_up(self, key: str, entry: _Waiting) -> None:
         """Leave the queue; a turn that came too late to be taken is given on."""
-        if entry.turn.done() and not entry.turn.cancelled():
+        if entry.turn.done() and not entry.turn.cancelled() and entry.turn.exception() is None:
             entry.turn.result().leave()
         queue = self._queues.get(key, deque())
         if entry in queue:
@@ -118,11 +119,17 @@ class Admission:
     def refuse_when_draining(self) -> None:
         """RequestError 503 once `drain` was called."""
         if self._draining:
-            raise _busy("the server is shutting down")
+            raise _busy("draining", "the server is shutting down")
 
     def drain(self) -> None:
         """Let nobody in any more; who is running or waiting goes on."""
         self._draining = True
+
+    def refuse_waiting(self) -> None:
+        """Send away with 503 who waits."""
+        for entry in [entry for queue in self._queues.values() for entry in queue if not entry.turn.done()]:
+            entry.turn.set_exception(_busy("draining", "the server is shutting down"))
+        self._queues.clear()
 
     async def idle(self) -> None:
         """Return once nobody is running or waiting."""
@@ -172,5 +179,5 @@ class _Waiting:
     turn: asyncio.Future[Ticket]
 
 
-def _busy(what: str) -> RequestError:
-    return RequestError(f"{what}; try again", status=503, code="overloaded", retry_after=1)
+def _busy(code: str, what: str) -> RequestError:
+    return RequestError(f"{what}; try again", status=503, code=code, retry_after=1)

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from arriero.chat import Reply, Stream
 from arriero.errors import EngineError
@@ -19,6 +19,7 @@ from arriero.server.record import Record
 
 T = TypeVar("T")
 WireReason = Literal["stop", "length", "tool_calls"]
+STALLED_SECONDS = 60.0  # a stream whose client takes nothing for so long is given up
 REASONS: dict[str | None, WireReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
@@ -55,7 +56,7 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
         """`streams` may be filled until `start`; `left` is called once, by `close`."""
         self.record = record
         self.begun = record.elapsed()
-        self.cancelled = False
+        self.failed = False
         self._streams = streams
         self._left: Callable[[Answers], None] | None = left
         self._ended = 0
@@ -84,12 +85,16 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
         return found
 
     async def _next(self) -> tuple[int, Piece]:
-        if not self._readers:
-            return 0, await anext(self._streams[0])
-        found = await self._pieces.get()
-        if isinstance(found, Exception):
-            raise found
-        return found
+        try:
+            if not self._readers:
+                return 0, await anext(self._streams[0])
+            found = await self._pieces.get()
+            if isinstance(found, Exception):
+                raise found
+            return found
+        except Exception:
+            self.failed = True
+            raise
 
     async def _read(self, number: int, stream: Stream) -> None:
         try:
@@ -130,9 +135,9 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
         left, self._left = self._left, None
         if left is None:
             return
-        self.cancelled = self._ended < len(self._streams)
-        if self.cancelled:
-            self.record.finish_reasons.append("cancelled")
+        if self._ended < len(self._streams):
+            self.record.finish_reasons.append("error" if self.failed else "cancelled")
+            self.record.prompt_tokens = max(stream.usage.prompt_tokens for stream in self._streams)
             self.record.completion_tokens = sum(stream.usage.completion_tokens for stream in self._streams)
         for reader in self._readers:
             reader.cancel()
@@ -147,7 +152,8 @@ def ending(last: Piece) -> tuple[WireReason, Usage]:
         raise EngineError("the answer ended without counts")
     reason = REASONS.get(last.finish_reason)
     if reason is None:
-        raise RequestError("the answer was broken off: the server is shutting down", status=503, code="broken_off")
+        message = "the answer was broken off: the server is shutting down"
+        raise RequestError(message, status=503, code="broken_off", retry_after=1)
     return reason, last.usage
 
 
@@ -167,9 +173,14 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
+
+        async def patient(message: Message) -> None:
+            async with asyncio.timeout(STALLED_SECONDS):
+                await send(message)
+
         try:
             async with contextlib.aclosing(self.events):
-                with contextlib.suppress(ClientDisconnect):
-                    await while_connected(receive, self.stream_response(send))
+                with contextlib.suppress(ClientDisconnect, TimeoutError):
+                    await while_connected(receive, self.stream_response(patient))
         finally:
             self.answers.close()

@@ -8,10 +8,10 @@ that a browser sends from elsewhere are refused, and, where `hosts` are given, t
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +24,7 @@ from arriero.server.record import Record
 from arriero.server.service import Service
 
 OPEN_PATHS = ("/health", "/ready")
+BODY_SECONDS = 60.0  # within which a request's body has to come
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -60,27 +61,48 @@ class Gate:
         who = caller or Caller(client[0] if client else "local")
         record = Record(request_id, who, scope.get("method", "WEBSOCKET"), scope["path"])
         scope["record"] = record
-
-        async def outgoing(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
-                found = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    found.setdefault(name, value)
-                found["x-request-id"] = request_id
-                if caller is not None and headers.get("authorization", "").lower().startswith("basic"):
-                    found.append("set-cookie", self._service.keys.cookie(caller))
-            await send(message)
-
+        outgoing = self._outgoing(send, scope, headers, caller)
         try:
             try:
                 self._check(scope, headers, caller, record)
             except RequestError as error:
+                record.refused = error.code
                 await self._refuse(error, scope, receive, outgoing)
             else:
-                await self._enter(scope, _limited(receive, self._service.admission.limits.max_body), outgoing)
+                limited = _limited(receive, self._service.admission.limits.max_body, record)
+                await self._enter(scope, limited if scope["type"] == "http" else receive, outgoing)
         finally:
             self._service.ended(record, scope)
+
+    def _outgoing(self, send: Send, scope: Scope, headers: Headers, caller: Caller | None) -> Send:
+        """`send` that notes the status and puts in the headers that every response has."""
+        record: Record = scope["record"]
+        origin = headers.get("origin", "")
+
+        async def outgoing(message: Message) -> None:
+            if message["type"] == "websocket.accept":
+                record.status = 101
+            elif message["type"] == "websocket.close":
+                record.status = record.status or 403
+            elif message["type"] == "http.response.start":
+                record.status = message["status"]
+                found = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    found.setdefault(name, value)
+                found["x-request-id"] = record.id
+                if self._allowed(origin):  # also on what never reaches the CORS middleware: refusals and failures
+                    found.setdefault("access-control-allow-origin", origin)
+                    found.setdefault("access-control-expose-headers", "x-request-id, retry-after")
+                    found.add_vary_header("origin")
+                if caller is not None and headers.get("authorization", "").lower().startswith("basic"):
+                    secure = scope["scheme"] == "https"
+                    found.append("set-cookie", self._service.keys.cookie(caller, secure=secure))
+            await send(message)
+
+        return outgoing
+
+    def _allowed(self, origin: str) -> bool:
+        return bool(origin) and (origin in self._origins or "*" in self._origins)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._service.state == "loading" and scope["path"] == "/" and scope.get("method") == "GET":
@@ -91,13 +113,13 @@ class Gate:
     def _check(self, scope: Scope, headers: Headers, caller: Caller | None, record: Record) -> None:
         """RequestError for a request that may not come in."""
         host = headers.get("host", "")
-        if self._hosts and _name(host) not in self._hosts:
+        if self._hosts and _name(host).lower() not in self._hosts:
             raise RequestError(f"this server is not called {host!r}", status=403, code="unknown_host")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host and origin not in self._origins:
+        origin = headers.get("origin", "")
+        if origin and origin.partition("://")[2] != host and not self._allowed(origin):
             raise RequestError(f"pages of {origin} may not use this server", status=403, code="origin_not_allowed")
         preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
-        if scope["path"] in OPEN_PATHS or (preflight and origin in self._origins):
+        if scope["path"] in OPEN_PATHS or (preflight and self._allowed(origin)):
             return
         if caller is None and self._service.keys.wanted:
             raise RequestError("an API key is needed, as Authorization: Bearer KEY", status=401, code="invalid_api_key")
@@ -105,6 +127,7 @@ class Gate:
         if length.isdecimal() and int(length) > self._service.admission.limits.max_body:
             raise _too_long(self._service.admission.limits.max_body)
         if scope.get("method") == "POST":
+            self._service.check_ready()
             self._service.admission.check_rate(record.caller.name)
 
     async def _refuse(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,17 +141,33 @@ class Gate:
         await response(error, challenge)(scope, receive, send)
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """`receive`, raising once the body has become longer than `limit` bytes."""
-    length = 0
+def _limited(receive: Receive, limit: int, record: Record) -> Receive:
+    """`receive`, raising once the body is longer than `limit` bytes, or has not come within BODY_SECONDS."""
+    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+    length, whole = 0, False
+
+    def refusal(error: RequestError) -> HTTPException:  # of the kind that FastAPI does not take for a broken body
+        record.refused = error.code
+        found = HTTPException(error.status, error.message)
+        found.__cause__ = error
+        return found
 
     async def counted() -> Message:
-        nonlocal length
-        message = await receive()
+        nonlocal length, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            slow = RequestError("the body came too slowly", status=408, code="body_timeout")
+            raise refusal(slow) from slow
+        if message["type"] == "http.disconnect":
+            raise HTTPException(499, "the client has gone away")
         length += len(message.get("body", b""))
-        if message["type"] == "http.request" and length > limit:
-            error = _too_long(limit)
-            raise HTTPException(error.status, error.message)
+        whole = not message.get("more_body", False)
+        if length > limit:
+            raise refusal(_too_long(limit))
         return message
 
     return counted

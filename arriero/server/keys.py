@@ -14,10 +14,10 @@ import hmac
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 from arriero.errors import UsageError
 
@@ -58,17 +58,17 @@ class Keys:
         """Who sent a request with these headers; None for nobody that is known here."""
         kind, _, rest = headers.get("authorization", "").partition(" ")
         sent = rest.strip() if kind.lower() == "bearer" else _password(rest) if kind.lower() == "basic" else ""
-        digest, cookie = _digest(sent), _sent_cookie(headers).encode()
+        digest, cookie = _digest(sent), cookie_parser(headers.get("cookie", "")).get(COOKIE, "").encode()
         found = None
         for caller, known, good_cookie in self._callers:  # all of them: the time tells nothing
             if hmac.compare_digest(digest, known) | hmac.compare_digest(cookie, good_cookie.encode()):
                 found = caller
         return found
 
-    def cookie(self, caller: Caller) -> str:
-        """The Set-Cookie header by which a browser is known from now on."""
+    def cookie(self, caller: Caller, *, secure: bool) -> str:
+        """The Set-Cookie header by which a browser is known from now on; `secure` over HTTPS only."""
         value = next(cookie for known, _, cookie in self._callers if known == caller)
-        return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict"
+        return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
 
     def _cookie(self, key: str) -> str:
         return hmac.new(self._secret, key.encode(), hashlib.sha256).hexdigest()
@@ -82,7 +82,7 @@ def read_keys(file: Path | None, environment: str | None) -> dict[str, str]:
     if file is None:
         return _checked([("key", environment)], "the environment") if environment else {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the key file {file} cannot be read: {type(error).__name__}") from error
     found = []
@@ -119,11 +119,3 @@ def _password(encoded: str) -> str:
         return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
     except (binascii.Error, UnicodeDecodeError, ValueError):
         return ""
-
-
-def _sent_cookie(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel is not None else ""

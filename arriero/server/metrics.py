@@ -60,7 +60,7 @@ class Metrics:
         self.total.labels(model).observe(record.elapsed())
         for reason in record.finish_reasons:
             self.finished.labels(model, reason).inc()
-        if answers.cancelled:
+        if "cancelled" in record.finish_reasons:
             self.cancelled.labels(model).inc()
         if record.first_token_s is not None:
             self.first.labels(model).observe(record.first_token_s)

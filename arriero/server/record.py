@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from arriero.server.keys import Caller
 
+LONGEST_PATH = 200
 access = logging.getLogger("arriero.server.access")
 
 
@@ -28,6 +30,7 @@ class Record:
     queue_s: float | None = None
     first_token_s: float | None = None
     finish_reasons: list[str] = field(default_factory=list)
+    refused: str | None = None  # the error's code, where it was turned away
     body: Any = None  # set only where prompts are logged
     begun: float = field(default_factory=time.perf_counter)
 
@@ -35,22 +38,23 @@ class Record:
         """Seconds since the request came."""
         return round(time.perf_counter() - self.begun, 4)
 
-    def log(self) -> None:
+    def log(self, level: int) -> None:
         """Write the request's line."""
         fields: dict[str, Any] = {
             "request_id": self.id,
             "client": self.caller.name,
             "method": self.method,
-            "path": self.path,
+            "path": self.path[:LONGEST_PATH],
             "status": self.status,
             "total_s": self.elapsed(),
         }
         if self.model is not None:
             for name in ("model", "prompt_tokens", "completion_tokens", "queue_s", "first_token_s", "finish_reasons"):
                 fields[name] = getattr(self, name)
-        if self.body is not None:
-            fields["body"] = self.body
-        access.info("request", extra={"fields": fields})
+        for name in ("refused", "body"):
+            if getattr(self, name) is not None:
+                fields[name] = getattr(self, name)
+        access.log(level, "request", extra={"fields": fields})
 
 
 class LogFormat(logging.Formatter):
@@ -75,8 +79,19 @@ class LogFormat(logging.Formatter):
         }
         if entry.exc_info:
             line["exception"] = self.formatException(entry.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _printable(json.dumps(line, ensure_ascii=False, default=str))
 
 
 def _word(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value).replace("\n", "\\n")
+    """A value as one word: quoted as in JSON unless it is plain, so that nothing sent can look like another field."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ",".join(value)
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    plain = re.fullmatch(r'[^\s"=\x00-\x1f\x7f-\x9f]+', value)
+    return value if plain else _printable(json.dumps(value, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    """JSON without what it allows and terminals obey, or take for the end of a line."""
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)

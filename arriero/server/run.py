@@ -23,11 +23,13 @@ BROKEN_OFF_SECONDS = 5  # for the errors of broken off answers to reach their cl
 class Server(uvicorn.Server):
     """uvicorn, which on SIGTERM or Ctrl-C refuses new work and lets what is under way end, for a limited time.
 
-    A second signal breaks off at once.
+    A second signal breaks answers off at once, a third does not wait for their clients to be told. Uvicorn would raise
+    the signals again when it is done; here they are only kept, as `ended_by`, for there is more to close.
     """
 
     def __init__(self, config: uvicorn.Config, app: Application, drain_seconds: float) -> None:
         super().__init__(config)
+        self.ended_by: int | None = None
         self._service = app.service
         self._drain_seconds = drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -39,10 +41,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Uvicorn's own, except that a second signal, of either kind, hurries."""
-        if self.should_exit and self._loop is not None:
+        """Note a signal, of either kind."""
+        self.force_exit = self._hurry.is_set()
+        if self.ended_by is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._hurry.set)
-        super().handle_exit(sig, frame)
+        self.ended_by = sig
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then uvicorn's own."""
@@ -54,8 +58,9 @@ class Server(uvicorn.Server):
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait((ended, hurry), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
-            log.warning("breaking off %d answers", service.admission.running)
+            running = service.admission.running
             service.break_off()
+            log.warning("breaking off %d answers", running)
             await asyncio.wait((ended,), timeout=BROKEN_OFF_SECONDS)
         for waiting in (ended, hurry):
             waiting.cancel()
@@ -66,14 +71,18 @@ def run(
     app: Application,
     listener: socket.socket,
     load: Callable[[], Models],
+    opened: Callable[[Models], None],
     *,
     tls: tuple[Path, Path | None] | None = None,
     drain_seconds: float = 30.0,
-) -> None:
+) -> int | None:
     """Serve `app` on `listener` until a signal comes; the models that `load` makes are closed then.
 
-    `load` runs beside the server, which until then answers 503. `tls` is a certificate file and its key file. Raises
-    what `load` raises, and ends as the signal ends other programs.
+    `load` runs beside the server, which until then answers 503; `opened` is called once it answers. `tls` is a
+    certificate file and its key file. From SIGTERM or SIGINT on new work gets 503, what was taken on is finished, and
+    what is not after `drain_seconds`, or when a second signal comes, ends with an error. Raises what `load` raises.
+    Returns the signal, so that the caller can end the process by it: a loader that is still at work in a library's
+    own code would not let it end otherwise.
     """
     config = uvicorn.Config(
         app,
@@ -87,25 +96,26 @@ def run(
     )
     server = Server(config, app, drain_seconds)
     loaded: list[Models] = []
-    failed: list[Exception] = []
+    failed: list[BaseException] = []
 
     def work() -> None:
         try:
             loaded.append(load())
             app.service.open(loaded[0])
-        except Exception as error:  # told by the thread that waits for it
+            opened(loaded[0])
+        except BaseException as error:  # told by the thread that waits for it
             failed.append(error)
             server.should_exit = True
 
-    loader = threading.Thread(target=work, name="loader", daemon=True)
-    loader.start()
+    threading.Thread(target=work, name="loader", daemon=True).start()
     try:
         server.run(sockets=[listener])
     finally:
         for models in loaded:
             models.default.close()
-    if failed:
+    if failed and server.ended_by is None:
         raise failed[0]
+    return server.ended_by
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -116,7 +126,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(1024)  # requests that come before the server is up wait instead of being refused
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name
         listener.close()
         raise ArrieroError(
             f"cannot listen on {host} port {port}: {error}",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Literal
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from arriero.chat import Chat, Stream
@@ -17,6 +19,8 @@ from arriero.server.keys import Keys
 from arriero.server.metrics import Metrics
 from arriero.server.models import Models
 from arriero.server.record import Record
+
+PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldom of interest
 
 
 class Service:
@@ -29,7 +33,8 @@ class Service:
         self.log_prompts = log_prompts
         self._models: Models | None = None
         self._draining = False
-        self._answers: set[Answers] = set()
+        self._broken_off = False
+        self._answers: dict[Record, Answers] = {}
 
     @property
     def state(self) -> Literal["loading", "ready", "draining"]:
@@ -42,8 +47,14 @@ class Service:
     def models(self) -> Models:
         """The models; RequestError 503 while they are loaded."""
         if self._models is None:
-            raise RequestError("the model is still being loaded", status=503, code="loading", retry_after=2)
+            raise _loading()
         return self._models
+
+    def check_ready(self) -> None:
+        """RequestError 503 unless the server is ready for work."""
+        if self._models is None:
+            raise _loading()
+        self.admission.refuse_when_draining()
 
     def open(self, models: Models) -> None:
         """Begin to answer; from any thread."""
@@ -55,8 +66,10 @@ class Service:
         self.admission.drain()
 
     def break_off(self) -> None:
-        """End all answers that are under way; their clients get an error."""
-        for answers in list(self._answers):
+        """End all answers that are under way or wait for their turn; their clients get an error."""
+        self._broken_off = True
+        self.admission.refuse_waiting()
+        for answers in list(self._answers.values()):
             answers.break_off()
 
     async def begin(self, request: Request, chat: Chat, start: Callable[[int], Stream], count: int = 1) -> Answers:
@@ -67,7 +80,11 @@ class Service:
         """
         record: Record = request.scope["record"]
         record.model = chat.name
-        ticket = await while_connected(request.receive, self.admission.enter(record.caller.name, count))
+        try:
+            ticket = await while_connected(request.receive, self.admission.enter(record.caller.name, count))
+        except RequestError as error:
+            record.refused = error.code
+            raise
         record.queue_s = record.elapsed()
         self.metrics.queue.observe(record.queue_s)
         streams: list[Stream] = []
@@ -77,12 +94,15 @@ class Service:
                 streams.append(start(number))
 
         answers = Answers(streams, record, self._left(ticket.leave))
-        self._answers.add(answers)
+        self._answers[record] = answers
         try:
             # Not raced against the disconnect: a thread cannot be cancelled, and its generations would be nobody's.
             await run_in_threadpool(make)
+            if self._broken_off:
+                answers.break_off()
             await while_connected(request.receive, answers.start())
-        except BaseException:
+        except BaseException as error:
+            answers.failed |= isinstance(error, Exception) and not isinstance(error, ClientDisconnect)
             answers.close()
             raise
         return answers
@@ -90,13 +110,24 @@ class Service:
     def _left(self, leave: Callable[[], None]) -> Callable[[Answers], None]:
         def left(answers: Answers) -> None:
             leave()
-            self._answers.discard(answers)
+            del self._answers[answers.record]
             self.metrics.answered(answers)
 
         return left
 
     def ended(self, record: Record, scope: Scope) -> None:
-        """Count and log a request that is over."""
-        route = getattr(scope.get("route"), "path", None) or "other"
-        self.metrics.requests.labels(route, str(record.status or 499)).inc()
-        record.log()
+        """Count and log a request that is over; its answers, should it have failed to close them, end here."""
+        answers = self._answers.get(record)
+        if answers is not None:
+            answers.close()
+        route = getattr(scope.get("route"), "path", None)
+        status = record.status or 499
+        self.metrics.requests.labels(route or "other", str(status)).inc()
+        if record.refused is not None:
+            self.metrics.rejected.labels(record.refused).inc()
+        quiet = route in PROBES or (scope.get("route") is not None and not route and status < HTTPStatus.BAD_REQUEST)
+        record.log(logging.DEBUG if quiet else logging.INFO)
+
+
+def _loading() -> RequestError:
+    return RequestError("the model is still being loaded", status=503, code="loading", retry_after=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -93,7 +92,6 @@ def test_version(run):
         (["train", "none.json"], 2, "--output"),
         (["train", "none.json", "--output", "out", "--rank", "0"], 2, "rank must be at least 1"),
         (["train", "none.json", "--output", "out", "--config", "none.yaml"], 4, "no configuration file"),
-        (["serve", "--port", "99999"], 2, "0 to 65535"),
         (["models", "remove", "nothing"], 4, "no model 'nothing'"),
         (["download", "a/b/c"], 4, "no model is called"),
     ],
@@ -197,15 +195,6 @@ def test_an_adapter_on_another_base_model_is_refused(run, home, trained_adapter,
     assert code == 1
     assert "the base model's weights" in err
     assert "--model tiny" in err
-
-
-def test_a_port_in_use_is_told_before_anything_is_loaded(run, home):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, _, err = run("serve", "--port", port, "--model", "not-even-looked-up")
-    assert code == 1
-    assert f"cannot listen on 127.0.0.1 port {port}" in err
-    assert f"--port {port + 1}" in err
 
 
 def test_models_are_listed_verified_and_removed(run, home, model_dir):

@@ -102,3 +102,16 @@ def app_of(scripted_chat) -> Iterator[Callable[..., tuple[TestClient, Chat]]]:
             return clients.enter_context(TestClient(create_app(chat))), chat
 
         yield make
+
+
+@pytest.fixture
+def client_of(scripted_chat):
+    """A client of an app over a scripted chat, made with these options: `client_of(keys=KEYS)`."""
+    with contextlib.ExitStack() as clients:
+
+        def make(*answers: str, chat=None, host="testserver", **options) -> TestClient:
+            app = create_app(chat or scripted_chat(*answers or ["hello"]), **options)
+            client = TestClient(app, base_url=f"http://{host}", raise_server_exceptions=False)
+            return clients.enter_context(client)
+
+        yield make

@@ -11,7 +11,8 @@ FREE = ("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "
 @schemathesis.hook
 def before_call(context, case, kwargs):
     body = case.body
-    if not case.meta.generation.mode.is_positive or not isinstance(body, dict) or not isinstance(body.get("model"), str):
+    good = case.meta.generation.mode.is_positive and isinstance(body, dict)
+    if not good or not isinstance(body.get("model"), str):
         return
     body["model"] = "tiny"
     for name, value in {**SENSIBLE, **dict.fromkeys(FREE)}.items():

@@ -5,9 +5,11 @@ Plain means written here: each example alone through the unmodified model, cross
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import replace
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given, settings
@@ -95,11 +97,17 @@ def gradients_of(model):
 
 
 def agree(model, steps, examples, tolerance=1e-5, worker=None):
+    """As near to the plain path as `tolerance`, or as near to it in double precision.
+
+    The plain path itself rounds: once it was 2.3e-5 from double precision, and what was compared with it 3e-6.
+    """
     loss, gradients = plain(model, examples)
     ours = steps.backward(examples, worker).loss.item()
     found = gradients_of(model)
     assert ours == pytest.approx(loss, rel=tolerance)
-    assert (found - gradients).norm() <= tolerance * gradients.norm()
+    if (found - gradients).norm() > tolerance * gradients.norm():
+        _, exact = plain(copy.deepcopy(model).double(), examples)
+        assert (found - exact).norm() <= tolerance * exact.norm()
 
 
 @st.composite
@@ -128,6 +136,7 @@ GROUP = [
 
 @settings(max_examples=20, deadline=None)
 @given(some_examples(), st.sampled_from([16, 40, 200]), st.integers(0, 2))
+@hypothesis.example([Rendered((1, 20, 17, 20, 13, 29, 13, 21, 8, 14, 39, 59, 20, 55, 2), ((9, 15),))], 40, 0)
 def test_random_groups_give_the_plain_loss_and_gradients(examples, row_tokens, recomputed):
     """Whatever the examples, however they are split into rows, with and without recomputation."""
     model = build("Llama")
