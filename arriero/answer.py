@@ -10,7 +10,7 @@ for, so a piece carries exactly the log-probabilities of its own text.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from arriero.engines import Generation
@@ -105,6 +105,10 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
     def usage(self) -> Usage:
         """The token counts so far."""
         return Usage(self._generation.prompt_tokens, self._generation.completion_tokens)
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have `call` called once, from some thread, when the engine has ended its work on this answer."""
+        self._generation.when_done(call)
 
     def cancel(self) -> None:
         """Stop the engine's work on this answer, from any thread; it ends with the reason "cancelled"."""

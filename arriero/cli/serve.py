@@ -22,8 +22,7 @@ from arriero.errors import UsageError
 from arriero.server.admission import Limits
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
+    from arriero.server.app import Application
     from arriero.server.keys import Keys
     from arriero.server.models import Models
 
@@ -224,7 +223,7 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
     return models
 
 
-def _mount_page(app: FastAPI) -> Callable[[Models], None]:
+def _mount_page(app: Application) -> Callable[[Models], None]:
     """Mount the web page, if it is installed; returns what gives it its model."""
     try:
         from arriero.web import mount, set_chat
@@ -233,7 +232,7 @@ def _mount_page(app: FastAPI) -> Callable[[Models], None]:
     except UsageError as error:
         log.warning("no web page: %s; %s", error.message, error.hint)
         return lambda _: None
-    return lambda models: set_chat(models.default)
+    return lambda models: set_chat(app.service.guest(models.default))
 
 
 def _log(*, as_json: bool) -> None:

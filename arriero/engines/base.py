@@ -49,6 +49,7 @@ class Generation:
         self._error: ArrieroError | None = None
         self._changed = threading.Condition()
         self._wakers: list[Callable[[], None]] = []  # of readers on event loops
+        self._when_done: list[Callable[[], None]] = []
 
     @property
     def completion_tokens(self) -> int:
@@ -58,6 +59,12 @@ class Generation:
     def cancel(self) -> None:
         """Ask the engine to stop; the stream ends with finish reason "cancelled" unless it had ended already."""
         self.cancelled = True
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have `call` called once, from some thread, when the stream has ended in whatever way; it must be quick."""
+        with self._changed:
+            self._when_done.append(call)
+            self._tell_done()
 
     def __iter__(self) -> Iterator[int]:
         position = 0
@@ -114,6 +121,7 @@ class Generation:
             if self.finish_reason is None:
                 self.finish_reason = reason
             self._notify()
+            self._tell_done()
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error that readers get."""
@@ -121,6 +129,11 @@ class Generation:
             known = isinstance(error, ArrieroError)
             self._error = error if known else EngineError(f"the engine failed: {error}")  # type: ignore[assignment]
             self._notify()
+            self._tell_done()
+
+    def _tell_done(self) -> None:
+        while self._when_done and (self.finish_reason is not None or self._error is not None):
+            self._when_done.pop()()
 
     def _notify(self) -> None:
         self._changed.notify_all()

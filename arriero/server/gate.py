@@ -51,6 +51,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it here."""
         if scope["type"] == "lifespan":
+            self._service.loop = asyncio.get_running_loop()
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import weakref
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -32,9 +35,11 @@ class Service:
         self.metrics = Metrics(self.admission)
         self.log_prompts = log_prompts
         self._models: Models | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # the server's, once it runs
         self._draining = False
         self._broken_off = False
         self._answers: dict[Record, Answers] = {}
+        self._guests: weakref.WeakSet[Stream] = weakref.WeakSet()
 
     @property
     def state(self) -> Literal["loading", "ready", "draining"]:
@@ -71,6 +76,8 @@ class Service:
         self.admission.refuse_waiting()
         for answers in list(self._answers.values()):
             answers.break_off()
+        for stream in list(self._guests):
+            stream.cancel()
 
     async def begin(self, request: Request, chat: Chat, start: Callable[[int], Stream], count: int = 1) -> Answers:
         """Answers to one request, `start(0)` to `start(count - 1)`, of which the first piece is already there.
@@ -107,6 +114,10 @@ class Service:
             raise
         return answers
 
+    def guest(self, chat: Chat) -> Chat:
+        """The same chat for who asks from a thread of this process: its answers take places as those over HTTP do."""
+        return _Guest(self, chat)
+
     def _left(self, leave: Callable[[], None]) -> Callable[[Answers], None]:
         def left(answers: Answers) -> None:
             leave()
@@ -127,6 +138,40 @@ class Service:
             self.metrics.rejected.labels(record.refused).inc()
         quiet = route in PROBES or (scope.get("route") is not None and not route and status < HTTPStatus.BAD_REQUEST)
         record.log(logging.DEBUG if quiet else logging.INFO)
+
+
+class _Guest(Chat):
+    """Waits for a place before each answer, and gives it back when the engine has ended its work on it."""
+
+    def __init__(self, service: Service, chat: Chat) -> None:
+        super().__init__(
+            chat.engine,
+            chat.renderer,
+            model=chat.model,
+            adapter=chat.adapter,
+            window=chat.window,
+            defaults=chat.defaults,
+        )
+        self._service = service
+
+    def _start(self, *asked: Any) -> Stream:
+        loop, admission = self._service.loop, self._service.admission
+        if loop is None:
+            raise _loading()
+        ticket = asyncio.run_coroutine_threadsafe(admission.enter("the web page"), loop).result()
+
+        def leave() -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(ticket.leave)
+
+        try:
+            stream = super()._start(*asked)
+        except BaseException:
+            leave()
+            raise
+        loop.call_soon_threadsafe(self._service._guests.add, stream)
+        stream.when_done(leave)
+        return stream
 
 
 def _loading() -> RequestError:

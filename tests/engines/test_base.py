@@ -54,6 +54,21 @@ def test_the_first_finish_reason_stays():
     assert generation.finish_reason == "stop"
 
 
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("end", [lambda made: made.finish("stop"), lambda made: made.fail(ValueError("x"))])
+def test_the_end_is_told_once(early, end):
+    generation, told = Generation(1), []
+    if early:
+        generation.when_done(lambda: told.append(1))
+        generation.push([1])
+        assert told == []
+    end(generation)
+    if not early:
+        generation.when_done(lambda: told.append(1))
+    end(generation)
+    assert told == [1]
+
+
 def test_an_engine_survives_a_reader_whose_loop_is_gone():
     generation = Generation(1)
 

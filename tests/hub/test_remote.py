@@ -70,7 +70,7 @@ def test_a_gated_repository_says_how_to_get_in(hub_server, tmp_path):
     assert "hf auth login" in errors
 
 
-@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+@pytest.mark.parametrize("source", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
 def test_no_network_is_offline(tmp_path, source):
     with socket.socket() as closed:  # a port that nobody listens on
         closed.bind(("127.0.0.1", 0))

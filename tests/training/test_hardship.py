@@ -31,6 +31,7 @@ def same_adapter(one, other, tolerance=1e-4):
         torch.testing.assert_close(tensor, theirs[name], rtol=tolerance, atol=tolerance * tensor.abs().max().item())
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_a_step_makes_the_plan_smaller_and_tries_again(tmp_path, model_dir):
     """A real limit on the address space. Adam turns rounding into steps of full size where gradients are next to 0,
     so the two adapters agree to 1e-3 only."""

@@ -19,7 +19,8 @@ def command(rows_file, model_dir, output, *more):
     return [*start, "--output", str(output), "--eval-fraction", "0", *OPTIONS, *more]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_a_checkpoint_and_resume_ends_where_the_whole_run_does(rows_file, model_dir, tmp_path, number):
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     process = subprocess.Popen(

@@ -1,0 +1,79 @@
+"""The web page asks from a thread of the server's process; what it asks counts as what comes over HTTP does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from starlette.testclient import TestClient
+
+from arriero.errors import ArrieroError
+from arriero.server import create_app
+from arriero.server.admission import Limits
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def app(scripted_chat):
+    """An application with one place and room for nobody to wait, and a guest of it."""
+    chat = scripted_chat("abc", gate=1)
+    made = create_app(chat, limits=Limits(max_running=1, max_waiting=0))
+    with TestClient(made):  # runs its loop in a thread, and tells the application so
+        yield made, made.service.guest(chat)
+        chat.engine.release.set()
+
+
+def free(app) -> None:
+    """Return once nobody has a place; the engine's thread gives it back a moment after the answer's end."""
+    ended = threading.Event()
+
+    async def wait() -> None:
+        await app.service.admission.idle()
+        ended.set()
+
+    app.service.loop.call_soon_threadsafe(lambda: app.service.loop.create_task(wait()))
+    assert ended.wait(30)
+
+
+def test_an_answer_takes_a_place_until_it_ends(app):
+    made, guest = app
+    stream = guest.stream(HELLO)
+    assert next(stream).text == "a"
+    assert made.service.admission.running == 1
+    with pytest.raises(ArrieroError, match="1 answers are under way and 0 requests wait"):
+        guest.stream(HELLO)
+    refused = TestClient(made).post("/", json={"prompt": "hi"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+    guest.engine.release.set()
+    assert "".join(piece.text for piece in stream) == "bc"
+    free(made)
+    assert guest.complete(HELLO).text == "abc"
+
+
+def test_an_answer_that_is_let_go_gives_its_place_back(app):
+    made, guest = app
+    stream = guest.stream(HELLO)
+    next(stream)
+    stream.close()
+    guest.engine.release.set()
+    free(made)
+
+
+def test_what_fails_before_it_begins_gives_its_place_back(app):
+    made, guest = app
+    with pytest.raises(ArrieroError, match="window holds 256"):
+        guest.stream([{"role": "user", "content": "a" * 300}])
+    free(made)
+
+
+def test_the_end_of_the_server_breaks_it_off(app):
+    made, guest = app
+    stream = guest.stream(HELLO)
+    next(stream)
+    done = threading.Event()
+    made.service.loop.call_soon_threadsafe(lambda: (made.service.break_off(), done.set()))
+    assert done.wait(30)
+    guest.engine.release.set()
+    *_, last = stream
+    assert last.finish_reason == "cancelled"
