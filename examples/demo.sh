@@ -15,7 +15,7 @@ log=$(mktemp)
 arriero serve --adapter "tomas=$run" --port 0 2>"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
-until address=$(grep -o 'http://[0-9.:]*' "$log"); do
+until address=$(grep '^serving ' "$log" | grep -o 'http://[0-9.:]*'); do  # it listens earlier than it serves
     kill -0 "$server" || { cat "$log" >&2; exit 1; }
     sleep 0.2
 done
