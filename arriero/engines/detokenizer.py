@@ -43,13 +43,19 @@ class Detokenizer:
         if text is None or token in self._left_out:
             return ""
         self._ids.append(token)
-        if _BYTE.fullmatch(text) or self._decode(self._ids[-4:]).endswith("\ufffd"):
+        if _BYTE.fullmatch(text):
             return ""
-        return self.flush()
+        decoded = self._decode(self._ids[-4:])
+        if decoded.endswith("\ufffd"):
+            return ""
+        return self._through(decoded if len(self._ids) <= 4 else self._decode(self._ids))
 
     def flush(self) -> str:
         """What is left at the end of the stream, replacement characters for broken bytes included."""
-        text = self._decode(self._ids)
+        return self._through(self._decode(self._ids))
+
+    def _through(self, text: str) -> str:
+        """Let through what is not out of `text`, which is that of all ids held."""
         out = text[len(self._before) :]
         if out:
             del self._ids[: self._context]
