@@ -201,10 +201,7 @@ def as_object(message: Message) -> dict[str, Any]:
     """A message as OpenAI's JSON object, which `Message.of` reads again."""
     found: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        found["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+        found["tool_calls"] = [call.definition for call in message.tool_calls]
     if message.tool_call_id is not None:
         found["tool_call_id"] = message.tool_call_id
     return found

@@ -48,6 +48,11 @@ class ToolCall:
         made.values  # noqa: B018  raises where they are none
         return made
 
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The call as OpenAI's object, which `of` reads."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:

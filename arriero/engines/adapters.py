@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -40,6 +41,14 @@ def lora_rank(adapter_dir: Path) -> int:
     config = hub.read_json(adapter_dir / "adapter_config.json")
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     return max((rank for rank in ranks if isinstance(rank, int)), default=0)
+
+
+def unknown(name: str | None, known: Iterable[str]) -> NotFoundError:
+    """The error for an adapter that an engine has not got."""
+    names = ", ".join(sorted(known)) or "none"
+    return NotFoundError(
+        f"no adapter is called {name!r}; there are: {names}", hint="give it when the engine is loaded, or add it"
+    )
 
 
 def check_fit(adapter_dir: Path, model_dir: Path) -> None:

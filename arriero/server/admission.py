@@ -62,7 +62,7 @@ class Admission:
         self.running = 0
         self.waiting = 0
         self._queues: dict[str, deque[_Waiting]] = {}  # by key; the first one's turn is next
-        self._draining = False
+        self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._rate = MovingWindowRateLimiter(MemoryStorage())
@@ -118,12 +118,12 @@ class Admission:
 
     def refuse_when_draining(self) -> None:
         """RequestError 503 once `drain` was called."""
-        if self._draining:
+        if self.draining:
             raise _busy("draining", "the server is shutting down")
 
     def drain(self) -> None:
         """Let nobody in any more; who is running or waiting goes on."""
-        self._draining = True
+        self.draining = True
 
     def refuse_waiting(self) -> None:
         """Send away with 503 who waits."""

@@ -55,7 +55,6 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
     def __init__(self, streams: Sequence[Stream], record: Record, left: Callable[[Answers], None]) -> None:
         """`streams` may be filled until `start`; `left` is called once, by `close`."""
         self.record = record
-        self.begun = record.elapsed()
         self.failed = False
         self._streams = streams
         self._left: Callable[[Answers], None] | None = left

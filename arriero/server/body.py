@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Self
 
 from fastapi import HTTPException
@@ -17,6 +18,19 @@ def _strings(stop: object) -> object:
     if not isinstance(stop, str | list):
         raise PydanticCustomError("stop", "Input should be a string or a list of up to 4 strings")
     return [stop] if isinstance(stop, str) else stop
+
+
+def parts(kind: str) -> Callable[[object], object]:
+    """What makes a content that is text a list of one part of that kind, before it is checked."""
+
+    def listed(content: object) -> object:
+        if isinstance(content, str):
+            return [{"type": kind, "text": content}]
+        if not isinstance(content, list):
+            raise PydanticCustomError("content", "Input should be text or a list of text parts")
+        return content
+
+    return listed
 
 
 MaxTokens = Annotated[int, Field(ge=1)]

@@ -38,16 +38,11 @@ class Keys:
     def __init__(self, keys: Mapping[str, str], admin: str | None = None) -> None:
         """`keys` are keys by name; `admin` is the administrator's, who may do everything."""
         self._secret = secrets.token_bytes(32)  # cookies are good as long as this process lives
-        self._open = not keys
+        self.wanted = bool(keys)  # whether a request without one is refused
         named = [(Caller(name), key) for name, key in keys.items()]
         if admin is not None:
             named.append((Caller("admin", admin=True), admin))
         self._callers = [(caller, _digest(key), self._cookie(key)) for caller, key in named]
-
-    @property
-    def wanted(self) -> bool:
-        """Whether a request without a key is refused."""
-        return not self._open
 
     @property
     def administered(self) -> bool:

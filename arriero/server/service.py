@@ -36,7 +36,6 @@ class Service:
         self.log_prompts = log_prompts
         self._models: Models | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # the server's, once it runs
-        self._draining = False
         self._broken_off = False
         self._answers: dict[Record, Answers] = {}
         self._guests: weakref.WeakSet[Stream] = weakref.WeakSet()
@@ -44,7 +43,7 @@ class Service:
     @property
     def state(self) -> Literal["loading", "ready", "draining"]:
         """What the server is about."""
-        if self._draining:
+        if self.admission.draining:
             return "draining"
         return "loading" if self._models is None else "ready"
 
@@ -67,7 +66,6 @@ class Service:
 
     def drain(self) -> None:
         """Refuse new work; what has come in goes on. On the event loop only."""
-        self._draining = True
         self.admission.drain()
 
     def break_off(self) -> None:

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from arriero.constraint import Constraint
-from arriero.engines.adapters import check_fit
+from arriero.engines.adapters import check_fit, unknown
 from arriero.engines.base import Feature, Generation, require
 from arriero.engines.openvino.adapter import adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported
 from arriero.engines.openvino.grammar import grammar
 from arriero.engines.openvino.process import Answer, Process
-from arriero.errors import EngineError, NotFoundError, UnsupportedError
+from arriero.errors import EngineError, UnsupportedError
 from arriero.messages import Sampling
 
 PROPERTIES = {
@@ -149,8 +149,7 @@ class OpenVINOEngine:
 
     def _find(self, adapter: str | None) -> _Pipeline:
         if adapter not in self._pipelines:
-            names = ", ".join(name for name in self._pipelines if name is not None)
-            raise NotFoundError(f"no adapter is called {adapter!r}; there are: {names or 'none'}")
+            raise unknown(adapter, filter(None, self._pipelines))
         return self._pipelines[adapter]
 
     def _retire(self, pipeline: _Pipeline) -> None:

@@ -16,13 +16,14 @@ from transformers import GenerationConfig
 
 from arriero import hub
 from arriero.constraint import Constraint
+from arriero.engines.adapters import unknown
 from arriero.engines.base import Feature, Generation, Precision, require
 from arriero.engines.grammar import Grammars, check
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.requests import Request
 from arriero.engines.transformers.scheduler import Scheduler
-from arriero.errors import EngineError, NotFoundError, UnsupportedError, UsageError
+from arriero.errors import EngineError, UnsupportedError, UsageError
 from arriero.hardware import cores, fast_bfloat16, gpus
 from arriero.messages import Sampling
 
@@ -126,10 +127,7 @@ class TransformersEngine:
     def _adapter(self, name: str | None) -> str | None:
         """PEFT's name of an adapter as it is now."""
         if name is not None and name not in self._names:
-            raise NotFoundError(
-                f"no adapter is called {name!r}; there are: {', '.join(sorted(self._names)) or 'none'}",
-                hint="give it when the engine is loaded, or add it",
-            )
+            raise unknown(name, self._names)
         return self._names[name] if name is not None else None
 
     def _retire(self, loaded: str | None) -> None:

@@ -24,11 +24,11 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from arriero.constraint import Constraint
-from arriero.engines.adapters import adapter_lacks, check_fit, lora_rank
+from arriero.engines.adapters import adapter_lacks, check_fit, lora_rank, unknown
 from arriero.engines.base import Feature, Generation, Precision, require
 from arriero.engines.vllm.requests import parameters, probabilities
 from arriero.engines.vllm.start import interrupt, start
-from arriero.errors import ContextLengthError, EngineError, NotFoundError, UnsupportedError, UsageError
+from arriero.errors import ContextLengthError, EngineError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling
 
 ENDINGS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "cancelled"}
@@ -176,8 +176,7 @@ class VLLMEngine:
 
     def _find(self, adapter: str) -> _Adapter:
         if adapter not in self._adapters:
-            known = ", ".join(sorted(self._adapters)) or "none"
-            raise NotFoundError(f"no adapter is called {adapter!r}", hint=f"loaded: {known}")
+            raise unknown(adapter, self._adapters)
         return self._adapters[adapter]
 
     def _check(self, directory: Path) -> None:

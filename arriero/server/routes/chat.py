@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.chat import Chat, Reply, Stream
-from arriero.messages import Piece, TokenLogprob, ToolCall, Usage
+from arriero.messages import Piece, TokenLogprob, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
 from arriero.server.body import Choices, MaxTokens, SamplingBody
 from arriero.server.errors import RequestError, describe
@@ -135,25 +135,20 @@ def add_routes(app: FastAPI, service: Service) -> None:
             return EventStream(_Events(chat, head, with_usage=with_usage, spelled=spelled).of(answers), answers)
         replies = await answers.replies(request.receive)
         choices = [_choice(chat, index, reply, spelled=spelled) for index, reply in enumerate(replies)]
-        return JSONResponse({**head, "choices": choices, "usage": counts(reply.usage for reply in replies)})
+        return JSONResponse({**head, "choices": choices, "usage": counts([reply.usage for reply in replies])})
 
 
 def _choice(chat: Chat, index: int, reply: Reply, *, spelled: bool) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
+    content = None if reply.tool_calls and not reply.text else reply.text
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if reply.tool_calls:
-        message["tool_calls"] = [_call(call) for call in reply.tool_calls]
-    else:
-        message["content"] = reply.text
+        message["tool_calls"] = [call.definition for call in reply.tool_calls]
     return {
         "index": index,
         "message": message,
         "logprobs": _logprobs(chat, reply.logprobs) if spelled else None,
         "finish_reason": reply.finish_reason,
     }
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _logprobs(chat: Chat, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
@@ -199,7 +194,7 @@ class _Events:
         if piece.tool_calls:
             made = self._calls.get(index, 0)
             self._calls[index] = made + len(piece.tool_calls)
-            delta["tool_calls"] = [{"index": made + n, **_call(call)} for n, call in enumerate(piece.tool_calls)]
+            delta["tool_calls"] = [{"index": made + n, **call.definition} for n, call in enumerate(piece.tool_calls)]
         return delta
 
     def _chunk(

@@ -23,7 +23,7 @@ from arriero.messages import TokenLogprob, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
 from arriero.server.body import Choices, MaxTokens, SamplingBody
 from arriero.server.errors import RequestError, describe
-from arriero.server.routes.wire import DONE, STREAM_TOO, StreamOptions, TokenCounts, event, now, wants_usage
+from arriero.server.routes.wire import DONE, STREAM_TOO, StreamOptions, TokenCounts, counts, event, now, wants_usage
 from arriero.server.service import Service
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -119,7 +119,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             {"index": index, **text.part(reply.text, reply.logprobs), "finish_reason": reply.finish_reason}
             for index, (reply, text) in enumerate(zip(replies, texts, strict=True))
         ]
-        return JSONResponse({**head, "choices": choices, "usage": _counts([reply.usage for reply in replies], each)})
+        return JSONResponse({**head, "choices": choices, "usage": counts([reply.usage for reply in replies], each)})
 
 
 async def _events(head: dict[str, Any], answers: Answers, texts: list[_Text], each: int) -> AsyncGenerator[bytes, None]:
@@ -133,7 +133,7 @@ async def _events(head: dict[str, Any], answers: Answers, texts: list[_Text], ea
             choice = {"index": index, **texts[index].part(piece.text, piece.logprobs), "finish_reason": reason}
             yield event({**head, "choices": [choice]} | ({"usage": None} if each else {}))
         if each:
-            yield event({**head, "choices": [], "usage": _counts([usage for usage in usages if usage], each)})
+            yield event({**head, "choices": [], "usage": counts([usage for usage in usages if usage], each)})
     except Exception as error:
         yield event(describe(error)[1])
     yield DONE
@@ -171,10 +171,3 @@ class _Text:
             return spelled.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
-
-
-def _counts(usages: list[Usage], each: int) -> dict[str, int]:
-    """The tokens of all prompts, each counted once, and of all answers."""
-    prompt = sum(usage.prompt_tokens for usage in usages[::each])
-    completion = sum(usage.completion_tokens for usage in usages)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 from arriero.chat import Form
 from arriero.messages import Message, Tool, joined
-from arriero.server.body import RequestBody, Schema
+from arriero.server.body import RequestBody, Schema, parts
 from arriero.server.errors import RequestError, at
 from arriero.tools import ToolCall
 
@@ -23,15 +22,7 @@ class TextPart(RequestBody):
     text: str
 
 
-def _parts(content: object) -> object:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise PydanticCustomError("content", "Input should be text or a list of text parts")
-    return content
-
-
-Content = Annotated[list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
+Content = Annotated[list[TextPart], BeforeValidator(parts("text"), json_schema_input_type=str | list[TextPart])]
 
 
 class CalledFunction(RequestBody):

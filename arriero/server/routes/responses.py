@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.chat import Chat, Stream
 from arriero.messages import Message, Usage
 from arriero.server.answer import Answers, EventStream, ending
-from arriero.server.body import MaxTokens, RequestBody, SamplingBody, Schema
+from arriero.server.body import MaxTokens, RequestBody, SamplingBody, Schema, parts
 from arriero.server.errors import describe
 from arriero.server.routes.conversation import OWN_ROLES, ObjectFormat, TextFormat
 from arriero.server.routes.wire import STREAM_TOO, event
@@ -36,20 +35,14 @@ class InputPart(RequestBody):
     logprobs: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
-def _parts(content: object) -> object:
-    if isinstance(content, str):
-        return [{"type": "input_text", "text": content}]
-    if not isinstance(content, list):
-        raise PydanticCustomError("content", "Input should be text or a list of text parts")
-    return content
-
-
 class InputMessage(RequestBody):
     """One turn; an answer may be sent back as it came."""
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[InputPart], BeforeValidator(_parts, json_schema_input_type=str | list[InputPart])]
+    content: Annotated[
+        list[InputPart], BeforeValidator(parts("input_text"), json_schema_input_type=str | list[InputPart])
+    ]
     id: str | None = None
     status: Literal["completed", "incomplete"] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,10 +25,10 @@ class TokenCounts(BaseModel):
     total_tokens: int
 
 
-def counts(usages: Iterable[Usage]) -> dict[str, int]:
-    """The tokens of all answers to one prompt, which counts once."""
-    found = list(usages)
-    prompt, completion = found[0].prompt_tokens, sum(usage.completion_tokens for usage in found)
+def counts(usages: Sequence[Usage], each: int | None = None) -> dict[str, int]:
+    """The tokens of all answers, and of the prompts, which have `each` answers, by default all, and count once."""
+    prompt = sum(usage.prompt_tokens for usage in usages[:: each or len(usages)])
+    completion = sum(usage.completion_tokens for usage in usages)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
