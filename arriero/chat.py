@@ -6,18 +6,20 @@ conversation, stop at the same tokens and cut at the same stop strings.
 
 from __future__ import annotations
 
+import copy
 import functools
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 from arriero import hub
 from arriero.answer import Reply as Reply
 from arriero.answer import Stream as Stream
-from arriero.engines import Engine, load_engine
+from arriero.engines import Adapter, Engine, EngineOptions, Generation, load_engine
 from arriero.engines.base import Precision as Precision
-from arriero.engines.choose import EngineName as EngineName
+from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
 from arriero.messages import DEFAULT_MAX_NEW_TOKENS, Message, Sampling, Tool, ToolChoice
@@ -44,12 +46,20 @@ class Options(Form, total=False):
 class Chat:
     """A loaded model that answers conversations. Build one with `load`; use it from any number of threads.
 
-    `model` is the model's name, `adapter` the adapter's (None without one), `window` the context size in tokens. Chats
-    over the same engine differ in adapter and renderer.
+    `model` is the model's name, `window` the context size in tokens. `adapter` is a handle of the engine's, None
+    without one: it and `renderer`, which has the contract it was trained under, are held together, so that no weights
+    are ever asked with another adapter's prompt. Chats over the same engine differ in these and in `defaults`.
     """
 
     def __init__(
-        self, engine: Engine, renderer: Renderer, *, model: str, adapter: str | None, window: int, defaults: Sampling
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        *,
+        model: str,
+        adapter: Adapter | None,
+        window: int,
+        defaults: Sampling,
     ) -> None:
         self.engine = engine
         self.renderer = renderer
@@ -59,22 +69,22 @@ class Chat:
         self.defaults = defaults
 
     @property
-    def name(self) -> str:
-        """What requests call it: the adapter's name if there is one, else the model's."""
-        return self.model if self.adapter is None else self.adapter
+    def adapter_name(self) -> str | None:
+        """The last part of the adapter's directory, for people to read; two adapters may share it."""
+        return self.adapter.directory.name if self.adapter is not None else None
 
-    def with_adapter(self, directory: Path | None, *, name: str | None = None, system: str | None = None) -> Chat:
+    def with_adapter(self, directory: Path | None, *, system: str | None = None) -> Self:
         """The same model with another adapter, or with none, under that adapter's contract, prompt and sampling.
 
-        `name` and `system` are as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where
-        the engine cannot do the adapter.
+        `system` is as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where the engine
+        cannot do the adapter.
         """
         found = bind(self.renderer.tokenizer.name_or_path, directory, system=system)
-        name = (name or found.adapter_dir.name) if found.adapter_dir is not None else None
-        if name is not None and found.adapter_dir is not None:
-            self.engine.add_adapter(name, found.adapter_dir)
-        defaults = default_sampling(found.model_dir, found.adapter_dir)
-        return Chat(self.engine, found.renderer, model=self.model, adapter=name, window=self.window, defaults=defaults)
+        made = copy.copy(self)
+        made.adapter = self.engine.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None
+        made.renderer = found.renderer
+        made.defaults = default_sampling(found.model_dir, found.adapter_dir)
+        return made
 
     def render(
         self,
@@ -132,7 +142,8 @@ class Chat:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
         constraint = wanted.constraint(self.renderer.call_form if wanted.tools else None)
-        generation = self.engine.submit(
+        request = partial(
+            self.engine.submit,
             prompt_ids,
             chosen,
             max_new_tokens=self._limit(len(prompt_ids), sampling),
@@ -140,7 +151,11 @@ class Chat:
             constraint=constraint,
             logprobs=logprobs,
         )
-        return Stream(generation, self.renderer, chosen.stop, wanted)
+        return Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, wanted)
+
+    def _submit(self, prompt_tokens: int, request: Callable[[], Generation]) -> Generation:
+        """Hand a request to the engine; a subclass may do so later, and gives a generation of its own until then."""
+        return request()
 
     def astream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """`stream` for async code; the event loop is free while the engine works."""
@@ -192,26 +207,33 @@ def load(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
-    name: str | None = None,
     system: str | None = None,
     engine: EngineName = "auto",
     precision: Precision = "auto",
+    deterministic: bool = False,
+    room_for: Sequence[Path] = (),
 ) -> Chat:
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
-    embedded model. `name` is what the adapter is called, by default as its directory. `system` replaces the system
-    prompt, which otherwise is the one the adapter was trained with. `precision` is that of the weights.
-    Raises ContractError when the adapter belongs to another model or prompt.
+    embedded model. `system` replaces the system prompt, which otherwise is the one the adapter was trained with.
+    `precision` is that of the weights. With `deterministic` a greedy answer does not depend on what is computed beside
+    it, which costs speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and
+    started, so that it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
     """
     found = bind(model, adapter, system=system)
-    name = (name or found.adapter_dir.name) if found.adapter_dir else None
-    adapters = {name: found.adapter_dir} if name and found.adapter_dir else {}
-    return Chat(
-        load_engine(found.model_dir, found.renderer.stop_token_ids, adapters, engine, precision),
-        found.renderer,
-        model=hub.name_of(found.model_dir),
-        adapter=name,
-        window=hub.window(found.model_dir),
-        defaults=default_sampling(found.model_dir, found.adapter_dir),
-    )
+    coming = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *room_for]
+    options = EngineOptions(precision=precision, deterministic=deterministic, room_for=coming)
+    loaded = load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options)
+    try:
+        return Chat(
+            loaded,
+            found.renderer,
+            model=hub.name_of(found.model_dir),
+            adapter=loaded.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None,
+            window=hub.window(found.model_dir),
+            defaults=default_sampling(found.model_dir, found.adapter_dir),
+        )
+    except BaseException:
+        loaded.close()
+        raise

@@ -14,7 +14,7 @@ from answering_channel import Document
 
 from arriero import hub
 from arriero.chat import Chat
-from arriero.engines.base import Feature, Generation
+from arriero.engines.base import Adapter, Feature, Generation
 from arriero.engines.sampling import default_sampling
 from arriero.messages import Conversation, Message, Sampling
 from arriero.prompt import bind
@@ -47,11 +47,7 @@ class Recorder:
         generation.finish("stop")
         return generation
 
-    def add_adapter(self, name: str, directory: Path) -> None:
-        """There are none."""
-        raise NotImplementedError
-
-    def remove_adapter(self, name: str) -> None:
+    def load_adapter(self, directory: Path) -> Adapter:
         """There are none."""
         raise NotImplementedError
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from hypothesis import settings
 
 from arriero.chat import Chat
 from arriero.engines import Generation
-from arriero.engines.base import Feature, require
+from arriero.engines.base import Adapter, Feature, check_own, require
 from arriero.messages import Sampling, TokenLogprob
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 
@@ -214,7 +215,8 @@ class ScriptedEngine:
 
     `gate` holds the answer back before the token of that index until `release` is set, so tests can act in the
     middle of an answer without sleeping. What it was asked is kept in `asked` and `options`. The n-th token has the
-    log-probability -n. `encode` makes tokens of an answer, `end` ends it. It claims to have every feature.
+    log-probability -n. `encode` makes tokens of an answer, `end` ends it. It claims to have every feature. `adapters`
+    are the handles it has given out and that somebody still holds.
     """
 
     name = "scripted"
@@ -232,9 +234,11 @@ class ScriptedEngine:
         self.encode, self.end = encode, end
         self.reached = threading.Event()
         self.release = threading.Event()
+        self.adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, **options) -> Generation:
         require(self, sampling, options.get("constraint"), options.get("logprobs"))
+        check_own(options.get("adapter"), self.adapters)
         self.options.append(options)
         self.asked.append((list(prompt_ids), sampling, max_new_tokens))
         answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
@@ -257,11 +261,10 @@ class ScriptedEngine:
             generation.push([token], [TokenLogprob(token, -float(index))] if wanted is not None else [])
         return generation.finish("stop")
 
-    def add_adapter(self, name: str, directory: Path) -> None:
-        self.added = (name, directory)
-
-    def remove_adapter(self, name: str) -> None:
-        self.removed = name
+    def load_adapter(self, directory: Path) -> Adapter:
+        adapter = Adapter(directory)
+        self.adapters.add(adapter)
+        return adapter
 
     def close(self) -> None:
         self.release.set()

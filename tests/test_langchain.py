@@ -24,7 +24,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from arriero.chat import load
 from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.engines import Generation
-from arriero.engines.choose import EngineName
+from arriero.engines.registry import EngineName
 from arriero.errors import NotFoundError, UsageError
 from arriero.langchain import ArrieroLLM, ChatArriero
 from arriero.messages import Sampling

@@ -84,9 +84,9 @@ def _history(*, needed: bool) -> History | None:
         return None
 
 
-def load_chat(options: ModelOptions, name: str | None = None) -> Chat:
-    """Load what the options name; an adapter goes by `name`, or by its directory's."""
+def load_chat(options: ModelOptions) -> Chat:
+    """Load what the options name."""
     from arriero.chat import load
 
     chosen: dict[str, Any] = plain(options)
-    return load(chosen.pop("model"), name=name, **chosen)
+    return load(chosen.pop("model"), **chosen)

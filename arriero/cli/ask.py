@@ -120,7 +120,7 @@ def _document(chat: Chat, answer: _Answer, started: float, loaded: float) -> dic
         },
         "engine": chat.engine.name,
         "model": chat.model,
-        "adapter": chat.adapter,
+        "adapter": chat.adapter_name,
     }
 
 

@@ -129,12 +129,12 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 def _examine() -> dict[str, Any]:
-    from arriero.engines.choose import choose, usable
+    from arriero.engines.select import select_engine, usable
 
     memory = psutil.virtual_memory()
     home = settings.home()
     disk = shutil.disk_usage(next(parent for parent in (home, *home.parents) if parent.exists()))
-    choice = choose()
+    choice = select_engine()
     cuda, fast = gpus(), fast_bfloat16()
     computes = f"the {'GPU' if cuda else 'CPU'} {'computes' if fast else 'does not compute'} bfloat16 in hardware"
     return {

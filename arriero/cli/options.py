@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Toml, Yaml
 
+from arriero.engines.registry import EngineName, Precision
 from arriero.errors import NotFoundError, UsageError
 
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
@@ -64,11 +65,14 @@ class EngineOptions:
         What computes the answer. auto chooses by hardware and says so.
     precision
         Of the weights. auto: int8 with OpenVINO, else the model's own.
+    deterministic
+        Make an answer the same alone and beside others, at some cost in speed.
 
     """
 
-    engine: Literal["auto", "transformers", "openvino", "vllm"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
+    engine: EngineName = "auto"
+    precision: Precision = "auto"
+    deterministic: bool = False
 
 
 @Parameter(name="*")

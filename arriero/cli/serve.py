@@ -205,17 +205,19 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
     from arriero.server.models import Models
 
     name, directory = next(iter(adapters.items()), (None, None))
+    others = list(adapters.items())[1:]
     chat = load(
         options.model,
         adapter=directory,
-        name=name,
         system=options.system,
         engine=options.engine,
         precision=options.precision,
+        deterministic=options.deterministic,
+        room_for=[place for _, place in others],
     )
     try:
-        models = Models(chat, system=options.system)
-        for other, place in list(adapters.items())[1:]:
+        models = Models(chat, name=name, system=options.system)
+        for other, place in others:
             models.load(other, place)
     except BaseException:
         chat.close()
@@ -226,13 +228,13 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
 def _mount_page(app: Application) -> Callable[[Models], None]:
     """Mount the web page, if it is installed; returns what gives it its model."""
     try:
-        from arriero.web import mount, set_chat
+        from arriero.web import mount, set_source
 
         mount(app, None)
     except UsageError as error:
         log.warning("no web page: %s; %s", error.message, error.hint)
         return lambda _: None
-    return lambda models: set_chat(app.service.guest(models.default))
+    return lambda models: set_source(lambda: app.service.admitted(models.default.chat))
 
 
 def _log(*, as_json: bool) -> None:

@@ -1,25 +1,47 @@
 """Prompt ids -> a stream of token ids. Engines know nothing of text, roles or templates.
 
-    base.py          Engine and Generation: what every engine promises
+    base.py          Engine, Adapter and Generation: what every engine promises
+    registry.py      the engines there are: what each needs, lacks, and how it loads
+    select.py        which engine "auto" means here, and why; load_engine
     transformers/    the reference, for any model, on a CPU or with CUDA
     openvino/        the default on a CPU
     vllm/            the default with CUDA, where it is installed
-    adapters.py      what of an adapter an engine cannot do, before it is loaded
+    adapters.py      what an adapter asks of an engine and of the model, before it is loaded
     grammar.py       a constraint -> the tokens that may follow (transformers, vllm)
     sampling.py      a model's own sampling defaults
     detokenizer.py   token ids -> whole characters
     stopping.py      text -> text up to a stop string
-    choose.py        which engine "auto" means here, and why
 
-An engine is chosen by `load_engine`, which says which and why.
+Names are imported when first used, so that `arriero --help` can list the engines quickly.
 """
 
-import sys
+from __future__ import annotations
 
-from arriero.engines.base import Engine, Generation
-from arriero.engines.choose import Choice, choose, load_engine
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
 
 # openvino and nncf report their use to a web service without asking; without this package they do not
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-__all__ = ["Choice", "Engine", "Generation", "choose", "load_engine"]
+if TYPE_CHECKING:
+    from arriero.engines.base import Adapter, Engine, Generation
+    from arriero.engines.registry import EngineOptions
+    from arriero.engines.select import Selection, load_engine, select_engine
+
+__all__ = ["Adapter", "Engine", "EngineOptions", "Generation", "Selection", "load_engine", "select_engine"]
+_HOMES = {
+    "Adapter": "base",
+    "Engine": "base",
+    "EngineOptions": "registry",
+    "Generation": "base",
+    "Selection": "select",
+    "load_engine": "select",
+    "select_engine": "select",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"arriero.engines.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'arriero.engines' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,28 +12,30 @@ from arriero.errors import ArrieroError, NotFoundError
 
 Shape = tuple[int, ...]
 WEIGHTS = "adapter_model.safetensors"
-VLLM_RANK = 512  # the largest that vLLM has room for
-UNDONE = {  # with any of these an adapter is more than, or not everywhere, LoRA's sum of two products
-    "openvino": ("use_dora", "modules_to_save", "lora_bias", "alpha_pattern", "rank_pattern"),
-    "vllm": (
-        *("use_dora", "modules_to_save", "lora_bias", "layer_replication", "trainable_token_indices"),
-        *("alora_invocation_tokens", "use_qalora", "use_bdlora"),
-    ),
-}
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")  # the other named ways to initialise change the base weights
 
 
-def adapter_lacks(engine: str, adapter_dir: Path) -> str | None:
-    """What an adapter needs that `engine` would get wrong, by PEFT's names; None when there is nothing."""
-    if engine not in UNDONE:
-        return None
-    config = hub.read_json(adapter_dir / "adapter_config.json")
-    lacking = [feature for feature in UNDONE[engine] if config.get(feature)]
-    plain = {"peft_type": ("LORA",), "bias": (None, "none"), "init_lora_weights": (None, True, False, *HARMLESS_STARTS)}
-    lacking += [f"{name} {config.get(name)}" for name, allowed in plain.items() if config.get(name) not in allowed]
-    if engine == "vllm" and lora_rank(adapter_dir) > VLLM_RANK:
-        lacking.append(f"rank {lora_rank(adapter_dir)}, more than {VLLM_RANK}")
-    return f"{', '.join(lacking)}, which the adapter {adapter_dir} needs" if lacking else None
+@dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """What of PEFT an engine does not do.
+
+    `undone` are settings of adapter_config.json with which an adapter is more than, or not everywhere, LoRA's sum of
+    two products; `max_rank` is the largest rank there is room for, None without such a limit.
+    """
+
+    undone: tuple[str, ...]
+    max_rank: int | None = None
+
+    def lacks(self, adapter_dir: Path) -> str | None:
+        """What an adapter needs that the engine would get wrong, by PEFT's names; None when there is nothing."""
+        config = hub.read_json(adapter_dir / "adapter_config.json")
+        lacking = [setting for setting in self.undone if config.get(setting)]
+        starts = (None, True, False, *HARMLESS_STARTS)
+        plain = {"peft_type": ("LORA",), "bias": (None, "none"), "init_lora_weights": starts}
+        lacking += [f"{name} {config.get(name)}" for name, allowed in plain.items() if config.get(name) not in allowed]
+        if self.max_rank is not None and (rank := lora_rank(adapter_dir)) > self.max_rank:
+            lacking.append(f"rank {rank}, more than {self.max_rank}")
+        return f"{', '.join(lacking)}, which the adapter {adapter_dir} needs" if lacking else None
 
 
 def lora_rank(adapter_dir: Path) -> int:
@@ -41,14 +43,6 @@ def lora_rank(adapter_dir: Path) -> int:
     config = hub.read_json(adapter_dir / "adapter_config.json")
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     return max((rank for rank in ranks if isinstance(rank, int)), default=0)
-
-
-def unknown(name: str | None, known: Iterable[str]) -> NotFoundError:
-    """The error for an adapter that an engine has not got."""
-    names = ", ".join(sorted(known)) or "none"
-    return NotFoundError(
-        f"no adapter is called {name!r}; there are: {names}", hint="give it when the engine is loaded, or add it"
-    )
 
 
 def check_fit(adapter_dir: Path, model_dir: Path) -> None:

@@ -3,6 +3,8 @@
 An engine owns one loaded model and a thread that drives it. `submit` returns at once with a Generation, which the
 engine's thread fills and any number of readers, in threads or on an event loop, empty at their own pace. The ids wait
 in a plain list bounded by the requested length, so a slow reader holds nobody up.
+
+Adapters have no names here: `load_adapter` gives a handle, and whoever holds it computes with exactly those weights.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 from arriero.constraint import Constraint
-from arriero.errors import ArrieroError, EngineError, UnsupportedError
+from arriero.engines.registry import Precision as Precision
+from arriero.errors import ArrieroError, EngineError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling, TokenLogprob
 
-Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 Feature = Literal[
     "min_p",
     "presence_penalty",
@@ -30,6 +32,17 @@ Feature = Literal[
     "top_logprobs",
     "constraint",
 ]
+
+
+class Adapter:
+    """An adapter that an engine has loaded: a handle to give to `submit`, and nothing else can be done with it.
+
+    The weights stay loaded for as long as anybody holds the handle, a Chat or a request in flight; the engine frees
+    them when the last holder has let go. `directory` is where they came from.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
 
 class Generation:
@@ -63,14 +76,16 @@ class Generation:
     def when_done(self, call: Callable[[], None]) -> None:
         """Have `call` called once, from some thread, when the stream has ended in whatever way; it must be quick."""
         with self._changed:
-            self._when_done.append(call)
-            self._tell_done()
+            if not self._ended:
+                self._when_done.append(call)
+                return
+        call()
 
     def __iter__(self) -> Iterator[int]:
         position = 0
         while True:
             with self._changed:
-                while position == len(self._ids) and self.finish_reason is None and self._error is None:
+                while position == len(self._ids) and not self._ended:
                     self._changed.wait()
                 ready = self._ids[position:]
             if not ready:
@@ -93,7 +108,7 @@ class Generation:
                     for token in ready:
                         yield token
                     position += len(ready)
-                elif self.finish_reason is not None or self._error is not None:
+                elif self._ended:
                     break
                 else:
                     await event.wait()
@@ -109,30 +124,35 @@ class Generation:
     # What follows is for engines only.
 
     def push(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> None:
-        """Append generated ids, with their log-probabilities where they were asked for."""
+        """Append generated ids, with their log-probabilities where they were asked for; nothing after the end."""
         with self._changed:
-            self.logprobs.extend(logprobs)
-            self._ids.extend(ids)
-            self._notify()
+            if not self._ended:
+                self.logprobs.extend(logprobs)
+                self._ids.extend(ids)
+                self._notify()
 
     def finish(self, reason: FinishReason) -> None:
-        """End the stream; later calls change nothing."""
+        """End the stream; whatever is called after the first end changes nothing."""
         with self._changed:
-            if self.finish_reason is None:
+            if not self._ended:
                 self.finish_reason = reason
-            self._notify()
-            self._tell_done()
+                self._end()
 
     def fail(self, error: Exception) -> None:
-        """End the stream with an error that readers get."""
+        """End the stream with an error that readers get; as `finish`, only the first end counts."""
         with self._changed:
-            known = isinstance(error, ArrieroError)
-            self._error = error if known else EngineError(f"the engine failed: {error}")  # type: ignore[assignment]
-            self._notify()
-            self._tell_done()
+            if not self._ended:
+                known = isinstance(error, ArrieroError)
+                self._error = error if known else EngineError(f"the engine failed: {error}")  # type: ignore[assignment]
+                self._end()
 
-    def _tell_done(self) -> None:
-        while self._when_done and (self.finish_reason is not None or self._error is not None):
+    @property
+    def _ended(self) -> bool:
+        return self.finish_reason is not None or self._error is not None
+
+    def _end(self) -> None:
+        self._notify()
+        while self._when_done:
             self._when_done.pop()()
 
     def _notify(self) -> None:
@@ -179,7 +199,7 @@ class _Bell:
 
 
 class Engine(Protocol):
-    """A loaded model, with any number of adapters by name.
+    """A loaded model, and any number of adapters.
 
     `name` is what --engine calls it, `description` adds device and precision for people, `features` are the optional
     ones it has.
@@ -195,33 +215,37 @@ class Engine(Protocol):
         sampling: Sampling,
         *,
         max_new_tokens: int,
-        adapter: str | None = None,
+        adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
     ) -> Generation:
         """Start generating at most `max_new_tokens` ids after `prompt_ids`; returns at once.
 
         `sampling` is complete: no field but `seed` is None. Stop strings are not the engine's business. `adapter` is
-        the name of one that was added, None for the base model. With a `constraint` the ids spell what it allows and
-        the end of the turn. `logprobs` asks for log-probabilities, with so many alternatives for each token. Raises
-        UnsupportedError for a feature that this engine lacks and NotFoundError for an unknown adapter.
+        one that this engine has loaded, None for the base model. With a `constraint` the ids spell what it allows and
+        the end of the turn. `logprobs` asks for log-probabilities, with that many alternatives for each token. Raises
+        UnsupportedError for a feature that this engine lacks and UsageError for the adapter of another engine.
         """
         ...
 
-    def add_adapter(self, name: str, directory: Path) -> None:
-        """Load an adapter under a name, in place of one that has it; what is under way goes on as it began.
+    def load_adapter(self, directory: Path) -> Adapter:
+        """Load an adapter; requests in flight go on.
 
-        Raises EngineError where the engine cannot do such an adapter.
+        Raises EngineError where the engine cannot do such an adapter, ArrieroError where it does not fit the model.
         """
-        ...
-
-    def remove_adapter(self, name: str) -> None:
-        """Forget an adapter; NotFoundError where there is none of that name."""
         ...
 
     def close(self) -> None:
         """Cancel what runs, stop the thread and free the model."""
         ...
+
+
+def check_own(adapter: Adapter | None, own: Container[Adapter]) -> None:
+    """Raise UsageError for an adapter that is not among an engine's `own`: its weights belong to another model."""
+    if adapter is not None and adapter not in own:
+        raise UsageError(
+            f"the adapter {adapter.directory} was loaded by another engine", hint="load it with this one's load_adapter"
+        )
 
 
 def require(engine: Engine, sampling: Sampling, constraint: Constraint | None, logprobs: int | None) -> None:

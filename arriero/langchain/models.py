@@ -93,12 +93,18 @@ class OverChat(BaseModel):
         """All that an answer depends on besides the prompt: LangChain's caches and traces go by it."""
         return {
             "model": str(self.chat.model if self.model is None else self.model),
-            "adapter": self.chat.adapter if self.adapter is None else str(self.adapter),
+            "adapter": self._adapter_directory,
             "system": self.chat.renderer.system if self.system is None else self.system,
             "engine": self.chat.engine.name,
             **{name: getattr(self, name) for name in PER_CALL},
             "own_stop": self.stop,  # `stop` is where LangChain puts the call's
         }
+
+    @property
+    def _adapter_directory(self) -> str | None:
+        if self.adapter is None and self.chat.adapter is not None:
+            return str(self.chat.adapter.directory)
+        return str(self.adapter) if self.adapter is not None else None
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(

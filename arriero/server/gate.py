@@ -50,8 +50,9 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it here."""
-        if scope["type"] == "lifespan":
+        if scope["type"] == "lifespan" or self._service.loop is None:  # mounted in another app there is no lifespan
             self._service.loop = asyncio.get_running_loop()
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

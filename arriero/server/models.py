@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from arriero.chat import Chat
@@ -17,38 +18,62 @@ log = logging.getLogger(__name__)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
-class Models:
-    """Chats by name. From any number of threads; loading an adapter holds up nobody who looks one up."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A Chat, and the name that requests call it by; `created` is when it was put in, in seconds since 1970."""
 
-    def __init__(self, chat: Chat, *, system: str | None = None) -> None:
-        """Serve `chat`, the default, and where it has an adapter the base model too; `system` is for all of them."""
-        self.default = chat
+    name: str
+    chat: Chat
+    created: int
+
+    @property
+    def parent(self) -> str | None:
+        """The base model's name, for an adapter."""
+        return self.chat.model if self.chat.adapter is not None else None
+
+
+class Models:
+    """The one place where models and adapters have names. From any number of threads; loading holds up nobody."""
+
+    def __init__(self, chat: Chat, *, name: str | None = None, system: str | None = None) -> None:
+        """Serve `chat`, the default, and where it has an adapter the base model too; `system` is for all of them.
+
+        `name` is that of the default's adapter, otherwise it goes by the last part of its directory.
+        """
+        self._base = chat.model
         self._system = system
-        self._chats: dict[str, Chat] = {}
-        self._created: dict[str, int] = {}
+        self._served: dict[str, Served] = {}
         self._changing = threading.Lock()
-        self._put(chat)
+        self._default = chat.model
         if chat.adapter is not None:
-            self._put(chat.with_adapter(None, system=system))
+            self._default = self._checked(name or chat.adapter_name or "")
+            self._put(self._default, chat)
+            chat = chat.with_adapter(None, system=system)
+        self._put(self._base, chat)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._chats))
+        return iter(list(self._served))
 
-    def find(self, name: str) -> Chat:
-        """The Chat of that name; RequestError 404 where there is none."""
-        chat = self._chats.get(name)
-        if chat is None:
+    @property
+    def default(self) -> Served:
+        """What POST / and the page answer with."""
+        return self._served[self._default]
+
+    def find(self, name: str) -> Served:
+        """The model of that name; RequestError 404 where there is none."""
+        served = self._served.get(name)
+        if served is None:
             raise RequestError(
                 f"the model {name!r} is not served here, but: {', '.join(self)}",
                 param="model",
                 code="model_not_found",
                 status=404,
             )
-        return chat
+        return served
 
-    def created(self, name: str) -> int:
-        """When a model was put in, in seconds since 1970; RequestError 404 where there is none of that name."""
-        return self._created[self.find(name).name]
+    def close(self) -> None:
+        """Free the engine that all of them share."""
+        self.default.chat.close()
 
     def add(self, name: str, directory: Path) -> bool:
         """Load an adapter, in place of one that has the name; returns whether there was one.
@@ -70,31 +95,35 @@ class Models:
 
     def load(self, name: str, directory: Path) -> bool:
         """`add` for who runs the server: what fails says where."""
-        if not re.fullmatch(NAME, name):
-            raise RequestError(f"a name has 1 to 64 letters, digits or any of . _ -, got {name!r}", param="name")
+        self._checked(name)
         with self._changing:
-            there = self._chats.get(name)
-            if there is not None and there.adapter is None:
-                raise RequestError(f"{name!r} is the base model", param="name", status=409)
-            made = self.default.with_adapter(directory, name=name, system=self._system)
-            self._put(made)
-            if there is self.default:
-                self.default = made
-        return there is not None
+            there = name in self._served
+            self._put(name, self.default.chat.with_adapter(directory, system=self._system))
+        return there
 
     def remove(self, name: str) -> None:
-        """Forget an adapter; answers under way go on. RequestError where there is none, or it is the default."""
+        """Forget an adapter; answers in flight go on. RequestError where there is none, or it is the default."""
         with self._changing:
-            chat = self.find(name)
-            if chat.adapter is None or chat is self.default:
-                what = "the base model" if chat.adapter is None else "what POST / and the page answer with"
+            self.find(name)
+            if name in (self._base, self._default):
+                what = "the base model" if name == self._base else "what POST / and the page answer with"
                 raise RequestError(f"{name!r} is {what} and stays", param="name", status=409)
-            del self._chats[name], self._created[name]
-            chat.engine.remove_adapter(name)
+            del self._served[name]
 
-    def _put(self, chat: Chat) -> None:
-        self._created[chat.name] = int(time.time())
-        self._chats[chat.name] = chat
+    def _checked(self, name: str) -> str:
+        """A name that an adapter may have; RequestError for others, the base model's among them."""
+        if not re.fullmatch(NAME, name):
+            raise RequestError(f"a name has 1 to 64 letters, digits or any of . _ -, got {name!r}", param="name")
+        if name == self._base:
+            raise RequestError(
+                f"{name!r} is the base model, so no adapter can be called that; give it another name",
+                param="name",
+                status=409,
+            )
+        return name
+
+    def _put(self, name: str, chat: Chat) -> None:
+        self._served[name] = Served(name, chat, int(time.time()))
 
 
 def _without_paths(text: str) -> str:

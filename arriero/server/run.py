@@ -112,7 +112,7 @@ def run(
         server.run(sockets=[listener])
     finally:
         for models in loaded:
-            models.default.close()
+            models.close()
     if failed and server.ended_by is None:
         raise failed[0]
     return server.ended_by

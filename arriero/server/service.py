@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import weakref
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Literal
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from arriero.chat import Chat, Stream
+from arriero.engines import Generation
 from arriero.server.admission import Admission, Limits
+from arriero.server.admitted import AdmittedChat, Door
 from arriero.server.answer import Answers, while_connected
 from arriero.server.errors import RequestError
 from arriero.server.keys import Keys
 from arriero.server.metrics import Metrics
-from arriero.server.models import Models
+from arriero.server.models import Models, Served
 from arriero.server.record import Record
 
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldom of interest
@@ -38,7 +39,7 @@ class Service:
         self.loop: asyncio.AbstractEventLoop | None = None  # the server's, once it runs
         self._broken_off = False
         self._answers: dict[Record, Answers] = {}
-        self._guests: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._queued: weakref.WeakSet[Generation] = weakref.WeakSet()  # of this process's own threads
 
     @property
     def state(self) -> Literal["loading", "ready", "draining"]:
@@ -74,17 +75,17 @@ class Service:
         self.admission.refuse_waiting()
         for answers in list(self._answers.values()):
             answers.break_off()
-        for stream in list(self._guests):
-            stream.cancel()
+        for generation in list(self._queued):
+            generation.cancel()
 
-    async def begin(self, request: Request, chat: Chat, start: Callable[[int], Stream], count: int = 1) -> Answers:
+    async def begin(self, request: Request, served: Served, start: Callable[[int], Stream], count: int = 1) -> Answers:
         """Answers to one request, `start(0)` to `start(count - 1)`, of which the first piece is already there.
 
         So what fails early fails here: there is no room, the prompt is too long, the engine refuses. Waiting ends when
         the client goes away. `start` runs outside the event loop, for it renders the prompt.
         """
         record: Record = request.scope["record"]
-        record.model = chat.name
+        record.model = served.name
         try:
             ticket = await while_connected(request.receive, self.admission.enter(record.caller.name, count))
         except RequestError as error:
@@ -112,9 +113,11 @@ class Service:
             raise
         return answers
 
-    def guest(self, chat: Chat) -> Chat:
-        """The same chat for who asks from a thread of this process: its answers take places as those over HTTP do."""
-        return _Guest(self, chat)
+    def admitted(self, chat: Chat) -> Chat:
+        """The same chat for who asks from a thread of this process: its answers take slots as those over HTTP do."""
+        if self.loop is None:
+            raise _loading()
+        return AdmittedChat(chat, Door(self.admission, self.loop, self._queued))
 
     def _left(self, leave: Callable[[], None]) -> Callable[[Answers], None]:
         def left(answers: Answers) -> None:
@@ -136,40 +139,6 @@ class Service:
             self.metrics.rejected.labels(record.refused).inc()
         quiet = route in PROBES or (scope.get("route") is not None and not route and status < HTTPStatus.BAD_REQUEST)
         record.log(logging.DEBUG if quiet else logging.INFO)
-
-
-class _Guest(Chat):
-    """Waits for a place before each answer, and gives it back when the engine has ended its work on it."""
-
-    def __init__(self, service: Service, chat: Chat) -> None:
-        super().__init__(
-            chat.engine,
-            chat.renderer,
-            model=chat.model,
-            adapter=chat.adapter,
-            window=chat.window,
-            defaults=chat.defaults,
-        )
-        self._service = service
-
-    def _start(self, *asked: Any) -> Stream:
-        loop, admission = self._service.loop, self._service.admission
-        if loop is None:
-            raise _loading()
-        ticket = asyncio.run_coroutine_threadsafe(admission.enter("the web page"), loop).result()
-
-        def leave() -> None:
-            with contextlib.suppress(RuntimeError):  # the server has ended
-                loop.call_soon_threadsafe(ticket.leave)
-
-        try:
-            stream = super()._start(*asked)
-        except BaseException:
-            leave()
-            raise
-        loop.call_soon_threadsafe(self._service._guests.add, stream)
-        stream.when_done(leave)
-        return stream
 
 
 def _loading() -> RequestError:

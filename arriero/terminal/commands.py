@@ -97,7 +97,7 @@ class Commands:
         """Go on with another adapter, or with none."""
         if directory:
             self.dialogue.wear(None if directory == "none" else Path(directory).expanduser().resolve())
-        note(f"adapter: {self.dialogue.chat.adapter or 'none'}")
+        note(f"adapter: {self.dialogue.chat.adapter_name or 'none'}")
         if directory:
             self.system("")
 

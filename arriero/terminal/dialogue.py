@@ -31,7 +31,7 @@ class Dialogue:
         self.chat = chat
         self.sampling = sampling
         self.history = history
-        self.saved = saved or Saved(chat.model, chat.adapter)
+        self.saved = saved or Saved(chat.model, str(chat.adapter.directory) if chat.adapter is not None else None)
         self.system = self.saved.system
         self.turns: list[Message] = []
         self.speed: float | None = None

@@ -82,7 +82,7 @@ def _tell(dialogue: Dialogue) -> None:
 def _footer(dialogue: Dialogue) -> str:
     """Model and adapter, speed of the last answer, use of the window, title."""
     chat = dialogue.chat
-    parts = [f"{chat.model} + {chat.adapter}" if chat.adapter else chat.model]
+    parts = [f"{chat.model} + {chat.adapter_name}" if chat.adapter is not None else chat.model]
     if dialogue.speed is not None:
         parts.append(f"{dialogue.speed:.1f} tokens/s")
     used = dialogue.used

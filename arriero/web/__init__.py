@@ -19,14 +19,14 @@ from starlette.routing import Match, Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from arriero.errors import UsageError
-from arriero.web.state import set_chat
+from arriero.web.state import set_chat, set_source
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from arriero.chat import Chat
 
-__all__ = ["mount", "set_chat"]
+__all__ = ["mount", "set_chat", "set_source"]
 
 SCRIPT = Path(__file__).with_name("page.py")
 FILES = ("", "/", "/favicon.png", "/manifest.json")
@@ -50,7 +50,7 @@ SETTINGS = {
 
 
 def mount(app: FastAPI, chat: Chat | None) -> None:
-    """Serve the page at "/" of `app`, answering with `chat`, or with what `set_chat` sets later.
+    """Serve the page at "/" of `app`, answering with `chat`, or with what `set_source` gives later.
 
     The app's own routes come first.
 

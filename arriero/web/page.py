@@ -38,16 +38,17 @@ def main() -> None:
         describe(session.chat)
         sampling = settings(session, locked=bool(session.turns or question))
     if question:
+        session.use(get_chat())
         session.ask(question, sampling)
     elif not session.turns:
-        st.caption(f"You are talking to {session.chat.adapter or session.chat.model}.")
+        st.caption(f"You are talking to {session.chat.adapter_name or session.chat.model}.")
     for turn in session.turns:
         draw(session, turn, resumed=not question)
 
 
 def describe(chat: Chat) -> None:
     """Which model answers, and on what."""
-    lines = {"Model": chat.model, "Adapter": chat.adapter, "Engine": chat.engine.description}
+    lines = {"Model": chat.model, "Adapter": chat.adapter_name, "Engine": chat.engine.description}
     with st.container(gap=None):
         for label, value in lines.items():
             if value is not None:

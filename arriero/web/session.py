@@ -69,6 +69,13 @@ class Session:
                 said += [Message("user", turn.question), Message("assistant", turn.answer)]
         return said
 
+    def use(self, chat: Chat) -> None:
+        """Go on with another Chat, if it is one; a system prompt that nobody has changed becomes the new one's."""
+        with self._lock:
+            if self.system == (self.chat.renderer.system or ""):
+                self.system = chat.renderer.system or ""
+            self.chat = chat
+
     def ask(self, question: str, sampling: Sampling) -> Turn:
         """Begin an answer, after stopping the one under way. What the model refuses is kept as the turn's error."""
         with self._lock:

@@ -54,6 +54,22 @@ def test_the_first_finish_reason_stays():
     assert generation.finish_reason == "stop"
 
 
+def test_what_comes_after_the_end_changes_nothing():
+    """A failure after the end once reached readers of a whole answer."""
+    whole, failed = Generation(1), Generation(1)
+    whole.push([7])
+    whole.finish("stop")
+    whole.fail(EngineError("too late"))
+    whole.push([8])
+    assert (list(whole), whole.finish_reason, whole.completion_tokens) == ([7], "stop", 1)
+    failed.fail(EngineError("first"))
+    failed.finish("stop")
+    failed.fail(EngineError("second"))
+    assert failed.finish_reason is None
+    with pytest.raises(EngineError, match="first"):
+        list(failed)
+
+
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("end", [lambda made: made.finish("stop"), lambda made: made.fail(ValueError("x"))])
 def test_the_end_is_told_once(early, end):

@@ -22,7 +22,8 @@ from arriero.engines.openvino import OpenVINOEngine, adapter_scale, cache, engin
 from arriero.engines.openvino.adapter import adapter_weights
 from arriero.engines.openvino.process import Process
 from arriero.engines.openvino.worker import Inbox, Worker
-from arriero.errors import ArrieroError, EngineError, MemoryLimitError, NotFoundError, UnsupportedError
+from arriero.engines.registry import EngineOptions
+from arriero.errors import ArrieroError, EngineError, MemoryLimitError, UnsupportedError, UsageError
 from arriero.messages import Sampling
 from tests.conftest import build_model, build_tokenizer
 
@@ -38,8 +39,8 @@ def make():
     """Build engines that are closed at the end; in float32, so that answers can be compared exactly."""
     made = []
 
-    def build(model_dir, adapters=None, stop=(END,), precision="float32"):
-        made.append(OpenVINOEngine(model_dir, stop, adapters or {}, precision=precision))
+    def build(model_dir, stop=(END,), precision="float32", **options):
+        made.append(OpenVINOEngine(model_dir, stop, EngineOptions(precision=precision, **options)))
         return made[-1]
 
     yield build
@@ -78,6 +79,11 @@ class InProcess:
 
 def ids(engine, sampling=GREEDY, prompt=PROMPT, count=24, **options):
     return list(engine.submit(prompt, sampling, max_new_tokens=count, **options))
+
+
+def loaded(engine, adapters):
+    """Handles by the adapters' names; None is the base model."""
+    return {None: None, **{name: engine.load_adapter(directory) for name, directory in adapters.items()}}
 
 
 def reference(model, prompt_ids, generated):
@@ -160,7 +166,7 @@ def test_a_precision_is_as_near_as_its_bits(precision, most, make, model_dir):
 
 def test_an_unknown_precision_is_refused_by_name(model_dir):
     with pytest.raises(UnsupportedError, match="precision fp8"):
-        OpenVINOEngine(model_dir, (END,), {}, precision="fp8")
+        OpenVINOEngine(model_dir, (END,), EngineOptions(precision="fp8"))
 
 
 def test_a_changed_config_or_tokenizer_is_exported_again(home, model_dir, tmp_path):
@@ -247,9 +253,10 @@ def adapters(model_dir, tmp_path_factory):
 def alone(model_dir, adapters):
     """What a fresh engine answers with no adapter and with each."""
     answers = {}
-    for name, chosen in [(None, {}), *((name, {name: path}) for name, path in adapters.items())]:
-        made = OpenVINOEngine(model_dir, (END,), chosen, precision="float32")
-        answers[name] = [ids(made, prompt=prompt, adapter=name) for prompt in (PROMPT, LONG)]
+    for name in (None, *adapters):
+        made = OpenVINOEngine(model_dir, (END,), EngineOptions(precision="float32"))
+        handle = made.load_adapter(adapters[name]) if name else None
+        answers[name] = [ids(made, prompt=prompt, adapter=handle) for prompt in (PROMPT, LONG)]
         made.close()
     assert len({str(answer) for answer in answers.values()}) == 3
     return answers
@@ -258,66 +265,96 @@ def alone(model_dir, adapters):
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
 def test_an_adapter_answers_as_with_peft(targets, make, model_dir, tmp_path):
     directory, model = lora(model_dir, tmp_path / "adapter", 3, target_modules=targets, use_rslora=True)
-    generated = ids(make(model_dir, {"mine": directory}), adapter="mine", count=40)
+    one = make(model_dir)
+    generated = ids(one, adapter=one.load_adapter(directory), count=40)
     assert generated == reference(model, PROMPT, generated).argmax(-1).tolist()
 
 
 def test_base_and_adapters_stay_apart_one_after_the_other_and_at_once(make, model_dir, adapters, alone):
-    one = make(model_dir, adapters)
+    one = make(model_dir)
+    handles = loaded(one, adapters)
     turns = [None, "a", None, "b", "a"]
     for name in turns:
-        assert [ids(one, prompt=prompt, adapter=name) for prompt in (PROMPT, LONG)] == alone[name]
+        assert [ids(one, prompt=prompt, adapter=handles[name]) for prompt in (PROMPT, LONG)] == alone[name]
     names = turns * 4
     at_once = [
-        [one.submit(prompt, GREEDY, max_new_tokens=24, adapter=name) for prompt in (PROMPT, LONG)] for name in names
+        [one.submit(prompt, GREEDY, max_new_tokens=24, adapter=handles[name]) for prompt in (PROMPT, LONG)]
+        for name in names
     ]
     for name, generations in zip(names, at_once, strict=True):
         assert [list(generation) for generation in generations] == alone[name]
 
 
 def test_with_8_bits_too_one_after_the_other(make, model_dir, adapters):
-    fresh = {
-        name: ids(make(model_dir, {name: adapters[name]} if name else {}, precision="int8"), adapter=name)
-        for name in (None, "a", "b")
-    }
-    one = make(model_dir, adapters, precision="int8")
+    fresh = {}
+    for name in (None, "a", "b"):
+        made = make(model_dir, precision="int8")
+        fresh[name] = ids(made, adapter=loaded(made, adapters)[name])
+    one = make(model_dir, precision="int8")
+    handles = loaded(one, adapters)
     for name in (None, "a", None, "b", "a"):
-        assert ids(one, adapter=name) == fresh[name]
+        assert ids(one, adapter=handles[name]) == fresh[name]
 
 
 def test_the_base_model_beside_adapters_is_loaded_when_it_is_first_asked_for(make, model_dir, adapters, alone):
-    one = make(model_dir, adapters)
+    one = make(model_dir, room_for=list(adapters.values()))
+    handles = loaded(one, adapters)
     file = exported(model_dir, "float32") / "openvino_model.bin"
     kept = file.rename(file.with_suffix(".kept"))
     try:
         with pytest.raises(EngineError, match="OpenVINO cannot load"):
             ids(one)
-        assert ids(one, adapter="a") == alone["a"][0]
+        assert ids(one, adapter=handles["a"]) == alone["a"][0]
     finally:
         kept.rename(file)
     assert ids(one) == alone[None][0], "one failure is not for ever"
 
 
-def test_another_adapter_under_the_same_name_answers_at_once_and_the_old_one_ends_what_it_began(
-    make, model_dir, adapters, alone
-):
-    one = make(model_dir, {"mine": adapters["a"]})
-    whole = ids(one, adapter="mine", count=200)
-    begun = [one.submit(PROMPT, GREEDY, max_new_tokens=200, adapter="mine") for _ in range(8)]
-    one.add_adapter("mine", adapters["b"])
-    assert ids(one, adapter="mine") == alone["b"][0]
+def test_two_directories_of_the_same_name_are_two_adapters(make, model_dir, adapters, alone, tmp_path):
+    """The last part of the directory was once the adapter's name, and the second took the first one's place."""
+    one = make(model_dir)
+    for name in "ab":
+        shutil.copytree(adapters[name], tmp_path / name / "best")
+    handles = {name: one.load_adapter(tmp_path / name / "best") for name in "ab"}
+    for name in "abab":
+        assert ids(one, adapter=handles[name]) == alone[name][0]
+
+
+def test_an_adapter_that_is_let_go_of_ends_what_it_began_and_is_freed(make, model_dir, adapters, alone):
+    one = make(model_dir)
+    handle = one.load_adapter(adapters["a"])
+    whole = ids(one, adapter=handle, count=200)
+    begun = [one.submit(PROMPT, GREEDY, max_new_tokens=200, adapter=handle) for _ in range(8)]
+    handle = one.load_adapter(adapters["b"])
+    gc.collect()
+    assert list(one._adapters) == [handle]
+    assert ids(one, adapter=handle) == alone["b"][0]
     assert [list(generation) for generation in begun] == [whole] * 8
 
 
-def test_a_removed_adapter_is_unknown(make, model_dir, adapters, alone):
-    one = make(model_dir)
-    one.add_adapter("a", adapters["a"])
-    assert ids(one, adapter="a") == alone["a"][0]
-    one.remove_adapter("a")
-    for act in (lambda: one.submit(PROMPT, GREEDY, max_new_tokens=1, adapter="a"), lambda: one.remove_adapter("a")):
-        with pytest.raises(NotFoundError, match="no adapter is called 'a'; there are: none"):
-            act()
+def test_an_adapter_of_another_engine_is_refused(make, model_dir, adapters, alone):
+    one, other = make(model_dir), make(model_dir)
+    handle = other.load_adapter(adapters["a"])
+    with pytest.raises(UsageError, match="was loaded by another engine"):
+        ids(one, adapter=handle)
     assert ids(one) == alone[None][0]
+
+
+def test_weights_that_have_changed_on_disk_are_not_taken_for_those_that_were_loaded(
+    make, model_dir, adapters, alone, tmp_path
+):
+    """A worker that had died was once given whatever lay in the directory by then, under the old prompt."""
+    directory = shutil.copytree(adapters["a"], tmp_path / "best")
+    one = make(model_dir)
+    handle = one.load_adapter(directory)
+    assert ids(one, adapter=handle) == alone["a"][0]
+    shutil.rmtree(directory)
+    shutil.copytree(adapters["b"], directory)
+    assert ids(one, adapter=handle) == alone["a"][0], "it is in memory"
+    kill(one)
+    with pytest.raises(EngineError, match="has changed since it was loaded"):
+        ids(one, adapter=handle)
+    assert ids(one, adapter=one.load_adapter(directory)) == alone["b"][0]
 
 
 def test_a_retired_pipeline_finishes_what_was_begun_and_is_freed(model_dir):
@@ -333,13 +370,14 @@ def test_a_retired_pipeline_finishes_what_was_begun_and_is_freed(model_dir):
 
 
 def test_an_adapter_that_cannot_be_loaded_changes_nothing(make, model_dir, adapters, alone, tmp_path):
-    one = make(model_dir, {"mine": adapters["a"]})
+    one = make(model_dir)
+    handle = one.load_adapter(adapters["a"])
     broken = tmp_path / "broken"
     shutil.copytree(adapters["b"], broken)
     (broken / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(ArrieroError, match="broken"):
-        one.add_adapter("mine", broken)
-    assert ids(one, adapter="mine") == alone["a"][0]
+        one.load_adapter(broken)
+    assert ids(one, adapter=handle) == alone["a"][0]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +429,7 @@ def test_what_openvino_does_not_do_is_refused_by_name(tmp_path, feature):
 
 @pytest.fixture(scope="module")
 def shared(model_dir):
-    made = OpenVINOEngine(model_dir, (END,), {}, precision="float32")
+    made = OpenVINOEngine(model_dir, (END,), EngineOptions(precision="float32"))
     yield made
     made.close()
 
@@ -576,28 +614,29 @@ def test_memory_stays_flat(model_dir):
 def test_where_the_process_dies_its_answers_fail_and_the_next_request_starts_another(
     make, model_dir, adapters, alone, caplog
 ):
-    one = make(model_dir, adapters)
-    begun = [one.submit(PROMPT, GREEDY, max_new_tokens=200, adapter=name) for name in ("a", "b", None)]
+    one = make(model_dir)
+    handles = loaded(one, adapters)
+    begun = [one.submit(PROMPT, GREEDY, max_new_tokens=200, adapter=handles[name]) for name in ("a", "b", None)]
     next(iter(begun[0]))
-    os.kill(one._process.pid, signal.SIGSTOP)  # so that it cannot finish first
+    os.kill(one._link.process.pid, signal.SIGSTOP)  # so that it cannot finish first
     begun.append(one.submit(PROMPT, GREEDY, max_new_tokens=200))
-    os.kill(one._process.pid, signal.SIGKILL)
+    os.kill(one._link.process.pid, signal.SIGKILL)
     for generation in begun:
         with pytest.raises(EngineError, match=r"OpenVINO's process was ended by signal 9 \(Killed\)"):
             list(generation)
-    assert [ids(one, adapter=name) for name in ("b", None, "a")] == [alone[name][0] for name in ("b", None, "a")]
+    for name in ("b", None, "a"):
+        assert ids(one, adapter=handles[name]) == alone[name][0]
     assert "and with it 4 answers; the next request starts it again" in caplog.text
 
 
-def test_adding_and_removing_adapters_over_a_death(make, model_dir, adapters, alone):
-    one = make(model_dir, {"a": adapters["a"]})
+def test_loading_and_letting_go_of_adapters_over_a_death(make, model_dir, adapters, alone):
+    one = make(model_dir)
+    first = one.load_adapter(adapters["a"])
     kill(one)
-    one.add_adapter("b", adapters["b"])
+    second = one.load_adapter(adapters["b"])
     kill(one)
-    one.remove_adapter("a")
-    assert ids(one, adapter="b") == alone["b"][0]
-    with pytest.raises(NotFoundError):
-        ids(one, adapter="a")
+    del first
+    assert ids(one, adapter=second) == alone["b"][0]
     kill(one)
     one.close()
     with pytest.raises(EngineError, match="closed"):
@@ -605,8 +644,8 @@ def test_adding_and_removing_adapters_over_a_death(make, model_dir, adapters, al
 
 
 def kill(engine):
-    engine._process._process.kill()
-    engine._process._reader.join()
+    engine._link.process._process.kill()
+    engine._link.process._reader.join()
 
 
 @pytest.mark.parametrize("when", ["before it is asked", "while it builds"])
@@ -627,7 +666,7 @@ def test_a_process_that_dies_over_the_model(when, model_dir):
 def test_what_the_worker_gets_wrong_ends_it_and_hangs_nobody(make, model_dir, alone):
     one = make(model_dir)
     begun = one.submit(PROMPT, GREEDY, max_new_tokens=200)
-    one._process.send("nonsense")
+    one._link.process.send("nonsense")
     with pytest.raises(EngineError, match="ended with exit code 1"):
         list(begun)
     assert ids(one) == alone[None][0]
@@ -636,31 +675,57 @@ def test_what_the_worker_gets_wrong_ends_it_and_hangs_nobody(make, model_dir, al
 def test_closing_ends_the_process_and_an_engine_that_is_let_go_of_ends_its_own(make, model_dir):
     one = make(model_dir)
     begun = one.submit(PROMPT, GREEDY, max_new_tokens=200)
-    os.kill(one._process.pid, signal.SIGSTOP)  # as one that is in a long step
+    os.kill(one._link.process.pid, signal.SIGSTOP)  # as one that is in a long step
     one.close()
     assert list(begun) == list(begun)
     assert begun.finish_reason == "cancelled"
-    other = OpenVINOEngine(model_dir, (END,), {}, precision="float32")
-    under_way, pids = other.submit(PROMPT, GREEDY, max_new_tokens=50), (one._process.pid, other._process.pid)
+    other = OpenVINOEngine(model_dir, (END,), EngineOptions(precision="float32"))
+    under_way, pids = other.submit(PROMPT, GREEDY, max_new_tokens=50), (one._link.process.pid, other._link.process.pid)
     del other
     assert len(list(under_way)) > 1, "an engine lives as long as somebody reads"
     assert under_way.finish_reason != "cancelled"
+    ending = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     del under_way
     gc.collect()
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    for process in ending:
+        process.wait(30)
+
+
+class Last(dict):
+    """A command that, once it is written, lets go of the last reference to an engine."""
+
+    def __init__(self, engine, **command):
+        super().__init__(command)
+        self.held = [engine]
+
+    def items(self):
+        self.held.clear()
+        return super().items()
+
+
+def test_an_engine_may_be_collected_on_its_own_threads(model_dir):
+    """The finalizer once waited for the reader, which waited for the writer, which ran the finalizer."""
+    one = OpenVINOEngine(model_dir, (END,), EngineOptions(precision="float32"))
+    process = one._link.process
+    process._outbox.put(Last(one, do="cancel", number=1))
+    del one
+    process._reader.join(30)
+    assert not process._reader.is_alive()
+    assert process.dead
 
 
 SCRIPT = """
 import os, sys
 from pathlib import Path
 from arriero.engines.openvino import OpenVINOEngine
+from arriero.engines.registry import EngineOptions
 from arriero.messages import Sampling
 assert not {"torch", "openvino", "openvino_genai"} & sys.modules.keys()
-engine = OpenVINOEngine(Path(sys.argv[1]), (2,), {}, precision="float32")
+engine = OpenVINOEngine(Path(sys.argv[1]), (2,), EngineOptions(precision="float32"))
 sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
 begun = engine.submit([1, 4, 5], sampling, max_new_tokens=200)
 next(iter(begun))
-print(engine._process.pid, flush=True)
+print(engine._link.process.pid, flush=True)
 """
 
 
@@ -700,7 +765,7 @@ def test_an_adapter_fits_a_model_stored_in_16_bits(make, model_dir, tmp_path):
     stored = build_model(tmp_path / "model")
     AutoModelForCausalLM.from_pretrained(stored).to(torch.bfloat16).save_pretrained(stored)
     directory, model = lora(stored, tmp_path / "adapter", 3, target_modules="all-linear")
-    one = make(stored, {"mine": directory}, precision="bfloat16")
-    generated = ids(one, adapter="mine", count=24)
+    one = make(stored, precision="bfloat16")
+    generated = ids(one, adapter=one.load_adapter(directory), count=24)
     assert generated == reference(model.float(), PROMPT, generated).argmax(-1).tolist()
     assert generated != ids(one, count=24)

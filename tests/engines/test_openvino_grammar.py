@@ -76,7 +76,7 @@ SCHEMAS = {
 
 @pytest.fixture(scope="module")
 def engine(model_dir):
-    made = OpenVINOEngine(model_dir, (2,), {})
+    made = OpenVINOEngine(model_dir, (2,))
     yield made
     made.close()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from arriero.constraint import Choice, JsonSchema, Series, Text
+from arriero.engines.registry import EngineOptions
 from arriero.engines.transformers import TransformersEngine, scheduler
 from arriero.errors import EngineError, MemoryLimitError, NotFoundError, UnsupportedError, UsageError
 from arriero.messages import Sampling
@@ -48,8 +51,8 @@ def make():
     """Build engines that are closed at the end."""
     made = []
 
-    def build(model_dir, adapters=None, stop=(END,), **options):
-        made.append(TransformersEngine(model_dir, stop, adapters or {}, **options))
+    def build(model_dir, stop=(END,), **options):
+        made.append(TransformersEngine(model_dir, stop, EngineOptions(**options)))
         return made[-1]
 
     yield build
@@ -339,16 +342,22 @@ def expected(model, model_dir, adapters):
     return found
 
 
+def loaded(engine, adapters):
+    """Handles by the adapters' names; None is the base model."""
+    return {None: None, **{name: engine.load_adapter(directory) for name, directory in adapters.items()}}
+
+
 def answer(engine, adapter, limit=30):
     return engine.submit(PROMPT, GREEDY, max_new_tokens=limit, adapter=adapter)
 
 
 def test_adapters_are_isolated_one_after_the_other_and_at_once(make, model_dir, adapters, expected):
-    engine = make(model_dir, adapters)
+    engine = make(model_dir)
+    handles = loaded(engine, adapters)
     order = [None, "plain", None, "dora", "plain", "head", None, "head", "dora", "plain"]
     for name in order:
-        assert list(answer(engine, name)) == expected[name], name
-    running = [(name, answer(engine, name)) for name in order * 3]
+        assert list(answer(engine, handles[name])) == expected[name], name
+    running = [(name, answer(engine, handles[name])) for name in order * 3]
     for name, generation in running:
         assert list(generation) == expected[name], name
 
@@ -367,34 +376,49 @@ def gated(engine, calls):
     return reached, release, seen
 
 
-def test_replacing_an_adapter_changes_the_next_answer_and_not_the_one_under_way(make, model_dir, adapters, expected):
-    engine = make(model_dir, {"it": adapters["plain"]})
+def test_two_directories_of_the_same_name_are_two_adapters(make, model_dir, adapters, expected, tmp_path):
+    """The last part of the directory was once the adapter's name, and the second took the first one's place."""
+    engine = make(model_dir)
+    for name in ("plain", "dora"):
+        shutil.copytree(adapters[name], tmp_path / name / "best")
+    handles = {name: engine.load_adapter(tmp_path / name / "best") for name in ("plain", "dora")}
+    for name in ("plain", "dora", "plain"):
+        assert list(answer(engine, handles[name])) == expected[name]
+
+
+def test_an_adapter_that_is_let_go_of_ends_what_it_began(make, model_dir, adapters, expected):
+    engine = make(model_dir)
+    handle = engine.load_adapter(adapters["plain"])
     reached, release, _ = gated(engine, 5)
-    under_way = answer(engine, "it")
+    in_flight = answer(engine, handle)
     assert reached.wait(30)
+    waiting = answer(engine, handle)
+    held = weakref.ref(handle)
+    del handle
     threading.Timer(0, release.set).start()
-    engine.add_adapter("it", adapters["dora"])
-    after = answer(engine, "it")
-    assert list(after) == expected["dora"]
-    assert list(under_way) == expected["plain"]
-    engine.remove_adapter("it")
-    with pytest.raises(NotFoundError, match="no adapter is called 'it'; there are: none"):
-        answer(engine, "it")
-    with pytest.raises(NotFoundError):
-        engine.remove_adapter("it")
+    assert list(answer(engine, engine.load_adapter(adapters["dora"]))) == expected["dora"]
+    assert list(in_flight) == list(waiting) == expected["plain"]
+    assert list(answer(engine, None)) == expected[None], "and by now the request is gone, too"
+    gc.collect()
+    assert held() is None
+    assert list(answer(engine, engine.load_adapter(adapters["head"]))) == expected["head"]
+
+
+def test_an_adapter_of_another_engine_is_refused(make, model_dir, adapters, expected):
+    engine, other = make(model_dir), make(model_dir)
+    with pytest.raises(UsageError, match="was loaded by another engine"):
+        answer(engine, other.load_adapter(adapters["plain"]))
     assert list(answer(engine, None)) == expected[None]
-    engine.add_adapter("other", adapters["head"])
-    assert list(answer(engine, "other")) == expected["head"]
 
 
-def test_retired_adapters_leave_the_model(make, model_dir, adapters, expected):
+def test_adapters_that_nobody_holds_leave_the_model(make, model_dir, adapters, expected):
     engine = make(model_dir)
     parameters = [name for name, _ in model_in(engine).named_parameters()]
     for name in ("plain", "head", "plain"):
-        engine.add_adapter("it", adapters[name])
-        assert list(answer(engine, "it")) == expected[name]
-    engine.remove_adapter("it")
+        assert list(answer(engine, engine.load_adapter(adapters[name]))) == expected[name]
     assert list(answer(engine, None)) == expected[None]
+    gc.collect()
+    engine._ask(lambda: None)  # what was queued before is done
     assert [name for name, _ in model_in(engine).named_parameters()] == parameters
 
 
@@ -405,15 +429,14 @@ def test_an_adapter_that_cannot_be_loaded_changes_nothing(
     wrong = lora(other_model_dir, tmp_path / "wrong", r=2)
     config = json.loads((wrong / "adapter_config.json").read_text())
     (wrong / "adapter_config.json").write_text(json.dumps({**config, "r": 3}))
-    engine = make(model_dir, {name: adapters[name] for name in others})
+    engine = make(model_dir)
+    handles = loaded(engine, {name: adapters[name] for name in others})
     with pytest.raises(Exception, match="cannot be loaded"):
-        engine.add_adapter("wrong", wrong)
+        engine.load_adapter(wrong)
     with pytest.raises(NotFoundError):
-        engine.add_adapter("wrong", tmp_path / "nowhere")
+        engine.load_adapter(tmp_path / "nowhere")
     for name in [None, *others]:
-        assert list(answer(engine, name)) == expected[name]
-    with pytest.raises(NotFoundError):
-        answer(engine, "wrong")
+        assert list(answer(engine, handles[name])) == expected[name]
 
 
 @pytest.mark.parametrize(
@@ -424,7 +447,7 @@ def test_an_adapter_that_would_change_the_base_model_is_refused_by_name(engine, 
     config = json.loads((adapters["plain"] / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, setting: value}))
     with pytest.raises(EngineError, match="peft_type" if setting == "num_virtual_tokens" else setting):
-        engine.add_adapter("it", tmp_path)
+        engine.load_adapter(tmp_path)
 
 
 # --- running
@@ -529,10 +552,7 @@ def test_ids_that_the_model_does_not_have_are_refused(engine):
 
 
 def test_closing_frees_the_model(model_dir):
-    import gc
-    import weakref
-
-    engine = TransformersEngine(model_dir, (END,), {})
+    engine = TransformersEngine(model_dir, (END,))
     held = weakref.ref(model_in(engine))
     generation = engine.submit(PROMPT, Sampling(logit_bias=((END, -100.0),)).over(GREEDY), max_new_tokens=10**6)
     next(iter(generation))
@@ -542,4 +562,4 @@ def test_closing_frees_the_model(model_dir):
     gc.collect()
     assert held() is None
     with pytest.raises(EngineError, match="closed"):
-        engine.add_adapter("it", Path("nowhere"))
+        engine.load_adapter(Path("nowhere"))

@@ -5,6 +5,7 @@ Runs in an environment of its own (benchmarks/vllm_engine.sh makes it); where th
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import psutil
 import pytest
 
 from arriero.constraint import Choice, JsonSchema, Series, Text
-from arriero.engines import load_engine
+from arriero.engines import Adapter, EngineOptions, load_engine
 from arriero.errors import ArrieroError, ContextLengthError, EngineError, NotFoundError, UnsupportedError, UsageError
 from arriero.messages import Sampling
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
@@ -113,27 +115,33 @@ def expected(reference, prompts, renderer):
 
 @pytest.fixture(scope="module")
 def engine(embedded_model, renderer, adapters):
-    made = load_engine(embedded_model, renderer.stop_token_ids, adapters, "vllm", "float32")
+    options = EngineOptions(precision="float32", room_for=list(adapters.values()))
+    made = load_engine(embedded_model, renderer.stop_token_ids, "vllm", options)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def handles(engine, adapters):
+    return {None: None, **{name: engine.load_adapter(directory) for name, directory in adapters.items()}}
 
 
 def submit(engine, prompt, sampling=GREEDY, count=LENGTH, **options):
     return engine.submit(prompt, sampling, max_new_tokens=count, **options)
 
 
-def test_greedy_answers_are_those_of_the_reference(engine, prompts, expected):
-    found = {key: list(submit(engine, prompts[key[1]], adapter=key[0])) for key in expected}
+def test_greedy_answers_are_those_of_the_reference(engine, prompts, expected, handles):
+    found = {key: list(submit(engine, prompts[key[1]], adapter=handles[key[0]])) for key in expected}
     assert found == expected
 
 
-def test_adapters_side_by_side_answer_as_each_alone(engine, prompts, expected):
+def test_adapters_side_by_side_answer_as_each_alone(engine, prompts, expected, handles):
     """Twice at once, so that base and adapters share steps of the model, and keys and values are found in the cache."""
     jobs = [key for _ in range(2) for key in expected]
-    running = [(key, submit(engine, prompts[key[1]], adapter=key[0])) for key in jobs]
+    running = [(key, submit(engine, prompts[key[1]], adapter=handles[key[0]])) for key in jobs]
     assert all(list(generation) == expected[key] for key, generation in running)
     for who in (None, "a", None, "b", "a", None):
-        assert list(submit(engine, prompts[3], adapter=who)) == expected[who, 3]
+        assert list(submit(engine, prompts[3], adapter=handles[who])) == expected[who, 3]
 
 
 def test_stop_and_length_are_told_apart(engine, prompts, expected, renderer):
@@ -236,7 +244,7 @@ def test_a_constraint_always_holds(engine, prompts, renderer, who):
     either = Choice((Series((Text("<call>\n"), JsonSchema(CALL), Text("</call>"))), JsonSchema(COLOUR), Text("no")))
     wild = [replace(RANDOM, temperature=1.5, seed=seed) for seed in range(12)]
     kinds = set()
-    for generation in [submit(engine, prompts[3], one, 250, constraint=either, adapter=who) for one in wild]:
+    for generation in [submit(engine, prompts[3], one, 250, constraint=either, adapter=handles[who]) for one in wild]:
         *ids, last = list(generation)
         text = renderer.tokenizer.decode(ids)
         if generation.finish_reason == "length":  # vLLM's llguidance does not limit the blanks between JSON's parts
@@ -280,50 +288,49 @@ def test_what_vllm_refuses_fails_alone(engine, prompts, expected):
     assert list(good) == expected[None, 0]
     with pytest.raises(ContextLengthError):
         submit(engine, [5] * 8190, count=3)
-    with pytest.raises(NotFoundError, match="'c'"):
-        submit(engine, prompts[0], adapter="c")
+    with pytest.raises(UsageError, match="loaded by another engine"):
+        submit(engine, prompts[0], adapter=Adapter(Path("c")))
 
 
-def test_another_adapter_under_the_same_name_answers_at_once(engine, prompts, expected, adapters, tmp_path):
-    """As after another training into the same directory. What is under way goes on as it began."""
+def test_another_adapter_from_the_same_directory_is_another(engine, prompts, expected, adapters, handles, tmp_path):
+    """As after another training into the same directory. What is in flight goes on as it began."""
     place = tmp_path / "run"
     shutil.copytree(adapters["a"], place)
-    engine.add_adapter("turn", place)
-    assert list(submit(engine, prompts[3], adapter="turn")) == expected["a", 3]
-    running = submit(engine, prompts[3], adapter="turn")
+    turn = engine.load_adapter(place)
+    assert list(submit(engine, prompts[3], adapter=turn)) == expected["a", 3]
+    running = submit(engine, prompts[3], adapter=turn)
     stream = iter(running)
     begun = [next(stream)]
     shutil.rmtree(place)
     shutil.copytree(adapters["b"], place)
-    engine.add_adapter("turn", place)
-    after = [submit(engine, prompts[index], adapter="turn") for index in (3, 1)]
+    old, turn = weakref.ref(turn), engine.load_adapter(place)
+    after = [submit(engine, prompts[index], adapter=turn) for index in (3, 1)]
     assert begun + list(stream) == expected["a", 3]
     assert [list(generation) for generation in after] == [expected["b", 3], expected["b", 1]]
-    last = submit(engine, prompts[2], adapter="turn")
-    engine.remove_adapter("turn")
+    last = submit(engine, prompts[2], adapter=turn)
+    del turn
     assert list(last) == expected["b", 2]
-    for act in (lambda: engine.remove_adapter("turn"), lambda: submit(engine, prompts[0], adapter="turn")):
-        with pytest.raises(NotFoundError, match="'turn'"):
-            act()
-    assert list(submit(engine, prompts[3], adapter="a")) == expected["a", 3]
+    assert list(submit(engine, prompts[3], adapter=handles["a"])) == expected["a", 3]
+    gc.collect()
+    assert old() is None
 
 
-def test_adapters_that_vllm_cannot_do_are_refused_and_harm_nobody(engine, prompts, expected, lora, tiny_dir, tmp_path):
+def test_adapters_that_vllm_cannot_do_are_refused_and_harm_nobody(
+    engine, prompts, expected, handles, lora, tiny_dir, tmp_path
+):
     with pytest.raises(EngineError, match="use_dora"):
-        engine.add_adapter("bad", lora(3, use_dora=True))
+        engine.load_adapter(lora(3, use_dora=True))
     with pytest.raises(EngineError, match="rank 64, and vLLM was started for adapters up to rank 32"):
-        engine.add_adapter("bad", lora(3, r=64))
+        engine.load_adapter(lora(3, r=64))
     with pytest.raises(NotFoundError, match=r"adapter_model\.safetensors"):
-        engine.add_adapter("bad", tmp_path)
+        engine.load_adapter(tmp_path)
     with pytest.raises(ArrieroError, match="made for another model"):  # vLLM itself would not notice
-        engine.add_adapter("bad", lora(3, tiny_dir))
+        engine.load_adapter(lora(3, tiny_dir))
     broken = lora(3)
     (broken / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(ArrieroError, match="cannot be loaded"):
-        engine.add_adapter("a", broken)
-    with pytest.raises(NotFoundError):
-        submit(engine, prompts[0], adapter="bad")
-    assert [list(submit(engine, prompts[0], adapter=who)) for who in WHO] == [expected[who, 0] for who in WHO]
+        engine.load_adapter(broken)
+    assert [list(submit(engine, prompts[0], adapter=handles[who])) for who in WHO] == [expected[who, 0] for who in WHO]
 
 
 # What follows starts vLLM anew, over a model of a kilobyte.
@@ -349,10 +356,10 @@ def tiny_dir(tmp_path_factory):
 def test_when_vllm_dies_everyone_is_told(tiny_dir, lora):
     adapter = lora(0, tiny_dir)
     before = set(multiprocessing.active_children())
-    engine = load_engine(tiny_dir, (2,), {}, "vllm")
+    engine = load_engine(tiny_dir, (2,), "vllm")
     try:
         with pytest.raises(EngineError, match="started for no adapters"):
-            engine.add_adapter("late", adapter)
+            engine.load_adapter(adapter)
         endless = replace(GREEDY, logit_bias=((2, -100.0),))
         running = [submit(engine, [1, 4, 100 + index], endless, 4000) for index in range(4)]
         streams = [iter(generation) for generation in running]
@@ -377,7 +384,7 @@ from pathlib import Path
 from arriero.engines import load_engine
 from arriero.messages import Sampling
 
-engine = load_engine(Path(sys.argv[1]), (2,), {}, "vllm")  # not under `if __name__ == "__main__"`
+engine = load_engine(Path(sys.argv[1]), (2,), "vllm")  # not under `if __name__ == "__main__"`
 options = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 greedy = Sampling(temperature=0.0, presence_penalty=0.0, frequency_penalty=0.0, logit_bias=((2, -100.0),), **options)
 stream = iter(engine.submit([1, 4, 100], greedy, max_new_tokens=400))
@@ -437,7 +444,7 @@ def test_ctrl_c_while_vllm_starts_leaves_nothing_behind(script):
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_precisions_of_other_engines_are_refused(tiny_dir, precision):
     with pytest.raises(UnsupportedError, match=precision):
-        load_engine(tiny_dir, (2,), {}, "vllm", precision)
+        load_engine(tiny_dir, (2,), "vllm", EngineOptions(precision=precision))
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error_that_says_so(tiny_dir, tmp_path):
@@ -451,7 +458,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_says_so(tiny_dir, tmp_pa
         json.dumps({**config, "model_type": "evil", "architectures": ["Evil"], "auto_map": classes})
     )
     with pytest.raises(EngineError, match="vLLM cannot load strange"):
-        load_engine(strange, (2,), {}, "vllm")
+        load_engine(strange, (2,), "vllm")
     assert not witness.exists()
 
 

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -55,9 +56,10 @@ class Served:
 
 
 def remade(chat: Chat, kind: type[Chat] = Chat, *, adapter: str | None = None, temperature: float = 0.0) -> Chat:
-    """The same chat as another class, or with an adapter's name or another default temperature."""
+    """The same chat as another class, or with an adapter of that name or another default temperature."""
     defaults = replace(chat.defaults, temperature=temperature)
-    return kind(chat.engine, chat.renderer, model="tiny", adapter=adapter, window=chat.window, defaults=defaults)
+    loaded = chat.engine.load_adapter(Path(adapter)) if adapter is not None else None
+    return kind(chat.engine, chat.renderer, model="tiny", adapter=loaded, window=chat.window, defaults=defaults)
 
 
 @pytest.fixture

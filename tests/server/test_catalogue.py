@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 
@@ -29,15 +30,16 @@ def test_an_adapter_comes_and_goes(administered, trained_adapter):
     with httpx.Client(base_url=served.url, headers=ADMIN) as client:
         made = client.post("/v1/adapters", json={"name": "karen", "path": str(trained_adapter)})
         assert (made.status_code, made.json()["id"], made.json()["parent"]) == (201, "karen", "tiny")
-        assert chat.engine.added == ("karen", trained_adapter.resolve())
+        assert [each.directory for each in chat.engine.adapters] == [trained_adapter.resolve()]
         asked = {"model": "karen", "messages": HELLO}
         answered = client.post("/v1/chat/completions", json=asked)
         assert (answered.status_code, answered.json()["model"]) == (200, "karen")
-        assert chat.engine.options[-1]["adapter"] == "karen"
+        assert chat.engine.options.pop()["adapter"] in chat.engine.adapters
         again = client.post("/v1/adapters", json={"name": "karen", "path": str(trained_adapter)})
         assert again.status_code == 200
         assert client.delete("/v1/adapters/karen").json() == {"id": "karen", "object": "model", "deleted": True}
-        assert chat.engine.removed == "karen"
+        gc.collect()
+        assert not chat.engine.adapters, "nobody holds it any more"
         assert client.post("/v1/chat/completions", json=asked).status_code == 404
         assert client.delete("/v1/adapters/karen").status_code == 404
 

@@ -145,7 +145,7 @@ def test_a_page_of_another_site_is_kept_out(client_of):
     own = client.post(COMPLETIONS, json=ASK, headers={"origin": "http://127.0.0.1:6006"})
     assert own.status_code == 200
     assert "access-control-allow-origin" not in own.headers
-    assert len(client.app.state.service.models.default.engine.asked) == 1
+    assert len(client.app.state.service.models.default.chat.engine.asked) == 1
 
 
 @pytest.mark.parametrize("origins", [["https://site.example"], ["*"]])

@@ -8,8 +8,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from arriero.errors import ArrieroError
+from arriero.messages import Sampling
 from arriero.server import create_app
 from arriero.server.admission import Limits
+from arriero.web.session import Session
 
 HELLO = [{"role": "user", "content": "hi"}]
 
@@ -20,7 +22,7 @@ def app(scripted_chat):
     chat = scripted_chat("abc", gate=1)
     made = create_app(chat, limits=Limits(max_running=1, max_waiting=0))
     with TestClient(made):  # runs its loop in a thread, and tells the application so
-        yield made, made.service.guest(chat)
+        yield made, made.service.admitted(chat)
         chat.engine.release.set()
 
 
@@ -42,7 +44,7 @@ def test_an_answer_takes_a_place_until_it_ends(app):
     assert next(stream).text == "a"
     assert made.service.admission.running == 1
     with pytest.raises(ArrieroError, match="1 answers are under way and 0 requests wait"):
-        guest.stream(HELLO)
+        next(guest.stream(HELLO))
     refused = TestClient(made).post("/", json={"prompt": "hi"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
     guest.engine.release.set()
@@ -77,3 +79,34 @@ def test_the_end_of_the_server_breaks_it_off(app):
     guest.engine.release.set()
     *_, last = stream
     assert last.finish_reason == "cancelled"
+
+
+def test_who_waits_for_a_slot_can_stop_and_begin_anew(app):
+    """Asking once held the page's lock until there was a slot: Stop and New waited with it, for up to a minute."""
+    chat = app[1]
+    made = create_app(chat, limits=Limits(max_running=1, max_waiting=5))
+    with TestClient(made):
+        busy = made.service.admitted(chat).stream(HELLO)
+        assert next(busy).text == "a"
+        session = Session(made.service.admitted(chat))
+        for end in (session.stop, session.reset):
+            turn = session.ask("hi", Sampling())
+            session.advance(0.01)
+            assert turn.running
+            end()
+            assert (turn.answer, turn.finish_reason) == ("", "cancelled")
+        chat.engine.release.set()
+        assert "".join(piece.text for piece in busy) == "bc"
+        free(made)
+        assert len(chat.engine.asked) == 1, "what was stopped while it waited never reached the engine"
+        assert made.service.admission.waiting == 0
+
+
+def test_an_adapter_put_on_later_waits_for_its_slot_too(app, trained_adapter):
+    """The Chat with another adapter once was an ordinary one, which asked the engine past all limits."""
+    _, guest = app
+    stream = guest.stream(HELLO)
+    next(stream)
+    with pytest.raises(ArrieroError, match="1 answers are under way"):
+        next(guest.with_adapter(trained_adapter).stream(HELLO))
+    stream.close()

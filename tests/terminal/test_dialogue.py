@@ -160,12 +160,12 @@ def test_an_adapter_brings_its_own_system_prompt(talk, history, trained_adapter)
     dialogue = talk("one")
     dialogue.system = "Be brief."
     dialogue.wear(trained_adapter)
-    assert dialogue.chat.engine.added == ("killa", trained_adapter)
-    assert (dialogue.chat.adapter, dialogue.system) == ("killa", None)
+    assert [each.directory for each in dialogue.chat.engine.adapters] == [trained_adapter]
+    assert (dialogue.chat.adapter_name, dialogue.system) == ("killa", None)
     dialogue.ask("a", nothing)
     asked = [{"role": "system", "content": ADAPTED}, {"role": "user", "content": "a"}]
     assert dialogue.chat.engine.asked[0][0] == dialogue.chat.with_adapter(None).render(asked)
-    assert dialogue.chat.engine.options[0]["adapter"] == "killa"
+    assert dialogue.chat.engine.options[0]["adapter"] is dialogue.chat.adapter
     assert history.get().adapter == str(trained_adapter)
     dialogue.wear(None)
     dialogue.ask("b", nothing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -43,7 +44,7 @@ def answers(page: AppTest) -> list[tuple[str, str]]:
 
 def test_the_page_says_who_answers(scripted_chat, opened):
     chat = scripted_chat("abc")
-    chat.adapter = "llama-driver"
+    chat.adapter = chat.engine.load_adapter(Path("runs/llama-driver"))
     page = opened(chat)
     assert page.title[0].value == "🦙 Arriero"
     assert [text.value for text in page.sidebar.text] == ["tiny", "llama-driver", "scripted, no model"]

@@ -1,6 +1,6 @@
 """The default engine on a CPU: OpenVINO GenAI's continuous batching over an exported model.
 
-engine.py     OpenVINOEngine: adapters by name, requests, what is and what is not offered
+engine.py     OpenVINOEngine: adapters, requests, what is and what is not offered
 process.py    the process that computes, as the engine sees it
 worker.py     what that process does; only it imports the library
 pipeline.py   one pipeline of the library's, in the worker

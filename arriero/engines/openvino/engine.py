@@ -1,14 +1,14 @@
-"""OpenVINO GenAI as an engine: the base model and adapters by name, each in a pipeline of its own.
+"""OpenVINO GenAI as an engine: the base model and each adapter in a pipeline of its own.
 
 The properties set against the library's defaults, because on CPUs with bfloat16 those (bfloat16 activations over an
 8-bit KV cache) answer nonsense: activations in float32, keys and values in float16. Measured at the same speed.
 
 With 8-bit and 4-bit weights the library also rounds activations to 8 bits, by another kernel for one request than for
-several, so that a greedy answer may depend on what runs beside it. Without that rounding answers are the same, and at
-16 requests half as fast. Whoever needs them the same takes the precision float32 or bfloat16.
+several, so that a greedy answer may depend on what runs beside it. Without that rounding, which is what
+`deterministic` asks for, answers are the same and many requests at once take longer (docs/benchmarks.md).
 
-All computing is done in a process of its own, see worker.py. Should that die, the answers under way fail, and the next
-request starts another one.
+All computing is done in a process of its own, see worker.py. Should that die, the answers in flight fail, and the next
+request starts another one, with the pipelines of all adapters that are still held.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ import itertools
 import secrets
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from arriero.constraint import Constraint
-from arriero.engines.adapters import check_fit, unknown
-from arriero.engines.base import Feature, Generation, require
-from arriero.engines.openvino.adapter import adapter_weights
+from arriero.engines.adapters import check_fit
+from arriero.engines.base import Adapter, Feature, Generation, check_own, require
+from arriero.engines.openvino.adapter import Weights, adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported
 from arriero.engines.openvino.grammar import grammar
 from arriero.engines.openvino.process import Answer, Process
+from arriero.engines.registry import EngineOptions
 from arriero.errors import EngineError, UnsupportedError
 from arriero.messages import Sampling
 
+DEFAULT_OPTIONS = EngineOptions()
 PROPERTIES = {
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"},
     "int4": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"},
     "bfloat16": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"},
     "float32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},
 }
+DETERMINISTIC = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}  # activations are not rounded to 8 bits
 SCHEDULER = {
     "cache_size": 0,  # grow as needed
     "enable_prefix_caching": False,
@@ -48,12 +50,27 @@ SCHEDULER = {
 FEATURES: frozenset[Feature] = frozenset({"min_p", "logprobs", "constraint"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Pipeline:
-    """What the worker knows under `key`: the base model, or an adapter's weights and their scale."""
+BASE = 0  # the key of the base model's pipeline
 
-    key: int
-    adapter: tuple[str, float] | None
+
+class LoadedAdapter(Adapter):
+    """An adapter under the key that the worker knows its pipeline by."""
+
+    def __init__(self, directory: Path, key: int, weights: Weights) -> None:
+        super().__init__(directory)
+        self.key = key
+        self.weights = weights
+
+
+class _Link:
+    """The worker as it is now. What frees an adapter finds it here, without a lock and without the engine."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def retire(self, key: int) -> None:
+        """Have a pipeline freed once it has finished what it began."""
+        self.process.send("retire", key=key)
 
 
 class OpenVINOEngine:
@@ -65,27 +82,25 @@ class OpenVINOEngine:
     name = "openvino"
 
     def __init__(
-        self, model_dir: Path, stop_token_ids: Sequence[int], adapters: Mapping[str, Path], precision: str = "auto"
+        self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
-        precision = "int8" if precision == "auto" else precision
+        precision = "int8" if options.precision == "auto" else options.precision
         if precision not in PROPERTIES:
             raise UnsupportedError(f"precision {precision}", self.name)
         self._model_dir = model_dir
         self._stops = sorted(stop_token_ids)
         self._lock = threading.Lock()  # over what follows
         self._closed = False
-        self._keys = itertools.count()
-        self._pipelines: dict[str | None, _Pipeline] = {}
-        self._process = self._start()  # before the files are looked for: it imports OpenVINO meanwhile
+        self._keys = itertools.count(BASE + 1)
+        self._adapters: weakref.WeakSet[LoadedAdapter] = weakref.WeakSet()
+        self._link = _Link(self._start())  # before the files are looked for: it imports OpenVINO meanwhile
         try:
             self._exported = exported(model_dir, precision)
-            self._model = described(self._exported, precision)
+            self._model = described(self._exported, precision, deterministic=options.deterministic)
             self.features: frozenset[Feature] = FEATURES if self._model["spells"] else FEATURES - {"constraint"}
             self.description = f"openvino, cpu, {precision} weights"
-            self._process.send("load", **self._model)
-            for name, directory in adapters.items():
-                self.add_adapter(name, directory)
-            self._add(None, None, now=not adapters)
+            self._link.process.send("load", **self._model)
+            self._open_base(now=not options.room_for)
         except BaseException:
             self.close()
             raise
@@ -96,82 +111,69 @@ class OpenVINOEngine:
         sampling: Sampling,
         *,
         max_new_tokens: int,
-        adapter: str | None = None,
+        adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
     ) -> Generation:
         """See `Engine.submit`. Raises UsageError for a constraint that cannot be guaranteed."""
         require(self, sampling, constraint, logprobs)
+        check_own(adapter, self._adapters)
         config = self._config(sampling, max_new_tokens)
         config["logprobs"] = int(logprobs is not None)
         rules = None if constraint is None else grammar(constraint)
+        key = adapter.key if isinstance(adapter, LoadedAdapter) else BASE
         answer = Answer(len(prompt_ids), self)
+        request = {"key": key, "ids": list(prompt_ids), "grammar": rules, "config": config}
         with self._lock:
-            process, key = self._alive(), self._find(adapter).key
-            process.put(answer, key=key, ids=list(prompt_ids), grammar=rules, config=config, stop_token_ids=self._stops)
+            self._alive().put(answer, **request, stop_token_ids=self._stops)
         return answer
 
-    def add_adapter(self, name: str, directory: Path) -> None:
-        """See `Engine.add_adapter`."""
+    def load_adapter(self, directory: Path) -> Adapter:
+        """See `Engine.load_adapter`. Returns once the adapter's pipeline is built."""
         check_fit(directory, self._model_dir)
-        self._add(name, adapter_weights(directory, self._exported), now=True)
-
-    def remove_adapter(self, name: str) -> None:
-        """See `Engine.remove_adapter`."""
+        adapter = LoadedAdapter(directory, next(self._keys), adapter_weights(directory, self._exported))
+        weakref.finalize(adapter, self._link.retire, adapter.key).atexit = False
         with self._lock:
-            self._retire(self._find(name))
-            del self._pipelines[name]
+            opened = self._alive().open(adapter.key, adapter.weights)
+            self._adapters.add(adapter)  # from here on a worker that is started anew gets it
+        opened.result()
+        return adapter
 
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
             self._closed = True
-            self._end()
+            process = self._link.process
+            self._end.detach()
+        process.close()
 
-    def _add(self, name: str | None, adapter: tuple[str, float] | None, *, now: bool) -> None:
-        """Add a pipeline, in place of one that has its name, once it is built; or, if not `now`, before it is."""
-        added = _Pipeline(next(self._keys), adapter)
-        with self._lock:
-            process = self._alive()
-            if now:
-                opened = process.open(added.key, adapter)
-            else:
-                process.send("open", key=added.key, adapter=adapter, now=False)
+    def _open_base(self, *, now: bool) -> None:
+        """Add the base model's pipeline, and where it is needed `now` wait until it is built."""
+        process = self._link.process
         if now:
-            opened.result()
-        with self._lock:
-            if self._alive() is not process:  # it died since
-                self._process.send("open", key=added.key, adapter=adapter, now=False)
-            old = self._pipelines.get(name)
-            self._pipelines[name] = added
-            if old is not None:
-                self._retire(old)
-
-    def _find(self, adapter: str | None) -> _Pipeline:
-        if adapter not in self._pipelines:
-            raise unknown(adapter, filter(None, self._pipelines))
-        return self._pipelines[adapter]
-
-    def _retire(self, pipeline: _Pipeline) -> None:
-        self._alive().send("retire", key=pipeline.key)
+            process.open(BASE, None).result()
+        else:
+            process.send("open", key=BASE, adapter=None, now=False)
 
     def _start(self) -> Process:
         """A worker that ends with this engine, at the latest."""
         process = Process()
-        self._end = weakref.finalize(self, process.close)
+        self._end = weakref.finalize(self, process.kill)
         return process
 
     def _alive(self) -> Process:
         """The worker; a new one with all pipelines, built when they are asked for, where it has died."""
         if self._closed:
             raise EngineError("the engine is closed")
-        if self._process.dead:
+        if self._link.process.dead:
             self._end.detach()
-            self._process = self._start()
-            self._process.send("load", **self._model)
-            for pipeline in self._pipelines.values():
-                self._process.send("open", key=pipeline.key, adapter=pipeline.adapter, now=False)
-        return self._process
+            held = list(self._adapters)  # none of these is retired before it is opened
+            process = self._link.process = self._start()
+            process.send("load", **self._model)
+            self._open_base(now=False)
+            for adapter in held:
+                process.send("open", key=adapter.key, adapter=adapter.weights, now=False)
+        return self._link.process
 
     def _config(self, sampling: Sampling, max_new_tokens: int) -> dict[str, Any]:
         """What is set of a GenerationConfig."""
@@ -194,11 +196,11 @@ class OpenVINOEngine:
         return config
 
 
-def described(exported_dir: Path, precision: str) -> dict[str, Any]:
+def described(exported_dir: Path, precision: str, *, deterministic: bool = False) -> dict[str, Any]:
     """The arguments of `pipeline.Model` for an exported model."""
     return {
         "directory": str(exported_dir),
         "spells": (exported_dir / VOCABULARY).is_file(),
-        "properties": PROPERTIES[precision],
+        "properties": PROPERTIES[precision] | (DETERMINISTIC if deterministic else {}),
         "scheduler": SCHEDULER,
     }

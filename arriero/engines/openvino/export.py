@@ -27,8 +27,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from arriero import hub
-from arriero.engines.choose import openvino_lacks
 from arriero.engines.openvino.cache import MODEL, VOCABULARY
+from arriero.engines.registry import openvino_lacks
 from arriero.errors import EngineError
 from arriero.prompt import load_tokenizer
 

@@ -15,6 +15,7 @@ import numpy as np
 import openvino
 import openvino_genai as genai
 
+from arriero.engines.openvino.adapter import Weights, stamp
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError
 
 LIMIT = genai.py_openvino_genai.GenerationFinishReason.LENGTH
@@ -40,20 +41,27 @@ class Model:
         # one for all pipelines, as it also holds the compiled grammars
         self._tokenizer = genai.Tokenizer(self._directory) if spells else None
 
-    def build(self, adapter: tuple[str, float] | None = None) -> genai.ContinuousBatchingPipeline:
-        """A pipeline, with an adapter (its weights' file, its scale) or without; other threads can run meanwhile."""
+    def build(self, adapter: Weights | None = None) -> genai.ContinuousBatchingPipeline:
+        """A pipeline, with an adapter or without; other threads can run meanwhile.
+
+        A pipeline may be built anew long after its adapter was loaded: EngineError where the file is another by then.
+        """
         properties: dict[str, object] = dict(self._properties)
-        what = self._directory.name if adapter is None else f"{self._directory.name} with adapter {adapter[0]}"
+        what = self._directory.name if adapter is None else f"{self._directory.name} with adapter {adapter.file}"
         try:
             if adapter is not None:
-                weights = genai.Adapter(Path(adapter[0]))
+                if stamp(Path(adapter.file)) != adapter.stamp:
+                    raise EngineError(f"{adapter.file} has changed since it was loaded", hint="load the adapter again")
+                weights = genai.Adapter(Path(adapter.file))
                 fixed = genai.AdapterConfig.Mode.MODE_STATIC
-                properties["adapters"] = genai.AdapterConfig(weights, adapter[1], mode=fixed)
+                properties["adapters"] = genai.AdapterConfig(weights, adapter.scale, mode=fixed)
             if self._tokenizer is None:
                 return genai.ContinuousBatchingPipeline(self._directory, self._scheduler, "CPU", properties)
             return genai.ContinuousBatchingPipeline(
                 self._directory, self._tokenizer, self._scheduler, "CPU", **properties
             )
+        except ArrieroError:
+            raise
         except Exception as error:
             if _is_memory(error):
                 raise MemoryLimitError(f"{what} does not fit into memory", hint="a smaller model, or int4") from error
@@ -83,7 +91,7 @@ class Pipeline:
     The building is not done here: while it is `wanted`, the owner is asked to, and gives the outcome to `built`.
     """
 
-    def __init__(self, adapter: tuple[str, float] | None, say: Callable[[Event], None]) -> None:
+    def __init__(self, adapter: Weights | None, say: Callable[[Event], None]) -> None:
         self.adapter = adapter
         self.retired = False  # no more requests will come
         self.building = False

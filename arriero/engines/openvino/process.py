@@ -2,10 +2,14 @@
 
 Nothing here waits for the worker but `close` and whoever asks for an answer: a thread writes, and another one reads.
 Where the worker dies, all that it had to do fails at once.
+
+Finalizers run on any thread, these two included, and in the middle of anything: what they call (`send`, `kill`,
+`Answer.cancel`) takes no lock and waits for nobody.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -20,6 +24,7 @@ from typing import IO, Any, cast
 
 from arriero import errors
 from arriero.engines.base import Generation
+from arriero.engines.openvino.adapter import Weights
 from arriero.errors import ArrieroError, EngineError
 from arriero.messages import FinishReason, TokenLogprob
 
@@ -75,6 +80,7 @@ class Process:
         self._reader = threading.Thread(target=self._read, name="openvino-reader", daemon=True)
         self._writer.start()
         self._reader.start()
+        atexit.register(self.close)  # or Popen complains of a process that nobody has waited for
 
     @property
     def dead(self) -> bool:
@@ -85,7 +91,7 @@ class Process:
         """Give a command; returns at once."""
         self._outbox.put({"do": do, **arguments})
 
-    def open(self, key: int, adapter: tuple[str, float] | None) -> Future[None]:
+    def open(self, key: int, adapter: Weights | None) -> Future[None]:
         """Build a pipeline; the result comes when it is there, or the error that kept it from being built."""
         opened: Future[None] = Future()
         with self._lock:
@@ -107,12 +113,15 @@ class Process:
             self._answers[answer.number] = answer
             self.send("put", number=answer.number, **request)
 
-    def close(self) -> None:
-        """End the process, which has nothing to save, and cancel what it was doing. Takes no lock: a destructor."""
+    def kill(self) -> None:
+        """End the process, which has nothing to save; what it was doing will be cancelled. Does not wait for that."""
         self._closed = True
         self._process.kill()
-        if threading.current_thread() is not self._reader:
-            self._reader.join()
+
+    def close(self) -> None:
+        """`kill`, and wait until what it was doing is cancelled. For whoever holds no lock, not for finalizers."""
+        self.kill()
+        self._reader.join()
 
     def _write(self) -> None:
         with contextlib.suppress(OSError), cast(IO[bytes], self._process.stdin) as pipe:  # the reader sees it die
@@ -151,6 +160,7 @@ class Process:
         """Fail whatever was expected of the process, which has ended or makes no sense."""
         self._process.kill()
         code = self._process.wait()
+        atexit.unregister(self.close)
         self._outbox.put(None)
         self._writer.join()
         with self._lock:

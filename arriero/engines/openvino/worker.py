@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from arriero.engines.openvino.adapter import Weights
 from arriero.engines.openvino.pipeline import Event, Model, Pipeline, Request, described
 
 
@@ -104,14 +105,16 @@ class Worker:
 
     def open(self, key: int, adapter: Sequence[Any] | None, now: bool) -> None:
         """Add a pipeline for the base model or an adapter; `now` builds it and says when that is done."""
-        self._pipelines[key] = Pipeline(None if adapter is None else (adapter[0], adapter[1]), self._events.append)
+        weights = None if adapter is None else Weights(adapter[0], adapter[1], tuple(adapter[2]))
+        self._pipelines[key] = Pipeline(weights, self._events.append)
         if now:
             self._opening.add(key)
             self._order(key)
 
     def retire(self, key: int) -> None:
-        """Free a pipeline once it has finished what it began."""
-        self._pipelines[key].retired = True
+        """Free a pipeline once it has finished what it began; one that could not be built is gone already."""
+        if key in self._pipelines:
+            self._pipelines[key].retired = True
 
     def put(self, key: int, **request: Any) -> None:
         """Begin a request, see `Request`."""

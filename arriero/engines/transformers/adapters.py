@@ -1,7 +1,7 @@
-"""PEFT adapters on one model: unmerged, any number by name, one in force at a time.
+"""PEFT adapters on one model: unmerged, any number of them, one in force at a time.
 
-Every loaded directory gets a name of its own inside PEFT, so an adapter can be replaced while answers of the old one
-go on. Nothing here may touch the base model's own weights: what would is refused by name.
+Every loaded directory gets a name of its own inside PEFT, so two of them are never taken for each other. Nothing here
+may touch the base model's own weights: what would is refused by name.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero import hub
+from arriero.engines.adapters import HARMLESS_STARTS
 from arriero.errors import EngineError
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")  # the other named ways to initialise change the base weights
 
 
 class Adapters:

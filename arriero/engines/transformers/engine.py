@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,9 +18,9 @@ from transformers import GenerationConfig
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines.adapters import unknown
-from arriero.engines.base import Feature, Generation, Precision, require
+from arriero.engines.base import Adapter, Feature, Generation, Precision, check_own, require
 from arriero.engines.grammar import Grammars, check
+from arriero.engines.registry import EngineOptions
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.requests import Request
@@ -31,13 +33,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
+DEFAULT_OPTIONS = EngineOptions()
+
+
+class LoadedAdapter(Adapter):
+    """An adapter under the name that PEFT knows it by."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        super().__init__(directory)
+        self.name = name
 
 
 class TransformersEngine:
     """Implements `engines.base.Engine`, with every feature.
 
-    The thread takes commands (a request, an adapter to load or to forget, the end) in order, and between them goes on
-    with the requests step by step. What an adapter's name means is settled when a request is submitted.
+    The thread takes commands (a request, an adapter to load or to free, the end) in order, and between them goes on
+    with the requests step by step. A request holds its adapter's handle, so an adapter that nobody holds is in no
+    batch any more.
     """
 
     name = "transformers"
@@ -46,23 +58,17 @@ class TransformersEngine:
     )
 
     def __init__(
-        self,
-        model_dir: Path,
-        stop_token_ids: Sequence[int],
-        adapters: Mapping[str, Path],
-        *,
-        precision: Precision = "auto",
+        self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
-        model = _load(model_dir, precision)
+        model = _load(model_dir, options.precision)
         forward = Forward(model)
         self._adapters = Adapters(model)
-        self._names = {name: self._adapters.load(directory) for name, directory in adapters.items()}
-        self._retired: list[str] = []
+        self._handles: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self._scheduler = Scheduler(forward, self._adapters, Grammars(model_dir, stop_token_ids), stop_token_ids)
         self.description = _description(model, forward)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # holds names and commands together
+        self._lock = threading.Lock()  # so that nothing is queued behind the end
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
         self._thread.start()
@@ -73,12 +79,13 @@ class TransformersEngine:
         sampling: Sampling,
         *,
         max_new_tokens: int,
-        adapter: str | None = None,
+        adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
     ) -> Generation:
         """See `Engine.submit`. Raises UsageError for an id that the model lacks and a schema that cannot be done."""
         require(self, sampling, constraint, logprobs)
+        check_own(adapter, self._handles)
         if constraint is not None:
             check(constraint)
         self._check_ids("logit_bias", [token for token, _ in sampling.logit_bias])
@@ -86,25 +93,20 @@ class TransformersEngine:
         if not prompt_ids:
             raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
         request = Request(Generation(len(prompt_ids)), list(prompt_ids), sampling, max_new_tokens)
-        request.constraint, request.alternatives = constraint, logprobs
+        request.constraint, request.alternatives, request.holds = constraint, logprobs, adapter
+        request.adapter = adapter.name if isinstance(adapter, LoadedAdapter) else None
         with self._lock:
             self._check_open()
-            request.adapter = self._adapter(adapter)
             self._commands.put(lambda: self._scheduler.add(request))
         return request.generation
 
-    def add_adapter(self, name: str, directory: Path) -> None:
-        """See `Engine.add_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
-        loaded = self._ask(lambda: self._adapters.load(directory))
-        with self._lock:
-            self._retire(self._names.get(name))
-            self._names[name] = loaded
-
-    def remove_adapter(self, name: str) -> None:
-        """See `Engine.remove_adapter`."""
-        with self._lock:
-            self._retire(self._adapter(name))
-            del self._names[name]
+    def load_adapter(self, directory: Path) -> Adapter:
+        """See `Engine.load_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
+        adapter = LoadedAdapter(directory, self._ask(lambda: self._adapters.load(directory)))
+        # A finalizer may run anywhere, also where a lock is held: it only queues.
+        weakref.finalize(adapter, self._commands.put, functools.partial(self._free, adapter.name)).atexit = False
+        self._handles.add(adapter)
+        return adapter
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -124,16 +126,12 @@ class TransformersEngine:
                 last = self._vocabulary - 1
                 raise UsageError(f"{what} has the token id {token}, but the model's ids go from 0 to {last}")
 
-    def _adapter(self, name: str | None) -> str | None:
-        """PEFT's name of an adapter as it is now."""
-        if name is not None and name not in self._names:
-            raise unknown(name, self._names)
-        return self._names[name] if name is not None else None
-
-    def _retire(self, loaded: str | None) -> None:
-        """Free an adapter once the requests that are on their way with it have ended."""
-        if loaded is not None:
-            self._commands.put(lambda: self._retired.append(loaded))
+    def _free(self, name: str) -> None:
+        """Free an adapter that nobody holds any more."""
+        try:
+            self._adapters.delete(name)
+        except Exception:  # it stays in memory; nobody waits for it
+            log.exception("an adapter could not be removed")
 
     def _ask(self, action: Callable[[], Any]) -> Any:
         """Have the engine's thread do something; its result or its exception."""
@@ -157,7 +155,6 @@ class TransformersEngine:
         while not self._closed:
             self._obey(wait=not self._scheduler.requests)
             self._scheduler.step()
-            self._free_retired()
         self._obey(wait=False)
         self._scheduler.end()
         del self._scheduler, self._adapters  # the model's memory
@@ -170,17 +167,6 @@ class TransformersEngine:
                 wait = False
         except queue.Empty:
             return
-
-    def _free_retired(self) -> None:
-        if not self._retired:
-            return
-        needed = {request.adapter for request in self._scheduler.requests}
-        for loaded in [each for each in self._retired if each not in needed]:
-            self._retired.remove(loaded)
-            try:
-                self._adapters.delete(loaded)
-            except Exception:  # it stays in memory; nobody waits for it
-                log.exception("an adapter could not be removed")
 
 
 def _load(model_dir: Path, precision: Precision) -> PreTrainedModel:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from arriero.constraint import Constraint
-from arriero.engines.base import Generation
+from arriero.engines.base import Adapter, Generation
 from arriero.engines.grammar import Grammars
 from arriero.engines.transformers.choosing import Chooser, Pick
 from arriero.messages import FinishReason, Sampling
@@ -14,13 +14,17 @@ from arriero.messages import FinishReason, Sampling
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """What was asked for, and the ids so far. `adapter` is the name that PEFT knows, `limit` the most new ids."""
+    """What was asked for, and the ids so far.
+
+    `adapter` is the name that PEFT knows, and `holds` its handle, which keeps it loaded. `limit` is the most new ids.
+    """
 
     generation: Generation
     prompt_ids: list[int]
     sampling: Sampling
     limit: int
     adapter: str | None = None
+    holds: Adapter | None = None
     constraint: Constraint | None = None
     alternatives: int | None = None
     answer_ids: list[int] = field(default_factory=list)

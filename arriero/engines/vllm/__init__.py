@@ -1,4 +1,4 @@
-"""The default engine with CUDA: vLLM, several adapters at once by name.
+"""The default engine with CUDA: vLLM, several adapters at once.
 
     engine.py     VLLMEngine: requests, cancelling, adapters
     requests.py   one request in vLLM's words

@@ -12,8 +12,8 @@ import itertools
 import multiprocessing
 import secrets
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -24,28 +24,28 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from arriero.constraint import Constraint
-from arriero.engines.adapters import adapter_lacks, check_fit, lora_rank, unknown
-from arriero.engines.base import Feature, Generation, Precision, require
+from arriero.engines.adapters import check_fit, lora_rank
+from arriero.engines.base import Adapter, Feature, Generation, check_own, require
+from arriero.engines.registry import EngineOptions, find
 from arriero.engines.vllm.requests import parameters, probabilities
 from arriero.engines.vllm.start import interrupt, start
 from arriero.errors import ContextLengthError, EngineError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling
 
+DEFAULT_OPTIONS = EngineOptions()
 ENDINGS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "cancelled"}
 T = TypeVar("T")
 
 
-@dataclass
-class _Adapter:
-    """A loaded adapter, under a number and a name that vLLM gets to know once only.
+class LoadedAdapter(Adapter):
+    """An adapter under a number and a name that vLLM gets to know once only.
 
-    vLLM caches keys and values under that name, so they are never taken for those of another adapter that had our
-    name before. `users` is how many answers need it still; `retired` says that no others will.
+    vLLM keeps its KV cache under that name, so entries of one adapter are never taken for those of another.
     """
 
-    request: LoRARequest
-    users: int = 0
-    retired: bool = False
+    def __init__(self, directory: Path, number: int) -> None:
+        super().__init__(directory)
+        self.request = LoRARequest(f"{directory.name} {number}", number, str(directory))
 
 
 class _Answer(Generation):
@@ -74,23 +74,20 @@ class VLLMEngine:
     features: frozenset[Feature] = frozenset(get_args(Feature))
 
     def __init__(
-        self,
-        model_dir: Path,
-        stop_token_ids: Sequence[int],
-        adapters: Mapping[str, Path],
-        *,
-        precision: Precision = "auto",
+        self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise UnsupportedError(f"precision {precision}", self.name, hint="use --engine openvino")
-        for directory in adapters.values():
+        if options.precision not in ("auto", "float32", "bfloat16"):
+            raise UnsupportedError(f"precision {options.precision}", self.name, hint="use --engine openvino")
+        if options.deterministic:
+            raise UnsupportedError("deterministic answers", self.name, hint="use --engine transformers")
+        for directory in options.room_for:
             check_fit(directory, model_dir)  # starting takes a minute
         self._model_dir = model_dir
         self._stop_token_ids = list(stop_token_ids)
-        self._adapters: dict[str, _Adapter] = {}
+        self._adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lock = threading.Lock()  # over the adapters and `_closed`
+        self._lock = threading.Lock()  # over `_closed`
         self._closed = False
         self._llm: Any = None  # an AsyncLLM
         self._loop = asyncio.new_event_loop()
@@ -99,9 +96,7 @@ class VLLMEngine:
         atexit.register(self.close)  # vLLM complains where its process goes first
         others = set(multiprocessing.active_children())
         try:
-            self._llm = self._call(start(model_dir, adapters, precision))
-            for name, directory in adapters.items():
-                self.add_adapter(name, directory)
+            self._llm = self._call(start(model_dir, options.room_for, options.precision))
         except BaseException:
             if self._llm is None:
                 interrupt(others)
@@ -118,44 +113,32 @@ class VLLMEngine:
         sampling: Sampling,
         *,
         max_new_tokens: int,
-        adapter: str | None = None,
+        adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
     ) -> Generation:
         """See `Engine.submit`. Raises ContextLengthError where memory holds less than the model's own window."""
         require(self, sampling, constraint, logprobs)
+        check_own(adapter, self._adapters)
         if len(prompt_ids) + max_new_tokens > self._window:
             raise ContextLengthError(len(prompt_ids), max_new_tokens, self._window)
         params = parameters(sampling, constraint, self._stop_token_ids, max_new_tokens, logprobs)
         generation = _Answer(len(prompt_ids), self._loop)
         with self._lock:
             self._alive()
-            found = None if adapter is None else self._find(adapter)
-            if found is not None:
-                found.users += 1
-            self._loop.call_soon_threadsafe(self._begin, generation, list(prompt_ids), params, found)
+            self._loop.call_soon_threadsafe(self._begin, generation, list(prompt_ids), params, adapter)
         return generation
 
-    def add_adapter(self, name: str, directory: Path) -> None:
-        """See `Engine.add_adapter`."""
+    def load_adapter(self, directory: Path) -> Adapter:
+        """See `Engine.load_adapter`."""
         with self._lock:
             self._alive()
         self._check(directory)
-        number = next(self._numbers)
-        added = _Adapter(LoRARequest(f"{name} {number}", number, str(directory)))
-        self._call(self._load(added.request))
-        with self._lock:
-            old = self._adapters.get(name)
-            self._adapters[name] = added
-        if old is not None:
-            self._retire(old)
-
-    def remove_adapter(self, name: str) -> None:
-        """See `Engine.remove_adapter`."""
-        with self._lock:
-            old = self._find(name)
-            del self._adapters[name]
-        self._retire(old)
+        adapter = LoadedAdapter(directory, next(self._numbers))
+        self._call(self._load(adapter.request))
+        weakref.finalize(adapter, self._free, adapter.request.lora_int_id).atexit = False
+        self._adapters.add(adapter)
+        return adapter
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -174,15 +157,10 @@ class VLLMEngine:
         if self._llm.errored:
             raise _dead()
 
-    def _find(self, adapter: str) -> _Adapter:
-        if adapter not in self._adapters:
-            raise unknown(adapter, self._adapters)
-        return self._adapters[adapter]
-
     def _check(self, directory: Path) -> None:
         """Raise for an adapter that vLLM would refuse, or apply in part."""
         check_fit(directory, self._model_dir)
-        if (lacking := adapter_lacks(self.name, directory)) is not None:
+        if (lacking := find(self.name).adapter_lacks(directory)) is not None:
             raise EngineError(f"the vllm engine does not do {lacking}", hint="use --engine transformers")
         room = self._llm.vllm_config.lora_config
         if room is None or lora_rank(directory) > room.max_lora_rank:
@@ -192,12 +170,11 @@ class VLLMEngine:
                 hint="give it when starting: room is made for the largest rank there, at least 32 with CUDA",
             )
 
-    def _retire(self, adapter: _Adapter) -> None:
-        """Have vLLM forget an adapter, now or when the last answer with it ends."""
-        with self._lock:
-            adapter.retired = True
-            if not (adapter.users or self._closed):
-                self._loop.call_soon_threadsafe(self._run, self._llm.remove_lora(adapter.request.lora_int_id))
+    def _free(self, number: int) -> None:
+        """Have vLLM forget an adapter that nobody holds any more. Called by a finalizer: takes no lock."""
+        if not self._closed:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+                self._loop.call_soon_threadsafe(lambda: self._run(self._llm.remove_lora(number)))
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -211,25 +188,21 @@ class VLLMEngine:
         return task
 
     def _begin(
-        self, generation: _Answer, prompt_ids: list[int], params: SamplingParams, adapter: _Adapter | None
+        self, generation: _Answer, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
     ) -> None:
         def end(task: asyncio.Task[None]) -> None:
             if task.cancelled():  # perhaps before it began
                 generation.finish("cancelled")
-            if adapter is not None:
-                with self._lock:
-                    adapter.users -= 1
-                if adapter.retired:
-                    self._retire(adapter)
 
-        request = adapter.request if adapter is not None else None
-        generation.task = self._run(self._answer(generation, prompt_ids, params, request))
+        generation.task = self._run(self._answer(generation, prompt_ids, params, adapter))
         generation.task.add_done_callback(end)
 
     async def _answer(
-        self, generation: Generation, prompt_ids: list[int], params: SamplingParams, adapter: LoRARequest | None
+        self, generation: Generation, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
     ) -> None:
-        stream = self._llm.generate(tokens_input(prompt_ids), params, secrets.token_hex(8), lora_request=adapter)
+        """Fill a generation; the task holds the adapter, so that vLLM keeps it until then."""
+        lora = adapter.request if isinstance(adapter, LoadedAdapter) else None
+        stream = self._llm.generate(tokens_input(prompt_ids), params, secrets.token_hex(8), lora_request=lora)
         try:
             async for output in stream:
                 part = output.outputs[0]

@@ -12,7 +12,7 @@ import secrets
 import signal
 import sys
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,7 +38,7 @@ SLOTS = 4, 16  # adapters in one step of the model: at least, at most; others wa
 KEPT = 1000  # adapters vLLM may hold; beyond, it would read one again from a directory that may have changed
 
 
-async def start(model_dir: Path, adapters: Mapping[str, Path], precision: Precision) -> AsyncLLM:
+async def start(model_dir: Path, adapters: Sequence[Path], precision: Precision) -> AsyncLLM:
     """A running vLLM with room for these adapters, none loaded yet. It belongs to the loop that awaits this.
 
     Raises EngineError for a model that vLLM does not do, or has no memory for.
@@ -99,7 +99,7 @@ def gpus_for(model_dir: Path, count: int, memory: int) -> int:
     return next((number for number in possible if 3 * weights <= 2 * number * memory), possible[-1])
 
 
-def _make_room(arguments: AsyncEngineArgs, adapters: Mapping[str, Path]) -> None:
+def _make_room(arguments: AsyncEngineArgs, adapters: Sequence[Path]) -> None:
     """Reserve room for adapters: for these, and with CUDA also for such as may be added later.
 
     Not so on a CPU, where vLLM with room for adapters answers at half its speed, nor for float32 with CUDA, for which
@@ -115,7 +115,7 @@ def _make_room(arguments: AsyncEngineArgs, adapters: Mapping[str, Path]) -> None
             hint="use --engine transformers",
         )
     if able and (adapters or not current_platform.is_cpu()):
-        wanted = max([RANK, *map(lora_rank, adapters.values())])
+        wanted = max([RANK, *map(lora_rank, adapters)])
         arguments.enable_lora = True
         arguments.max_lora_rank = next(rank for rank in get_args(MaxLoRARanks) if rank >= wanted)
         arguments.max_loras = min(max(SLOTS[0], len(adapters)), SLOTS[1])

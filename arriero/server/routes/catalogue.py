@@ -58,9 +58,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
     """Add models and adapters to `app`."""
 
     def described(name: str) -> Model:
-        chat = service.models.find(name)
-        parent = chat.model if chat.adapter is not None else None
-        return Model(id=name, created=service.models.created(name), parent=parent, max_model_len=chat.window)
+        served = service.models.find(name)
+        return Model(id=name, created=served.created, parent=served.parent, max_model_len=served.chat.window)
 
     def administered(request: Request) -> None:
         if not request.scope["record"].caller.admin:

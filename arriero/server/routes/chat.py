@@ -118,7 +118,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
     )
     async def complete(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation, at once or as a stream of server-sent events."""
-        chat = service.models.find(body.model)
+        served = service.models.find(body.model)
+        chat = served.chat
         with_usage = wants_usage(body.stream_options, stream=body.stream)
         messages, form, limit, wanted = conversation(body.messages), body.form(), body.limit(), body.alternatives()
 
@@ -127,9 +128,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 chat.spell(0)  # the first time takes long, and this is not the event loop
             return chat.stream(messages, body.sampling_of(limit, number), logprobs=wanted, **form)
 
-        answers = await service.begin(request, chat, start, body.n or 1)
+        answers = await service.begin(request, served, start, body.n or 1)
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": now(), "model": chat.name}
+        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": now(), "model": served.name}
         spelled = wanted is not None
         if body.stream:
             return EventStream(_Events(chat, head, with_usage=with_usage, spelled=spelled).of(answers), answers)

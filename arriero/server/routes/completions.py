@@ -89,7 +89,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", response_model=TextCompletion, responses=STREAM_TOO)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Go on from one or several prompts, at once or as a stream of server-sent events."""
-        chat = service.models.find(body.model)
+        served = service.models.find(body.model)
+        chat = served.chat
         with_usage = wants_usage(body.stream_options, stream=body.stream)
         body.check()
         prompts = await run_in_threadpool(body.prompts, chat)
@@ -101,7 +102,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             sampling = body.sampling_of(body.max_tokens or DEFAULT_TOKENS, number % each)
             return chat.stream_ids(prompts[number // each], sampling, logprobs=body.logprobs)
 
-        answers = await service.begin(request, chat, start, len(prompts) * each)
+        answers = await service.begin(request, served, start, len(prompts) * each)
         echoes = [
             chat.renderer.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts for _ in range(each)
         ]
@@ -109,7 +110,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": now(),
-            "model": chat.name,
+            "model": served.name,
         }
         texts = [_Text(chat, echo, spelled=body.logprobs is not None) for echo in echoes]
         if body.stream:

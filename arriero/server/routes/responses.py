@@ -16,11 +16,12 @@ from pydantic import BaseModel, BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arriero.chat import Chat, Stream
+from arriero.chat import Stream
 from arriero.messages import Message, Usage
 from arriero.server.answer import Answers, EventStream, ending
 from arriero.server.body import MaxTokens, RequestBody, SamplingBody, Schema, parts
 from arriero.server.errors import describe
+from arriero.server.models import Served
 from arriero.server.routes.conversation import OWN_ROLES, ObjectFormat, TextFormat
 from arriero.server.routes.wire import STREAM_TOO, event
 from arriero.server.service import Service
@@ -113,14 +114,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/responses", response_model=ResponseBody, responses=STREAM_TOO)
     async def respond(body: ResponseRequest, request: Request) -> Response:
         """Answer a text or a conversation, at once or as a stream of server-sent events."""
-        chat = service.models.find(body.model)
+        served = service.models.find(body.model)
         messages, schema = body.conversation(), body.schema_wanted()
 
         def start(_: int) -> Stream:
-            return chat.stream(messages, body.sampling_of(body.max_output_tokens), schema=schema)
+            return served.chat.stream(messages, body.sampling_of(body.max_output_tokens), schema=schema)
 
-        answers = await service.begin(request, chat, start)
-        made = _Response(chat, body)
+        answers = await service.begin(request, served, start)
+        made = _Response(served, body)
         if body.stream:
             return EventStream(made.events(answers), answers)
         [reply] = await answers.replies(request.receive)
@@ -130,7 +131,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
 class _Response:
     """One response, from its beginning to its end."""
 
-    def __init__(self, chat: Chat, body: ResponseRequest) -> None:
+    def __init__(self, served: Served, body: ResponseRequest) -> None:
+        chat = served.chat
         self._item_id = f"msg_{secrets.token_hex(12)}"
         self._number = 0
         wanted = body.text.format if body.text is not None else None
@@ -138,7 +140,7 @@ class _Response:
             "id": f"resp_{secrets.token_hex(12)}",
             "object": "response",
             "created_at": int(time.time()),
-            "model": chat.name,
+            "model": served.name,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "temperature": body.temperature if body.temperature is not None else chat.defaults.temperature,

@@ -64,7 +64,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     """Add tokenize and detokenize to `app`."""
 
     def chosen(model: str | None) -> Chat:
-        return service.models.default if model is None else service.models.find(model)
+        return (service.models.default if model is None else service.models.find(model)).chat
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> Tokens:

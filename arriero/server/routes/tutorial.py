@@ -52,7 +52,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/")
     async def respond(body: Prompt, request: Request) -> PromptResponse:
         """Answer one prompt."""
-        chat = service.models.default
-        answers = await service.begin(request, chat, lambda _: chat.stream(body.messages(), body.sampling()))
+        served = service.models.default
+        answers = await service.begin(request, served, lambda _: served.chat.stream(body.messages(), body.sampling()))
         [reply] = await answers.replies(request.receive)
         return PromptResponse(response=reply.text, status=200, time=f"{datetime.now():%Y-%m-%d %H:%M:%S}")

@@ -9,9 +9,10 @@ import shutil
 
 import pytest
 
-from arriero.engines import choose
-from arriero.engines.adapters import adapter_lacks, check_fit, lora_rank
-from arriero.engines.choose import load_engine, usable
+from arriero.engines import EngineOptions, load_engine, select_engine
+from arriero.engines.adapters import check_fit, lora_rank
+from arriero.engines.registry import ENTRIES, NAMES, find
+from arriero.engines.select import usable
 from arriero.errors import ArrieroError, EngineError, NotFoundError, UsageError
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "init_lora_weights": True}
@@ -20,7 +21,7 @@ PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "init_lo
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine with a GPU, as `hardware.gpus` would tell."""
-    module = importlib.import_module("arriero.engines.choose")
+    module = importlib.import_module("arriero.engines.select")
     monkeypatch.setattr(module, "gpus", lambda: ("NVIDIA H200",))
 
 
@@ -66,37 +67,58 @@ def without(monkeypatch, *packages):
 
 def test_an_unknown_engine_is_refused():
     with pytest.raises(UsageError, match="'tpu'; expected one of auto, transformers, openvino, vllm"):
-        choose("tpu")
+        select_engine("tpu")
 
 
 def test_on_a_cpu_openvino_is_taken(model_dir, adapter):
-    choice = choose("auto", model_dir, {"a": adapter()})
+    choice = select_engine("auto", model_dir, EngineOptions(room_for=[adapter()]))
     assert choice.engine == "openvino"
     assert "no GPU here, and openvino answers several times faster" in choice.reason
 
 
 def test_without_openvino_the_reason_says_what_to_install(monkeypatch):
     without(monkeypatch, "openvino_genai", "nncf")
-    choice = choose()
+    choice = select_engine()
     assert choice.engine == "transformers"
     assert 'openvino_genai and nncf are not installed: pip install "arriero[openvino]"' in choice.reason
     with pytest.raises(UsageError, match="openvino engine is not installed: openvino_genai and nncf") as caught:
-        choose("openvino")
+        select_engine("openvino")
     assert caught.value.hint == 'pip install "arriero[openvino]"'
 
 
 def test_with_cuda_vllm_is_taken_where_it_is_installed(gpu, install, model_dir, adapter):
-    choice = choose("auto", model_dir)
+    choice = select_engine("auto", model_dir)
     assert choice.engine == "transformers"
     assert "NVIDIA H200" in choice.reason
     assert "vllm is not installed: pip install" in choice.reason
     install("vllm")
-    choice = choose("auto", model_dir, {"a": adapter()})
+    choice = select_engine("auto", model_dir, EngineOptions(room_for=[adapter()]))
     assert choice.engine == "vllm"
     assert "NVIDIA H200" in choice.reason
-    choice = choose("auto", model_dir, {"a": adapter(use_dora=True)})
+    choice = select_engine("auto", model_dir, EngineOptions(room_for=[adapter(use_dora=True)]))
     assert choice.engine == "transformers"
     assert "vllm does not do this: use_dora" in choice.reason
+
+
+def test_every_entry_is_what_its_module_says():
+    """Names, and where an engine's class is, are text in the registry."""
+    for entry in ENTRIES:
+        module, _, name = entry.home.partition(":")
+        if not entry.missing:
+            made = getattr(importlib.import_module(module), name)
+            assert made.name == entry.name
+    assert NAMES == ("auto", "transformers", "openvino", "vllm")
+    assert find("openvino").packages[0] == "openvino"
+
+
+def test_deterministic_answers_are_asked_of_engines_that_give_them(gpu, install, model_dir):
+    install("vllm")
+    options = EngineOptions(deterministic=True)
+    selection = select_engine("auto", model_dir, options)
+    assert selection.engine == "transformers"
+    assert "vllm does not do this: answers that are the same beside others" in selection.reason
+    with pytest.raises(EngineError, match="--deterministic"):
+        select_engine("vllm", model_dir, options)
 
 
 def test_every_engine_says_what_it_lacks_here(install):
@@ -111,13 +133,16 @@ def test_every_engine_says_what_it_lacks_here(install):
 def test_a_sliding_window_is_not_answered_as_if_it_were_none(model_dir, tmp_path):
     """The exported mask is causal only: answers beyond the window were silently other ones."""
     path = sliding(model_dir, tmp_path, sliding_window=8)
-    assert choose("auto", path).engine == "transformers"
-    assert "window of 8 tokens" in choose("auto", path).reason
+    assert select_engine("auto", path).engine == "transformers"
+    assert "window of 8 tokens" in select_engine("auto", path).reason
     with pytest.raises(EngineError, match=r"openvino engine does not do this: .* window of 8 tokens"):
         load_engine(path, (2,), engine="openvino")
     unused = tmp_path / "unused"
     unused.mkdir()
-    assert choose("auto", sliding(model_dir, unused, sliding_window=8, use_sliding_window=False)).engine == "openvino"
+    assert (
+        select_engine("auto", sliding(model_dir, unused, sliding_window=8, use_sliding_window=False)).engine
+        == "openvino"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,14 +165,14 @@ def test_what_an_adapter_needs_is_refused_by_name(model_dir, install, adapter, e
     for engine in ("openvino", "vllm", "transformers"):
         if engine in engines:
             with pytest.raises(EngineError, match=f"{engine} engine does not do this: {name}.*{path}"):
-                choose(engine, model_dir, {"a": path})
+                select_engine(engine, model_dir, EngineOptions(room_for=[path]))
         else:
-            assert choose(engine, model_dir, {"a": path}).engine == engine
+            assert select_engine(engine, model_dir, EngineOptions(room_for=[path])).engine == engine
 
 
 def test_harmless_settings_are_not_refused(adapter):
     path = adapter(use_rslora=True, init_lora_weights="gaussian", use_dora=False, modules_to_save=None, r=4)
-    assert [adapter_lacks(engine, path) for engine in ("openvino", "vllm", "transformers")] == [None] * 3
+    assert [entry.adapter_lacks(path) for entry in ENTRIES] == [None] * 3
     assert lora_rank(path) == 4
     assert lora_rank(adapter(rank_pattern={"q_proj": 32})) == 32
 

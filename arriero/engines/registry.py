@@ -1,0 +1,142 @@
+"""The engines there are: one entry for each, with everything that is asked about an engine before it is loaded.
+
+An engine's own module is imported when the engine is, so that a list of engines costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from arriero import hub
+from arriero.engines.adapters import AdapterLimits
+from arriero.errors import UsageError
+
+if TYPE_CHECKING:
+    from arriero.engines.base import Engine
+
+Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How an engine is loaded.
+
+    `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
+    that do not depend on what else is computed. `room_for` are adapters that will be loaded into it.
+    """
+
+    precision: Precision = "auto"
+    deterministic: bool = False
+    room_for: Sequence[Path] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An engine as it is known before it is loaded.
+
+    `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions).
+    `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
+    of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
+    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others.
+    """
+
+    name: str
+    home: str
+    packages: tuple[str, ...]
+    install: str
+    device: Literal["cuda", "cpu"] | None = None
+    merit: str = ""
+    model_lacks: Callable[[Path], str | None] = lambda _: None
+    adapter_limits: AdapterLimits | None = None
+    deterministic: bool = True
+
+    @property
+    def missing(self) -> str:
+        """The packages that are not installed, as a clause; empty where all are."""
+        absent = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed" if absent else ""
+
+    def adapter_lacks(self, adapter_dir: Path) -> str | None:
+        """What an adapter needs that the engine would get wrong; None when there is nothing."""
+        return self.adapter_limits.lacks(adapter_dir) if self.adapter_limits is not None else None
+
+    def lacks(self, model_dir: Path | None, options: EngineOptions) -> str | None:
+        """The first thing that a model, its adapters or the options need and this engine lacks; None: nothing."""
+        reasons = [self.model_lacks(model_dir) if model_dir is not None else None]
+        reasons += [self.adapter_lacks(adapter) for adapter in options.room_for]
+        if options.deterministic and not self.deterministic:
+            reasons.append("answers that are the same beside others (--deterministic)")
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def load(self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:
+        """Import the engine and load a model into it."""
+        module, _, name = self.home.partition(":")
+        engine: Engine = getattr(importlib.import_module(module), name)(model_dir, stop_token_ids, options)
+        return engine
+
+
+def openvino_lacks(model_dir: Path) -> str | None:
+    """What a model needs that the OpenVINO engine would get wrong, None when there is nothing.
+
+    The exported attention mask is causal and nothing else, so a sliding window smaller than the context is refused.
+    """
+    config = hub.read_json(model_dir / "config.json")
+    sliding = config.get("sliding_window") if config.get("use_sliding_window") is not False else None
+    if isinstance(sliding, int) and sliding < hub.window(model_dir):
+        return f"its attention slides over a window of {sliding} tokens"
+    kinds = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
+    return f"it has layers of the kind {', '.join(sorted(kinds))}" if kinds else None
+
+
+ENTRIES = (
+    Entry(
+        name="transformers",
+        home="arriero.engines.transformers:TransformersEngine",
+        packages=("torch", "transformers"),
+        install="pip install arriero",
+    ),
+    Entry(
+        name="openvino",
+        home="arriero.engines.openvino:OpenVINOEngine",
+        packages=("openvino", "openvino_genai", "openvino_tokenizers", "nncf"),
+        install='pip install "arriero[openvino]"',
+        device="cpu",
+        merit="answers several times faster on a CPU",
+        model_lacks=openvino_lacks,
+        adapter_limits=AdapterLimits(("use_dora", "modules_to_save", "lora_bias", "alpha_pattern", "rank_pattern")),
+    ),
+    Entry(
+        name="vllm",
+        home="arriero.engines.vllm:VLLMEngine",
+        packages=("vllm",),
+        install='pip install "arriero[vllm]", in an environment of its own',
+        device="cuda",
+        merit="answers many requests at once",
+        adapter_limits=AdapterLimits(
+            (
+                *("use_dora", "modules_to_save", "lora_bias", "layer_replication", "trainable_token_indices"),
+                *("alora_invocation_tokens", "use_qalora", "use_bdlora"),
+            ),
+            max_rank=512,
+        ),
+        deterministic=False,
+    ),
+)
+NAMES = ("auto", *(entry.name for entry in ENTRIES))
+if TYPE_CHECKING:
+    EngineName: TypeAlias = str
+else:  # the command line and pydantic list the names and refuse others
+    EngineName: Any = Literal[NAMES]
+
+
+def find(name: str) -> Entry:
+    """The engine of that name; UsageError with all names where there is none."""
+    for entry in ENTRIES:
+        if entry.name == name:
+            return entry
+    raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(NAMES)}")

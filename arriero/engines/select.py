@@ -1,0 +1,75 @@
+"""Which engine "auto" means on this machine, and why; and loading the one that was selected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arriero.engines.base import Engine
+from arriero.engines.registry import ENTRIES, EngineName, EngineOptions, Entry, find
+from arriero.errors import EngineError, UsageError
+from arriero.hardware import gpus
+
+DEFAULTS = EngineOptions()
+REFERENCE = find("transformers")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """An engine and the reason it was selected, for people to read."""
+
+    entry: Entry
+    reason: str
+
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+        return self.entry.name
+
+
+def select_engine(
+    engine: EngineName = "auto", model_dir: Path | None = None, options: EngineOptions = DEFAULTS
+) -> Selection:
+    """Select an engine, for a model if one is given and for what `options` ask of it.
+
+    Raises UsageError where the engine asked for is unknown or not installed, EngineError where it would get the model,
+    an adapter or an option wrong.
+    """
+    if engine != "auto":
+        return _asked_for(find(engine), model_dir, options)
+    device = "cuda" if gpus() else "cpu"
+    where = f"a CUDA device is there, {gpus()[0]}" if gpus() else "no GPU here"
+    quick = next(entry for entry in ENTRIES if entry.device == device)
+    if quick.missing:
+        return Selection(REFERENCE, f"{where}; {quick.name} {quick.merit}, but {quick.missing}: {quick.install}")
+    if (reason := quick.lacks(model_dir, options)) is not None:
+        return Selection(REFERENCE, f"{where}, and {quick.name} does not do this: {reason}")
+    return Selection(quick, f"{where}, and {quick.name} {quick.merit}")
+
+
+def _asked_for(entry: Entry, model_dir: Path | None, options: EngineOptions) -> Selection:
+    if entry.missing:
+        raise UsageError(f"the {entry.name} engine is not installed: {entry.missing}", hint=entry.install)
+    if (reason := entry.lacks(model_dir, options)) is not None:
+        raise EngineError(f"the {entry.name} engine does not do this: {reason}", hint="use --engine transformers")
+    return Selection(entry, "asked for")
+
+
+def usable() -> dict[str, str | None]:
+    """Every engine, with what keeps it from being used on this machine and what to install; None: nothing does."""
+    return {entry.name: f"{entry.missing}: {entry.install}" if entry.missing else None for entry in ENTRIES}
+
+
+def load_engine(
+    model_dir: Path, stop_token_ids: Sequence[int], engine: EngineName = "auto", options: EngineOptions = DEFAULTS
+) -> Engine:
+    """Load a model into the selected engine. Announces the selection.
+
+    Generation ends with any of `stop_token_ids`. Raises UnsupportedError for a precision that the engine does not do.
+    """
+    selection = select_engine(engine, model_dir, options)
+    log.info("engine: %s (%s)", selection.engine, selection.reason)
+    return selection.entry.load(model_dir, stop_token_ids, options)
