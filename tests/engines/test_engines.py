@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from arriero.chat import load
-from arriero.engines import load_engine
+from arriero.engines import EngineOptions, load_engine
 from arriero.errors import ArrieroError, EngineError
 from arriero.messages import Sampling
+from arriero.prompt import bind
 
 PLAIN = Sampling(top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
 GREEDY = Sampling(temperature=0.0).over(PLAIN)
@@ -74,6 +75,25 @@ def test_closing_ends_what_runs_and_what_waits(model_dir):
         assert len(list(waiting[-1])) < 200
         with pytest.raises(EngineError, match="closed"):
             engine.submit(PROMPT, GREEDY, max_new_tokens=1)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("name", "precision"), [("openvino", "int8"), ("transformers", "bfloat16")])
+def test_a_deterministic_answer_is_the_same_alone_and_in_a_crowd(name, precision, embedded_model):
+    """Most greedy answers of the embedded model differ without it: other kernels, and other rounding, for batches."""
+    options = EngineOptions(precision=precision, deterministic=True)
+    engine = load_engine(embedded_model, (2,), name, options)
+    renderer = bind(embedded_model).renderer
+    topics = ["llamas", "the sea at night", "why bread rises", "a walk in the mountains", "rust", "two friends", "tea"]
+    prompts = [renderer.prompt([{"role": "user", "content": f"Tell me about {topic}."}]) for topic in topics]
+    try:
+        alone = [list(engine.submit(prompt, GREEDY, max_new_tokens=32)) for prompt in prompts]
+        for order in (prompts, prompts[::-1]):
+            crowd = [engine.submit(prompt, GREEDY, max_new_tokens=32) for prompt in order]
+            found = [list(generation) for generation in crowd]
+            assert found == (alone if order is prompts else alone[::-1])
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("name", [*ENGINES, "train"])

@@ -4,8 +4,9 @@ The properties set against the library's defaults, because on CPUs with bfloat16
 8-bit KV cache) answer nonsense: activations in float32, keys and values in float16. Measured at the same speed.
 
 With 8-bit and 4-bit weights the library also rounds activations to 8 bits, by another kernel for one request than for
-several, so that a greedy answer may depend on what runs beside it. Without that rounding, which is what
-`deterministic` asks for, answers are the same and many requests at once take longer (docs/benchmarks.md).
+several, so that a greedy answer may depend on what runs beside it. Without that rounding fewer answers do, but some
+still do, for the kernels of 8-bit weights differ as well. So `deterministic` computes one request at a time: then every
+step has the same shapes whatever else was asked.
 
 All computing is done in a process of its own, see worker.py. Should that die, the answers in flight fail, and the next
 request starts another one, with the pipelines of all adapters that are still held.
@@ -39,7 +40,6 @@ PROPERTIES = {
     "bfloat16": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"},
     "float32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},
 }
-DETERMINISTIC = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}  # activations are not rounded to 8 bits
 SCHEDULER = {
     "cache_size": 0,  # grow as needed
     "enable_prefix_caching": False,
@@ -201,6 +201,7 @@ def described(exported_dir: Path, precision: str, *, deterministic: bool = False
     return {
         "directory": str(exported_dir),
         "spells": (exported_dir / VOCABULARY).is_file(),
-        "properties": PROPERTIES[precision] | (DETERMINISTIC if deterministic else {}),
+        "properties": PROPERTIES[precision],
         "scheduler": SCHEDULER,
+        "together": 1 if deterministic else None,
     }

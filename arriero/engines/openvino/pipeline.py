@@ -29,12 +29,19 @@ class Model:
     """Exported files and how they are run; builds pipelines.
 
     `scheduler` is what is set of a SchedulerConfig, `properties` what the plugin is given. With `spells`, the files
-    tell what each id spells, as grammars need it.
+    tell what each id spells, as grammars need it. `together` is how many requests a pipeline computes at once at most,
+    None without a limit.
     """
 
     def __init__(
-        self, directory: str, spells: bool, properties: Mapping[str, str], scheduler: Mapping[str, int]
+        self,
+        directory: str,
+        spells: bool,
+        properties: Mapping[str, str],
+        scheduler: Mapping[str, int],
+        together: int | None = None,
     ) -> None:
+        self.together = together
         self._directory = Path(directory)
         self._properties = properties
         self._scheduler = _set(genai.SchedulerConfig(), scheduler)
@@ -91,8 +98,9 @@ class Pipeline:
     The building is not done here: while it is `wanted`, the owner is asked to, and gives the outcome to `built`.
     """
 
-    def __init__(self, adapter: Weights | None, say: Callable[[Event], None]) -> None:
+    def __init__(self, adapter: Weights | None, say: Callable[[Event], None], together: int | None = None) -> None:
         self.adapter = adapter
+        self._together = together
         self.retired = False  # no more requests will come
         self.building = False
         self._say = say
@@ -139,9 +147,10 @@ class Pipeline:
 
     def step(self) -> None:
         """One step of the library's; after a failed one its state is undefined, so it is thrown away."""
-        for request in self._waiting.values():
-            self._begin(request)
-        self._waiting.clear()
+        for number in list(self._waiting):
+            if self._together is not None and len(self._running) >= self._together:
+                break
+            self._begin(self._waiting.pop(number))
         try:
             if self._pipeline is not None:
                 self._pipeline.step()

@@ -106,7 +106,7 @@ class Worker:
     def open(self, key: int, adapter: Sequence[Any] | None, now: bool) -> None:
         """Add a pipeline for the base model or an adapter; `now` builds it and says when that is done."""
         weights = None if adapter is None else Weights(adapter[0], adapter[1], tuple(adapter[2]))
-        self._pipelines[key] = Pipeline(weights, self._events.append)
+        self._pipelines[key] = Pipeline(weights, self._events.append, self._model.together)
         if now:
             self._opening.add(key)
             self._order(key)

@@ -62,6 +62,8 @@ class TransformersEngine:
     ) -> None:
         model = _load(model_dir, options.precision)
         forward = Forward(model)
+        if options.deterministic:
+            forward.shared_length = 0  # rounding depends on a batch's shape, so there are no batches
         self._adapters = Adapters(model)
         self._handles: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
