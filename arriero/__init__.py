@@ -43,5 +43,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
+            importlib.import_module("arriero.hardware").spin_briefly()
             return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'arriero' has no attribute {name!r}")

@@ -8,6 +8,8 @@ import os
 import platform
 from pathlib import Path
 
+SPINS = 10_000  # turns of a waiting thread before it sleeps; docs/benchmarks.md has others
+
 
 @functools.cache
 def gpus() -> tuple[str, ...]:
@@ -52,6 +54,17 @@ def cores() -> int:
     if quota.is_file() and (parts := quota.read_text().split())[0].isdigit():
         count = min(count, max(1, round(int(parts[0]) / int(parts[1]))))
     return count
+
+
+def spin_briefly() -> None:
+    """Have OpenMP's threads, torch's, wait for each other with little spinning; to be called before torch is imported.
+
+    A thread that spins at a barrier keeps the core from the one it waits for, if other programs are busy too: by
+    OpenMP's own default training beside two busy loops on two cores takes many times as long as its share of them
+    explains. Without any spinning it is slower on a quiet machine. What the user has set stays.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 def reuse_freed_memory() -> None:

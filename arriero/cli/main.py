@@ -12,6 +12,7 @@ import arriero
 from arriero.cli import output
 from arriero.cli.options import examples, from_file
 from arriero.errors import ArrieroError
+from arriero.hardware import spin_briefly
 
 HELP = """A language model of your own at work on your own machine.
 
@@ -125,6 +126,7 @@ app.command(
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, otherwise as in `arriero.errors`)."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    spin_briefly()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     output.log_to_stderr()
