@@ -17,7 +17,7 @@ import torch
 import tutorial_recipe
 from machine import Meter
 from training_jobs import Job
-from training_variants import PACKED, PADDED, SHARED, Outcome, base_model, by_hand, command, held_out, settled
+from training_variants import PACKED, PADDED, SHARED, Outcome, as_set_up, base_model, by_hand, command, held_out
 from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from arriero.hardware import cores
@@ -102,7 +102,7 @@ def outcome(job: Job) -> Outcome:
         case "fused pieces":
             return by_hand(job, SHARED, fused=True)
         case "arriero train":
-            return settled(job) if job.shape else command(job)
+            return as_set_up(job) if job.shape else command(job)
     raise ValueError(f"no variant {job.variant!r}")
 
 

@@ -1,6 +1,6 @@
 """Loss and gradients of an optimizer step: the summed loss of its tokens, divided once, however it is split.
 
-    examples ──pack──> rows ──model, attention, kernels──> hidden states at loss places ──head──> loss ──> gradients
+    examples ──pack──> rows ──model, attention, kernels──> hidden states at loss positions ──head──> loss ──> gradients
 
 The sum over all rows is divided by the loss tokens of the whole step, so neither the number of rows nor that of
 workers changes what is learned.
@@ -23,8 +23,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from arriero.prompt import Rendered
 from arriero.training import attention
 from arriero.training.examples import collate
-from arriero.training.kernels import HeadLoss, Kernels, LogitsLoss
+from arriero.training.kernels import Kernels
 from arriero.training.kernels.varlen import to_device
+from arriero.training.layout import RowLayout
+from arriero.training.losses import HeadLoss, LogitsLoss
 from arriero.training.pack import PackedRow, loss_tokens, pack, shared_prefix, split
 from arriero.training.planning.plan import Plan
 
@@ -124,7 +126,7 @@ class Steps:
         if self.plan.mode.own_attention:
             self.base.set_attn_implementation(attention.NAME)
         try:
-            with self.kernels.installed(head=True, tail=self.plan.mode.name != "padded"):
+            with self.kernels.installed(head=True, last_layer=self.plan.mode.name != "padded"):
                 yield
         finally:
             self.base.set_attn_implementation(before)
@@ -136,18 +138,18 @@ class Steps:
 
     def _packed(self, row: PackedRow) -> Tensor:
         move = partial(to_device, device=self.device)
-        places = move(row.loss_at)
-        tail = self.kernels.tail
+        positions = move(row.loss_at)
+        last_layer = self.kernels.last_layer
         options: dict[str, Any] = {}
-        if tail is not None:
-            tail.places = places
+        if last_layer is not None:
+            last_layer.positions = positions
         elif self._selects:
-            options["logits_to_keep"] = places
+            options["logits_to_keep"] = positions
         if self.plan.mode.own_attention:
-            options["row_layout"] = attention.RowLayout(row.prefix, row.lengths)
+            options["row_layout"] = RowLayout(row.prefix, row.lengths)
         out = self.wrapped(input_ids=move(row.ids), position_ids=move(row.positions), use_cache=False, **options)
-        chosen = self._selects or tail is not None
-        hidden = out.logits[0] if chosen else out.logits[0].index_select(0, places)
+        selected = self._selects or last_layer is not None
+        hidden = out.logits[0] if selected else out.logits[0].index_select(0, positions)
         return self._head(hidden, move(row.targets))
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:

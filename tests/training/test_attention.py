@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arriero.training import attention
-from arriero.training.attention import RowLayout, UnsupportedAttentionError
+from arriero.training import layout as layouts
+from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import varlen
+from arriero.training.layout import RowLayout
 
 SCALE = 0.3
 
@@ -47,7 +49,7 @@ def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, k
     parts = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
     upstream = torch.randn(shapes[0], dtype=torch.float64, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "LARGEST", largest)
+        patch.setattr(layouts, "LARGEST", largest)
         patch.setattr(attention, "KEPT", kept)
         ours = compute(parts, layout)
         our_gradients = torch.autograd.grad((ours * upstream).sum(), parts)
@@ -59,7 +61,7 @@ def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, k
 
 
 def test_blocks_hold_every_query_once_and_stay_within_the_bound(monkeypatch):
-    monkeypatch.setattr(attention, "LARGEST", 500)
+    monkeypatch.setattr(layouts, "LARGEST", 500)
     layout = RowLayout(5, (2, 2, 3, 40, 90))
     found = []
     for block in layout.blocks(heads=2):

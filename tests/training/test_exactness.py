@@ -23,7 +23,7 @@ from arriero.training.kernels.install import of_one_input
 from arriero.training.pack import loss_tokens
 from arriero.training.planning import mode
 from arriero.training.planning.plan import Plan
-from arriero.training.planning.verify import verify
+from arriero.training.setup.verify import verify
 from arriero.training.steps import Steps, Worker
 
 SHAPE = {
@@ -166,15 +166,15 @@ def test_the_other_modes(name, own):
 def test_the_pieces_fit_where_they_should():
     """Gemma's norm multiplies by 1 + weight and its gate is a GELU; Gemma 2 caps its logits, after the head."""
     llama, gemma, capped = (Kernels(build(family)) for family in ("Llama", "Gemma", "Gemma2"))
-    assert dict(llama.counts) == {"lora": 14, "norm": 5, "gate": 2, "rotary": 1, "tail": 1}
-    assert dict(gemma.counts) == {"lora": 14, "rotary": 1, "tail": 1}
-    assert capped.tail is None
+    assert dict(llama.counts) == {"lora": 14, "norm": 5, "gate": 2, "rotary": 1, "last_layer": 1}
+    assert dict(gemma.counts) == {"lora": 14, "rotary": 1, "last_layer": 1}
+    assert capped.last_layer is None
     assert llama.whole_head is not None
     assert gemma.whole_head is not None
     assert capped.whole_head is None
 
 
-def test_the_last_layer_ends_at_the_places_with_a_loss():
+def test_the_last_layer_ends_at_the_positions_with_a_loss():
     model = build("Llama")
     steps, seen = steps_of(model), list[int]()
     mlp = model.get_base_model().model.layers[-1].mlp
@@ -188,7 +188,7 @@ def test_the_last_layer_ends_at_the_places_with_a_loss():
 def test_a_last_layer_that_scales_what_it_adds_keeps_its_own_end():
     model = build("Granite", residual_multiplier=0.2)
     steps = steps_of(model)
-    assert steps.kernels.tail is None
+    assert steps.kernels.last_layer is None
     agree(model, steps, GROUP)
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from arriero.training.kernels.functions import LoraLinears, RMSNorm, Rotary, SwiGLU
-from arriero.training.kernels.tail import Tail, looking
+from arriero.training.kernels.last_layer import LastLayer
+from arriero.training.kernels.probing import probing
 
 Forward = Callable[..., Tensor]
 ROTARY = "apply_rotary_pos_emb"
@@ -30,8 +31,8 @@ class Kernels:
 
     `whole_head` is the output embedding whose product may be computed by HeadLoss, None where the model does more
     with it (scales or caps the logits), or trains it. `covers_lora` is true if every LoRA layer computes in the
-    type of its input, so that no autocast is needed. `tail` computes the end of the last layer where it is wanted only,
-    None where that layer is of another shape.
+    type of its input, so that no autocast is needed. `last_layer` computes the end of the last layer at loss positions
+    only, None where that layer is of another shape.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -40,7 +41,7 @@ class Kernels:
         self._functions: list[tuple[Any, Any, Any]] = []
         self.whole_head: nn.Linear | None = None
         self.covers_lora = False
-        self.tail: Tail | None = None
+        self.last_layer: LastLayer | None = None
         if model is not None:
             self._find(model)
 
@@ -57,10 +58,10 @@ class Kernels:
                 self._add_gate(module, liger.get("gate") or SwiGLU.apply)
             self._add_rotary(model, liger.get("rotary"))
             self.whole_head = _whole_head(model)
-        tail = Tail(model)
-        if tail.layer is not None:
-            self.tail = tail
-            self.counts["tail"] = 1
+        last_layer = LastLayer(model)
+        if last_layer.layer is not None:
+            self.last_layer = last_layer
+            self.counts["last_layer"] = 1
 
     def _add(self, kind: str, module: nn.Module, forward: Forward) -> None:
         self.forwards.append((module, forward))
@@ -107,16 +108,16 @@ class Kernels:
                     self.counts["rotary"] += 1
 
     @contextmanager
-    def installed(self, *, head: bool = False, tail: bool = False) -> Iterator[None]:
+    def installed(self, *, head: bool = False, last_layer: bool = False) -> Iterator[None]:
         """Within the block the model computes with the pieces.
 
-        With `head`, its logits are the hidden states; with `tail`, only those at the places that `tail` was told.
+        With `head`, its logits are the hidden states; with `last_layer`, only those at the positions that it was given.
         """
         whole: list[tuple[Any, Any]] = []
         if head and self.whole_head is not None:
             whole.append((self.whole_head, _identity))
-        if tail and self.tail is not None:
-            whole.append((self.tail.layer, self.tail.forward))
+        if last_layer and self.last_layer is not None:
+            whole.append((self.last_layer.layer, self.last_layer.forward))
         for module, forward in [*self.forwards, *whole]:
             module.forward = forward
         for place, _, function in self._functions:
@@ -176,7 +177,7 @@ def of_one_input(model: Any, layers: list[Any]) -> list[list[Any]]:
         for layer in layers
     ]
     try:
-        with looking(model):
+        with probing(model):
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
     finally:
         for hook in hooks:
@@ -232,7 +233,7 @@ def _whole_head(model: Any) -> nn.Linear | None:
         return None
     ids = torch.arange(3, device=head.weight.device)[None]
     try:
-        with looking(model):
+        with probing(model):
             logits = model(input_ids=ids, use_cache=False).logits
             head.forward = _identity
             hidden = model(input_ids=ids, use_cache=False).logits

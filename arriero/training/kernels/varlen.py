@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from arriero.training.attention import RowLayout
+from arriero.training.layout import RowLayout
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from arriero.training.kernels import Kernels
 from arriero.training.options import TrainOptions
 from arriero.training.planning import mode as modes
 from arriero.training.planning.plan import Cost, Need, Plan, make, measure
-from arriero.training.planning.verify import Verification, verify
+from arriero.training.setup.verify import Verification, verify
 from arriero.training.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -25,14 +25,14 @@ PROBE_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class StepSetup:
     """How a run computes, and what the check of its first step said (None: not asked for)."""
 
     steps: Steps
     verification: Verification | None
 
 
-def settle(model: Any, step: Sequence[Rendered], longest: int, options: TrainOptions, plan: Plan | None) -> Settled:
+def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOptions, plan: Plan | None) -> StepSetup:
     """Decide how `model` (PEFT's) computes steps like `step`; `plan` is an earlier decision to keep to.
 
     `longest` is the longest example in tokens. Raises UsageError where sharing is demanded and impossible.
@@ -48,12 +48,12 @@ def settle(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     steps = Steps(model, plan, kernels)
     _announce(steps, options)
     if not options.verify:
-        return Settled(steps, None)
+        return StepSetup(steps, None)
     try:
         verification = verify(steps, step)
     except torch.OutOfMemoryError:
         log.warning("the first step could not be checked: the plain computation does not fit into memory")
-        return Settled(steps, None)
+        return StepSetup(steps, None)
     if not verification.passed:
         log.warning(
             "the first step's gradients differ by %.2g from the plain computation (loss by %.2g; rounding explains "
@@ -64,11 +64,11 @@ def settle(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
         )
         padded = modes.Mode("padded", "the check of the first step failed", own_attention=False)
         steps = Steps(model, replace(plan, mode=padded), Kernels(None))
-        return Settled(steps, replace(verification, fell_back=True))
+        return StepSetup(steps, replace(verification, fell_back=True))
     log.info(
         "checked the first step against the plain computation: gradients %.1e apart", verification.gradient_difference
     )
-    return Settled(steps, verification)
+    return StepSetup(steps, verification)
 
 
 def _measured(model: Any, kernels: Kernels, mode: modes.Mode, step: Sequence[Rendered]) -> tuple[modes.Mode, Cost]:

@@ -6,38 +6,26 @@ values of all. What follows that attention is computed token by token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from arriero.training.kernels.probing import probing
+
 PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 
 
-@contextmanager
-def looking(model: nn.Module) -> Iterator[None]:
-    """Without dropout and gradients, for a few tokens that show how the model computes."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
-
-class Tail:
+class LastLayer:
     """The last decoder layer of `model`, if it has the usual shape; `layer` is None where it has not.
 
-    While `forward` takes the place of the layer's own, the model's logits are those at `places` only, a tensor of
+    While `forward` takes the place of the layer's own, the model's logits are those at `positions` only, a tensor of
     token indices within a row (one row at a time).
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.places = torch.zeros(0, dtype=torch.long)
+        self.positions = torch.zeros(0, dtype=torch.long)
         self.layer: Any = None
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         if layers and {name for name, _ in layers[-1].named_children()} == set(PARTS):
@@ -46,19 +34,19 @@ class Tail:
                 self.layer = None
 
     def forward(self, hidden: Tensor, *_: Any, **options: Any) -> Tensor:
-        """Hidden states (1, tokens, size) before the layer -> (1, places, size) behind it."""
+        """Hidden states (1, tokens, size) before the layer -> (1, positions, size) behind it."""
         layer = self.layer
         attended = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **options)[0]
-        hidden = (hidden + attended).index_select(1, self.places)
+        hidden = (hidden + attended).index_select(1, self.positions)
         out: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return out
 
     def _same(self, model: Any) -> bool:
         """Whether a few tokens give the same logits this way."""
         ids = torch.arange(3, device=model.device)[None]
-        self.places = torch.tensor([0, 2], device=model.device)
+        self.positions = torch.tensor([0, 2], device=model.device)
         try:
-            with looking(model):
+            with probing(model):
                 whole = model(input_ids=ids, use_cache=False).logits
                 self.layer.forward = self.forward
                 some = model(input_ids=ids, use_cache=False).logits

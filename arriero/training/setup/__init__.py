@@ -1,0 +1,6 @@
+"""From a model to the steps that a run computes, with the proof that the first one is right.
+
+step_setup.py  mode, kernels and plan for a model, announced with reasons
+verify.py      some examples computed both ways: the plan's and the plain padded one
+
+"""
