@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 from arriero.errors import UsageError
 from arriero.prompt import Rendered
 from arriero.training.kernels import Kernels
-from arriero.training.kernels.install import of_one_input
+from arriero.training.kernels.pieces import of_one_input
+from arriero.training.kernels.probing import record
 from arriero.training.pack import loss_tokens
 from arriero.training.planning import mode
 from arriero.training.planning.plan import Plan
@@ -203,7 +204,8 @@ def test_layers_of_one_input_are_computed_together_and_by_themselves():
             ours = [q(x), k(x), k(x.clone()), gate(x)]  # the second k comes without its q
     for mine, theirs in zip(ours, own, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
-    groups = of_one_input(model, [module for module in model.modules() if hasattr(module, "lora_A")])
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    groups = of_one_input(layers, record(model, layers, {}).order)
     assert [len(group) for group in groups] == [3, 1, 2, 1] * 2
 
 
