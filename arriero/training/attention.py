@@ -47,7 +47,8 @@ def attention(
             raise UnsupportedAttentionError(f"its attention uses {name}")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # (tokens, heads, dim)
-    if query.is_cuda and available() and query.dtype in (torch.bfloat16, torch.float16):
+    flash = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
+    if query.is_cuda and flash and available():
         return shared_varlen(query, key, value, layout, scale).unsqueeze(0), None
     with torch.autocast(query.device.type, enabled=False):
         out: Tensor = GroupedAttention.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout, scale)
@@ -66,10 +67,13 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scale: float) -> Tensor:
-        """Query (tokens, heads, dim), key and value (tokens, key heads, dim), contiguous; the result is like query."""
-        heads, dim = query.shape[1:]
+        """Query (tokens, heads, dim), key and value (tokens, key heads, dim), contiguous.
+
+        Values may have a dim of their own, as in latent attention; it is that of the result, (tokens, heads, dim).
+        """
+        heads, dim = query.shape[1], value.shape[2]
         plan = indexed(layout, heads, key.shape[1], query)
-        out = torch.empty_like(query)
+        out = query.new_empty(len(query), heads, dim)
         kept: list[Tensor | None] = []
         for block, index in plan:
             queries, keys, values = _gather(query, key, value, block, index)
@@ -86,7 +90,7 @@ class GroupedAttention(torch.autograd.Function):
         """The prefix's keys and values get the sum over all examples, in float32."""
         query, key, value, *kept = ctx.saved_tensors
         heads, dim = query.shape[1:]
-        grad = grads[0].contiguous().view(-1, dim)
+        grad = grads[0].contiguous().view(-1, value.shape[2])
         to_query = torch.empty_like(query)
         to_key, to_value = (
             torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32)) for part in (key, value)
@@ -95,7 +99,8 @@ class GroupedAttention(torch.autograd.Function):
             queries, keys, values = _gather(query, key, value, block, index)
             if weights is None:
                 weights = _attention_weights(queries, keys, index.bias, ctx.scale)
-            to_out = grad.index_select(0, index.queries).index_fill_(0, index.padding, 0).view(queries.shape)
+            to_out = grad.index_select(0, index.queries).index_fill_(0, index.padding, 0)
+            to_out = to_out.view(*queries.shape[:2], -1)
             _add(to_value, torch.bmm(weights.transpose(1, 2), to_out), block, index)
             to_scores = torch.ops.aten._softmax_backward_data(
                 torch.bmm(to_out, values.transpose(1, 2)), weights, -1, weights.dtype
@@ -116,7 +121,7 @@ def _gather(
     return (
         query.view(-1, dim).index_select(0, index.queries).view(batch, -1, dim),
         key.view(-1, dim).index_select(0, index.keys).view(batch, -1, dim),
-        value.view(-1, dim).index_select(0, index.keys).view(batch, -1, dim),
+        value.view(-1, value.shape[2]).index_select(0, index.keys).view(batch, -1, value.shape[2]),
     )
 
 

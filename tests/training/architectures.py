@@ -17,6 +17,8 @@ SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2,
     "pad_token_id": 0, "sliding_window": 64, "layer_types": ["full_attention"] * 2,
+    "attention_dropout": 0.0, "hidden_dropout": 0.0, "residual_dropout": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0, "embedding_dropout": 0.0,
     # mixtures of experts
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "moe_intermediate_size": 16, "moe_k": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,

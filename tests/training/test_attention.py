@@ -40,14 +40,15 @@ def compute(parts, layout):
     st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 3)]),
     st.sampled_from([1 << 24, 300, 60]),
     st.sampled_from([0, 3]),
+    st.sampled_from([4, 3]),
 )
-def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, kept):
-    """Also cut into slices (a small LARGEST) and with probabilities computed again (KEPT 0)."""
+def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, kept, value_dim):
+    """Also cut into slices (a small LARGEST), with probabilities computed again (KEPT 0), and with smaller values."""
     layout = RowLayout(prefix, tuple(lengths))
     generator = torch.Generator().manual_seed(sum(lengths))
-    shapes = [(layout.tokens, count, 4) for count in (heads[0], heads[1], heads[1])]
+    shapes = [(layout.tokens, count, dim) for count, dim in zip((*heads, heads[1]), (4, 4, value_dim), strict=True)]
     parts = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
-    upstream = torch.randn(shapes[0], dtype=torch.float64, generator=generator)
+    upstream = torch.randn((layout.tokens, heads[0], value_dim), dtype=torch.float64, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layouts, "LARGEST", largest)
         patch.setattr(attention, "KEPT", kept)

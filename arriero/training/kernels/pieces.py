@@ -49,7 +49,7 @@ def norms(model: nn.Module, norm: Callable[..., Tensor] | None) -> Iterator[Piec
     """Root mean square norms with a frozen weight."""
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         named = type(module).__name__.endswith("RMSNorm") and eps is not None
         if named and isinstance(weight, Tensor) and not weight.requires_grad:
             forward = functools.partial(_norm, norm or RMSNorm.apply, weight, eps)
