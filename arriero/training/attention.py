@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arriero.training.kernels.varlen import available, shared_varlen
+from arriero.training.kernels.varlen import flash, shared_varlen
 from arriero.training.layout import Block, BlockIndex, RowLayout, indexed
 
 NAME = "arriero_shared_prefix"
@@ -47,9 +47,10 @@ def attention(
             raise UnsupportedAttentionError(f"its attention uses {name}")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # (tokens, heads, dim)
-    flash = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
-    if query.is_cuda and flash and available():
-        return shared_varlen(query, key, value, layout, scale).unsqueeze(0), None
+    half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
+    kernel = flash() if query.is_cuda and half else None
+    if kernel is not None:
+        return shared_varlen(kernel, query, key, value, layout, scale).unsqueeze(0), None
     with torch.autocast(query.device.type, enabled=False):
         out: Tensor = GroupedAttention.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout, scale)
     return out.unsqueeze(0), None

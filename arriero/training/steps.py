@@ -9,6 +9,7 @@ workers changes what is learned.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from arriero.training.losses import HeadLoss, LogitsLoss
 from arriero.training.pack import PackedRow, loss_tokens, pack, shared_prefix, split
 from arriero.training.planning.plan import Plan
 
+log = logging.getLogger(__name__)
 BUCKET = 64  # tokens
 AttentionInterface.register(attention.NAME, attention.attention)
 
@@ -69,11 +71,24 @@ class Steps:
     def apply(self, plan: Plan) -> None:
         """Compute under another plan from now on."""
         self.plan = plan
+        if not plan.fused:
+            self.kernels = Kernels(None)
         if plan.recomputed:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
         for index, layer in enumerate(layers):
             layer.gradient_checkpointing = index < plan.recomputed
+
+    @property
+    def fused(self) -> bool:
+        """Whether anything is computed otherwise than by the model's own code."""
+        return self.plan.fused and (self.kernels.replaces or self.plan.mode.name != "padded")
+
+    def fall_back(self, error: Exception) -> None:
+        """Compute plainly from now on, because the fast way raised `error`."""
+        reason = f"the fast computation raised {type(error).__name__}: {error}"
+        log.warning("%s; falling back to padded batches with the model's own code", reason)
+        self.apply(self.plan.plainly(reason))
 
     def backward(self, examples: Sequence[Rendered], worker: Worker | None = None) -> StepResult:
         """Add the gradients of the step's mean loss to the parameters' `.grad`."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import replace
 
 import hypothesis
 import pytest
@@ -21,10 +20,11 @@ from arriero.prompt import Rendered
 from arriero.training.kernels import Kernels
 from arriero.training.kernels.pieces import of_one_input
 from arriero.training.kernels.probing import record
+from arriero.training.options import TrainOptions
 from arriero.training.pack import loss_tokens
 from arriero.training.planning import mode
 from arriero.training.planning.plan import Plan
-from arriero.training.setup.verify import verify
+from arriero.training.setup.step_setup import set_up
 from arriero.training.steps import Steps, Worker
 
 SHAPE = {
@@ -322,26 +322,9 @@ def test_the_check_of_the_first_step_leaves_no_trace():
     model = build("Llama")
     before = [weight.detach().clone() for weight in model.parameters()]
     random = torch.get_rng_state()
-    checked = verify(steps_of(model), GROUP)
+    checked = set_up(model, GROUP, 10, TrainOptions(), None).verification
     assert checked.passed
     assert checked.gradient_difference < 1e-5
     assert all(weight.grad is None for weight in model.parameters())
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     assert torch.equal(random, torch.get_rng_state())
-
-
-def test_the_check_notices_attention_across_examples():
-    """A model whose rows are masked wrongly: as if the examples were one long text."""
-    model = build("Llama")
-    wrong = steps_of(model)
-    wrong.plan = replace(wrong.plan, mode=mode.Mode("packed", "", own_attention=False))
-    model.get_base_model().config._attn_implementation = "eager"
-    shift = model.get_base_model().model.register_forward_pre_hook(
-        lambda _, args, kwargs: (args, {**kwargs, "position_ids": torch.arange(kwargs["input_ids"].shape[1])[None]}),
-        with_kwargs=True,
-    )
-    try:
-        assert not verify(wrong, GROUP).passed
-    finally:
-        shift.remove()
-        model.get_base_model().config._attn_implementation = "sdpa"

@@ -102,6 +102,11 @@ class Kernels:
             log.info("fused piece %s left out, the model's own code computes it: the piece %s", kind, reason)
         self.left_out.setdefault(kind, reason)
 
+    @property
+    def replaces(self) -> bool:
+        """Whether there is any piece."""
+        return bool(self.counts) or self.whole_head is not None
+
     @contextmanager
     def installed(self, *, head: bool = False, last_layer: bool = False) -> Iterator[None]:
         """Within the block the model computes with the pieces.

@@ -55,7 +55,7 @@ class LastLayer:
         finally:
             for layer in [*self.below, self.layer]:
                 layer.__dict__.pop("forward", None)
-        return apart(some, logits[:, self.positions])
+        return apart(some, logits[:, self.positions], call.output.dtype)
 
 
 def _as_it_is(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

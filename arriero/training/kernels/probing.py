@@ -85,22 +85,20 @@ def few_tokens(model: Any) -> Tensor:
 
 @contextmanager
 def filled(model: nn.Module) -> Iterator[None]:
-    """No dropout, and LoRA matrices of ordinary size, since fresh ones are zero and hide faults; undone at the end."""
+    """Evaluation mode, and LoRA matrices of ordinary size: fresh ones are zero and hide faults. Undone at the end."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     zero = [parameter for parameter in trained if not parameter.any()]
     before = [parameter.detach().clone() for parameter in zero]
     generator = torch.Generator().manual_seed(0)
-    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
+    training = model.training
     try:
-        for module in dropouts:
-            module.eval()
+        model.eval()
         with torch.no_grad():
             for parameter in zero:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
         yield
     finally:
-        for module in dropouts:
-            module.train()
+        model.train(training)
         with torch.no_grad():
             for parameter, value in zip(zero, before, strict=True):
                 parameter.copy_(value)
@@ -117,17 +115,17 @@ def difference(
         ours, theirs = (_outputs_and_gradients(function, call, leading, trained) for function in (fused, own))
     except Exception as error:  # what cannot be compared is left out, whatever the reason
         return f"raises {type(error).__name__}: {error}"
-    reasons = (apart(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    reasons = (apart(mine, other, call.args[0].dtype) for mine, other in zip(ours, theirs, strict=True))
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def apart(ours: Tensor, own: Tensor) -> str | None:
-    """How two tensors differ by more than rounding, None if they do not."""
+def apart(ours: Tensor, own: Tensor, computed: torch.dtype) -> str | None:
+    """How two tensors differ by more than rounding to the type that they are `computed` in, None if they do not."""
     if ours.shape != own.shape or ours.dtype != own.dtype:
         return f"gives {tuple(ours.shape)} {ours.dtype} in place of {tuple(own.shape)} {own.dtype}"
     largest = float(own.abs().max())
     distance = float((ours.float() - own.float()).abs().max())
-    allowed = (TOLERANCE if own.dtype in (torch.float32, torch.float64) else TOLERANCE_16_BIT) * largest
+    allowed = (TOLERANCE if computed in (torch.float32, torch.float64) else TOLERANCE_16_BIT) * largest
     return None if distance <= allowed else f"is {distance:.2g} off, of {largest:.2g}"
 
 

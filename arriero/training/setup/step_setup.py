@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,19 +13,21 @@ from arriero.hardware import free_memory
 from arriero.prompt import Rendered
 from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import Kernels
+from arriero.training.kernels.probing import filled
 from arriero.training.options import TrainOptions
 from arriero.training.planning import mode as modes
-from arriero.training.planning.plan import Cost, Need, Plan, make, measure
-from arriero.training.setup.verify import Verification, verify
+from arriero.training.planning.plan import Cost, Need, Plan, kept_bytes, make
+from arriero.training.setup.trace import Sample, Trace, trace
+from arriero.training.setup.verify import Reference, Verification, failed, reference, samples, verify
 from arriero.training.steps import Steps
 
 log = logging.getLogger(__name__)
-PROBE_TOKENS = 512
+UNBOUNDED = 1 << 30  # tokens of a row
 
 
 @dataclass(frozen=True, slots=True)
 class StepSetup:
-    """How a run computes, and what the check of its first step said (None: not asked for)."""
+    """How a run computes, and what the check of its first step said (None: not asked for, or there was no memory)."""
 
     steps: Steps
     verification: Verification | None
@@ -35,55 +36,105 @@ class StepSetup:
 def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOptions, plan: Plan | None) -> StepSetup:
     """Decide how `model` (PEFT's) computes steps like `step`; `plan` is an earlier decision to keep to.
 
-    `longest` is the longest example in tokens. Raises UsageError where sharing is demanded and impossible.
+    `longest` is the longest example in tokens. Leaves parameters, gradients and random state as they were. Raises
+    UsageError where sharing is demanded and impossible.
     """
     model.train()
-    kernels = Kernels(model)
+    if plan is not None and not plan.fused:
+        return StepSetup(Steps(model, plan, Kernels(None)), Verification(where=plan.mode.reason, fell_back=True))
+    mode = plan.mode if plan is not None else modes.choose(model.get_base_model(), options.prefix_sharing, longest)
+    tried = samples(step, model)
+    with filled(model):
+        plain = _reference(model, tried) if options.verify else None
+        steps, traces = _traced(model, mode, tried, plain)
+        verification = verify(plain, traces) if plain is not None and traces else None
     if plan is None:
-        chosen = modes.choose(model.get_base_model(), options.prefix_sharing, longest)
-        chosen, cost = _measured(model, kernels, chosen, step)
         recompute = options.recompute if model.get_base_model().supports_gradient_checkpointing else "off"
         need = Need(longest, sum(len(example.ids) for example in step), options.row_tokens, recompute)
-        plan = make(chosen, cost, need, model.device.type, free_memory())
-    steps = Steps(model, plan, kernels)
+        cost = _cost(steps, tried, traces) if not options.dropout else _cost_with_dropout(steps, tried)
+        plan = make(steps.plan.mode, cost, need, model.device.type, free_memory())
+    steps.apply(plan if steps.plan.fused else plan.plainly(steps.plan.mode.reason))
+    if not steps.plan.fused and options.verify:
+        verification = Verification(where=steps.plan.mode.reason, fell_back=True)
     _announce(steps, options)
-    if not options.verify:
-        return StepSetup(steps, None)
+    return _checked(steps, verification)
+
+
+def _reference(model: Any, tried: Sequence[Sample]) -> Reference | None:
     try:
-        verification = verify(steps, step)
+        return reference(model, tried)
     except torch.OutOfMemoryError:
-        log.warning("the first step could not be checked: the plain computation does not fit into memory")
-        return StepSetup(steps, None)
-    if not verification.passed:
-        log.warning(
-            "the first step's gradients differ by %.2g from the plain computation (loss by %.2g; rounding explains "
-            "%.2g): falling back to padded batches with the model's own code",
-            verification.gradient_difference,
-            verification.loss_difference,
-            verification.tolerance,
-        )
-        padded = modes.Mode("padded", "the check of the first step failed", own_attention=False)
-        steps = Steps(model, replace(plan, mode=padded), Kernels(None))
-        return StepSetup(steps, replace(verification, fell_back=True))
-    log.info(
-        "checked the first step against the plain computation: gradients %.1e apart", verification.gradient_difference
-    )
-    return StepSetup(steps, verification)
+        log.warning("the first step cannot be checked: the plain computation does not fit into memory")
+        return None
 
 
-def _measured(model: Any, kernels: Kernels, mode: modes.Mode, step: Sequence[Rendered]) -> tuple[modes.Mode, Cost]:
-    """What a token costs; a mode that the model turns out not to support gives way to padding."""
-    some = sorted(step, key=lambda example: len(example.ids), reverse=True)
-    tokens = [sum(len(example.ids) for example in some[: count + 1]) for count in range(len(some))]
-    some = some[: max(1, sum(total <= PROBE_TOKENS for total in tokens))]
+def _traced(
+    model: Any, mode: modes.Mode, tried: Sequence[Sample], plain: Reference | None
+) -> tuple[Steps, list[Trace]]:
+    """Steps that `model` supports, and what they compute for the samples: no traces where only the plain way works."""
     layers = model.config.get_text_config().num_hidden_layers
+    steps = Steps(model, Plan(mode, UNBOUNDED, layers), Kernels(model))
+    states = [seen.given for seen in plain.traces] if plain is not None else [None] * len(tried)
     while True:
-        steps = Steps(model, Plan(mode, 1 << 30, layers), kernels)
         try:
-            with steps.active():
-                return mode, measure(model, partial(steps.loss, some), steps.computed(some))
+            return steps, [
+                trace(steps, sample, known, backward=plain is not None)
+                for sample, known in zip(tried, states, strict=True)
+            ]
         except UnsupportedAttentionError as error:
-            mode = modes.Mode("padded", str(error), own_attention=False)
+            steps.apply(Plan(modes.Mode("padded", str(error), own_attention=False), UNBOUNDED, layers))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model does that a fused piece or packed row is not made for
+            if not steps.fused:
+                raise
+            model.zero_grad(set_to_none=True)
+            steps.fall_back(error)
+            return steps, []
+
+
+def _cost(steps: Steps, tried: Sequence[Sample], traces: Sequence[Trace]) -> Cost:
+    """From what was kept for the sample that went through all layers, and for the long one in some."""
+    if not traces:
+        return _cost_with_dropout(steps, tried)
+    layers = steps.base.config.get_text_config().num_hidden_layers
+    per_token = (
+        seen.kept * layers / ((sample.depth or layers) * seen.tokens)
+        for sample, seen in zip(tried, traces, strict=True)
+    )
+    return Cost.of_model(steps.model, int(max(per_token)))
+
+
+def _cost_with_dropout(steps: Steps, tried: Sequence[Sample]) -> Cost:
+    """From a pass of its own, in which dropout keeps its masks."""
+    examples = tried[0].examples
+    with steps.active(), kept_bytes(steps.model) as kept:
+        steps.loss(examples)
+    return Cost.of_model(steps.model, sum(kept.values()) // steps.computed(examples))
+
+
+def _checked(steps: Steps, verification: Verification | None) -> StepSetup:
+    """The steps, or the plain ones where the check found a fault."""
+    if verification is None or verification.fell_back:
+        return StepSetup(steps, verification)
+    if verification.passed:
+        log.info(
+            "checked the first step against the plain computation: gradients %.1e apart, at most %.1f times what "
+            "rounding explains",
+            verification.gradient_difference,
+            verification.worst,
+        )
+        return StepSetup(steps, verification)
+    log.warning(
+        "the first step differs from the plain computation (%s: %.3g times what rounding explains; gradients %.2g "
+        "apart; gradient between examples %.2g): falling back to padded batches with the model's own code",
+        verification.where,
+        verification.worst,
+        verification.gradient_difference,
+        verification.leaked,
+    )
+    steps.apply(steps.plan.plainly("the check of the first step failed"))
+    return StepSetup(steps, failed(verification))
 
 
 def _announce(steps: Steps, options: TrainOptions) -> None:
