@@ -46,12 +46,14 @@ def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     tried = samples(step, model)
     with filled(model):
         plain = _reference(model, tried) if options.verify else None
-        steps, traces = _traced(model, mode, tried, plain)
+        steps, traces, per_token = _traced(model, mode, tried, plain)
         verification = verify(plain, traces) if plain is not None and traces else None
     if plan is None:
         recompute = options.recompute if model.get_base_model().supports_gradient_checkpointing else "off"
         need = Need(longest, sum(len(example.ids) for example in step), options.row_tokens, recompute)
-        cost = _cost(steps, tried, traces) if not options.dropout else _cost_with_dropout(steps, tried)
+        if options.dropout:
+            per_token = max(per_token, _kept_per_token(steps, tried[0]))
+        cost = Cost.of_model(model, int(per_token))
         plan = make(steps.plan.mode, cost, need, model.device.type, free_memory())
     steps.apply(plan if steps.plan.fused else plan.plainly(steps.plan.mode.reason))
     if not steps.plan.fused and options.verify:
@@ -70,17 +72,22 @@ def _reference(model: Any, tried: Sequence[Sample]) -> Reference | None:
 
 def _traced(
     model: Any, mode: modes.Mode, tried: Sequence[Sample], plain: Reference | None
-) -> tuple[Steps, list[Trace]]:
-    """Steps that `model` supports, and what they compute for the samples: no traces where only the plain way works."""
+) -> tuple[Steps, list[Trace], float]:
+    """Steps that `model` supports, what they compute for the samples, and the bytes that a token keeps by that.
+
+    No traces where only the plain way works.
+    """
     layers = model.config.get_text_config().num_hidden_layers
     steps = Steps(model, Plan(mode, UNBOUNDED, layers), Kernels(model))
-    states = [seen.given for seen in plain.traces] if plain is not None else [None] * len(tried)
     while True:
+        traces, per_token = list[Trace](), 0.0
         try:
-            return steps, [
-                trace(steps, sample, known, backward=plain is not None)
-                for sample, known in zip(tried, states, strict=True)
-            ]
+            for number, sample in enumerate(tried):
+                states = plain.traces[number].given if plain is not None else None
+                with kept_bytes(model) as kept:
+                    traces.append(trace(steps, sample, states, backward=plain is not None))
+                whole = sum(kept.values()) / traces[-1].tokens * layers / (sample.depth or layers)
+                per_token = max(per_token, whole)
         except UnsupportedAttentionError as error:
             steps.apply(Plan(modes.Mode("padded", str(error), own_attention=False), UNBOUNDED, layers))
         except torch.OutOfMemoryError:
@@ -90,27 +97,16 @@ def _traced(
                 raise
             model.zero_grad(set_to_none=True)
             steps.fall_back(error)
-            return steps, []
+            return steps, [], _kept_per_token(steps, tried[0])
+        else:
+            return steps, traces, per_token
 
 
-def _cost(steps: Steps, tried: Sequence[Sample], traces: Sequence[Trace]) -> Cost:
-    """From what was kept for the sample that went through all layers, and for the long one in some."""
-    if not traces:
-        return _cost_with_dropout(steps, tried)
-    layers = steps.base.config.get_text_config().num_hidden_layers
-    per_token = (
-        seen.kept * layers / ((sample.depth or layers) * seen.tokens)
-        for sample, seen in zip(tried, traces, strict=True)
-    )
-    return Cost.of_model(steps.model, int(max(per_token)))
-
-
-def _cost_with_dropout(steps: Steps, tried: Sequence[Sample]) -> Cost:
-    """From a pass of its own, in which dropout keeps its masks."""
-    examples = tried[0].examples
+def _kept_per_token(steps: Steps, sample: Sample) -> float:
+    """Bytes, by a pass of its own: where the check has had none, or had no dropout, whose masks are kept."""
     with steps.active(), kept_bytes(steps.model) as kept:
-        steps.loss(examples)
-    return Cost.of_model(steps.model, sum(kept.values()) // steps.computed(examples))
+        steps.loss(sample.examples)
+    return sum(kept.values()) / steps.computed(sample.examples)
 
 
 def _checked(steps: Steps, verification: Verification | None) -> StepSetup:

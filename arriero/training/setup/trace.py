@@ -22,7 +22,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arriero.prompt import Rendered
 from arriero.training.pack import shared_prefix
-from arriero.training.planning.plan import kept_bytes
 from arriero.training.steps import Steps
 
 
@@ -57,20 +56,22 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What was seen of the target. States and gradients are (tokens, size), for each layer; `parameters` by name.
+    """What was seen of the target. `given` are the states that each layer was given, (tokens, size) like those below.
 
-    `leaked` is the largest gradient that reached another example's tokens from the target's outputs: 0, and exactly so,
-    if the target does not depend on them. `kept` are bytes kept for the backward pass, of `tokens` in `layers` layers.
+    `updates` are what each layer added to its states, `gradients` what it added to the direction sent back through it,
+    both float32; the last layer's are of the loss. `parameters` are gradients by name. `leaked` is the largest gradient
+    that reached another example's tokens from the target's outputs: 0, and exactly so, if the target does not depend
+    on them. `tokens` were computed, in `dtype`.
     """
 
     loss: float | None
     given: list[Tensor]
-    returned: list[Tensor]
+    updates: list[Tensor]
     gradients: list[Tensor]
     parameters: dict[str, Tensor]
     leaked: float
-    kept: int
     tokens: int
+    dtype: torch.dtype
 
 
 class _DeepEnough(Exception):
@@ -105,12 +106,18 @@ class _Layers:
         given[self.at] = state
         return given
 
-    def gradients(self) -> tuple[list[Tensor], float]:
-        """Those of the given states at the target's tokens, and the largest elsewhere."""
+    def updates(self) -> list[Tensor]:
+        """Of every layer whose outputs came to another one, or to the end."""
+        pairs = zip(self.given, self.arrived[1:], strict=False)
+        return [after.detach().float() - before.detach()[self.at].float() for before, after in pairs]
+
+    def gradients(self, sent: Tensor) -> tuple[list[Tensor], float]:
+        """Those of the given states at the target's tokens, less what was `sent` back, and the largest elsewhere."""
         found, leaked = [], 0.0
-        for state in self.given:
+        for number, state in enumerate(self.given):
             grad = torch.zeros_like(state) if state.grad is None else state.grad
-            found.append(grad[self.at])
+            own = grad[self.at].float()
+            found.append(own - sent if number + 1 < len(self.arrived) else own)
             grad[self.at] = 0
             leaked = max(leaked, float(grad.abs().max()))
         return found, leaked
@@ -123,38 +130,34 @@ def trace(steps: Steps, sample: Sample, states: Sequence[Tensor] | None = None, 
     with ExitStack() as stack:
         for module in steps.base.modules():
             if isinstance(module, GradientCheckpointingLayer):
-                hook = module.register_forward_pre_hook(layers, with_kwargs=True)
-                stack.callback(hook.remove)
+                stack.callback(module.register_forward_pre_hook(layers, with_kwargs=True).remove)
         stack.enter_context(steps.active())
-        kept = stack.enter_context(kept_bytes(steps.model))
         with suppress(_DeepEnough):
             loss = steps.loss(sample.examples)
-        if backward:
-            _send_back(layers.arrived, loss)
-    gradients, leaked = layers.gradients()
+        sent = _send_back(layers.arrived, loss) if backward else torch.zeros(())
+    gradients, leaked = layers.gradients(sent.float()) if backward else ([], 0.0)
     return Trace(
         loss=None if loss is None else float(loss.detach()),
         given=[state.detach()[layers.at] for state in layers.given],
-        returned=[state.detach() for state in layers.arrived[1:]],
+        updates=layers.updates(),
         gradients=gradients,
         parameters=_taken(steps.model),
         leaked=leaked,
-        kept=sum(kept.values()),
         tokens=steps.computed(sample.examples),
+        dtype=steps.base.dtype,
     )
 
 
-def direction(like: Tensor) -> Tensor:
-    """What is sent back from every layer's output, (tokens, size); the same every time."""
-    return torch.randn(like.shape, generator=torch.Generator().manual_seed(2)).to(like)
-
-
-def _send_back(arrived: list[Tensor], loss: Tensor | None) -> None:
+def _send_back(arrived: list[Tensor], loss: Tensor | None) -> Tensor:
+    """The backward pass from every layer's output, all along one direction, which is returned, and from the loss."""
+    generator = torch.Generator().manual_seed(2)
+    sent = torch.randn(arrived[0].shape, generator=generator).to(arrived[0]) if arrived else torch.zeros(())
     outputs = [state for state in arrived if state.requires_grad]
-    directions: list[Tensor | None] = [direction(state) for state in outputs]
+    directions: list[Tensor | None] = [sent] * len(outputs)
     if loss is not None:
         outputs, directions = [*outputs, loss], [*directions, None]
     torch.autograd.backward(outputs, directions)
+    return sent
 
 
 def _taken(model: Any) -> dict[str, Tensor]:
