@@ -80,7 +80,7 @@ def tutorial(job: Job, *, recompute: bool) -> Outcome:
     return {
         **watch.meter.outcome(),
         "computed": watch.tokens[1:],
-        "head_places": watch.tokens[1:],
+        "head_positions": watch.tokens[1:],
         "first_loss": float(watch.first) / loss_tokens(work.steps[0]),
         "plan": "padded batches of 4",
     }
@@ -93,7 +93,7 @@ def outcome(job: Job) -> Outcome:
             return tutorial(job, recompute=True)
         case "no recomputation":
             return tutorial(job, recompute=False)
-        case "loss places only":
+        case "loss positions only":
             return by_hand(job, PADDED, head=True)
         case "packed":
             return by_hand(job, PACKED)

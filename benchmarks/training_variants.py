@@ -125,7 +125,7 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
     found = {
         **meter.outcome(),
         "computed": [result.computed for result in results[1:]],
-        "head_places": [loss_tokens(examples) for examples in work.steps[1:]],
+        "head_positions": [loss_tokens(examples) for examples in work.steps[1:]],
         "first_loss": float(results[0].loss),
         "plan": _in_words(steps.plan.mode.name, steps.plan.row_tokens, steps.plan.checkpointing),
         "fused": dict(steps.kernels.counts),
@@ -161,7 +161,7 @@ def command(job: Job) -> Outcome:
     return {
         **meter.outcome(),
         "computed": [sum(map(count, step)) for step in rows],
-        "head_places": [loss_tokens(examples) for examples in work.steps[1:]],
+        "head_positions": [loss_tokens(examples) for examples in work.steps[1:]],
         "first_loss": losses[0],
         "plan": _in_words(plan["mode"], plan["row_tokens"], plan["checkpointing"]),
         "fused": plan["fast"],

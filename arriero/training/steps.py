@@ -58,13 +58,18 @@ class StepResult:
 
 
 class Steps:
-    """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with."""
+    """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with.
+
+    `layers` are the decoder's, `trained` the parameters that learn, by name.
+    """
 
     def __init__(self, model: Any, plan: Plan, kernels: Kernels) -> None:
         self.model = model
         self.wrapped = model
         self.kernels = kernels
         self.base = model.get_base_model()
+        self.layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._selects = "logits_to_keep" in inspect.signature(self.base.forward).parameters
         self.apply(plan)
 
@@ -75,8 +80,7 @@ class Steps:
             self.kernels = Kernels(None)
         if plan.recomputed:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(self.layers):
             layer.gradient_checkpointing = index < plan.recomputed
 
     @property

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from arriero.prompt import Rendered
 from arriero.training import steps as steps_module
@@ -16,6 +18,8 @@ from arriero.training.options import TrainOptions
 from arriero.training.setup import verify
 from arriero.training.setup.step_setup import set_up
 from arriero.training.setup.trace import trace
+from arriero.training.steps import Steps
+from tests.conftest import train_tiny
 from tests.training.test_exactness import FAMILIES, GROUP, agree, build
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -141,6 +145,28 @@ def test_a_fused_piece_that_raises_in_the_check_gives_way_to_the_plain_model(cap
     agree(model, found.steps, GROUP)
     again = set_up(model, GROUP, 10, TrainOptions(), found.steps.plan)
     assert not again.steps.fused, "a resumed run computes as it did"
+
+
+def test_a_fused_piece_that_raises_in_the_first_step_gives_way_to_the_plain_model(
+    tmp_path, rows_file, model_dir, monkeypatch, caplog
+):
+    """Unchecked, so that the run itself meets the error; the adapter is the one of the plain way."""
+    options = {"verify": False, "epochs": 1}
+    expected = train_tiny(rows_file, model_dir, tmp_path / "expected", **options)
+    own = Steps.backward
+
+    def backward(steps, *arguments):
+        if steps.fused:
+            raise RuntimeError("no such kernel")
+        return own(steps, *arguments)
+
+    monkeypatch.setattr(Steps, "backward", backward)
+    found = train_tiny(rows_file, model_dir, tmp_path / "found", **options)
+    assert "raised RuntimeError: no such kernel; falling back to padded batches" in caplog.text
+    assert json.loads((found / "report.json").read_text())["plan"]["mode"] == "padded"
+    ours, wanted = (load_file(path / "adapter_model.safetensors") for path in (found, expected))
+    for name, tensor in wanted.items():  # AdamW makes full steps of what is next to 0
+        assert (ours[name] - tensor).norm() <= 1e-2 * tensor.norm()
 
 
 class Raising:

@@ -3,8 +3,9 @@
 functions.py   the pieces: LoRA linear layer, norm, SwiGLU, rotary embedding
 last_layer.py  the end of the last decoder layer, at loss positions only
 varlen.py      attention over a packed row by torch's variable-length flash attention
-probing.py     what a model computes, looked at with a few tokens
-install.py     Kernels: finds where they fit, proves it on a probe, puts them in for a while
+probing.py     what a model computes with a few tokens, and whether a piece computes the same
+pieces.py      which parts of a model they could stand in for
+install.py     Kernels: proves where they fit, puts them in for a while
 
 """
 

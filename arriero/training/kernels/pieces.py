@@ -38,9 +38,8 @@ class Piece:
     def variant(self) -> tuple[Any, ...]:
         """What a probe of this piece holds for."""
         weights = [
-            (type(part), *((tuple(weight.shape), weight.dtype) for weight in part.parameters(recurse=False)))
+            (type(module), *((tuple(weight.shape), weight.dtype) for weight in module.parameters()))
             for module in self.modules
-            for part in module.modules()
         ]
         return self.kind, self.numbers, *weights
 
@@ -145,17 +144,18 @@ def _lora(group: list[Any], scales: tuple[float, ...]) -> list[Forward]:
         for layer in group
         for base in [layer.get_base_layer()]
     ]
-    waiting: dict[int, tuple[Tensor, Tensor]] = {}
+    waiting: dict[int, tuple[Tensor, bool, Tensor]] = {}
 
     def first(x: Tensor, *_: Any, **__: Any) -> Tensor:
         dropped = group[0].lora_dropout[name](x) if _drops(group[0]) else None
         out, *others = LoraLinears.apply(x, dropped, scales, *itertools.chain(*parts))
-        waiting.update({index: (x, other) for index, other in enumerate(others, 1)})
+        waiting.update({index: (x, torch.is_grad_enabled(), other) for index, other in enumerate(others, 1)})
         return out
 
     def other(index: int, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        given, out = waiting.pop(index, (None, None))
-        if out is None or given is not x:  # somebody calls the layer by itself
+        given, with_gradients, out = waiting.pop(index, (None, False, None))
+        # somebody calls the layer by itself, or computes only the first without gradients
+        if out is None or given is not x or with_gradients != torch.is_grad_enabled():
             (out,) = LoraLinears.apply(x, None, scales[index : index + 1], *parts[index])
         return out
 

@@ -71,16 +71,11 @@ def _noting(function: Callable[..., Any], calls: list[Call]) -> Callable[..., An
 
 
 def few_tokens(model: Any) -> Tensor:
-    """Logits (1, TOKENS, vocabulary) of some token ids, without dropout and gradients."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            ids = torch.arange(1, 1 + TOKENS, device=model.device)[None]
-            logits: Tensor = model(input_ids=ids, use_cache=False).logits
-            return logits
-    finally:
-        model.train(training)
+    """Logits (1, TOKENS, vocabulary) of some token ids."""
+    with torch.no_grad():
+        ids = torch.arange(1, 1 + TOKENS, device=model.device)[None]
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits
 
 
 @contextmanager
@@ -92,13 +87,15 @@ def filled(model: nn.Module) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
     training = model.training
     try:
-        model.eval()
+        if training:
+            model.eval()
         with torch.no_grad():
             for parameter in zero:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
         yield
     finally:
-        model.train(training)
+        if training:
+            model.train()
         with torch.no_grad():
             for parameter, value in zip(zero, before, strict=True):
                 parameter.copy_(value)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arriero.prompt import Rendered
 from arriero.training.pack import shared_prefix
@@ -128,9 +127,8 @@ def trace(steps: Steps, sample: Sample, states: Sequence[Tensor] | None = None, 
     layers = _Layers(sample.tokens_of_target(steps), states, sample.depth)
     loss: Tensor | None = None
     with ExitStack() as stack:
-        for module in steps.base.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                stack.callback(module.register_forward_pre_hook(layers, with_kwargs=True).remove)
+        for layer in steps.layers:
+            stack.callback(layer.register_forward_pre_hook(layers, with_kwargs=True).remove)
         stack.enter_context(steps.active())
         with suppress(_DeepEnough):
             loss = steps.loss(sample.examples)
@@ -141,7 +139,7 @@ def trace(steps: Steps, sample: Sample, states: Sequence[Tensor] | None = None, 
         given=[state.detach()[layers.at] for state in layers.given],
         updates=layers.updates(),
         gradients=gradients,
-        parameters=_taken(steps.model),
+        parameters=_taken(steps),
         leaked=leaked,
         tokens=steps.computed(sample.examples),
         dtype=steps.base.dtype,
@@ -160,10 +158,10 @@ def _send_back(arrived: list[Tensor], loss: Tensor | None) -> Tensor:
     return sent
 
 
-def _taken(model: Any) -> dict[str, Tensor]:
+def _taken(steps: Steps) -> dict[str, Tensor]:
     """The trained parameters' gradients, which are None afterwards."""
     found = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in steps.trained.items():
         if parameter.grad is not None:
             found[name] = parameter.grad
             parameter.grad = None

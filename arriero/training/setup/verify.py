@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ from arriero.training.steps import Steps
 
 TIMES = 3.0
 FLOOR = 1e-4  # relative; below it nothing is a fault, and sums in float32 in another order stay below it
+BESIDE = 8  # tokens of the examples beside the one that is looked at
 MOST = 512  # tokens of an example that goes through all layers
 TINY = 1e-30
-PART, LEAST = 3, 2  # what rounding explains is measured in the first third of the layers, in two at least
+PART, LEAST = 5, 2  # what rounding explains is measured in the first fifth of the layers, in two at least
 PLAIN = Mode("padded", "plain", own_attention=False)
 Differences = dict[tuple[str, str], float]
 
@@ -69,16 +71,19 @@ def samples(examples: Sequence[Rendered], model: Any) -> tuple[Sample, Sample]:
     """
     kinds = list(getattr(model.config.get_text_config(), "layer_types", None) or ["attention"])
     by_length = sorted(examples, key=lambda example: len(example.ids))
-    others = [_bystander(example) for example in by_length[1:3]]
-    shortest = (*others[:1], _cut(by_length[0]), *others[1:])
-    longest = (_bystander(by_length[0]), by_length[-1])
+    target = _cut(by_length[0])
+    others = [_bystander(example, target) for example in by_length[1:3]]
+    shortest = (*others[:1], target, *others[1:])
+    longest = (_bystander(by_length[0], by_length[-1]), by_length[-1])
     return Sample(shortest, len(others[:1])), Sample(longest, 1, 1 + max(map(kinds.index, kinds)))
 
 
-def _bystander(example: Rendered) -> Rendered:
-    """The example up to its first answer, with no loss."""
-    start = min(example.spans[0][0], MOST)
-    return Rendered(example.ids[: start + 1], ((start, start),))
+def _bystander(example: Rendered, target: Rendered) -> Rendered:
+    """A few tokens behind what the example shares with the target, with no loss."""
+    common = len(commonprefix([example.ids, target.ids]))  # noqa: RUF071  of any sequences, not only text
+    end = min(example.spans[0][0], target.spans[0][0], common) + BESIDE
+    ids = example.ids[:end]
+    return Rendered(ids, ((len(ids) - 1, len(ids) - 1),))
 
 
 def _cut(example: Rendered) -> Rendered:
