@@ -82,7 +82,7 @@ def one_token_leaks():
 @pytest.mark.parametrize("fault", [positions_off_by_one, one_token_leaks])
 @pytest.mark.parametrize("family", ["Llama", "Qwen3"])
 def test_subtle_faults_are_found(family, fault, dtype):
-    """With a constant tolerance of 0.2 in bfloat16, and the shortest examples only, these passed."""
+    """In bfloat16 as in float32."""
     model = build(family, dtype=dtype)
     assert check(model).passed, "or this test shows nothing"
     found = check(model, breaking=fault)
@@ -92,7 +92,7 @@ def test_subtle_faults_are_found(family, fault, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 def test_a_wrong_scale_in_one_layer_is_found(factor, dtype):
-    """A tenth too much or too little of the LoRA update of one layer."""
+    """A tenth too much or too little of the LoRA update of one layer: in bfloat16 a tolerance of 0.2 let it pass."""
     model = build("Llama", dtype=dtype)
     steps = set_up(model, GROUP, 10, TrainOptions(verify=False), None).steps
     layer = model.get_base_model().model.layers[1].mlp.down_proj
@@ -117,7 +117,7 @@ def test_a_wrong_scale_in_one_layer_is_found(factor, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_fault_that_only_long_examples_have_is_found(dtype):
-    """Positions that wrap at 32: the check looked at the shortest examples only."""
+    """Positions that wrap at 32: the check looked at the shortest examples only, and let them pass."""
     model = build("Llama", dtype=dtype)
 
     @contextlib.contextmanager
@@ -189,7 +189,10 @@ def test_the_check_leaves_a_fault_behind_with_the_plain_way(caplog):
 @pytest.mark.model
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_embedded_model_is_checked(embedded_model, dtype):
-    """The real one: right as it is, wrong by one position, by one token's attention."""
+    """The real one: right as it is, wrong by one position, by one token's attention.
+
+    In bfloat16 these faults came to 0.199 and 0.169 of the gradients, and a tolerance of 0.2 let them pass.
+    """
     from arriero import hub
     from arriero.training.lora import with_lora
 
