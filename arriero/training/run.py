@@ -29,8 +29,8 @@ from arriero.training.output import checkpoint, directory
 from arriero.training.output.directory import TrainReport
 from arriero.training.output.report import Story, compare, describe
 from arriero.training.planning.plan import Plan
-from arriero.training.planning.settle import settle
 from arriero.training.progress import OnStep, Recorder, stops_on_signals
+from arriero.training.setup.step_setup import set_up
 from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapter
 
 log = logging.getLogger(__name__)
@@ -121,8 +121,8 @@ class _Run:
         self.checkpoint, self.resumed_from = directory.last_checkpoint(output)
         self.model = with_lora(model_dir, self.options, compute_type(self.options.precision))
         step = self.examples.step(self.options.batch_size)
-        self.settled = settle(self.model, step, self.examples.longest, self.options, self._earlier_plan())
-        self._keep_plan(self.settled.steps.plan)
+        self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
+        self._keep_plan(self.setup.steps.plan)
         if RANK == 0:
             directory.keep_metrics_until(output, self.resumed_from or 0)
         metrics = output / directory.METRICS if RANK == 0 else Path(os.devnull)
@@ -189,7 +189,7 @@ class _Run:
         # what PEFT would write is a path of this machine; set only now, because it looks a name up on the network
         self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
-        document = describe(self.story, self.settled, report, self.trainer.state)
+        document = describe(self.story, self.setup, report, self.trainer.state)
         document |= compare(self.model, self.story)
         directory.finish(partial, self.output, contract, document)
 
@@ -214,7 +214,7 @@ class _Run:
         os.environ[TENSORBOARD] = named or str(self.output / "tensorboard")
         try:
             return StepTrainer(
-                self.settled.steps,
+                self.setup.steps,
                 order,
                 held_out,
                 self.recorder,
