@@ -21,8 +21,8 @@ from filelock import Timeout, UnixFileLock
 def held(file: Path, busy: Callable[[str], object]) -> Iterator[None]:
     """Hold the lock `file`, whose directory is made, while the block runs; the file is removed afterwards.
 
-    Where another process holds it, `busy` is called once with that process in words: it raises what the caller makes
-    of that, or says so and returns, and then the lock is waited for. Threads count as processes of their own.
+    The block leaves `file` alone. Where another process, or thread, holds it, `busy` is called once with that process
+    in words: it raises what the caller makes of that, or says so and returns, and then the lock is waited for.
     """
     lock = UnixFileLock(file)
     try:

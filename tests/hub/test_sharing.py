@@ -13,9 +13,10 @@ import pytest
 
 from arriero import hub
 from arriero.hub import store
+from tests.conftest import ROWS
 from tests.hub.hubs import LoopbackHub, clients_at
 
-SOURCES = ["huggingface", "modelscope"]
+DOWNLOAD = ["download", "owner/name", "--source"]
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
 
@@ -27,8 +28,8 @@ def hub_server(model_dir):
     server.shutdown()
 
 
-def start(tmp_path, url, source):
-    command = [sys.executable, "-m", "arriero.cli", "download", "--json", "owner/name", "--source", source]
+def start(tmp_path, url, *arguments):
+    command = [sys.executable, "-m", "arriero.cli", *arguments, "--json"]
     environment = clients_at(url, tmp_path)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -38,28 +39,39 @@ def line_with(stream, words):
     return next(line for line in stream if words in line)
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_of_two_downloads_one_fetches_and_the_other_waits_for_it(hub_server, tmp_path, source):
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ([*DOWNLOAD, "huggingface"], "models/owner--name"),
+        ([*DOWNLOAD, "modelscope"], "models/owner--name"),
+        (["inspect", "owner/name", "--model", "{model_dir}"], "datasets/huggingface/owner--name"),
+    ],
+)
+def test_of_two_processes_one_fetches_and_the_other_waits_for_it(hub_server, tmp_path, model_dir, arguments, kept):
     """Both wrote into one directory, and the second to finish deleted what the first had just put in place."""
+    if "inspect" in arguments:
+        hub_server.files = {"train.json": json.dumps(ROWS).encode()}
+    arguments = [argument.format(model_dir=model_dir) for argument in arguments]
     hub_server.gate.clear()
-    first = start(tmp_path, hub_server.url, source)
+    first = start(tmp_path, hub_server.url, *arguments)
     assert hub_server.reached.wait(60)
-    second = start(tmp_path, hub_server.url, source)
+    second = start(tmp_path, hub_server.url, *arguments)
     assert f"waiting for process {first.pid} (" in line_with(second.stderr, "waiting")
     hub_server.gate.set()
     for process in (first, second):
         output, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
-        assert json.loads(output)["verified"] is True
+        assert json.loads(output)
     assert sorted(hub_server.served) == sorted(hub_server.files), "each file once"
-    assert [path.name for path in (tmp_path / "home" / "models").iterdir()] == ["owner--name"]
+    kept = tmp_path / "home" / kept
+    assert list(kept.parent.iterdir()) == [kept], "no locks and no halves are left"
 
 
 def test_a_killed_download_leaves_its_place_to_the_one_that_waits(hub_server, tmp_path):
     hub_server.gate.clear()
-    first = start(tmp_path, hub_server.url, "huggingface")
+    first = start(tmp_path, hub_server.url, *DOWNLOAD, "huggingface")
     assert hub_server.reached.wait(60)
-    second = start(tmp_path, hub_server.url, "huggingface")
+    second = start(tmp_path, hub_server.url, *DOWNLOAD, "huggingface")
     line_with(second.stderr, "waiting for process")
     first.kill()
     first.communicate()
