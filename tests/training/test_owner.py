@@ -35,7 +35,7 @@ def test_a_second_run_is_refused_by_name_and_goes_on_once_the_first_is_killed(ru
     for more in ([], ["--resume"]):
         refused = run([*arguments, *more])
         assert refused.returncode == 2, refused.stderr
-        assert f"{tmp_path / 'run'} is being trained into by process {process.pid} (" in refused.stderr
+        assert f"{tmp_path / 'run'} is being written by process {process.pid} (" in refused.stderr
         assert "arriero.cli train" in refused.stderr
     process.kill()
     process.wait()

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,7 +74,7 @@ def claimed(output: Path, identity: Identity, *, resume: bool, owner: bool = Tru
         return
     _check_free(output)  # before anything is made in it
     try:
-        with held(output / LOCK, partial(_refuse, output)):
+        with held(output / LOCK, lambda holder: refuse(output, holder)):
             finished = _claim(output, identity, resume=resume)
             try:
                 yield finished
@@ -86,8 +85,9 @@ def claimed(output: Path, identity: Identity, *, resume: bool, owner: bool = Tru
             output.rmdir()  # if it is empty
 
 
-def _refuse(output: Path, holder: str) -> NoReturn:
-    raise UsageError(f"{output} is being trained into by {holder}", hint="wait for it, or give another --output")
+def refuse(output: Path, holder: str) -> NoReturn:
+    """Say that another process, `holder`, writes the directory `output`."""
+    raise UsageError(f"{output} is being written by {holder}", hint="wait for it, or give another --output")
 
 
 def _claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | None:
