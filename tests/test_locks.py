@@ -17,11 +17,9 @@ import os, sys
 from pathlib import Path
 from arriero.locks import held
 with held(Path(sys.argv[1]), print):
-    child = os.fork()
-    if child == 0:
-        os.read(0, 1)  # lives on after its parent, with what it inherited
-        os._exit(0)
-    print("held", flush=True)
+    if os.fork():
+        os.read(0, 1)
+    print("held", flush=True)  # says the child, once it runs; it lives on after its parent, with what it inherited
     os.read(0, 1)
 """
 CONTENDER = """

@@ -13,46 +13,50 @@ from arriero.hub.store import FileRecord, files_in, record
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What a hub says of one file: size in bytes, SHA-256 and git's SHA-1 in hex; None where it does not say."""
+    """What a hub says of one file: size in bytes, SHA-256 and git's SHA-1 in hex; None where it does not say.
+
+    `kind` is blob for a file, else the hub's word for what it is: a link, another repository.
+    """
 
     name: str
     size: int | None = None
     sha256: str | None = None
     git_sha1: str | None = None
-    is_link: bool = False
+    kind: str = "blob"
 
 
 def unsafe(name: str) -> str | None:
     """Why a name must not become a file, None where it may: on POSIX and on Windows it stays inside its directory."""
-    if not name.isprintable():
+    parts = name.split("/")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return "which holds a control character"
-    if "\\" in name or any(PureWindowsPath(part).drive for part in name.split("/")):
+    if "\\" in name or any(PureWindowsPath(part).drive for part in parts):
         return "which is a path on Windows"
     if name.startswith("/"):
         return "which is an absolute path"
-    if not {"", ".", ".."}.isdisjoint(name.split("/")):
-        return "which has empty or relative parts"
-    return None
+    if ".." in parts:
+        return "which leads out of the directory"
+    return "which has an empty part" if "" in parts or "." in parts else None
 
 
-def check(listed: Iterable[Listed], wanted: Iterable[Listed], where: str) -> None:
-    """Refuse a listing that names a file outside its directory, or whose wanted files would overwrite each other.
+def check(listed: Iterable[Listed], selected: Iterable[Listed], where: str) -> None:
+    """Refuse a listing that names a file outside its directory, or whose selected files would overwrite each other.
 
     `where` says whose listing it is. Raises DownloadError; nothing has been asked for by then.
     """
     for file in listed:
         if (reason := unsafe(file.name)) is not None:
             raise _refusal(where, f"{file.name!r}, {reason}")
-    files: dict[str, str] = {}
-    for file in wanted:
-        if file.is_link:
-            raise _refusal(where, f"{file.name!r}, which is a link")
-        if (other := files.get(_folded(file.name))) is not None:
+    names: dict[str, str] = {}
+    for file in selected:
+        if file.kind != "blob":
+            raise _refusal(where, f"{file.name!r}, which is no file but a {file.kind}")
+        if (other := names.get(_folded(file.name))) is not None:
             raise _refusal(where, f"{other!r} and {file.name!r}, which are one file where case does not count")
-        files[_folded(file.name)] = file.name
-    for name in files.values():
+        names[_folded(file.name)] = file.name
+    for name in names.values():
         for parent in PurePosixPath(name).parents:
-            if _folded(str(parent)) in files:
+            if _folded(str(parent)) in names:
                 raise _refusal(where, f"{str(parent)!r} as a file and as the directory of {name!r}")
 
 
@@ -83,16 +87,16 @@ def arrived(destination: Path, listed: Mapping[str, Listed], where: str) -> dict
 
 
 def _checked(file: Path, expected: Listed, where: str) -> FileRecord:
-    found = record(file)
-    said = {"bytes": (found.size, expected.size), "SHA-256": (found.sha256, expected.sha256)}
+    actual = record(file)
+    pairs = {"bytes": (actual.size, expected.size), "SHA-256": (actual.sha256, expected.sha256)}
     if expected.sha256 is None and expected.git_sha1 is not None:
         from huggingface_hub.utils.sha import git_hash
 
-        said["git hash"] = (git_hash(file.read_bytes()), expected.git_sha1)
-    for kind, (got, wanted) in said.items():
-        if wanted is not None and got != wanted:
+        pairs["git hash"] = (git_hash(file.read_bytes()), expected.git_sha1)
+    for unit, (got, listed) in pairs.items():
+        if listed is not None and got != listed:
             file.unlink()
             raise DownloadError(
-                f"{expected.name} arrived with {kind} {got}, {where} says {wanted}", hint="run it again"
+                f"{expected.name} arrived with {unit} {got}, {where} says {listed}", hint="run it again"
             )
-    return found
+    return actual

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from arriero.hub.store import MANIFEST, FileRecord
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
 
+log = logging.getLogger(__name__)
 Kind = Literal["model", "dataset"]
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
 KEPT_HERE = [".cache/*", "*/.cache/*", MANIFEST, f"*/{MANIFEST}"]  # what the clients and Arriero write themselves
@@ -48,10 +50,11 @@ def fetch(
         else:
             from huggingface_hub import snapshot_download
 
-            # it lists for itself, or remembers how it did: it is told the checked names, and has to list anew
+            # it lists for itself, or remembers how it did: so it receives the checked names, and lists anew
             names = [glob.escape(name) for name in listed]
             shutil.rmtree(destination / ".cache" / "huggingface" / "trees", ignore_errors=True)
             snapshot_download(repository, repo_type=kind, revision=exact, local_dir=destination, allow_patterns=names)
+    log.info("hashing what was fetched")
     return exact, arrived(destination, listed, f"{repository} at {source}")
 
 
@@ -68,20 +71,18 @@ def _listed(source: Source, repository: str, revision: str | None, kind: Kind) -
 
     exact, listed = (_at_modelscope if source == "modelscope" else _at_huggingface)(repository, revision, kind)
     patterns, unwanted = (WANTED, UNWANTED) if kind == "model" else (DATA, KEPT_HERE)
-    wanted = list(
+    selected = list(
         filter_repo_objects(listed, allow_patterns=patterns, ignore_patterns=unwanted, key=lambda file: file.name)
     )
-    check(listed, wanted, f"{repository} at {source}")
-    return exact, {file.name: file for file in wanted}
+    check(listed, selected, f"{repository} at {source}")
+    return exact, {file.name: file for file in selected}
 
 
 def _at_modelscope(repository: str, revision: str | None, kind: Kind) -> tuple[str, list[Listed]]:
     exact = revision or "master"
     files = modelscope_api().list_repo_files(repository, kind, revision=exact)
     return exact, [
-        Listed(file.path, file.size or None, file.sha256, is_link=file.type != "blob")
-        for file in files
-        if file.type != "tree"
+        Listed(file.path, file.size or None, file.sha256, kind=file.type) for file in files if file.type != "tree"
     ]
 
 

@@ -39,7 +39,7 @@ def test_a_name_that_is_let_through_stays_in_its_directory_on_every_system(parts
         assert not any(character < " " for character in name)
 
 
-@given(st.lists(st.text("ab9.-_ é骆", min_size=1).filter(lambda part: part.strip(".")), min_size=1))
+@given(st.lists(st.text("ab9.-_ é骆\u3000", min_size=1).filter(lambda part: part.strip(".")), min_size=1))
 def test_ordinary_names_are_let_through(parts):
     assert listing.unsafe("/".join(parts)) is None
 
@@ -89,13 +89,13 @@ def test_a_listed_link_is_refused(hub_server, tmp_path):
     hub_server.types["generation_config.json"] = "link"
     code, _, errors = download(tmp_path, hub_server.url, "owner/name", "--source", "modelscope")
     assert code == 1, errors
-    assert "lists 'generation_config.json', which is a link" in errors
+    assert "lists 'generation_config.json', which is no file but a link" in errors
     assert written(tmp_path) == []
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_links_that_lie_in_the_way_are_not_followed(hub_server, tmp_path, source):
-    """What was left of an earlier try is gone on from; a link in it led the client outside."""
+    """A download continues what an earlier try left; a link in it led the client outside."""
     hub_server.files["extra/vocab.json"] = b"{}"
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -132,7 +132,7 @@ def test_a_listed_file_that_the_client_skips_is_missed(hub_server, tmp_path):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_files_of_another_revision_do_not_get_into_the_model(hub_server, tmp_path, source):
-    """An interrupted download left them in the directory that the next one went on in."""
+    """An interrupted download left them in the directory that the next one continued in."""
     partial = tmp_path / "home" / "models" / ".owner--name.partial"
     partial.mkdir(parents=True)
     (partial / "old.json").write_text("{}")
