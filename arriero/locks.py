@@ -42,13 +42,15 @@ def held(file: Path, busy: Callable[[str], object]) -> Iterator[None]:
         lock.release()
 
 
-def _acquire(lock: UnixFileLock, file: Path, timeout: float) -> None:
-    """Acquire within `timeout` seconds (-1: without end), or raise Timeout."""
-    while True:
-        with contextlib.suppress(FileNotFoundError):  # the directory went away with the holder before
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=timeout)
-            return
+def _acquire(lock: UnixFileLock, file: Path, timeout: float, attempts: int = 100) -> None:
+    """Acquire within `timeout` seconds (-1: without end), or raise Timeout; OSError where there can be no such file."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
+    except (FileNotFoundError, FileExistsError):  # as it is made, a holder before removes its empty directory
+        if not attempts:
+            raise
+        _acquire(lock, file, timeout, attempts - 1)
 
 
 def _holder(file: Path) -> str:

@@ -27,7 +27,7 @@ import contextlib, os, sys
 from pathlib import Path
 from arriero.locks import held
 folder = Path(sys.argv[1])
-for _ in range(100):
+for _ in range(300):
     with held(folder / "made" / "lock", lambda holder: None):
         os.close(os.open(folder / "alone", os.O_CREAT | os.O_EXCL))
         (folder / "alone").unlink()
@@ -90,4 +90,10 @@ def test_the_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(ValueError), held(tmp_path / "lock", refuse):
         raise ValueError
     with held(tmp_path / "lock", refuse):
+        pass
+
+
+def test_a_file_in_place_of_its_directory_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError), held(tmp_path / "file" / "lock", refuse):
         pass
