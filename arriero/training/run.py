@@ -9,7 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,41 +59,39 @@ def train(
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
-    with _first_worker_first():
-        loaded = data.load(file, chosen)  # before anything that takes longer
-        model_dir = hub.resolve(model)
-        tokenizer = load_tokenizer(model_dir)
-        renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
-        examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
-        identity = {
-            "data": loaded.key,
-            "model": hub.name_of(model_dir),
-            "fingerprint": hub.fingerprint(model_dir),
-            "system": system,
-            "options": json.loads(json.dumps(asdict(chosen))),
-        }
-        finished = directory.claim(target, identity, resume=resume or RANK > 0)
-    if finished is not None:
-        log.info("%s is already finished", target)
-        return finished
-    story = Story(
-        contract=Contract.of(
-            renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
-        ),
-        renderer=renderer,
-        examples=examples,
-        options=chosen,
-        data=data.inspect(
-            loaded, renderer, chosen, window=hub.window(model_dir), batch_size=chosen.batch_size, limit=0
-        ),
-    )
-    try:
-        return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
-    except torch.OutOfMemoryError as error:
-        raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
-    finally:
-        if RANK == 0:
-            directory.release(target)
+    with ExitStack() as run:
+        with _first_worker_first():
+            loaded = data.load(file, chosen)  # before anything that takes longer
+            model_dir = hub.resolve(model)
+            tokenizer = load_tokenizer(model_dir)
+            renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
+            examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
+            identity = {
+                "data": loaded.key,
+                "model": hub.name_of(model_dir),
+                "fingerprint": hub.fingerprint(model_dir),
+                "system": system,
+                "options": json.loads(json.dumps(asdict(chosen))),
+            }
+            finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=RANK == 0))
+        if finished is not None:
+            log.info("%s is already finished", target)
+            return finished
+        story = Story(
+            contract=Contract.of(
+                renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
+            ),
+            renderer=renderer,
+            examples=examples,
+            options=chosen,
+            data=data.inspect(
+                loaded, renderer, chosen, window=hub.window(model_dir), batch_size=chosen.batch_size, limit=0
+            ),
+        )
+        try:
+            return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
+        except torch.OutOfMemoryError as error:
+            raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
 
 
 @contextmanager
@@ -211,7 +209,7 @@ class _Run:
     def _trainer(self, held_out: HeldOut) -> StepTrainer:
         order = StepOrder(len(self.examples.train), self.options.batch_size, self.options.seed)
         named = os.environ.get(TENSORBOARD)  # read once, when the Trainer is made
-        os.environ[TENSORBOARD] = named or str(self.output / "tensorboard")
+        os.environ[TENSORBOARD] = named or str(self.output / directory.TENSORBOARD)
         try:
             return StepTrainer(
                 self.setup.steps,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import signal
 import subprocess
@@ -247,20 +246,21 @@ def test_a_full_disk_leaves_nothing(model_dir, make_adapter, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_a_killed_process_leaves_no_directory_under_the_final_name(model_dir, make_adapter, tmp_path):
-    """Killed once the comparison is announced, when all the weights are written."""
+def test_one_process_at_a_time_writes_an_output_and_a_killed_one_leaves_nothing(model_dir, make_adapter, tmp_path):
+    """Stopped, then killed once the comparison is announced, when all the weights are written; they stayed on disk."""
     adapter = make_adapter(model_dir)
     command = [sys.executable, "-m", "arriero.cli", "merge", str(adapter), "--model", str(model_dir)]
     process = subprocess.Popen([*command, "--output", str(tmp_path / "merged")], stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith("comparing"):
-            os.kill(process.pid, signal.SIGKILL)
-            break
+    assert any(line.startswith("comparing") for line in process.stderr)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(UsageError, match=rf"merged is being written by process {process.pid} \(.*arriero\.cli merge"):
+        merge(adapter, tmp_path / "merged", model=model_dir)
+    process.kill()
     process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "merged").exists()
     merge(adapter, tmp_path / "merged", model=model_dir)
     assert (tmp_path / "merged" / "merge.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "merged"}
 
 
 def test_the_json_document(run, model_dir, make_adapter, rows_file, tmp_path):
