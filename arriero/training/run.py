@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import TrainingArguments, set_seed
 from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
+from arriero.prompt import Contract, bind
 from arriero.training.adapter.loading import compute_type
 from arriero.training.examples import prepare
 from arriero.training.lora import with_lora
@@ -52,7 +52,8 @@ def train(
 ) -> TrainReport:
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
-    `options` are the fields of TrainOptions. `resume` goes on from the last checkpoint in `output`, starts from the
+    `options` are the fields of TrainOptions. `system` None means a merged model's own system prompt, if it is one, else
+    the chat template's. `resume` goes on from the last checkpoint in `output`, starts from the
     beginning where there is none, and returns the old report where the run is finished. `on_step` is called after
     every optimizer step. Raises DataError, UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM
     was answered with a checkpoint.
@@ -62,15 +63,16 @@ def train(
     with ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            model_dir = hub.resolve(model)
-            tokenizer = load_tokenizer(model_dir)
-            renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
+            bound = bind(model, system=system)
+            if bound.contract is not None:
+                log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
+            model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
             examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
             identity = {
                 "data": loaded.key,
                 "model": hub.name_of(model_dir),
                 "fingerprint": hub.fingerprint(model_dir),
-                "system": system,
+                "system": renderer.system,
                 "options": json.loads(json.dumps(asdict(chosen))),
             }
             finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=RANK == 0))

@@ -17,6 +17,7 @@ from arriero import hub
 from arriero.errors import ArrieroError, UsageError
 from arriero.hub import store
 from arriero.locks import held
+from arriero.prompt import CONTRACT_FILE
 from arriero.training.output.directory import refuse, write_json
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ RECEIPT = "merge.json"
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # what is copied from the base model: tokenizer, chat template, generation defaults, licence; never code or weights
 COPIED = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
-NOT_COPIED = ("config.json", RECEIPT, store.MANIFEST)
+NOT_COPIED = ("config.json", RECEIPT, store.MANIFEST, CONTRACT_FILE)
 
 
 @dataclass(frozen=True, slots=True)
