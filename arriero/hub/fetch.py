@@ -40,7 +40,8 @@ def resolve(model: str | Path | None = None) -> Path:
     """The directory of a model named by catalogue name, repository id or path; None: the default model.
 
     The embedded model is fetched when it is missing. Any other model that is not on disk is a NotFoundError naming
-    the command that downloads it, since it may be many GB.
+    the command that downloads it, since it may be many GB. Raises DownloadError where an index of shards names one that
+    the directory lacks.
     """
     name = str(model) if model is not None else settings.default_model()
     path = Path(name).expanduser()
