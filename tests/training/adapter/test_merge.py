@@ -161,7 +161,9 @@ def test_a_merged_model_is_asked_and_answers_as_its_adapter_everywhere(home, mer
     for where in ({"model": base, "adapter": adapter}, {"model": merged}):
         chat = load(**where, engine="transformers", precision="float32")
         client = TestClient(create_app(chat))
-        served = client.post("/v1/chat/completions", json={"model": chat.name, "messages": QUESTION}).json()
+        served = client.post(
+            "/v1/chat/completions", json={"model": chat.adapter_name or chat.model, "messages": QUESTION}
+        ).json()
         options = [text for name, value in where.items() for text in (f"--{name}", value)]
         asked = shown(capsys, "ask", "who 1?", *options, "--engine", "transformers", "--precision", "float32")
         figures = shown(capsys, "evaluate", rows_file, *options, "--precision", "float32")
