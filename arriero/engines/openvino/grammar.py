@@ -32,7 +32,10 @@ array ::= "[" ws (value (comma value)*)? ws "]"
 def grammar(constraint: Constraint) -> str:
     """The EBNF of a constraint; raises UsageError for what cannot be guaranteed."""
     rules = Rules()
-    return f"root ::= {_rule(constraint, rules)}\n{rules}{COMMON}"
+    try:
+        return f"root ::= {_rule(constraint, rules)}\n{rules}{COMMON}"
+    except RecursionError as error:
+        raise UsageError("the references of the JSON schema form too long a chain") from error
 
 
 def _rule(constraint: Constraint, rules: Rules) -> str:
