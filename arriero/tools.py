@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from arriero.constraint import JsonSchema
 from arriero.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -73,6 +74,10 @@ class Tool:
             raise UsageError(
                 f"the parameters of the tool {self.name} must be the JSON schema of an object, got {self.parameters!r}"
             )
+        try:
+            JsonSchema(self.parameters)
+        except UsageError as error:
+            raise UsageError(f"the parameters of the tool {self.name}: {error.message}", hint=error.hint) from error
 
     @classmethod
     def of(cls, value: Tool | Mapping[str, Any]) -> Tool:

@@ -139,11 +139,7 @@ class Wanted:
             raise UsageError(f"tool_choice names {chosen.name!r}, which is not among the tools {', '.join(names)}")
         if chosen == "required" and not made:
             raise UsageError("tool_choice is required, but there are no tools to call")
-        if schema is not None and not isinstance(schema, Mapping):
-            raise UsageError(f"a schema must be a JSON schema, an object, got {type(schema).__name__}")
-        if schema is not None:
-            as_json(dict(schema))
-        return cls(() if chosen == "none" else made, chosen, schema)
+        return cls(() if chosen == "none" else made, chosen, None if schema is None else JsonSchema(schema).schema)
 
     @property
     def must_call(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
 from arriero.chat import Form
+from arriero.constraint import JsonSchema
 from arriero.messages import Message, Tool, joined
 from arriero.server.body import RequestBody, Schema, parts
 from arriero.server.errors import RequestError, at
@@ -128,11 +130,18 @@ class SchemaFormat(RequestBody):
 Turns = Annotated[list[ChatMessage], Field(min_length=1)]
 
 
-def conversation(turns: list[ChatMessage]) -> list[Message]:
-    """The messages, checked one by one, then `joined`; RequestError names the one that is wrong."""
-    found = []
+class Turn(Protocol):
+    """A turn of any endpoint."""
+
+    def message(self) -> Message:
+        """This turn as a Message; UsageError where it cannot be one."""
+
+
+def conversation(turns: Sequence[Turn], field: str = "messages", *, system: str | None = None) -> list[Message]:
+    """The messages, checked one by one, after a system prompt, then `joined`; RequestError names the one in `field`."""
+    found = [] if system is None else [Message("system", system)]
     for number, turn in enumerate(turns):
-        with at(f"messages[{number}]"):
+        with at(f"{field}[{number}]"):
             found.append(turn.message())
     return joined(found)
 
@@ -162,5 +171,8 @@ class Asked(RequestBody):
             case ObjectFormat():
                 found["schema"] = {"type": "object"}
             case SchemaFormat(json_schema=wanted):
-                found["schema"] = wanted.schema_ if wanted.schema_ is not None else {"type": "object"}
+                with at("response_format.json_schema.schema"):
+                    found["schema"] = JsonSchema(
+                        {"type": "object"} if wanted.schema_ is None else wanted.schema_
+                    ).schema
         return found
