@@ -165,9 +165,7 @@ class Renderer:
         try:
             return self.call_form
         except TemplateError as error:
-            log.warning(
-                "tools are shown to the model in a generic form, which it may not have learnt: %s", error.message
-            )
+            _announce(f"tools are shown to the model in a generic form, which it may not have learnt: {error.message}")
             return GENERIC
 
     @cached_property

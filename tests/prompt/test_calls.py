@@ -327,6 +327,9 @@ def test_markers_that_are_special_tokens_are_never_shown():
     [
         ('{"name": "f", "parameters": {"a": "', '"}}'),
         ('<tool_call>{"name": "f", "arguments": {"a": "', '"}}</tool_call>'),
+        ('{"parameters": {"a": "', '"}, "name": "f"}'),
+        ("<function=f>\n<parameter=a>\n", "\n</parameter>\n</function>"),
+        ('<|tool_call>call:f{a:<|"|>', '<|"|>}<tool_call|>'),
     ],
 )
 def test_long_arguments_take_time_in_proportion(begin, end):
@@ -339,4 +342,5 @@ def test_long_arguments_take_time_in_proportion(begin, end):
         return taken
 
     seconds(20)
-    assert seconds(800) < 40 * max(seconds(80), 0.001)  # ten times the text; quadratic would be a hundred times
+    short, long = (min(seconds(count) for _ in range(3)) for count in (80, 800))
+    assert long < 40 * max(short, 0.001)  # ten times the text; quadratic would be a hundred times
