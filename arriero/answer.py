@@ -25,7 +25,7 @@ from arriero.prompt import CallReader, Part, Renderer, Wanted
 class Reply:
     """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`.
 
-    The last of `tool_calls` is cut off where the answer was: with the finish reason "length", above all.
+    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls".
     """
 
     text: str
@@ -172,7 +172,7 @@ class _Answer:
             self._spelled.text(rest)
             text = self._filter.push(rest) + self._filter.flush()
         parts = self._read(text)
-        if self._reader is not None:
+        if self._reader is not None and not self._complete:
             parts += self._reader.flush()
         piece = self._piece(parts)
         reason = "stop" if self.stopped else self._generation.finish_reason

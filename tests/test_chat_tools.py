@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import json
 
@@ -349,3 +350,21 @@ def test_a_schema_always_holds(small):
             assert set(reply.tool_calls[0].values) == {"city"}
         else:
             assert isinstance(json.loads(reply.text)["yes"], bool)
+
+
+@pytest.mark.model
+def test_the_embedded_model_calls_tools_by_its_own_template(small, embedded_model):
+    """Its template has no place for tools, so it was refused."""
+    from arriero.prompt import load_tokenizer
+
+    made = copy.copy(small)
+    made.renderer = Renderer(load_tokenizer(embedded_model), small.renderer.stop_token_ids)
+    asked = [{"role": "user", "content": "What is the weather in Cusco?"}]
+    options = {"tools": [WEATHER], "tool_choice": "required"}
+    reply = made.complete(asked, Sampling(max_new_tokens=80, temperature=0.0), **options)
+    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
+    assert set(reply.tool_calls[0].values) == {"city"}
+    result = {"role": "tool", "tool_call_id": reply.tool_calls[0].id, "content": "12 °C"}
+    assert made.complete([*asked, reply.message, result], Sampling(max_new_tokens=8), tools=[WEATHER]).text
+    cut = made.complete(asked, Sampling(max_new_tokens=16, temperature=0.0), **options)
+    assert (cut.text, cut.finish_reason, cut.tool_calls[0].name) == ("", "length", "weather")

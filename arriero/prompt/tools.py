@@ -9,6 +9,7 @@ or writes calls that cannot be read, a generic form takes its place, made of pla
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -184,15 +185,18 @@ def in_plain_turns(messages: Sequence[Message]) -> list[Message]:
 def one_at_a_time(messages: Sequence[Message]) -> list[Message]:
     """The same calls and results as turns of one call each, for templates that write no more into a turn."""
     made: list[Message] = []
+    moved: set[int] = set()  # positions of results that stand after their calls now
     for position, message in enumerate(messages):
         if not message.tool_calls:
-            made += [message] if message.role != "tool" else []
+            made += [message] if position not in moved else []
             continue
-        after = messages[position + 1 :][: len(message.tool_calls)]
-        results = {result.tool_call_id: result for result in after if result.role == "tool"}
+        after = itertools.takewhile(lambda at: messages[at].role == "tool", range(position + 1, len(messages)))
+        results = {messages[at].tool_call_id: at for at in after}
         for index, call in enumerate(message.tool_calls):
             made.append(replace(message, content="" if index else message.content, tool_calls=(call,)))
-            made += [results[call.id]] if call.id in results else []
+            if (at := results.get(call.id)) is not None:
+                moved.add(at)
+                made.append(messages[at])
     return made
 
 

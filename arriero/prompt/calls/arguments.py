@@ -169,7 +169,7 @@ class GemmaArguments:
         if text.startswith(self._quote, at):
             self._quoted = True
             return len(self._quote), self._item() + '"'
-        if self._quote.startswith(text[at:]) and not final:
+        if self._quote.startswith(text[at : at + len(self._quote)]) and not final:
             return None
         if character in "{[":
             made = self._item() + character
