@@ -35,6 +35,7 @@ class Form(TypedDict, total=False):
     tools: Iterable[Tool | Mapping[str, Any]]
     tool_choice: ToolChoice | Mapping[str, Any]
     schema: Mapping[str, Any] | None
+    parallel_tool_calls: bool
 
 
 class Options(Form, total=False):
@@ -93,9 +94,10 @@ class Chat:
         tools: Iterable[Tool | Mapping[str, Any]] = (),
         tool_choice: ToolChoice | Mapping[str, Any] = "auto",
         schema: Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool = True,
     ) -> list[int]:
         """The exact prompt ids the engine receives for these messages, which end with the user's or a tool's."""
-        return self.renderer.prompt(messages, Wanted.of(tools, tool_choice, schema))
+        return self.renderer.prompt(messages, Wanted.of(tools, tool_choice, schema, parallel=parallel_tool_calls))
 
     def stream(
         self,
@@ -105,21 +107,22 @@ class Chat:
         tools: Iterable[Tool | Mapping[str, Any]] = (),
         tool_choice: ToolChoice | Mapping[str, Any] = "auto",
         schema: Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool = True,
         logprobs: int | None = None,
     ) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
 
         `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
         name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"
-        the model is not shown the tools. `schema` is a JSON schema that the answer fits, by constraint too; the model
-        is shown it at the end of the system prompt. `{"type": "object"}` is any JSON object. With tools and a schema
-        the answer is a call or fits the schema. `logprobs` asks for the log-probabilities of the text's tokens, with
-        that many alternatives for each, 0 to 20.
+        the model is not shown the tools; without `parallel_tool_calls` the answer ends with its first call. `schema` is
+        a JSON schema that the answer fits, by constraint too; the model is shown it at the end of the system prompt.
+        `{"type": "object"}` is any JSON object. With tools and a schema the answer is a call or fits the schema.
+        `logprobs` asks for the log-probabilities of the text's tokens, with that many alternatives for each, 0 to 20.
 
         Bad messages, a prompt that does not fit the window, and what the model or the engine cannot do raise here and
         not at the first piece.
         """
-        wanted = Wanted.of(tools, tool_choice, schema)
+        wanted = Wanted.of(tools, tool_choice, schema, parallel=parallel_tool_calls)
         prompt_ids = self.render(messages, tools=wanted.tools, tool_choice=wanted.choice, schema=schema)
         return self._start(prompt_ids, sampling, wanted, logprobs)
 
@@ -141,7 +144,7 @@ class Chat:
     def _start(self, prompt_ids: list[int], sampling: Sampling | None, wanted: Wanted, logprobs: int | None) -> Stream:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
-        constraint = wanted.constraint(self.renderer.call_form if wanted.tools else None)
+        constraint = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
         request = partial(
             self.engine.submit,
             prompt_ids,

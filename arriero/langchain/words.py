@@ -13,6 +13,7 @@ from langchain_core.messages import (
     AIMessageChunk,
     BaseMessage,
     HumanMessage,
+    InvalidToolCall,
     SystemMessage,
     ToolCallChunk,
     ToolMessage,
@@ -62,9 +63,15 @@ def _turn(message: BaseMessage) -> Message:
 
 
 def answer(reply: Reply, facts: Mapping[str, Any]) -> AIMessage:
-    """A whole answer."""
-    calls = [{"name": call.name, "args": call.values, "id": call.id} for call in reply.tool_calls]
-    return AIMessage(reply.text, tool_calls=calls, **facts)
+    """A whole answer. Calls whose arguments are no JSON object, as where the answer was cut off, are invalid ones."""
+    made = [(call, call.given) for call in reply.tool_calls]
+    calls = [{"name": call.name, "args": given, "id": call.id} for call, given in made if isinstance(given, dict)]
+    cut = [
+        InvalidToolCall(name=call.name, args=given, id=call.id, error="no JSON object", type="invalid_tool_call")
+        for call, given in made
+        if isinstance(given, str)
+    ]
+    return AIMessage(reply.text, tool_calls=calls, invalid_tool_calls=cut, **facts)
 
 
 def answer_chunk(piece: Piece, facts: Mapping[str, Any], numbers: count[int]) -> AIMessageChunk:

@@ -3,7 +3,7 @@
     tokenizer.py   load a model's tokenizer; which token ids end a turn
     template.py    messages and tools -> text, by the model's own chat template
     tools.py       what an answer may be: calls of tools, JSON of a schema; as prompt and as constraint
-    calls.py       the text of an answer -> text and calls of tools
+    calls/         the text of an answer -> text and calls of tools
     renderer.py    Renderer: the only place where a conversation becomes ids
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
     binding.py     bind(): a base model and an adapter that belong together, and their renderer

@@ -16,20 +16,23 @@ that ends with one), the text is tokenized in two parts there, as it happens in 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, Tool
 from arriero.prompt.calls import MARKERS
 from arriero.prompt.template import Template, TemplateError
-from arriero.prompt.tools import CallForm, Wanted, one_at_a_time
+from arriero.prompt.tools import GENERIC, CallForm, Wanted, in_plain_turns, told_generic
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
 
 Answers = Literal["all", "last"]
 Ids = list[int]
@@ -121,9 +124,15 @@ class Renderer:
         conversation = Conversation.of(messages).with_system(self.system)
         if conversation.turns[-1].role not in ("user", "tool"):
             raise UsageError("the conversation must end with a user message or the results of tools")
-        if wanted.instruction:
-            conversation = self._instructed(conversation, wanted.instruction)
-        layout = self.layout(conversation, answer_follows=True, tools=wanted.tools)
+        tools, told = wanted.tools, ""
+        calls = any(message.tool_calls or message.role == "tool" for message in conversation.messages)
+        if (tools or calls) and self.tool_form is GENERIC:
+            self.chat_template.check(conversation.messages, tools)
+            conversation = Conversation(tuple(in_plain_turns(conversation.messages)))
+            tools, told = (), told_generic(tools)
+        if instruction := "\n\n".join(filter(None, (told, wanted.instruction))):
+            conversation = self._instructed(conversation, instruction)
+        layout = self.layout(conversation, answer_follows=True, tools=tools)
         (encoding,) = self._encode([layout.text])
         return self._starts(layout, encoding)[0]
 
@@ -147,8 +156,17 @@ class Renderer:
 
     @cached_property
     def call_form(self) -> CallForm:
-        """How the model writes calls of tools; raises TemplateError where it cannot."""
+        """How the model writes calls of tools by its own template; raises TemplateError where it cannot."""
         return CallForm.of(self.chat_template, self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
+
+    @cached_property
+    def tool_form(self) -> CallForm:
+        """How the model is shown tools and calls them: by its template or, where that cannot, in the generic form."""
+        try:
+            return self.call_form
+        except TemplateError as error:
+            _announce(f"tools are shown to the model in a generic form, which it may not have learnt: {error.message}")
+            return GENERIC
 
     @cached_property
     def markers(self) -> Mapping[int, str]:
@@ -175,8 +193,8 @@ class Renderer:
         """
         messages = conversation.messages
         self.chat_template.check(messages, tools)
-        if (tools or any(message.tool_calls for message in messages)) and not self.call_form.several:
-            messages = tuple(one_at_a_time(messages))
+        if tools or any(message.tool_calls for message in messages):
+            messages = self.call_form.fitted(messages)
         text = self.chat_template.text(messages, answer_follows=answer_follows, tools=tools)
         turns = tuple(index for index, message in enumerate(messages) if message.role == "assistant")
         cuts = []
@@ -265,6 +283,12 @@ class Renderer:
         if whole[: len(head)] != head:
             whole = head + self._encode([text[cuts[-1] :]])[0].ids
         return whole, [*starts, len(head)]
+
+
+@cache
+def _announce(message: str) -> None:
+    """Say it once in the log, however many renderers there are."""
+    log.warning(message)
 
 
 def _begin(encoding: Encoding, token: int) -> int:

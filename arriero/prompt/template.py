@@ -6,12 +6,12 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from arriero.errors import UsageError
-from arriero.messages import Message, Tool
+from arriero.messages import Message, Tool, ToolCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -54,11 +54,14 @@ class Template:
         apply_chat_template itself offers no way to hand the template another clock. Raises UsageError where the
         template refuses the conversation.
         """
+        return self._render(list(_as_dicts(messages, self._arguments)), answer_follows=answer_follows, tools=tools)
+
+    def _render(self, messages: list[dict[str, Any]], *, answer_follows: bool, tools: Sequence[Tool] = ()) -> str:
         import jinja2
 
         try:
             text: str = self._compiled.render(
-                messages=list(_as_dicts(messages)),
+                messages=messages,
                 tools=[json.loads(as_json(tool.definition)) for tool in tools] or None,
                 documents=None,
                 add_generation_prompt=answer_follows,
@@ -75,7 +78,7 @@ class Template:
         for message in messages:
             self._check(f"the {message.role}'s message", message.content)
             for call in message.tool_calls:
-                self._check(f"the call of {call.name}", call.name, as_json(call.values))
+                self._check(f"the call of {call.name}", call.name, arguments_text(call))
 
     def _check(self, where: str, *texts: str) -> None:
         for text in texts:
@@ -98,6 +101,21 @@ class Template:
         ordered = sorted(texts, key=lambda text: (-len(text), text))
         return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
+    def _arguments(self, call: ToolCall) -> dict[str, Any] | str:
+        """A call's arguments as the template takes them: what is no object as text or, if it must be, in an object."""
+        given = call.given
+        return given if isinstance(given, dict) or self._takes_text else {"arguments": given}
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        """Whether the template writes arguments that are no object as the text they are."""
+        call = ToolCall("probe0000", "probe_tool", "probe_text")
+        turns = (Message("user", "probe"), Message("assistant", "", (call,)), Message("tool", "", (), call.id))
+        try:
+            return call.arguments in self._render(list(_as_dicts(turns, lambda _: call.arguments)), answer_follows=True)
+        except UsageError:
+            return False
+
     @cached_property
     def _compiled(self) -> Any:
         from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -113,15 +131,21 @@ def as_json(value: object) -> str:
         raise UsageError(f"this cannot be written as JSON: {error}, got {value!r}") from error
 
 
-def _as_dicts(messages: Sequence[Message]) -> Iterable[dict[str, Any]]:
-    """Messages as templates take them: `tool_calls` only where there are some, their arguments as objects."""
+def arguments_text(call: ToolCall) -> str:
+    """A call's arguments as JSON or, where the model wrote none, as the text they are."""
+    given = call.given
+    return given if isinstance(given, str) else as_json(given)
+
+
+def _as_dicts(messages: Sequence[Message], arguments: Callable[[ToolCall], object]) -> Iterable[dict[str, Any]]:
+    """Messages as templates take them: `tool_calls` only where there are some, with their `arguments`."""
     names: dict[str | None, str] = {}
     for message in messages:
         made: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
             names = {call.id: call.name for call in message.tool_calls}
             made["tool_calls"] = [
-                {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.values}}
+                {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": arguments(call)}}
                 for call in message.tool_calls
             ]
         elif message.role == "tool":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,8 +11,18 @@ from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.errors import UsageError
 from arriero.messages import Conversation, NamedTool, Tool, ToolCall
 from arriero.prompt import CallReader, Renderer, TemplateError, Wanted
+from arriero.prompt.tools import GENERIC
 from tests.conftest import TEMPLATE, TOOL_TEMPLATE, build_tokenizer
-from tests.prompt.templates import CHATML, HERMES, Family, tokenizer_for
+from tests.prompt.templates import (
+    CHATML,
+    CODER,
+    GEMMA,
+    HERMES,
+    MISTRAL_NEW,
+    MISTRAL_OLD,
+    Family,
+    tokenizer_for,
+)
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Weather now", "parameters": CITY}}
@@ -97,40 +108,131 @@ def test_the_form_of_a_call_is_what_the_template_writes(hermes, llama):
 @pytest.mark.parametrize("name", ["hermes", "llama"])
 def test_a_call_in_the_templates_form_is_read_again(request, name):
     form = request.getfixturevalue(name).call_form
-    reader = CallReader(["weather"])
+    reader = CallReader([Tool("weather")])
     text = form.before + "weather" + form.between + '{"city": "Potosí"}' + form.after
-    (found,) = [part.call for part in [*reader.push(text), *reader.flush()]]
+    (found,) = [part.call for part in [*reader.push(text), *reader.flush()] if part.call]
     assert (found.name, found.values) == ("weather", {"city": "Potosí"})
 
 
+# --- templates that take tools and write arguments or ids in their own way ---
+
+
+def own(template):
+    return Renderer(build_tokenizer(template), (2,))
+
+
+@pytest.mark.parametrize("template", [CODER, MISTRAL_OLD, MISTRAL_NEW, GEMMA])
+def test_the_templates_of_other_families_are_used_as_they_are(template):
+    renderer = own(template)
+    assert renderer.tool_form is renderer.call_form
+    text = rendered(renderer, CALLED, [WEATHER])
+    assert "weather" in text.partition("Be brief.")[0]
+    assert "12 °C" in text
+    assert "<tool_response>\n{" not in text
+
+
+@pytest.mark.parametrize(
+    ("template", "form"),
+    [
+        (MISTRAL_OLD, ('[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]")),
+        (MISTRAL_NEW, ("[TOOL_CALLS]", "[ARGS]", "")),
+        (CODER, (GENERIC.before, GENERIC.between, GENERIC.after)),
+        (GEMMA, (GENERIC.before, GENERIC.between, GENERIC.after)),
+    ],
+)
+def test_a_demanded_call_is_json_that_is_read_and_has_no_id(template, form):
+    made = own(template).call_form
+    assert (made.before, made.between, made.after) == form
+    reader = CallReader([Tool("weather")])
+    text = made.written(ToolCall("x", "weather", '{"city": "Potosí"}'))
+    assert [part.call.values for part in [*reader.push(text), *reader.flush()] if part.call] == [{"city": "Potosí"}]
+
+
+@pytest.mark.parametrize("template", [MISTRAL_OLD, MISTRAL_NEW])
+def test_ids_are_shortened_for_templates_that_take_no_others(template):
+    """A conversation with calls of our own ids was refused: "Tool call IDs should be … with length 9"."""
+    renderer = own(template)
+    assert renderer.call_form.short_ids
+    text = rendered(renderer, TWICE, [WEATHER])
+    ids = re.findall(r"\[TOOL_RESULTS\](.{9})", text)
+    assert len(set(ids)) == 2
+    assert all(text.count(short) == 2 for short in ids), "a result names its call"
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "Poto', "Potosí", "[]", "NaN", '{"a": NaN}', '{"a": "\\ud83d"}'])
+@pytest.mark.parametrize("template", [TOOL_TEMPLATE, CODER, MISTRAL_OLD, MISTRAL_NEW, GEMMA, TEMPLATE, CHATML])
+def test_a_call_with_malformed_arguments_does_not_block_the_conversation(template, arguments):
+    """A model wrote them, or the limit cut them off; the client sends back what it was sent."""
+    turns = [*ASKED, {"role": "assistant", "tool_calls": [call(1, "weather", arguments)]}, result(1, "no JSON")]
+    text = rendered(own(template), turns, [WEATHER])
+    assert arguments in text or json.dumps(arguments, ensure_ascii=False)[1:-1] in text, "nothing is dropped"
+
+
+# --- templates that have no place for tools ---
+
+
 @pytest.mark.parametrize("template", [TEMPLATE, CHATML])
-def test_a_template_without_a_place_for_tools_says_so(template):
-    renderer = Renderer(build_tokenizer(template), (2,))
+def test_a_template_without_a_place_for_tools_gets_the_generic_form(template, caplog):
+    renderer = own(template + "{# announced once #}")
+    text = rendered(renderer, ASKED, [WEATHER, CLOCK])
+    system, _, question = text.partition("Weather in Potosí?")
+    assert system.index("Be brief.\n\nYou can call these functions") < system.index('<tools>\n{"name": "weather"')
+    assert json.dumps(CITY) in system
+    assert '<tool_call>\n{"name": "function_name"' in system
+    assert "tool" not in question
+    rendered(renderer.with_system("Be kind."), ASKED, [WEATHER])
+    said = [record.message for record in caplog.records if "generic form" in record.message]
+    assert len(said) == 1
+    assert "has no place for tools" in said[0]
+
+
+def test_calls_and_results_are_plain_turns_in_the_generic_form():
+    turns = [*TWICE, {"role": "user", "content": "And now?"}]
+    head = '<tool_call>\n{"name": "weather", "arguments": {"city": "Potosí"}}\n</tool_call>'
+    clock = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+    results = (
+        '<tool_response>\n{"name": "clock", "content": "noon"}\n</tool_response>\n'
+        '<tool_response>\n{"name": "weather", "content": "12 °C"}\n</tool_response>'
+    )
+    expected = f"<s><sys>Be brief.</s><user>Weather in Potosí?</s><bot>Hm.\n{head}\n{clock}</s><user>{results}"
+    assert rendered(own(TEMPLATE), TWICE) == f"{expected}</s><bot>"
+    assert rendered(own(TEMPLATE), turns) == f"{expected}\nAnd now?</s><bot>", "roles still alternate"
+
+
+def test_without_a_system_turn_tools_are_shown_with_the_question():
+    renderer = own(TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"))
+    text = rendered(renderer, ASKED[1:], [WEATHER], "auto", CITY)
+    assert text.index("Weather in Potosí?") < text.index("<tools>") < text.index("Unless you call a function, answer")
+
+
+def test_training_is_as_strict_as_it_was():
+    """What is trained is what the template writes: no generic form gets into a training example."""
+    conversation = Conversation.of([*CALLED, {"role": "assistant", "content": "Cold."}])
     with pytest.raises(TemplateError, match="has no place for tools"):
-        renderer.prompt(ASKED, Wanted.of([WEATHER]))
-    with pytest.raises(TemplateError, match="has no place for tools"):
-        renderer.prompt(CALLED)
+        own(TEMPLATE).render(conversation)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("<tool_call>\n{", "[TOOL_CALLS][{"),  # Mistral's form
+        ("<tool_call>\n{", "<|tool_calls_begin|>{"),  # DeepSeek's
         ("{% for call in m.tool_calls %}", "{% for call in [] %}"),
         ("m.role == 'tool'", "m.role == 'ipython'"),
     ],
 )
-def test_a_template_whose_calls_cannot_be_read_says_so(old, new):
+def test_a_template_whose_calls_cannot_be_read_gets_the_generic_form(old, new):
     assert old in TOOL_TEMPLATE
-    template = TOOL_TEMPLATE.replace(old, new)
+    renderer = own(TOOL_TEMPLATE.replace(old, new))
     with pytest.raises(TemplateError, match="in a form that is not read here"):
-        Renderer(build_tokenizer(template), (2,)).prompt(ASKED, Wanted.of([WEATHER]))
+        renderer.call_form  # noqa: B018
+    assert "You can call these functions" in rendered(renderer, ASKED, [WEATHER])
 
 
-def test_a_template_that_refuses_calls_says_so():
-    template = TOOL_TEMPLATE.replace("{% for call in", "{{ raise_exception('no calls here') }}{% for call in")
+def test_a_template_that_refuses_calls_gets_the_generic_form():
+    renderer = own(TOOL_TEMPLATE.replace("{% for call in", "{{ raise_exception('no calls here') }}{% for call in"))
     with pytest.raises(TemplateError, match=r"with tool calls, the chat template refuses.*no calls here"):
-        Renderer(build_tokenizer(template), (2,)).prompt(ASKED, Wanted.of([WEATHER]))
+        renderer.call_form  # noqa: B018
+    assert "You can call these functions" in rendered(renderer, ASKED, [WEATHER])
 
 
 # --- what the prompt may not hold ---
@@ -158,13 +260,6 @@ def test_special_tokens_are_refused_wherever_they_would_get_into_the_prompt(mess
         renderer.prompt(messages, Wanted.of(tools))
     with pytest.raises(UsageError, match="the system's message holds the special token"):
         renderer.prompt(ASKED, Wanted.of(schema={"title": SPECIAL}))
-
-
-def test_half_of_a_surrogate_pair_in_arguments_is_refused():
-    renderer = Renderer(build_tokenizer(TOOL_TEMPLATE), (2,))
-    calls = [call(1, "w", '{"a": "\\ud83d"}')]
-    with pytest.raises(UsageError, match="the call of w is not Unicode text"):
-        renderer.prompt([*ASKED, {"role": "assistant", "tool_calls": calls}, result(1)])
 
 
 # --- the schema ---
@@ -279,8 +374,6 @@ def test_an_openai_message_keeps_its_calls():
         ([*ASKED, {"role": "assistant", "tool_calls": "x"}], "tool_calls must be a list, got str"),
         ([*ASKED, {"role": "assistant", "tool_calls": [{"id": "x"}]}], "a tool call must be an object"),
         ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "")]}], "needs an id, a name and arguments"),
-        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "{oops")]}], "arguments of the call of f are not"),
-        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "[]")]}], "must be a JSON object, got '\\[\\]'"),
         ([*ASKED, {"role": "assistant", "content": None}], "content must be text, got NoneType"),
     ],
 )

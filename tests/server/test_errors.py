@@ -68,7 +68,6 @@ def part(**fields):
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "a tool's name must be"),
         ({"tool_choice": "required"}, None, "there are no tools to call"),
         ({"tool_choice": "some"}, "tool_choice", "'none', 'auto' or 'required'"),
-        ({"tools": [TOOL], "parallel_tool_calls": False}, "parallel_tool_calls", "only be promised"),
         ({"response_format": {"type": "xml"}}, "response_format", "json_object"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
         ({"tmperature": 0.5}, "tmperature", "not supported"),

@@ -161,12 +161,8 @@ class Asked(RequestBody):
             found["tools"] = [Tool.of(tool.model_dump(exclude_none=True)) for tool in self.tools or ()]
         chosen = self.tool_choice or "auto"
         found["tool_choice"] = chosen if isinstance(chosen, str) else chosen.model_dump()
-        if self.parallel_tool_calls is False and self.tools and chosen == "auto":
-            raise RequestError(
-                "that at most one tool is called can only be promised with tool_choice required, or one by name",
-                param="parallel_tool_calls",
-                code="unsupported_parameter",
-            )
+        if self.parallel_tool_calls is False:
+            found["parallel_tool_calls"] = False
         match self.response_format:
             case ObjectFormat():
                 found["schema"] = {"type": "object"}
