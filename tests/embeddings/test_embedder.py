@@ -101,7 +101,7 @@ def test_vectors_are_cut_only_where_the_model_was_trained_for_it(tmp_path, embed
     ("options", "told"),
     [
         ({"steps": ("Transformer", "Pooling", "Dense")}, "steps Transformer, Pooling, Dense"),
-        ({"steps": ("Transformer", "Pooling", "modeling.Own")}, "steps Transformer, Pooling, Own"),
+        ({"steps": ("own_code.Transformer", "Pooling")}, r"steps own_code\.Transformer, Pooling"),
         ({"pooling": "pooling_mode_weightedmean_tokens"}, "pools by pooling_mode_weightedmean_tokens"),
     ],
 )
