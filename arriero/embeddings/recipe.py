@@ -49,8 +49,10 @@ class Recipe:
 
     def prompt(self, kind: Literal["query", "document"] | None) -> str:
         """What to put before a text of that kind; None: what the model wants where nothing is said."""
-        names = {"query": ("query",), "document": ("document", "passage", "corpus"), None: (self.default_prompt,)}
-        return next((self.prompts[name] for name in names[kind] if name in self.prompts), "")
+        if kind is None:
+            return self.prompts.get(self.default_prompt or "", "")
+        names = ("query",) if kind == "query" else ("document", "passage", "corpus")
+        return next((self.prompts[name] for name in names if name in self.prompts), "")
 
 
 def read_recipe(model_dir: Path) -> Recipe:
