@@ -14,7 +14,7 @@ import torch
 from arriero import hub
 from arriero.embeddings import Embedder
 from arriero.errors import ArrieroError, EngineError, NotFoundError, TooLongError, UsageError
-from tests.conftest import build_embedding_model
+from tests.embeddings.tiny import build_embedding_model
 
 TEXTS = ["who drives a llama", "vet", "a man drives", "", "who who who who who who who who who"]
 

@@ -16,8 +16,8 @@ from arriero.server import create_app
 from arriero.server.admission import Limits
 from arriero.server.errors import RequestError
 from arriero.server.models import Models
-from tests.conftest import build_embedding_model
 from tests.embeddings.scripted import ScriptedComputer, vector
+from tests.embeddings.tiny import build_embedding_model
 from tests.server.conftest import remade
 
 PATH = "/v1/embeddings"
