@@ -16,7 +16,7 @@ from arriero.prompt.calls import CallReader, Part
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.renderer import Answers, Layout, Rendered, Renderer
 from arriero.prompt.template import TemplateError
-from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
+from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids
 from arriero.prompt.tools import Wanted
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "Wanted",
     "bind",
     "load_tokenizer",
+    "read_tokenizer",
     "stop_token_ids",
 ]

@@ -151,9 +151,14 @@ def ending(last: Piece) -> tuple[WireReason, Usage]:
         raise EngineError("the answer ended without counts")
     reason = REASONS.get(last.finish_reason)
     if reason is None:
-        message = "the answer was broken off: the server is shutting down"
-        raise RequestError(message, status=503, code="broken_off", retry_after=1)
+        raise broken_off()
     return reason, last.usage
+
+
+def broken_off() -> RequestError:
+    """For what the server's end has cut short."""
+    message = "the answer was broken off: the server is shutting down"
+    return RequestError(message, status=503, code="broken_off", retry_after=1)
 
 
 class EventStream(StreamingResponse):

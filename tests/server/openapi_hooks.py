@@ -5,7 +5,7 @@ from __future__ import annotations
 import schemathesis
 
 SENSIBLE = {"messages": [{"role": "user", "content": "hi"}], "input": "hi", "prompt": "hi", "stream": None}
-FREE = ("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "logit_bias")
+FREE = ("dimensions", "input_type", "max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "logit_bias")
 
 
 @schemathesis.hook
@@ -14,7 +14,7 @@ def before_call(context, case, kwargs):
     good = case.meta.generation.mode.is_positive and isinstance(body, dict)
     if not good or not isinstance(body.get("model"), str):
         return
-    body["model"] = "tiny"
+    body["model"] = "words" if case.path == "/v1/embeddings" else "tiny"
     for name, value in {**SENSIBLE, **dict.fromkeys(FREE)}.items():
         if name in body and body[name] is not None:
             body[name] = value if name != "stream" else body[name]
