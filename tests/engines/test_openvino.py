@@ -56,14 +56,14 @@ class InProcess:
         commands, pipe = os.pipe()
         self.pipe = os.fdopen(pipe, "w")
         self.worker = Worker(Inbox(commands), self.said.extend)
-        self.give("load", **engine.described(exported(model_dir, "float32"), "float32"))
+        self.give("load", **engine.described(model_dir, exported(model_dir, "float32"), "float32"))
 
     def give(self, do, **arguments):
         print(json.dumps({"do": do, **arguments}), file=self.pipe, flush=True)
 
     def put(self, number, prompt=PROMPT, count=8, key=0):
         config = {"apply_chat_template": False, "max_new_tokens": count, "eos_token_id": END}
-        self.give("put", key=key, number=number, ids=prompt, config=config, stop_token_ids=[END])
+        self.give("put", key=key, kind="library", number=number, ids=prompt, config=config, stop_token_ids=[END])
 
     def until(self, *event):
         """Rounds until this is said."""
@@ -74,7 +74,7 @@ class InProcess:
         return [token for kind, of, *rest in self.said if (kind, of) == ("ids", number) for token in rest[0]]
 
     def pipeline(self, key=0):
-        return self.worker._pipelines[key]._pipeline
+        return self.worker._pipelines[key, "library"]._pipeline
 
 
 def ids(engine, sampling=GREEDY, prompt=PROMPT, count=24, **options):
@@ -581,7 +581,7 @@ def test_a_pipeline_that_failed_is_built_again(error, expected, model_dir):
     here = InProcess(model_dir)
     here.give("open", key=0, adapter=None, now=True)
     here.until("open", 0)
-    here.worker._pipelines[0]._pipeline = Failing(here.pipeline())
+    here.worker._pipelines[0, "library"]._pipeline = Failing(here.pipeline())
     here.put(1)
     here.put(2)
     here.until("fail", 2)
@@ -656,7 +656,7 @@ def test_a_process_that_dies_over_the_model(when, model_dir):
         process._reader.join()
     else:
         os.kill(process.pid, signal.SIGSTOP)
-    process.send("load", **engine.described(exported(model_dir), "int8"))
+    process.send("load", **engine.described(model_dir, exported(model_dir), "int8"))
     opened = process.open(0, None)
     process._process.kill()
     assert isinstance(opened.exception(30), EngineError)
