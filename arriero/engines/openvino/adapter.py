@@ -61,7 +61,7 @@ def adapter_weights(adapter_dir: Path, exported_dir: Path) -> Weights:
 
 def matrices(file: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """An adapter's matrices A (rank, in) and B (out, rank) by layer, in float32."""
-    found = {name: _float32(**tensor) for name, tensor in deserialize(file.read_bytes())}
+    found = {name: _float32(**tensor) for name, tensor in deserialize(file.read_bytes())}  # type: ignore[no-untyped-call]
     layers = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
     return {
         layer.removeprefix("base_model.model."): (found[f"{layer}.lora_A.weight"], found[f"{layer}.lora_B.weight"])
