@@ -215,8 +215,8 @@ class ScriptedEngine:
 
     `gate` holds the answer back before the token of that index until `release` is set, so tests can act in the
     middle of an answer without sleeping. What it was asked is kept in `asked` and `options`. The n-th token has the
-    log-probability -n, those of a prompt have -0.5. `encode` makes tokens of an answer, `end` ends it. It claims to have every feature. `adapters`
-    are the handles it has given out and that somebody still holds.
+    log-probability -n, those of a prompt have -0.5. `encode` makes tokens of an answer, `end` ends it. It claims to
+    have every feature. `adapters` are the handles it has given out and that somebody still holds.
     """
 
     name = "scripted"

@@ -516,7 +516,7 @@ def test_the_loop_answers_as_the_library_does(sampling, shared):
     [
         {"presence_penalty": 1.5},
         {"frequency_penalty": 0.7, "presence_penalty": 0.3},
-        {"frequency_penalty": -0.5},
+        {"frequency_penalty": -2.0},
         {"logit_bias": ((83, -100.0), (7, 4.0))},
     ],
 )
@@ -525,7 +525,7 @@ def test_penalties_and_bias_are_added_whatever_the_sign_of_the_logit(options, sh
     sampling = Sampling(**options).over(GREEDY)
     expected = []
     for _ in range(30):
-        logits = logits_after(model, PROMPT + expected)
+        logits = logits_after(model, PROMPT + expected).clone()
         for token, bias in sampling.logit_bias:
             logits[token] += bias
         for token in set(expected):
@@ -575,12 +575,12 @@ def test_alternatives_are_the_models_own(shared, model):
 def test_the_loop_keeps_base_and_adapters_apart(make, model_dir, adapters, alone):
     one = make(model_dir)
     handles = loaded(one, adapters)
-    begun = [
-        (name, one.submit(PROMPT, GREEDY, max_new_tokens=24, adapter=handles[name], logprobs=1)) for name in handles
-    ]
-    begun += [(name, one.submit(PROMPT, GREEDY, max_new_tokens=24, adapter=handles[name])) for name in handles]
-    for name, generation in begun:
-        assert list(generation) == alone[name]
+    begun = {
+        name: [one.submit(PROMPT, GREEDY, max_new_tokens=24, adapter=handle, logprobs=top) for top in (1, None, 1)]
+        for name, handle in handles.items()
+    }
+    for name, generations in begun.items():
+        assert [list(generation) for generation in generations] == [alone[name][0]] * 3
 
 
 def test_an_adapter_in_16_bits_is_read_as_it_is(tmp_path):

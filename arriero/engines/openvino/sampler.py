@@ -21,6 +21,7 @@ from arriero.errors import EngineError, UsageError
 from arriero.messages import Sampling
 
 GREEDY_BELOW = 1e-5  # dividing by less than this overflows, and leaves the most probable token anyhow
+FEW = 256
 Logprobs = tuple[list[float], list[list[tuple[int, float]]]]  # of tokens, and of the alternatives to each
 
 
@@ -98,19 +99,29 @@ class Sampler:
         tokens = np.arange(len(scores))
         if sampling.top_k and sampling.top_k < len(scores):
             tokens = np.sort(np.argpartition(scores, -sampling.top_k)[-sampling.top_k :])
-        weights = np.exp(scores[tokens])
-        total = weights.sum(dtype=np.float64)
-        kept = weights >= (sampling.min_p or 0.0)  # the largest weight is 1
-        top_p = 1.0 if sampling.top_p is None else sampling.top_p
-        if top_p < 1:
-            # all that weigh less than this do not come to 1 - top_p together, so they need not be sorted
-            likely = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
-            order = likely[np.argsort(-weights[likely], kind="stable")]
-            nucleus = order[: np.searchsorted(weights[order].cumsum(dtype=np.float64), top_p * total) + 1]
-            tokens, kept = tokens[nucleus], kept[nucleus]
-            weights = weights[nucleus]
-        tokens, summed = tokens[kept], weights[kept].cumsum(dtype=np.float64)
+            scores = scores[tokens]
+        weights = np.exp(scores)
+        if sampling.top_p is not None and sampling.top_p < 1:
+            nucleus = _nucleus(weights, sampling.top_p)
+            tokens, weights = tokens[nucleus], weights[nucleus]
+        if sampling.min_p:
+            kept = weights >= sampling.min_p  # the largest is 1
+            tokens, weights = tokens[kept], weights[kept]
+        summed = weights.cumsum(dtype=np.float64)
         return int(tokens[np.searchsorted(summed, self._random.random() * summed[-1], side="right")])
+
+
+def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
+    """The fewest tokens that have this part of all weight, the heaviest first.
+
+    Only candidates are sorted: few where these suffice, else all but those that together weigh less than the rest.
+    """
+    total = weights.sum(dtype=np.float64)
+    candidates = np.argpartition(weights, -FEW)[-FEW:] if len(weights) > FEW else np.arange(len(weights))
+    if weights[candidates].sum(dtype=np.float64) < top_p * total:
+        candidates = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
+    order = candidates[np.argsort(-weights[candidates], kind="stable")]
+    return order[: np.searchsorted(weights[order].cumsum(dtype=np.float64), top_p * total) + 1]
 
 
 def logprobs(logits: NDArray[np.float32], tokens: Sequence[int], top: int) -> Logprobs:
