@@ -109,6 +109,17 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         """The token counts so far."""
         return Usage(self._generation.prompt_tokens, self._generation.completion_tokens)
 
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob]:
+        """Where they were asked for, those of the prompt's tokens but the first; complete from the first piece on."""
+        return self._generation.prompt_logprobs
+
+    @property
+    def end_logprob(self) -> TokenLogprob | None:
+        """Where asked for and already there, that of the token that ended the turn, which is in no piece."""
+        last = self._generation.logprobs[-1:]
+        return last[0] if last and self._answer.ends(last[0].token_id) else None
+
     def when_done(self, call: Callable[[], None]) -> None:
         """Have `call` called once, from some thread, when the engine has ended its work on this answer."""
         self._generation.when_done(call)
@@ -151,6 +162,10 @@ class _Answer:
     def stopped(self) -> bool:
         """Whether a stop string has been found, or as many calls have been made as may be."""
         return self._filter.stopped or self._complete
+
+    def ends(self, token: int) -> bool:
+        """Whether this token ends a turn."""
+        return token in self._end
 
     def push(self, token: int) -> Piece | None:
         """The piece that became certain with this token, if any."""

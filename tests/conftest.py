@@ -213,8 +213,8 @@ class ScriptedEngine:
 
     `gate` holds the answer back before the token of that index until `release` is set, so tests can act in the
     middle of an answer without sleeping. What it was asked is kept in `asked` and `options`. The n-th token has the
-    log-probability -n. `encode` makes tokens of an answer, `end` ends it. It claims to have every feature. `adapters`
-    are the handles it has given out and that somebody still holds.
+    log-probability -n, those of a prompt have -0.5. `encode` makes tokens of an answer, `end` ends it. It claims to
+    have every feature. `adapters` are the handles it has given out and that somebody still holds.
     """
 
     name = "scripted"
@@ -242,6 +242,8 @@ class ScriptedEngine:
         answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
         generation = Generation(len(prompt_ids))
         generation.wanted = options.get("logprobs")
+        if options.get("prompt_logprobs"):
+            generation.prompt_logprobs += [TokenLogprob(token, -0.5) for token in prompt_ids[1:]]
         self.generations.append(generation)
         threading.Thread(target=self._answer, args=(generation, answer, max_new_tokens), daemon=True).start()
         return generation

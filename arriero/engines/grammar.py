@@ -62,7 +62,11 @@ class Grammars:
 
     def make(self, constraint: Constraint) -> Grammar:
         """The grammar of one answer, at its beginning."""
-        return Grammar(self._tokenizer, lark(constraint))
+        return self.read(lark(constraint))
+
+    def read(self, text: str) -> Grammar:
+        """The same from what `lark` made."""
+        return Grammar(self._tokenizer, text)
 
     @functools.cached_property
     def _tokenizer(self) -> LLTokenizer:
