@@ -93,7 +93,6 @@ def _cancelled(times: dict[str, list[float]]) -> Document:
 
 def memory(bench: Bench) -> Document:
     """Bytes resident after every tenth of many requests of all lengths, and the slope of a line through them."""
-
     words = min(180, hub.window(bench.options.model) // 8)
 
     def measured(child: Child) -> Document:
