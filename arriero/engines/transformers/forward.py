@@ -116,8 +116,8 @@ class Forward:
 def rounded(size: int) -> int:
     """`size`, or up to an eighth and at most 63 more: eight sizes from each power of two to the next, then every 64th.
 
-    oneDNN keeps about 0.6 MB for each weight matrix and each number of tokens it has been multiplied with on a CPU.
-    Products of such sizes with powers of two up to 512 are such sizes.
+    In bfloat16 oneDNN keeps about 0.6 MB for each weight matrix and each number of tokens it has been multiplied with.
+    Such a size times a power of two, up to 512, is one as well; so prompts are prefilled by ones, twos, fours, …
     """
     step = 1 << min(max(size.bit_length() - 4, 0), 6)
     return -(-size // step) * step

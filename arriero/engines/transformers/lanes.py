@@ -5,6 +5,8 @@ Prompts   left-padded, in a cache of their own      . . p p p       one call for
 Batch     every row begins at 0 and has its own     p p p a a . .   the next key of row 0 goes to column 5,
           length; nothing is ever moved sideways    p p p p p a .   that of row 1 to column 6
 Alone     one request, the model's own cache
+
+On a CPU prompts and batches have some more padding, so that calls have few sizes: see `forward.rounded`.
 """
 
 from __future__ import annotations
