@@ -31,7 +31,7 @@ class ToolCall:
         """The arguments by name; raises UsageError where they are not a JSON object."""
         try:
             values = json.loads(self.arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"the arguments of the call of {self.name} are not JSON: {error}") from error
         if not isinstance(values, dict):
             raise UsageError(f"the arguments of the call of {self.name} must be a JSON object, got {self.arguments!r}")

@@ -233,7 +233,7 @@ class CallReader:
         try:
             arguments = json.dumps(values, ensure_ascii=False, allow_nan=False)
             arguments.encode()  # escapes can spell half of a surrogate pair, which no one could be sent
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return None
         return ToolCall(f"call_{secrets.token_hex(12)}", name, arguments)
 
