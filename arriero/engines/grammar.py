@@ -25,7 +25,8 @@ from arriero.prompt import load_tokenizer
 
 WHITESPACE = r"[ \n\t]{0,40}"  # between the parts of JSON; without a limit a weak model writes blank lines for ever
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in our grammar, which nobody has seen
-LISTING = re.compile(r"\n\s*1 \| start:")
+LISTING = re.compile(r"\n\s*1 \| start:|\n<state>")
+DEAD_END = "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
 
 
 class Grammar:
@@ -92,9 +93,8 @@ def _problem(text: str) -> str:
 def _problem_of(matcher: LLMatcher) -> str:
     if not matcher.is_error():
         return ""
-    if matcher.stop_reason() == "NoExtensionBias":
-        return "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
-    return " ".join(PLACE.sub("", LISTING.split(matcher.get_error())[0]).split())
+    problem = " ".join(PLACE.sub("", LISTING.split(matcher.get_error())[0]).split())
+    return DEAD_END if problem == "NoExtensionBias" else problem
 
 
 def lark(constraint: Constraint) -> str:

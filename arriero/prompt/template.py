@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -127,8 +128,8 @@ def as_json(value: object) -> str:
     """JSON as chat templates write it; raises UsageError for what JSON cannot express."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"this cannot be written as JSON: {error}, got {value!r}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"this cannot be written as JSON: {error}, got {reprlib.repr(value)}") from error
 
 
 def arguments_text(call: ToolCall) -> str:
