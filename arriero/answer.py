@@ -23,13 +23,17 @@ from arriero.prompt import CallReader, Part, Renderer, Wanted
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`."""
+    """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`.
+
+    `stop` is the stop string at which it was cut, if it was.
+    """
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str | None = None
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> Reply:
@@ -43,6 +47,7 @@ class Reply:
             last.usage,
             tuple(call for piece in pieces for call in piece.tool_calls),
             tuple(token for piece in pieces for token in piece.logprobs),
+            last.stop,
         )
 
     @property
@@ -175,7 +180,7 @@ class _Answer:
         if reason == "stop" and self._calls:
             reason = "tool_calls"
         usage = Usage(self._generation.prompt_tokens, self._tokens)
-        return Piece(piece.text, reason, usage, piece.tool_calls, piece.logprobs)
+        return Piece(piece.text, reason, usage, piece.tool_calls, piece.logprobs, self._filter.matched)
 
     def _read(self, text: str) -> list[Part]:
         if not text:

@@ -250,7 +250,8 @@ class Piece:
     """The next bit of an answer: whole characters only, never a part of a stop string.
 
     The last piece of a stream carries `finish_reason` and `usage`; its text may be empty. `logprobs`, where asked for,
-    are those of the tokens since the last piece; `tool_calls` come whole, with the last piece at the latest.
+    are those of the tokens since the last piece; `tool_calls` come whole, with the last piece at the latest. `stop`,
+    with the last piece, is the stop string at which the answer was cut.
     """
 
     text: str
@@ -258,3 +259,4 @@ class Piece:
     usage: Usage | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str | None = None
