@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 ANTHROPIC, OLLAMA = "/v1/messages", "/api/"  # what the paths of these APIs begin with
+NO_THREADS = "thread_unsupported_request"  # upon which Anthropic's clients send the whole conversation instead
 ANTHROPIC_KINDS = {404: "not_found_error", 413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
 
 
@@ -115,9 +116,12 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
 def describe_at(path: str, error: Exception) -> tuple[int, dict[str, Any]]:
     """`describe`, with the body in the shape of the API that `path` belongs to."""
     status, body = describe(error)
-    message, kind = body["error"]["message"], body["error"]["type"]
+    message, code = body["error"]["message"], body["error"]["code"]
     if path.startswith(ANTHROPIC):
-        return status, {"type": "error", "error": {"type": ANTHROPIC_KINDS.get(status, kind), "message": message}}
+        fault = {"type": ANTHROPIC_KINDS.get(status, body["error"]["type"]), "message": message}
+        if code == NO_THREADS:
+            fault["details"] = {"error_code": code, "unsupported": [body["error"]["param"]]}
+        return status, {"type": "error", "error": fault}
     return status, {"error": message} if path.startswith(OLLAMA) else body
 
 

@@ -75,9 +75,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post(ANTHROPIC, response_model=AnswerBody, responses=STREAM_TOO | FAULTS)
     async def create(body: MessagesRequest, request: Request) -> Response:
         """Answer a conversation, at once or as a stream of server-sent events."""
-        note_ignored(ANTHROPIC, body)
         served = service.models.find(body.model)
         messages, form, sampling = body.conversation(), body.form(), body.sampling()
+        note_ignored(ANTHROPIC, body)
 
         def start(_: int) -> Stream:
             return served.chat.stream(messages, sampling, **form)
@@ -93,9 +93,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post(f"{ANTHROPIC}/count_tokens", responses=FAULTS)
     async def count(body: ConversationBody) -> TokenCount:
         """How many tokens the prompt of this conversation has, without answering it."""
-        note_ignored(f"{ANTHROPIC}/count_tokens", body)
         chat = service.models.find(body.model).chat
         messages, form = body.conversation(), body.form()
+        note_ignored(f"{ANTHROPIC}/count_tokens", body)
         ids = await run_in_threadpool(lambda: chat.render(messages, **form))
         return TokenCount(input_tokens=len(ids))
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from arriero.chat import Form
 from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice, joined
 from arriero.server.body import Schema, Temperature, TopP, parts
-from arriero.server.errors import RequestError, at
+from arriero.server.errors import NO_THREADS, RequestError, at
 from arriero.server.lenient import Lenient, Stops, Unsupported, Whole
 
 
@@ -136,16 +136,23 @@ class ConversationBody(Lenient):
     output_format: Unsupported = None
     container: Unsupported = None
     mcp_servers: Unsupported = None
+    thread: Schema | None = None
 
     def conversation(self) -> list[Message]:
         """The turns, the system prompt first."""
         system = [] if self.system is None else [Message("system", _text(self.system))]
         return joined([*system, *(message for turn in self.messages for message in turn.messages())])
 
-    def form(self) -> Form:
-        """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
+    def check(self) -> None:
+        """RequestError for what would change the answer and is not supported."""
+        if self.thread:
+            raise RequestError("conversations are not kept here", param="thread", code=NO_THREADS)
         if self.thinking is not None and self.thinking.type == "enabled":
             raise RequestError("a budget for thinking is not supported", param="thinking", code="unsupported_parameter")
+
+    def form(self) -> Form:
+        """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
+        self.check()
         wanted = self.output_config.format if self.output_config is not None else None
         with at("tools"):
             tools = [Tool(tool.name, tool.description or "", tool.input_schema) for tool in self.tools or ()]

@@ -79,12 +79,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/api/chat", response_model=ChatAnswer, responses=LINES_TOO)
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer a conversation; without turns there is nothing to do, for the model is loaded."""
-        note_ignored("/api/chat", body)
         model = find(service, body.model).chat
         if not body.messages:
             return JSONResponse(_Lines(body.model, _turn).loaded())
         messages, tools, sampling = body.conversation(), body.tools_given(), body.sampling()
         schema = body.schema_wanted()
+        note_ignored("/api/chat", body)
 
         def start() -> Stream:
             return model.stream(messages, sampling, tools=tools, schema=schema)
@@ -94,11 +94,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/api/generate", response_model=Generated, responses=LINES_TOO)
     async def generate(body: GenerateBody, request: Request) -> Response:
         """Answer one prompt; without one there is nothing to do, for the model is loaded."""
-        note_ignored("/api/generate", body)
         model = find(service, body.model).chat
         if not body.prompt:
             return JSONResponse(_Lines(body.model, _text).loaded())
         messages, sampling, schema = body.conversation(), body.sampling(), body.schema_wanted()
+        note_ignored("/api/generate", body)
         return await respond(body, request, lambda: model.stream(messages, sampling, schema=schema), _text)
 
 
