@@ -25,7 +25,8 @@ from arriero.prompt import CallReader, Part, Renderer, Wanted
 class Reply:
     """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`.
 
-    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls".
+    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls". `stop` is the stop
+    string at which it was cut, if it was.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Reply:
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str | None = None
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> Reply:
@@ -46,6 +48,7 @@ class Reply:
             last.usage,
             tuple(call for piece in pieces for call in piece.tool_calls),
             tuple(token for piece in pieces for token in piece.logprobs),
+            last.stop,
         )
 
     @property
@@ -193,7 +196,8 @@ class _Answer:
         reason = "stop" if self.stopped else self._generation.finish_reason
         if reason == "stop" and self._calls and not (self._reader and self._reader.unfinished):
             reason = "tool_calls"
-        return replace(piece, finish_reason=reason, usage=Usage(self._generation.prompt_tokens, self._tokens))
+        usage = Usage(self._generation.prompt_tokens, self._tokens)
+        return replace(piece, finish_reason=reason, usage=usage, stop=self._filter.matched)
 
     def _read(self, text: str) -> list[Part]:
         if not text:

@@ -109,6 +109,11 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
         self.record.completion_tokens += usage.completion_tokens
         self.record.finish_reasons.append(str(last.finish_reason))
 
+    @property
+    def prompt_tokens(self) -> int:
+        """The longest prompt's tokens; known from `start` on."""
+        return max(stream.usage.prompt_tokens for stream in self._streams)
+
     async def replies(self, receive: Receive) -> list[Reply]:
         """All answers whole, in order."""
         try:
@@ -136,7 +141,7 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
             return
         if self._ended < len(self._streams):
             self.record.finish_reasons.append("error" if self.failed else "cancelled")
-            self.record.prompt_tokens = max(stream.usage.prompt_tokens for stream in self._streams)
+            self.record.prompt_tokens = self.prompt_tokens
             self.record.completion_tokens = sum(stream.usage.completion_tokens for stream in self._streams)
         for reader in self._readers:
             reader.cancel()
