@@ -25,8 +25,8 @@ from arriero.prompt import CallReader, Part, Renderer, Wanted
 class Reply:
     """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`.
 
-    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls". `stop` is the stop
-    string at which it was cut, if it was.
+    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls". `stop` is the
+    stop string at which it was cut, if it was.
     """
 
     text: str

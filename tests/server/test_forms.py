@@ -89,5 +89,5 @@ def test_messages_of_one_role_in_a_row_are_one_turn_in_responses_as_in_chat_comp
     assert client.post("/v1/responses", json=body).status_code == 200
     messages = [{"role": "system", "content": "a"}, *turns]
     assert client.post("/v1/chat/completions", json={"model": "tiny", "messages": messages}).status_code == 200
-    one, other = (ids for ids, _, _ in client.app.state.service.models.default.engine.asked)
+    one, other = (ids for ids, _, _ in client.app.state.service.models.default.chat.engine.asked)
     assert one == other
