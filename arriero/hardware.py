@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-SPINS = 10_000  # turns of a waiting thread before it sleeps; docs/benchmarks.md has others
+SPINS = 1000  # turns of a waiting thread before it sleeps; docs/benchmarks.md has others
 
 
 @functools.cache
