@@ -45,7 +45,6 @@ class ToolCall:
         made = cls(value.get("id", ""), function.get("name", ""), function.get("arguments") or "{}")
         if not all(isinstance(part, str) and part for part in (made.id, made.name, made.arguments)):
             raise UsageError(f"a tool call needs an id, a name and arguments, all of them text, got {dict(value)}")
-        made.values  # noqa: B018  raises where they are none
         return made
 
     @property

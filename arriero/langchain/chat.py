@@ -28,7 +28,9 @@ Method = Literal["json_schema", "json_mode", "function_calling"]
 class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_stream(messages)` is ours and LLM's `prompt`
     """System, human, AI and tool messages in; an AI message out, with tool calls, token counts and finish reason.
 
-    Text messages of one role in a row are joined with a line break, as LangChain's `merge_message_runs` does.
+    An AI message at the end is continued, and what comes back is what follows it. Text messages of one role in a row
+    are joined with a line break, as LangChain's `merge_message_runs` does, where the chat template takes them in no
+    other way.
     """
 
     _kind = "chat"

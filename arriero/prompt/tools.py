@@ -7,6 +7,7 @@ that form, as a constraint, and `calls.CallReader` must be able to read it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,12 +99,14 @@ def _unread(template: Template, written: str) -> TemplateError:
 def one_at_a_time(messages: Sequence[Message]) -> list[Message]:
     """The same calls and results as turns of one call each, for templates that write no more into a turn."""
     made: list[Message] = []
+    results: dict[str | None, Message] = {}
     for position, message in enumerate(messages):
         if not message.tool_calls:
-            made += [message] if message.role != "tool" else []
+            made += [message] if results.pop(message.tool_call_id, None) is not message else []
             continue
-        after = messages[position + 1 :][: len(message.tool_calls)]
-        results = {result.tool_call_id: result for result in after if result.role == "tool"}
+        after = itertools.takewhile(lambda turn: turn.role == "tool", messages[position + 1 :])
+        called = {call.id for call in message.tool_calls}
+        results = {result.tool_call_id: result for result in after if result.tool_call_id in called}
         for index, call in enumerate(message.tool_calls):
             made.append(replace(message, content="" if index else message.content, tool_calls=(call,)))
             made += [results[call.id]] if call.id in results else []
