@@ -116,9 +116,11 @@ class LiteralEncoder(Encoder):
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.encode_special_tokens = True
         specials = {index: token for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        stand_ins = []
         for token in specials.values():
             options = {"lstrip": token.lstrip, "rstrip": token.rstrip, "single_word": token.single_word}
-            backend.add_tokens([AddedToken(private(token.content), normalized=False, special=False, **options)])
+            stand_ins.append(AddedToken(private(token.content), normalized=False, special=False, **options))
+        backend.add_tokens(stand_ins)
         moved = {private(token.content): index for index, token in specials.items()}
         added = {index: token.content for index, token in backend.get_added_tokens_decoder().items()}
         self._real = {index: moved[text] for index, text in added.items() if text in moved}

@@ -152,12 +152,14 @@ SPECIAL = "</s>"
         ([*ASKED, {"role": "assistant", "tool_calls": [call(1, SPECIAL)]}, result(1)], [], "the call of </s>"),
     ],
 )
-def test_special_tokens_are_refused_wherever_they_would_get_into_the_prompt(messages, tools, where):
+def test_special_tokens_are_found_wherever_they_would_get_into_what_is_trained(messages, tools, where):
     renderer = Renderer(build_tokenizer(TOOL_TEMPLATE), (2,))
     with pytest.raises(UsageError, match=f"{where} holds the special token {SPECIAL}"):
-        renderer.prompt(messages, Wanted.of(tools))
-    with pytest.raises(UsageError, match="the system's message holds the special token"):
-        renderer.prompt(ASKED, Wanted.of(schema={"title": SPECIAL}))
+        renderer.chat_template.check(Conversation.of(messages).messages, map(Tool.of, tools))
+    text = rendered(renderer, messages, tools)
+    assert SPECIAL in text.removesuffix("</s><bot>")
+    ids = renderer.prompt(ASKED, Wanted.of(schema={"title": SPECIAL}))
+    assert ids.count(2) == 2, "of the schema in the system prompt it is text"
 
 
 def test_half_of_a_surrogate_pair_in_arguments_is_refused():
@@ -266,7 +268,6 @@ def test_an_openai_message_keeps_its_calls():
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        (CALLED[:-1], "must end with a user message"),
         (TWICE[:-1], "the results of the calls call_1 are missing"),
         ([*CALLED[:-1], *ASKED[1:]], "turn 3 must come from the tool, got user: the results of the calls call_1 come"),
         ([*CALLED[:-1], result(7)], "turn 3 is the result of the call 'call_7', expected 'call_1'"),
@@ -281,9 +282,9 @@ def test_an_openai_message_keeps_its_calls():
         ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "")]}], "needs an id, a name and arguments"),
         ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "{oops")]}], "arguments of the call of f are not"),
         ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "[]")]}], "must be a JSON object, got '\\[\\]'"),
-        ([*ASKED, {"role": "assistant", "content": None}], "content must be text, got NoneType"),
+        ([*ASKED, {"role": "assistant", "content": None}], "turn 2 \\(assistant\\) is empty"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused(messages, message):
+def test_an_order_that_makes_no_sense_is_not_trained(messages, message):
     with pytest.raises(UsageError, match=message):
-        Renderer(build_tokenizer(TOOL_TEMPLATE), (2,)).prompt(messages)
+        Conversation.of(messages)
