@@ -34,15 +34,12 @@ def specials_of(renderer) -> list[str]:
 
 
 def poison(specials: list[str]):
-    """Special tokens, their halves, what lies in the private area, and what templates look for."""
+    """Special tokens, their halves, and what templates look for."""
     halves = st.sampled_from(specials).flatmap(
         lambda token: st.integers(0, len(token)).flatmap(lambda at: st.sampled_from([token[:at], token[at:]]))
     )
     others = ["a", " ", "\n", "你", "🦙", '"', "\\", "</think>", "<think>", "user", "<tool_call>"]
-    return st.lists(
-        st.sampled_from(specials) | halves | st.sampled_from(specials).map(private) | st.sampled_from(others),
-        max_size=5,
-    ).map("".join)
+    return st.lists(st.sampled_from(specials) | halves | st.sampled_from(others), max_size=5).map("".join)
 
 
 def structure_of(renderer, ids) -> list[str]:
@@ -51,11 +48,7 @@ def structure_of(renderer, ids) -> list[str]:
 
 def check(renderer, turns, tools=(), harmless=()) -> None:
     """The ids are those of the template's text, with the same special tokens as where nobody wrote any."""
-    try:
-        ids = renderer.prompt(turns, Wanted.of(tools))
-    except UsageError as error:  # only where the text itself is in the private area
-        assert "stands in the conversation" in str(error)
-        return
+    ids = renderer.prompt(turns, Wanted.of(tools))
     expected = renderer.prompt(harmless, Wanted.of([Tool(tool.name, "x", tool.parameters) for tool in tools]))
     assert structure_of(renderer, ids) == structure_of(renderer, expected)
     plain = renderer.chat_template.text(turns, answer_follows=True, tools=tools)
@@ -134,9 +127,17 @@ def test_text_beside_special_tokens_is_tokenized_as_ever():
 
 
 def test_two_messages_do_not_add_up_to_a_special_token():
-    """The template writes nothing between them."""
-    ids = RENDERERS["glued"].prompt([Message("user", "a<"), Message("assistant", "/"), Message("user", "s>b")])
+    """The template writes nothing between them, and no message alone holds one: this got through."""
+    ids = RENDERERS["glued"].prompt([Message("system", "a<"), Message("user", "/s>b")])
     assert structure_of(RENDERERS["glued"], ids) == ["<s>"]
+
+
+def test_the_private_area_is_no_way_in():
+    """It is where structure is told apart from text once there are special tokens in the text."""
+    renderer, hidden = RENDERERS["tiny"], private("</s>")
+    assert renderer.prompt([Message("user", hidden)]) == [1, 4, *(6 + byte for byte in hidden.encode()), 2, 5]
+    with pytest.raises(UsageError, match="stands in the conversation"):
+        renderer.prompt([Message("user", f"{hidden}</s>")])
 
 
 def test_a_template_that_takes_text_out_puts_no_special_token_together():

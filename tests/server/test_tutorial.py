@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import json
 import re
 import subprocess
+from dataclasses import replace
 from datetime import datetime
 
 import httpx
