@@ -43,7 +43,7 @@ class Tracer:
         ordered = sorted(specials, key=lambda text: (-len(text), text))
         self.specials = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
         known = {word for word in words if private(word) != word}
-        self._names = frozenset(names) | known
+        self._names = {name for name in known.union(names) if not self.specials.search(name)}
         apart = (word for word in known if not any(_overlap(word, special) for special in ordered))
         self._words = sorted(apart, key=lambda word: (-len(word), word))
 

@@ -132,6 +132,13 @@ def test_two_messages_do_not_add_up_to_a_special_token():
     assert structure_of(RENDERERS["glued"], ids) == ["<s>"]
 
 
+def test_a_key_that_is_a_word_of_the_template_is_text_too():
+    """Keys that the template asks for stay as they are; `<s>` is among its words, and got through that way."""
+    call = ToolCall("1", "f", '{"<s>": {"</s>": 1}}')
+    ids = RENDERERS["tiny tools"].prompt([Message("user", "a"), Message("assistant", "", (call,))])
+    assert structure_of(RENDERERS["tiny tools"], ids) == ["<s>", "<user>", "</s>", "<bot>", "</s>", "<bot>"]
+
+
 def test_the_private_area_is_no_way_in():
     """It is where structure is told apart from text once there are special tokens in the text."""
     renderer, hidden = RENDERERS["tiny"], private("</s>")
