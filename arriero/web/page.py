@@ -136,7 +136,7 @@ def remarks(turn: Turn) -> list[str]:
     """How an answer ended and what it took."""
     found = []
     if turn.finish_reason == "length":
-        found.append("**Cut off**: the limit of new tokens was reached")
+        found.append("**Cut off**: at the limit of new tokens, or where the window ends")
     if turn.finish_reason == "cancelled":
         found.append("Stopped")
     if turn.usage is not None:
