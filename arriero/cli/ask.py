@@ -69,7 +69,9 @@ def ask(
     finally:
         chat.close()
     if wanted is not None and answer.last.finish_reason == "length":
-        raise EngineError("the answer was cut before its JSON was complete", hint="a larger --max-new-tokens, or a shorter question")
+        raise EngineError(
+            "the answer was cut before its JSON was complete", hint="a larger --max-new-tokens, or a shorter question"
+        )
     if as_json:
         output.document(_document(chat, answer, started, loaded))
     elif wanted is not None:
