@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arriero.engines import Generation
 from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.stopping import StopFilter
 from arriero.errors import EngineError
-from arriero.messages import FinishReason, Message, Piece, TokenLogprob, ToolCall, Usage
+from arriero.messages import CallDelta, FinishReason, Message, Piece, TokenLogprob, ToolCall, Usage
 from arriero.prompt import CallReader, Part, Renderer, Wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`."""
+    """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`.
+
+    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls".
+    """
 
     text: str
     finish_reason: FinishReason
@@ -140,16 +143,17 @@ class _Answer:
         markers = renderer.markers if wanted.tools else {}
         self._detokenizer = Detokenizer(renderer.tokenizer, self._special - markers.keys())
         self._filter = StopFilter(stop)
-        names = [tool.name for tool in wanted.tools]
-        self._reader = CallReader(names, markers.values()) if names else None
+        demanded = [tool.name for tool in wanted.demanded]
+        self._reader = CallReader(wanted.tools, markers.values(), demanded) if wanted.tools else None
+        self._only_one = not wanted.parallel
         self._spelled = _Spelled()
         self._tokens = 0
         self._calls = 0
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has been found."""
-        return self._filter.stopped
+        """Whether a stop string has been found, or as many calls have been made as may be."""
+        return self._filter.stopped or self._complete
 
     def push(self, token: int) -> Piece | None:
         """The piece that became certain with this token, if any."""
@@ -161,7 +165,7 @@ class _Answer:
             self._spelled.token(self._generation.logprobs[self._tokens - 1])
         self._spelled.text(text)
         piece = self._piece(self._read(self._filter.push(text)))
-        return piece if piece.text or piece.tool_calls else None
+        return piece if piece.text or piece.tool_calls or piece.call_deltas else None
 
     def last(self) -> Piece:
         """What is left, the finish reason and the token counts."""
@@ -171,14 +175,13 @@ class _Answer:
             self._spelled.text(rest)
             text = self._filter.push(rest) + self._filter.flush()
         parts = self._read(text)
-        if self._reader is not None:
+        if self._reader is not None and not self._complete:
             parts += self._reader.flush()
         piece = self._piece(parts)
         reason = "stop" if self.stopped else self._generation.finish_reason
-        if reason == "stop" and self._calls:
+        if reason == "stop" and self._calls and not (self._reader and self._reader.unfinished):
             reason = "tool_calls"
-        usage = Usage(self._generation.prompt_tokens, self._tokens)
-        return Piece(piece.text, reason, usage, piece.tool_calls, piece.logprobs)
+        return replace(piece, finish_reason=reason, usage=Usage(self._generation.prompt_tokens, self._tokens))
 
     def _read(self, text: str) -> list[Part]:
         if not text:
@@ -186,13 +189,21 @@ class _Answer:
         return self._reader.push(text) if self._reader is not None else [Part(text, len(text))]
 
     def _piece(self, parts: list[Part]) -> Piece:
-        logprobs: list[TokenLogprob] = []
+        text, calls, deltas, logprobs = "", list[ToolCall](), list[CallDelta](), list[TokenLogprob]()
         for part in parts:
+            if self._complete:
+                break
             spelled = self._spelled.upto(part.length)
             logprobs += spelled if part.text else []
-        calls = tuple(part.call for part in parts if part.call is not None)
-        self._calls += len(calls)
-        return Piece("".join(part.text for part in parts), tool_calls=calls, logprobs=tuple(logprobs))
+            text += part.text
+            deltas += [part.delta] if part.delta is not None else []
+            calls += [part.call] if part.call is not None else []
+            self._calls += part.call is not None
+        return Piece(text, tool_calls=tuple(calls), logprobs=tuple(logprobs), call_deltas=CallDelta.joined(deltas))
+
+    @property
+    def _complete(self) -> bool:
+        return self._only_one and self._calls > 0
 
 
 class _Spelled:

@@ -37,6 +37,7 @@ class Form(TypedDict, total=False):
     schema: Mapping[str, Any] | None
     continue_final_message: bool | None
     add_generation_prompt: bool | None
+    parallel_tool_calls: bool
 
 
 class Options(Form, total=False):
@@ -106,10 +107,10 @@ class Chat:
 
         `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
         name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"
-        the model is not shown the tools. `schema` is a JSON schema that the answer fits, by constraint too; the model
-        is shown it at the end of the system prompt. `{"type": "object"}` is any JSON object. With tools and a schema
-        the answer is a call or fits the schema. `logprobs` asks for the log-probabilities of the text's tokens, with
-        that many alternatives for each, 0 to 20.
+        the model is not shown the tools; without `parallel_tool_calls` the answer ends with its first call. `schema` is
+        a JSON schema that the answer fits, by constraint too; the model is shown it at the end of the system prompt.
+        `{"type": "object"}` is any JSON object. With tools and a schema the answer is a call or fits the schema.
+        `logprobs` asks for the log-probabilities of the text's tokens, with that many alternatives for each, 0 to 20.
 
         An answer ends by itself, at `max_new_tokens`, or where the window ends; `Stream.clamped` is set where that is
         less than was asked for. Bad messages, a prompt that does not fit the window, and what the model or the engine
@@ -139,7 +140,7 @@ class Chat:
     def _start(self, prompt_ids: list[int], sampling: Sampling | None, wanted: Wanted, logprobs: int | None) -> Stream:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
-        constraint = wanted.constraint(self.renderer.call_form if wanted.tools else None)
+        constraint = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
         limit = self._limit(len(prompt_ids), chosen.max_new_tokens)
         request = partial(
             self.engine.submit,
@@ -207,7 +208,8 @@ def _wanted(form: Form) -> Wanted:
     """What is wanted of the answer; raises TypeError for an unknown option, as for any unknown keyword."""
     if unknown := sorted(form.keys() - Form.__annotations__.keys()):
         raise TypeError(f"unexpected options: {', '.join(unknown)}")
-    return Wanted.of(form.get("tools", ()), form.get("tool_choice", "auto"), form.get("schema"))
+    tools, choice, schema = form.get("tools", ()), form.get("tool_choice", "auto"), form.get("schema")
+    return Wanted.of(tools, choice, schema, parallel=form.get("parallel_tool_calls", True))
 
 
 def load(

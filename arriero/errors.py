@@ -6,6 +6,7 @@
     │   └── UnsupportedError        2: the engine does not do what a request asks for
     ├── DataError                   1: a data file cannot be used; carries file and row
     ├── ContractError               1: an adapter was trained for another model or another prompt
+    ├── CutOffError                 1: an answer that has to be complete ended before it was
     ├── EngineError                 1: the engine failed or lacks what was asked of it
     ├── DownloadError               1: a download failed or did not verify
     ├── NotFoundError               4: no such model, file or directory
@@ -80,6 +81,10 @@ class DataError(ArrieroError):
 
 class ContractError(ArrieroError):
     """What the adapter was trained under differs from what is about to serve it."""
+
+
+class CutOffError(ArrieroError):
+    """An answer that is of no use unless it is complete reached its limit of tokens, or a stop string, before."""
 
 
 class EngineError(ArrieroError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from arriero.errors import UsageError
+from arriero.tools import CallDelta as CallDelta
 from arriero.tools import NamedTool as NamedTool
 from arriero.tools import Tool as Tool
 from arriero.tools import ToolCall as ToolCall
@@ -274,7 +275,8 @@ class Piece:
     """The next bit of an answer: whole characters only, never a part of a stop string.
 
     The last piece of a stream carries `finish_reason` and `usage`; its text may be empty. `logprobs`, where asked for,
-    are those of the tokens since the last piece; `tool_calls` come whole, with the last piece at the latest.
+    are those of the tokens since the last piece. Calls of tools come twice: as they are made in `call_deltas`, at most
+    one a call, and whole in `tool_calls`, with the piece that ends their arguments, the last one at the latest.
     """
 
     text: str
@@ -282,3 +284,4 @@ class Piece:
     usage: Usage | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    call_deltas: tuple[CallDelta, ...] = ()

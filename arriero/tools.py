@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from arriero.constraint import JsonSchema
 from arriero.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -19,7 +20,10 @@ NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function the model wants called. `arguments` is the text of a JSON object, as on OpenAI's wire."""
+    """A function the model wants called.
+
+    `arguments` is the text of a JSON object, as on OpenAI's wire, unless the model wrote it wrong or was cut off.
+    """
 
     id: str
     name: str
@@ -30,15 +34,28 @@ class ToolCall:
         """The arguments by name; raises UsageError where they are not a JSON object."""
         try:
             values = json.loads(self.arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"the arguments of the call of {self.name} are not JSON: {error}") from error
         if not isinstance(values, dict):
             raise UsageError(f"the arguments of the call of {self.name} must be a JSON object, got {self.arguments!r}")
         return values
 
+    @property
+    def given(self) -> dict[str, Any] | str:
+        """The arguments by name or, where the model wrote no JSON object that can be sent on, the text they are."""
+        try:
+            values = self.values
+            json.dumps(values, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair has no bytes
+        except (UsageError, ValueError):
+            return self.arguments
+        return values
+
     @classmethod
     def of(cls, value: ToolCall | Mapping[str, Any]) -> ToolCall:
-        """A call from `{"id": …, "type": "function", "function": {"name": …, "arguments": text}}`."""
+        """A call from `{"id": …, "type": "function", "function": {"name": …, "arguments": text}}`.
+
+        Arguments that are no JSON object are taken as they are: a model may have written them.
+        """
         if isinstance(value, ToolCall):
             return value
         function = _function(value, "a tool call")
@@ -51,6 +68,36 @@ class ToolCall:
     def definition(self) -> dict[str, Any]:
         """The call as OpenAI's object, which `of` reads."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """What comes next of a call: the first of a call has its id and name. `index` counts the calls of an answer.
+
+    The arguments of all deltas of a call, joined, are the call's.
+    """
+
+    index: int
+    arguments: str
+    id: str = ""
+    name: str = ""
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The delta as OpenAI's object."""
+        head = {"id": self.id, "type": "function"} if self.id else {}
+        name = {"name": self.name} if self.id else {}
+        return {"index": self.index, **head, "function": {**name, "arguments": self.arguments}}
+
+    @staticmethod
+    def joined(deltas: Iterable[CallDelta]) -> tuple[CallDelta, ...]:
+        """One delta for each call."""
+        made: dict[int, CallDelta] = {}
+        for delta in deltas:
+            known = made.get(delta.index)
+            arguments = known.arguments + delta.arguments if known is not None else delta.arguments
+            made[delta.index] = replace(known or delta, arguments=arguments)
+        return tuple(made.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +119,10 @@ class Tool:
             raise UsageError(
                 f"the parameters of the tool {self.name} must be the JSON schema of an object, got {self.parameters!r}"
             )
+        try:
+            JsonSchema(self.parameters)
+        except UsageError as error:
+            raise UsageError(f"the parameters of the tool {self.name}: {error.message}", hint=error.hint) from error
 
     @classmethod
     def of(cls, value: Tool | Mapping[str, Any]) -> Tool:
@@ -87,6 +138,12 @@ class Tool:
             raise UsageError(f"a tool's function has name, description, parameters and strict, got also {unknown}")
         given = {name: function[name] for name in ("description", "parameters") if function.get(name) is not None}
         return cls(function.get("name", ""), **given)
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The schema of each argument that the parameters name."""
+        found = self.parameters.get("properties")
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def definition(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ The embedded model, or `--model`. Every way to answer has a process of its own.
     agreement  greedy answers and next-token distributions against transformers in float32, on --prompts questions
     ids        whether all surfaces send the engine the same prompt ids
     cancel     how soon a cancelled request ends, and how soon one behind it begins
-    memory     resident memory over --answers short requests
+    memory     resident memory over --answers requests of all lengths
     cold       from the start of `arriero ask` to its first byte
 
 llama.cpp is measured with the Python of an environment that has `xllamacpp`, vLLM with one that has `vllm` and, for

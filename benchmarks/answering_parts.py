@@ -13,14 +13,14 @@ from pathlib import Path
 
 from answering_channel import Document
 from answering_children import Bench, Child, ChildError, reason
-from answering_prompts import held_out, long_answers, long_prompts, prompt
+from answering_prompts import held_out, long_prompts, of_any_length, prompt
 
 from arriero import hub
 
 CANDIDATES = ("openvino int8", "openvino int4", "openvino bfloat16", "transformers bfloat16")
 FIRST = 32  # greedy tokens that are compared
 LONG, ANSWER = 1_800, 256  # tokens of a prompt that is cancelled and of its answer, in models with room for them
-AT_ONCE, SHORT = 8, 16  # requests, and tokens of their answers, where memory is watched
+AT_ONCE, SHORT = 8, 8  # requests, and tokens of their answers, where memory is watched
 
 
 def agreement(bench: Bench) -> Document:
@@ -92,10 +92,11 @@ def _cancelled(times: dict[str, list[float]]) -> Document:
 
 
 def memory(bench: Bench) -> Document:
-    """Bytes resident after every tenth of many short requests, and the slope of a line through them."""
+    """Bytes resident after every tenth of many requests of all lengths, and the slope of a line through them."""
+    words = min(180, hub.window(bench.options.model) // 8)
 
     def measured(child: Child) -> Document:
-        questions, answered, points = long_answers(), 0, []
+        questions, answered, points = of_any_length(words), 0, []
         for part in range(1, 11):
             while answered < bench.options.answers * part // 10:
                 chosen = list(itertools.islice(questions, AT_ONCE))
@@ -110,7 +111,7 @@ def memory(bench: Bench) -> Document:
             },
         }
 
-    return {"at_once": AT_ONCE, "tokens": SHORT, **bench.engines("memory", measured)}
+    return {"at_once": AT_ONCE, "words": words, "tokens": SHORT, **bench.engines("memory", measured)}
 
 
 def cold(bench: Bench) -> Document:

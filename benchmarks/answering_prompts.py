@@ -1,4 +1,4 @@
-"""What answering.py asks: questions with long answers, held-out questions, long prompts. None is asked twice."""
+"""What answering.py asks: questions with long answers, held-out ones, long prompts, prompts of any length."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def long_answers() -> Iterator[str]:
     """Questions whose answers are long, without end and without repetition."""
     for year, (topic, form) in zip(itertools.count(1500), itertools.cycle(itertools.product(TOPICS, FORMS))):
         yield f"{form.format(topic)} It takes place in the year {year}."
+
+
+def of_any_length(most: int) -> Iterator[str]:
+    """Questions of 1 to `most` words, without end."""
+    lengths, words = random.Random(0), itertools.cycle(SENTENCE.split())
+    while True:
+        yield " ".join(itertools.islice(words, lengths.randint(1, most)))
 
 
 def held_out(count: int) -> list[str]:

@@ -181,8 +181,8 @@ def _memory(part: Document) -> Sheet:
         ["", *map(str, counts), "per 1,000 requests", "the same, last half"],
         [row(name, found) for name, found in engines.items()],
         [
-            f"{part['at_once']} requests at once, answers of up to {part['tokens']} tokens, no question twice; slopes "
-            "of a line by least squares.",
+            f"{part['at_once']} requests at once, questions of 1 to {part['words']} words, answers of up to "
+            f"{part['tokens']} tokens; slopes of a line by least squares.",
             *missing(part),
         ],
     )

@@ -83,7 +83,7 @@ def train(rows: Path, output: Path, spins: str, model: str | None) -> list[float
     command += ["--eval-fraction", "0", "--json", *(["--model", model] if model is not None else [])]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    times = [line["elapsed_s"] for line in lines if "loss" in line]
+    times = [line["seconds"] for line in lines if "loss" in line]
     return [after - before for before, after in itertools.pairwise(times)]
 
 

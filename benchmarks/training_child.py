@@ -17,7 +17,7 @@ import torch
 import tutorial_recipe
 from machine import Meter
 from training_jobs import Job
-from training_variants import PACKED, PADDED, SHARED, Outcome, base_model, by_hand, command, held_out, settled
+from training_variants import PACKED, PADDED, SHARED, Outcome, as_set_up, base_model, by_hand, command, held_out
 from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from arriero.hardware import cores
@@ -80,7 +80,7 @@ def tutorial(job: Job, *, recompute: bool) -> Outcome:
     return {
         **watch.meter.outcome(),
         "computed": watch.tokens[1:],
-        "head_places": watch.tokens[1:],
+        "head_positions": watch.tokens[1:],
         "first_loss": float(watch.first) / loss_tokens(work.steps[0]),
         "plan": "padded batches of 4",
     }
@@ -93,7 +93,7 @@ def outcome(job: Job) -> Outcome:
             return tutorial(job, recompute=True)
         case "no recomputation":
             return tutorial(job, recompute=False)
-        case "loss places only":
+        case "loss positions only":
             return by_hand(job, PADDED, head=True)
         case "packed":
             return by_hand(job, PACKED)
@@ -102,7 +102,7 @@ def outcome(job: Job) -> Outcome:
         case "fused pieces":
             return by_hand(job, SHARED, fused=True)
         case "arriero train":
-            return settled(job) if job.shape else command(job)
+            return as_set_up(job) if job.shape else command(job)
     raise ValueError(f"no variant {job.variant!r}")
 
 

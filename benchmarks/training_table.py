@@ -19,11 +19,11 @@ CHANGES = {
     "accumulated, gradient checkpointing, LoRA in float32 with dropout 0.1, the model's loss over all logits, "
     "averaged over each batch of 4, one end token more a row",
     "no recomputation": "the same without gradient checkpointing",
-    "loss places only": "batches of 4 still, but logits only where a loss is taken, with their gradient, 256 at a "
+    "loss positions only": "batches of 4 still, but logits only where a loss is taken, with their gradient, 256 at a "
     "time; LoRA computes in bfloat16 by autocast, without dropout, gradients are divided by the step's loss tokens, no "
     "additional end token; from here on without the Trainer",
     "packed": "rows of up to 2,048 tokens (CPU) in place of padding, each example with an attention of its own; the "
-    "model's own head, logits at loss places",
+    "model's own head, logits at loss positions",
     "shared prefix": "what the examples of a row begin with computed once",
     "fused pieces": "LoRA layer, norm, gate, rotary embedding and head's loss each with a backward pass of its own",
     "arriero train": "with its own choice of rows and recomputation, its check of the first step, and (CPU) freed "
@@ -32,9 +32,9 @@ CHANGES = {
 }
 FORMULA = (
     "FLOPs: 4 per parameter that is neither embedding nor head and token, and 4 per parameter of the head and place "
-    "with logits (2 forward, 2 to pass gradients back). Computed: the tokens and places the variant computed, padding "
+    "with logits (2 forward, 2 to pass gradients back). Computed: the tokens and positions it computed, padding "
     "and repeated prefixes included, recomputation not. Useful: each distinct token of a step once (a common prefix "
-    "once), and loss places only; the same for every variant. Over seconds times the machine's matrix rate, the "
+    "once), and loss positions only; the same for every variant. Over seconds times the machine's matrix rate, the "
     "higher of the two measured. Taken by others: of the cores' time in the counted steps; times are worth little "
     "where it is more than a few hundredths."
 )
@@ -52,8 +52,8 @@ def figures(
     useful = [work(sizes, distinct(step), loss_tokens(step)) for step in steps] * len(results)
     seconds = [value for result in results for value in result["seconds"]]
     computed = [value for result in results for value in result["computed"]]
-    places = [value for result in results for value in result["head_places"]]
-    done = [work(sizes, tokens, heads) for tokens, heads in zip(computed, places, strict=True)]
+    positions = [value for result in results for value in result["head_positions"]]
+    done = [work(sizes, tokens, heads) for tokens, heads in zip(computed, positions, strict=True)]
     samples = rates([SAMPLES] * len(seconds), seconds)
     shown = {name: results[0][name] for name in ("plan", "fused", "host_waits") if results[0].get(name) is not None}
     return {
@@ -75,9 +75,9 @@ def figures(
     }
 
 
-def work(sizes: dict[str, int], tokens: int, places: int) -> int:
+def work(sizes: dict[str, int], tokens: int, positions: int) -> int:
     """FLOPs by FORMULA."""
-    return 4 * (sizes["body"] * tokens + sizes["head"] * places)
+    return 4 * (sizes["body"] * tokens + sizes["head"] * positions)
 
 
 def rates(amounts: Sequence[float], seconds: Sequence[float]) -> list[float]:

@@ -1,6 +1,6 @@
 """From the tutorial's recipe to `arriero train`, a step at a time, with the pieces of arriero.training.
 
-`by_hand` puts the pieces together one after the other, `settled` computes what the command computes for a model that
+`by_hand` puts the pieces together one after the other, `as_set_up` computes what the command computes for a model that
 is in memory only, `command` is the command itself.
 """
 
@@ -29,7 +29,7 @@ from arriero.training.options import SEVEN_PROJECTIONS
 from arriero.training.pack import loss_tokens, shared_prefix, split
 from arriero.training.planning.mode import Mode
 from arriero.training.planning.plan import PREFERRED, Plan
-from arriero.training.planning.settle import settle
+from arriero.training.setup.step_setup import set_up
 from arriero.training.steps import StepResult, Steps
 
 PADDED = Mode("padded", "benchmark", own_attention=False)
@@ -87,18 +87,18 @@ def batches(steps: Steps, examples: Sequence[Rendered]) -> StepResult:
     return StepResult(loss, sum(len(example.ids) for example in examples), sum(map(steps.computed, parts)))
 
 
-def settled(job: Job) -> Outcome:
+def as_set_up(job: Job) -> Outcome:
     """What `arriero train` computes: its plan, its check of the first step, its pieces and its optimizer."""
     set_seed(job.workload.seed)
     model = lora(base_model(job))
     longest = max(len(example.ids) for step in job.workload.steps for example in step)
     options, checked = TrainOptions(precision="bfloat16"), ""
     try:
-        steps = settle(model, job.workload.steps[0], longest, options, None).steps
+        steps = set_up(model, job.workload.steps[0], longest, options, None).steps
     except torch.OutOfMemoryError:
         model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        steps = settle(model, job.workload.steps[0], longest, replace(options, verify=False), None).steps
+        steps = set_up(model, job.workload.steps[0], longest, replace(options, verify=False), None).steps
         checked = "; there was no memory for the check of the first step, which was left out"
     found = timed(job, steps, steps.backward)
     return found | {"plan": found["plan"] + checked}
@@ -125,7 +125,7 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
     found = {
         **meter.outcome(),
         "computed": [result.computed for result in results[1:]],
-        "head_places": [loss_tokens(examples) for examples in work.steps[1:]],
+        "head_positions": [loss_tokens(examples) for examples in work.steps[1:]],
         "first_loss": float(results[0].loss),
         "plan": _in_words(steps.plan.mode.name, steps.plan.row_tokens, steps.plan.checkpointing),
         "fused": dict(steps.kernels.counts),
@@ -161,7 +161,7 @@ def command(job: Job) -> Outcome:
     return {
         **meter.outcome(),
         "computed": [sum(map(count, step)) for step in rows],
-        "head_places": [loss_tokens(examples) for examples in work.steps[1:]],
+        "head_positions": [loss_tokens(examples) for examples in work.steps[1:]],
         "first_loss": losses[0],
         "plan": _in_words(plan["mode"], plan["row_tokens"], plan["checkpointing"]),
         "fused": plan["fast"],

@@ -151,7 +151,7 @@ def test_a_prompt_longer_than_the_window_is_an_error_with_both_numbers(scripted_
         [{"role": "user", "content": 3}],
         [{"role": "user"}],
         ["hi"],
-        [{"role": "tool", "content": "hi"}],
+        [{"role": "user", "content": "hi", "tool_call_id": "1"}],
         [{"role": "user", "content": "hi", "name": "x"}],
     ],
 )

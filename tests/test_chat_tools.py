@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import itertools
 import json
 
 import pytest
 
-from arriero.chat import Chat
+from arriero.chat import Chat, Reply
 from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.errors import ContextLengthError, UnsupportedError, UsageError
 from arriero.messages import NamedTool, Sampling, Tool
-from arriero.prompt import Renderer, TemplateError
-from tests.conftest import TOOL_TEMPLATE, ScriptedEngine, ids_of
+from arriero.prompt import Renderer
+from tests.conftest import TEMPLATE, TOOL_TEMPLATE, ScriptedEngine, ids_of
 from tests.prompt.templates import HERMES
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -42,24 +44,30 @@ def test_a_call_is_an_answer_of_its_own_kind(chat):
     assert reply.usage.completion_tokens == len(ids_of(f"Let me see.\n{CALL}")) + 1
 
 
-def test_text_comes_piece_by_piece_and_a_call_at_once(chat):
+def test_text_and_arguments_come_piece_by_piece(chat):
+    """Calls came whole: a client saw nothing of a long argument, a file to write, until all of it was made."""
     pieces = list(chat(f"Hm.\n{CALL}\n{CALL}").stream(HELLO, tools=[WEATHER]))
-    assert shown(pieces) == [("H", []), ("m", []), (".", []), ("", ["weather"]), ("", ["weather"]), ("", [])]
+    assert [piece.text for piece in pieces if piece.text] == ["H", "m", "."]
+    deltas = [delta for piece in pieces for delta in piece.call_deltas]
+    assert [(delta.index, delta.name) for delta in deltas if delta.id] == [(0, "weather"), (1, "weather")]
+    assert "".join(delta.arguments for delta in deltas if delta.index == 1) == '{"city": "Potosí"}'
+    assert max(len(delta.arguments) for delta in deltas) < 5
+    whole = [call for piece in pieces for call in piece.tool_calls]
+    assert [call.id for call in whole] == [delta.id for delta in deltas if delta.id]
+    assert whole[0].id != whole[1].id
     assert pieces[-1].finish_reason == "tool_calls"
-    first, second = (piece.tool_calls[0].id for piece in pieces[3:5])
-    assert first != second
 
 
 def test_async_readers_get_the_same(chat):
     async def read():
         return [piece async for piece in chat(f"Hm.\n{CALL}").astream(HELLO, tools=[WEATHER])]
 
-    assert shown(asyncio.run(read()))[-2:] == [("", ["weather"]), ("", [])]
+    assert [names for _, names in shown(asyncio.run(read())) if names] == [["weather"]]
     reply = asyncio.run(chat(CALL).acomplete(HELLO, tools=[WEATHER]))
     assert (reply.text, reply.finish_reason, len(reply.tool_calls)) == ("", "tool_calls", 1)
 
 
-@pytest.mark.parametrize("answer", [CALL.replace("weather", "rain"), CALL.replace("}}", "}"), "<tool_call> is a tag"])
+@pytest.mark.parametrize("answer", [CALL.replace("weather", "rain"), CALL.replace("{", "(", 1), "<tool_call> is a tag"])
 def test_what_is_no_call_of_a_tool_is_text(chat, answer):
     reply = chat(answer).complete(HELLO, tools=[WEATHER])
     assert (reply.text, reply.finish_reason, reply.tool_calls) == (answer, "stop", ())
@@ -72,15 +80,51 @@ def test_without_tools_nothing_is_read_as_a_call(chat):
     assert made.engine.asked[0][0] == made.engine.asked[1][0], "with none the model is not shown the tools"
 
 
-def test_a_call_cut_off_by_the_length_is_text(chat):
+def test_a_call_cut_off_before_its_arguments_is_text_unless_it_was_demanded(chat):
+    """A demanded call that reached the limit was markup in the content and no call."""
+    for choice in ("required", NamedTool("weather")):
+        options = {"tools": [WEATHER], "tool_choice": choice}
+        reply = chat(CALL).complete(HELLO, Sampling(max_new_tokens=30), **options)
+        assert (reply.text, reply.finish_reason) == ("", "length")
+        assert [(call.name, call.arguments) for call in reply.tool_calls] == [("weather", "")]
     reply = chat(CALL).complete(HELLO, Sampling(max_new_tokens=30), tools=[WEATHER])
     assert (reply.text, reply.finish_reason) == (CALL.encode()[:30].decode(), "length")
+
+
+def test_a_call_cut_off_by_the_length_has_the_arguments_so_far(chat):
+    limit = len(ids_of(CALL.partition("tosí")[0]))
+    for choice in ("required", "auto"):
+        stream = chat(CALL).stream(HELLO, Sampling(max_new_tokens=limit), tools=[WEATHER], tool_choice=choice)
+        reply = Reply.of(pieces := list(stream))
+        assert (reply.text, reply.finish_reason) == ("", "length")
+        assert [(call.name, call.arguments) for call in reply.tool_calls] == [("weather", '{"city": "Po')]
+        assert "".join(delta.arguments for piece in pieces for delta in piece.call_deltas) == '{"city": "Po'
+
+
+def test_without_parallel_calls_the_answer_ends_with_the_first(chat):
+    made = chat(f"Hm.\n{CALL}\n{CALL} and so on")
+    reply = made.complete(HELLO, tools=[WEATHER], parallel_tool_calls=False)
+    assert (reply.text, len(reply.tool_calls), reply.finish_reason) == ("Hm.", 1, "tool_calls")
+    assert made.engine.generations[0].cancelled, "the engine is not left to write what nobody gets"
+    assert reply.usage.completion_tokens < len(ids_of(f"Hm.\n{CALL}\n{CALL}"))
+    assert len(made.complete(HELLO, tools=[WEATHER]).tool_calls) == 2
+    two = '[{"name": "weather", "arguments": {}}, {"name": "weather", "arguments": {}}]'
+    whole = chat("[weather(city='a'), weather(city='b')]", f"<tool_call>{two}</tool_call>")
+    for _ in range(2):
+        assert len(whole.complete(HELLO, tools=[WEATHER], parallel_tool_calls=False).tool_calls) == 1
+
+
+def test_a_cut_off_call_is_sent_back_and_gone_on_from(chat):
+    made = chat(CALL, "Sorry.")
+    first = made.complete(HELLO, Sampling(max_new_tokens=50), tools=[WEATHER])
+    result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "these arguments are no JSON"}
+    assert made.complete([*HELLO, first.message, result], tools=[WEATHER]).text == "Sorry."
 
 
 def test_an_answer_broken_off_is_cancelled_and_not_a_call(chat):
     made = chat(CALL + "!", gate=len(ids_of(CALL)))
     stream = made.stream(HELLO, tools=[WEATHER])
-    assert next(stream).tool_calls
+    assert any(piece.tool_calls for piece in itertools.islice(stream, len('{"city": "Potosí"}')))
     made.engine.generations[0].cancel()
     made.engine.release.set()
     assert [piece.finish_reason for piece in stream] == ["cancelled"]
@@ -90,7 +134,8 @@ def test_a_stop_string_cuts_calls_too(chat):
     reply = chat(f"Hm. {CALL}").complete(HELLO, Sampling(stop=("</tool",)), tools=[WEATHER])
     assert (reply.text, reply.finish_reason, len(reply.tool_calls)) == ("Hm.", "tool_calls", 1)
     reply = chat(f"Hm. {CALL}").complete(HELLO, Sampling(stop=("Potosí",)), tools=[WEATHER])
-    assert (reply.text, reply.finish_reason) == (f"Hm. {CALL}".partition("Potosí")[0], "stop")
+    assert (reply.text, reply.finish_reason) == ("Hm.", "stop"), "not tool_calls: this one cannot be made"
+    assert [call.arguments for call in reply.tool_calls] == ['{"city": "']
 
 
 def test_a_call_and_its_result_go_on_as_a_conversation(chat):
@@ -104,11 +149,14 @@ def test_a_call_and_its_result_go_on_as_a_conversation(chat):
     assert made.engine.asked[1][0] == made.render([*HELLO, first.message, result], tools=[WEATHER])
 
 
-def test_a_model_without_tools_says_so_before_the_engine_is_asked(scripted_chat):
-    made = scripted_chat("x")
-    with pytest.raises(TemplateError, match="no place for tools"):
-        made.stream(HELLO, tools=[WEATHER])
-    assert made.engine.asked == []
+def test_a_model_without_a_place_for_tools_calls_them_all_the_same(scripted_chat):
+    """Its template was refused with TemplateError, so the embedded model could call nothing."""
+    made = scripted_chat(CALL, "It is 12 °C.", template=TEMPLATE)
+    first = made.complete(HELLO, tools=[WEATHER], tool_choice="required")
+    assert [(call.name, call.values) for call in first.tool_calls] == [("weather", {"city": "Potosí"})]
+    assert made.engine.options[0]["constraint"].parts[0] == Text('<tool_call>\n{"name": "weather", "arguments": ')
+    result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "12 °C"}
+    assert made.complete([*HELLO, first.message, result], tools=[WEATHER]).text == "It is 12 °C."
 
 
 # --- constraints ---
@@ -302,3 +350,21 @@ def test_a_schema_always_holds(small):
             assert set(reply.tool_calls[0].values) == {"city"}
         else:
             assert isinstance(json.loads(reply.text)["yes"], bool)
+
+
+@pytest.mark.model
+def test_the_embedded_model_calls_tools_by_its_own_template(small, embedded_model):
+    """Its template has no place for tools, so it was refused."""
+    from arriero.prompt import load_tokenizer
+
+    made = copy.copy(small)
+    made.renderer = Renderer(load_tokenizer(embedded_model), small.renderer.stop_token_ids)
+    asked = [{"role": "user", "content": "What is the weather in Cusco?"}]
+    options = {"tools": [WEATHER], "tool_choice": "required"}
+    reply = made.complete(asked, Sampling(max_new_tokens=80, temperature=0.0), **options)
+    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
+    assert set(reply.tool_calls[0].values) == {"city"}
+    result = {"role": "tool", "tool_call_id": reply.tool_calls[0].id, "content": "12 °C"}
+    assert made.complete([*asked, reply.message, result], Sampling(max_new_tokens=8), tools=[WEATHER]).text
+    cut = made.complete(asked, Sampling(max_new_tokens=16, temperature=0.0), **options)
+    assert (cut.text, cut.finish_reason, cut.tool_calls[0].name) == ("", "length", "weather")

@@ -94,9 +94,11 @@ class OverScriptedChat:
         return {"chat": self.chat}
 
 
-@pytest.mark.filterwarnings("ignore:api_key, max_retries.* no effect")
 class TestLangChainUnit(OverScriptedChat, ChatModelUnitTests):
-    pass
+    @property
+    def standard_chat_model_params(self):
+        """Without those of remote models, which are refused."""
+        return {"temperature": 0, "max_tokens": 100, "stop": []}
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
@@ -157,9 +159,7 @@ def test_calls_that_are_not_json_are_shown_as_text(scripted_chat):
     chat = scripted_chat("x", template=TOOL_TEMPLATE)
     wrong = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
     ChatArriero(chat=chat).invoke([HumanMessage("hi"), wrong, ToolMessage("not JSON", tool_call_id="1")])
-    assert '{"name": "f", "arguments": {"INVALID_JSON": "{"}}' in chat.renderer.tokenizer.decode(
-        chat.engine.asked[0][0]
-    )
+    assert '{"name": "f", "arguments": "{"}' in chat.renderer.tokenizer.decode(chat.engine.asked[0][0])
 
 
 def test_an_answer_can_be_sent_back(scripted_chat):
@@ -174,7 +174,6 @@ def test_an_answer_can_be_sent_back(scripted_chat):
     [
         (FunctionMessage("3", name="f"), "FunctionMessage"),
         (ChatMessage("hi", role="user"), "ChatMessage"),
-        (ToolMessage("3", tool_call_id="1"), "the chat template refuses this conversation"),
         (HumanMessage([{"type": "image", "url": "http://127.0.0.1/a.png"}]), "type image"),
     ],
 )
@@ -253,12 +252,30 @@ def test_unknown_arguments_of_a_call_are_refused_by_name(scripted_chat, kind):
 def test_unknown_arguments_of_the_constructor(scripted_chat, kind):
     with pytest.raises(UsageError, match="'adaptor'; did you mean 'adapter'"):
         kind(adaptor="runs/huanhuan")
-    with pytest.warns(UserWarning, match="max_retries, timeout: no effect") as caught:
-        kind(chat=scripted_chat("x"), timeout=3, max_retries=2)
-    assert caught[0].filename == __file__
+    with pytest.raises(UsageError, match="'max_token'; did you mean 'max_tokens'"):
+        kind(max_token=3)
+
+
+@both
+@pytest.mark.parametrize("name", ["base_url", "api_key", "timeout", "max_retries"])
+def test_arguments_of_remote_models_are_refused(scripted_chat, kind, name):
+    """`base_url` gave a warning, and the answers were the embedded model's."""
+    with pytest.raises(UsageError, match=f"^unknown argument '{name}'") as caught:
+        kind(chat=scripted_chat("x"), **{name: "http://127.0.0.1:6006/v1"})
+    assert "ChatOpenAI" in caught.value.hint
+    with pytest.raises(UsageError, match=f"^unknown argument '{name}'"):
+        kind(chat=scripted_chat("x")).invoke("hi", **{name: "x"})
 
 
 # --- answers ---
+
+
+@pytest.mark.parametrize(("given", "heard"), [({}, 0), ({"streaming": True}, 4), ({"streaming": False}, 0)])
+def test_streaming_says_whether_callbacks_hear_an_invocation(scripted_chat, given, heard):
+    """It was accepted with a warning that it has no effect."""
+    listener = Listener()
+    ChatArriero(chat=scripted_chat("abc"), **given).invoke("hi", config={"callbacks": [listener]})
+    assert len(listener.tokens) == heard
 
 
 def test_an_answer_carries_usage_finish_reason_and_model(scripted_chat):

@@ -151,3 +151,10 @@ def test_what_makes_no_sense_is_refused(model):
     with pytest.raises(UsageError, match="names 'rain', which is not among the tools weather"):
         made.bind_tools([weather], tool_choice="rain").invoke("hi")
     assert made.chat.engine.asked == []
+
+
+def test_a_call_that_was_cut_off_is_an_invalid_one(model):
+    """Its arguments are no JSON object; LangChain has a place for such calls, and raising would lose the answer."""
+    message = model(CALL).bind_tools([weather]).invoke("hi", max_new_tokens=len(CALL.partition("Potosí")[0]))
+    assert message.tool_calls == []
+    assert [(call["name"], call["args"]) for call in message.invalid_tool_calls] == [("weather", '{"city": "')]

@@ -75,6 +75,7 @@ def _print_evaluation(found: Evaluation) -> None:
     table.add_row("stop rate", *map(_share, figures), "ends answers where they end")
     part = "held-out rows" if found.held_out else "rows"
     output.note(f"{found.model}: {found.rows:,} {part}, {found.loss_tokens:,} loss tokens, {found.precision}")
+    output.prompt(found.system, found.contract)
     Console().print(table)
 
 
@@ -95,6 +96,7 @@ def merge(
 ) -> None:
     """Merge an adapter into its base model: one ordinary model directory that any program can load.
 
+    Arriero prompts it as the adapter was trained; other programs have to be given the system prompt.
     The receipt says how far the merged model is from the unmerged adapter; it is written as merge.json too.
 
     Parameters
@@ -121,8 +123,8 @@ def merge(
         return
     _print_receipt(receipt)
     print(output_dir.expanduser().resolve())
-    system = "" if receipt.system is None else f" --system {shlex.quote(receipt.system)}"
-    output.note(f"try: arriero chat --model {shlex.quote(str(output_dir))}{system}")
+    output.prompt(receipt.system, output_dir.name)
+    output.note(f"try: arriero chat --model {shlex.quote(str(output_dir))}")
 
 
 def _print_receipt(receipt: MergeReceipt) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,23 +51,23 @@ def inspect(
     """
     from arriero.data import inspect as examine
     from arriero.data import load
-    from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
+    from arriero.prompt import bind
     from arriero.training.planning.estimate import estimate
 
     loaded = load(data, options)  # before anything that takes longer
-    model_dir = hub.resolve(base.model)  # tokenizer and config suffice
-    tokenizer = load_tokenizer(model_dir)
-    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), base.system, answers=options.answers)
-    report = examine(loaded, renderer, options, window=hub.window(model_dir), limit=max(limit, show))
+    bound = bind(base.model, system=base.system)  # tokenizer and config suffice
+    renderer = replace(bound.renderer, answers=options.answers)
+    report = examine(loaded, renderer, options, window=hub.window(bound.model_dir), limit=max(limit, show))
     step = max(report.longest, report.computed_tokens * report.batch_size // report.kept)
-    cost = estimate(model_dir, tokens=report.computed_tokens, step_tokens=step)
+    cost = estimate(bound.model_dir, tokens=report.computed_tokens, step_tokens=step)
     if html is not None:
         _write_page(html, report, renderer)
     if as_json:
-        document = {**asdict(report), "estimate": asdict(cost)}
+        document = {**asdict(report), "contract": bound.contract_name, "estimate": asdict(cost)}
         document["examples"] = document["examples"][:limit]
         output.document(document)
         return
+    output.prompt(report.system, bound.contract_name)
     _print(report, cost)
     for shown in report.examples[:show]:
         _show(shown, renderer)

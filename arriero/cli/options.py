@@ -25,7 +25,8 @@ class BaseOptions:
     model
         Catalogue name, repository id or directory. Default: the embedded model.
     system
-        System prompt to train under; served with the adapter from then on.
+        System prompt to train under; served with the adapter from then on. Default: that of the adapter merged into
+        the model, or the chat template's own.
 
     """
 
@@ -45,7 +46,7 @@ class TunedOptions:
     adapter
         Output directory of `arriero train`.
     system
-        System prompt. Default: the one the adapter was trained with, or the chat template's own.
+        System prompt. Default: the one the adapter, also a merged one, was trained with, or the chat template's own.
 
     """
 
@@ -94,7 +95,8 @@ class ServedOptions(EngineOptions):
         NAME=DIRECTORY or DIRECTORY, the output of `arriero train`; may be given several times. Requests choose one by
         its name; the first answers POST / and the web page.
     system
-        System prompt of all models. Default: the one the adapter was trained with, or the chat template's own.
+        System prompt of all models. Default: the one each adapter, also a merged one, was trained with, or the chat
+        template's own.
 
     """
 

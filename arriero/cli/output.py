@@ -33,6 +33,12 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def prompt(system: str | None, contract: str | None) -> None:
+    """Say under which system prompt figures were taken, and whose contract holds."""
+    text = "the chat template's own" if system is None else repr(system)
+    note(f"system prompt: {text}" + ("" if contract is None else f"; contract of {contract}"))
+
+
 def document(value: Any) -> None:
     """Print one JSON document: a dataclass, or plain lists, dictionaries, numbers and text."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

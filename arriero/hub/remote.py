@@ -1,87 +1,99 @@
 """The real ModelScope and Hugging Face clients, and what their errors mean in ours.
 
 Only weights in safetensors and the text files beside them are asked for: no pickle, no code. Both clients resume a
-broken download in the directory they are given and honour their own settings for endpoint, token and mirror.
+broken download in the directory they are given and honour their own settings for endpoint, token and mirror. They are
+asked for the files of a listing that was checked before, and what they bring is held against it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
+import logging
+import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub.catalog import Source
-from arriero.hub.store import sha256
+from arriero.hub.listing import Listed, arrived, check
+from arriero.hub.store import MANIFEST, FileRecord
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
 
+log = logging.getLogger(__name__)
 Kind = Literal["model", "dataset"]
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
-UNWANTED = ["original/*", "onnx/*", "*/*.safetensors"]
+KEPT_HERE = [".cache/*", "*/.cache/*", MANIFEST, f"*/{MANIFEST}"]  # what the clients and Arriero write themselves
+UNWANTED = ["original/*", "onnx/*", "*/*.safetensors", *KEPT_HERE]
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 DATA = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md"]
 
 
-def fetch(source: Source, repository: str, revision: str | None, destination: Path, *, kind: Kind = "model") -> str:
-    """Download a repository's wanted files into `destination`; returns the revision that was fetched."""
-    wanted, unwanted = (WANTED, UNWANTED) if kind == "model" else (DATA, [])
+def fetch(
+    source: Source, repository: str, revision: str | None, destination: Path, *, kind: Kind = "model"
+) -> tuple[str, dict[str, FileRecord]]:
+    """Download a repository's wanted files into `destination`, which then holds them and nothing else.
+
+    Returns the revision that was fetched, and size and SHA-256 of each file.
+    """
     with translated(source, repository):
+        exact, listed = _listed(source, repository, revision, kind)
         if source == "modelscope":
-            chosen = revision or "master"
+            files = [{"Path": file.name, "Size": file.size, "Sha256": file.sha256} for file in listed.values()]
             modelscope_api().download_repo(
-                repository,
-                kind,
-                revision=chosen,
-                local_dir=str(destination),
-                allow_patterns=wanted,
-                ignore_patterns=unwanted,
+                repository, kind, revision=exact, local_dir=str(destination), file_list=files
             )
-            return chosen
-        from huggingface_hub import HfApi, snapshot_download
+        else:
+            from huggingface_hub import snapshot_download
 
-        info = HfApi().repo_info(repository, repo_type=kind, revision=revision, files_metadata=True)
-        commit = info.sha or revision or "main"
-        snapshot_download(
-            repository,
-            repo_type=kind,
-            revision=commit,
-            local_dir=destination,
-            allow_patterns=wanted,
-            ignore_patterns=unwanted,
-        )
-        listed = getattr(info, "siblings", None) or ()
-        _compare(destination, {file.rfilename: file.lfs.sha256 for file in listed if file.lfs})
-        return commit
-
-
-def _compare(destination: Path, expected: Mapping[str, str]) -> None:
-    """Hold large files against the hub's SHA-256, which its own client does not do; a wrong one is deleted."""
-    for name, wanted in expected.items():
-        file = destination / name
-        if file.is_file() and (found := sha256(file)) != wanted:
-            file.unlink()
-            raise DownloadError(f"{name} arrived with SHA-256 {found}, the hub says {wanted}", hint="run it again")
+            # it lists for itself, or remembers how it did: so it receives the checked names, and lists anew
+            names = [glob.escape(name) for name in listed]
+            shutil.rmtree(destination / ".cache" / "huggingface" / "trees", ignore_errors=True)
+            snapshot_download(repository, repo_type=kind, revision=exact, local_dir=destination, allow_patterns=names)
+    log.info("hashing what was fetched")
+    return exact, arrived(destination, listed, f"{repository} at {source}")
 
 
 def sizes(source: Source, repository: str, revision: str | None) -> dict[str, int]:
     """File name -> bytes of everything `fetch` would download."""
+    with translated(source, repository):
+        _, listed = _listed(source, repository, revision, "model")
+    return {name: file.size or 0 for name, file in listed.items()}
+
+
+def _listed(source: Source, repository: str, revision: str | None, kind: Kind) -> tuple[str, dict[str, Listed]]:
+    """The exact revision, and by name the files of it that are wanted; raises DownloadError for one that may not be."""
     from huggingface_hub.utils._paths import filter_repo_objects
 
-    with translated(source, repository):
-        if source == "modelscope":
-            listed = modelscope_api().list_repo_files(repository, "model", revision=revision)
-            found = {file.path: file.size for file in listed if file.type == "blob"}
-        else:
-            from huggingface_hub import HfApi
+    exact, listed = (_at_modelscope if source == "modelscope" else _at_huggingface)(repository, revision, kind)
+    patterns, unwanted = (WANTED, UNWANTED) if kind == "model" else (DATA, KEPT_HERE)
+    selected = list(
+        filter_repo_objects(listed, allow_patterns=patterns, ignore_patterns=unwanted, key=lambda file: file.name)
+    )
+    check(listed, selected, f"{repository} at {source}")
+    return exact, {file.name: file for file in selected}
 
-            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-            found = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    wanted = set(filter_repo_objects(found, allow_patterns=WANTED, ignore_patterns=UNWANTED))
-    return {name: size for name, size in found.items() if name in wanted}
+
+def _at_modelscope(repository: str, revision: str | None, kind: Kind) -> tuple[str, list[Listed]]:
+    exact = revision or "master"
+    files = modelscope_api().list_repo_files(repository, kind, revision=exact)
+    return exact, [
+        Listed(file.path, file.size or None, file.sha256, kind=file.type) for file in files if file.type != "tree"
+    ]
+
+
+def _at_huggingface(repository: str, revision: str | None, kind: Kind) -> tuple[str, list[Listed]]:
+    from huggingface_hub import HfApi
+
+    info = HfApi().repo_info(repository, repo_type=kind, revision=revision, files_metadata=True)
+    files = getattr(info, "siblings", None) or ()
+    return info.sha or revision or "main", [
+        Listed(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files
+    ]
 
 
 def modelscope_api() -> HubApi:

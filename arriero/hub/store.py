@@ -2,6 +2,11 @@
 
 `arriero-model.json` is written last, so a directory that has one is complete. It lists size and SHA-256 of every
 file as they were when the download finished; `verify` compares.
+
+    NAME             a model, whole or absent
+    .NAME.partial    a download in progress, or what it left for the next try
+    .NAME.replaced   what NAME was, while its successor moves in
+    .NAME.lock       held by the process that downloads, replaces or removes NAME; names that process
 """
 
 from __future__ import annotations
@@ -10,12 +15,15 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from arriero import settings
 from arriero.errors import DownloadError, NotFoundError
+from arriero.hub.weights import index_faults
+from arriero.locks import held
 
 MANIFEST = "arriero-model.json"
 log = logging.getLogger(__name__)
@@ -56,18 +64,37 @@ def has_weights(path: Path) -> bool:
     return any(path.glob("*.safetensors"))
 
 
-def write_manifest(path: Path, *, name: str, source: str, revision: str, asked: str | None = None) -> StoredModel:
-    """Hash every file of a finished directory and write its manifest; returns what was written.
+def files_in(path: Path) -> dict[str, Path]:
+    """The files of a directory by name, without its manifest and the clients' bookkeeping."""
+    return {
+        str(file.relative_to(path)): file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != MANIFEST and ".cache" not in file.relative_to(path).parts
+    }
+
+
+def record(file: Path) -> FileRecord:
+    """Size and SHA-256 of a file as it is."""
+    return FileRecord(file.stat().st_size, sha256(file))
+
+
+def write_manifest(
+    path: Path,
+    *,
+    name: str,
+    source: str,
+    revision: str,
+    asked: str | None = None,
+    files: dict[str, FileRecord] | None = None,
+) -> StoredModel:
+    """Write the manifest of a finished directory, and return it. Files that are not given are hashed: all of them.
 
     `asked` is the branch or tag that `revision` was found under.
     """
-    files = {
-        str(file.relative_to(path)): FileRecord(file.stat().st_size, sha256(file))
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != MANIFEST and ".cache" not in file.parts
-    }
+    if files is None:
+        files = {key: record(file) for key, file in files_in(path).items()}
     document = {"name": name, "source": source, "revision": revision, "asked": asked}
-    document["files"] = {key: asdict(record) for key, record in files.items()}  # type: ignore[assignment]
+    document["files"] = {key: asdict(value) for key, value in files.items()}  # type: ignore[assignment]
     (path / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return StoredModel(name, path, source, revision, files, asked)
 
@@ -89,10 +116,11 @@ def read_manifest(path: Path) -> StoredModel | None:
 def models() -> list[StoredModel]:
     """All complete models on disk, by name; damaged ones are announced and left out."""
     root = settings.models_dir()
+    replaced = [root / aside.stem.removeprefix(".") for aside in root.glob(".*.replaced")]
     found = []
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
+    for path in sorted({*root.glob("[!.]*"), *replaced}):
         try:
-            found.append(read_manifest(path))
+            found.append(stored(path))
         except DownloadError as error:
             log.warning("%s; try: %s", error.message, error.hint)
     return [model for model in found if model is not None]
@@ -101,11 +129,11 @@ def models() -> list[StoredModel]:
 def find(name: str) -> StoredModel:
     """The stored model of that directory name, damaged or not; raises NotFoundError."""
     path = settings.models_dir() / name.replace("/", "--")
-    if name not in ("", ".", "..") and (path / MANIFEST).is_file():
-        try:
-            return read_manifest(path) or StoredModel(path.name, path, "unknown", "", {})
-        except DownloadError:
-            return StoredModel(path.name, path, "damaged", "", {})
+    try:
+        if name not in ("", ".", "..") and (model := stored(path)) is not None:
+            return model
+    except DownloadError:
+        return StoredModel(path.name, path, "damaged", "", {})
     raise NotFoundError(f"no model {name!r} on disk", hint="arriero models lists what is there")
 
 
@@ -126,12 +154,58 @@ def verify(model: StoredModel) -> list[str]:
             faults.append(f"{name}: {file.stat().st_size} bytes, expected {record.size}")
         elif sha256(file) != record.sha256:
             faults.append(f"{name}: content differs from the manifest's SHA-256")
-    return faults
+    return faults + index_faults(model.path)
+
+
+@contextmanager
+def reserved(target: Path) -> Iterator[None]:
+    """Keep other processes from downloading, replacing or removing `target` meanwhile; waits for one that does.
+
+    What a crash within `replace` left is finished first: the earlier directory gets its name back, unless its
+    successor is in place.
+    """
+    aside = _beside(target, "replaced")
+    with held(_beside(target, "lock"), lambda holder: log.info("waiting for %s to finish %s", holder, target.name)):
+        if aside.is_dir() and not target.exists():
+            aside.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+        yield
+
+
+def stored(target: Path) -> StoredModel | None:
+    """`read_manifest`, after what a crash within `replace` left is finished."""
+    if _beside(target, "replaced").is_dir():
+        with reserved(target):
+            pass
+    return read_manifest(target)
+
+
+def partial(target: Path) -> Path:
+    """Where the download of `target` is made."""
+    return _beside(target, "partial")
+
+
+def _beside(target: Path, role: str) -> Path:
+    """A name beside `target` that no model can have: those begin with a letter or a digit."""
+    return target.with_name(f".{target.name}.{role}")
+
+
+def replace(fresh: Path, target: Path) -> None:
+    """Move the finished directory `fresh` to `target`, which is reserved; what was there goes only after that."""
+    aside = _beside(target, "replaced")
+    if target.exists():
+        target.rename(aside)
+    fresh.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove(model: StoredModel) -> None:
-    """Delete a model's directory, and what was exported from it."""
-    shutil.rmtree(model.path)
+    """Delete a model's directory, at once under its name, and what was exported from it."""
+    removed = _beside(model.path, "removed")
+    with reserved(model.path):
+        shutil.rmtree(removed, ignore_errors=True)
+        model.path.rename(removed)
+        shutil.rmtree(removed)
     for exported in (settings.cache_dir() / "openvino").glob(f"{model.path.name}-{'[0-9a-f]' * 12}-*"):
         shutil.rmtree(exported)
 

@@ -26,6 +26,20 @@ def read_json(file: Path) -> dict[str, Any]:
     return document
 
 
+def index_faults(model_dir: Path) -> list[str]:
+    """What a model's indexes of shards (`*.safetensors.index.json`) name and its directory lacks, a line for each."""
+    faults = []
+    for index in sorted(model_dir.glob("*.safetensors.index.json")):
+        try:
+            shards = sorted(set(read_json(index)["weight_map"].values()))
+            faults += [f"{name}: missing, {index.name} names it" for name in shards if not (model_dir / name).is_file()]
+        except ArrieroError as error:
+            faults.append(error.message)
+        except (KeyError, AttributeError, TypeError):
+            faults.append(f"{index.name}: has no weight_map from tensors to files")
+    return faults
+
+
 def window(model_dir: Path) -> int:
     """The model's context in tokens, prompt and completion together."""
     config = read_json(model_dir / "config.json")

@@ -13,6 +13,7 @@ tools (`bind_tools`) and schemas (`with_structured_output`), which also work tog
 
     words.py    messages and tools between LangChain and us
     models.py   what both kinds share; ArrieroLLM
+    parsers.py  structured answers as objects
     chat.py     ChatArriero
 """
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
-from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from arriero.chat import Options, Reply
 from arriero.errors import UsageError
 from arriero.langchain.models import OverChat
+from arriero.langchain.parsers import parser_of
 from arriero.langchain.words import answer, answer_chunk, chat_options, choice_of, turns
 from arriero.messages import Message, Piece
 
@@ -30,10 +28,12 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
 
     An AI message at the end is continued, and what comes back is what follows it. Text messages of one role in a row
     are joined with a line break, as LangChain's `merge_message_runs` does, where the chat template takes them in no
-    other way.
+    other way. `streaming` is LangChain's own: with True `invoke` streams too, for callbacks; with False `stream` waits
+    for all.
     """
 
     _kind = "chat"
+    streaming: bool | None = None
 
     @property
     def _llm_type(self) -> str:
@@ -68,27 +68,37 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
         "json_schema" holds the engine to the schema and shows it to the model, "json_mode" to any JSON object, and
         "function_calling" demands a call of a tool with that schema. `strict` changes nothing: they always hold. With
         `include_raw` the result is an object of `raw`, `parsed` and `parsing_error`.
+
+        An answer that was cut, at its limit of tokens or at a stop string, raises CutOffError; a stream does so at its
+        end, after the parts that came.
         """
-        if method == "function_calling" and schema is not None:
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-        if method not in ("json_schema", "json_mode") or (schema is None and method != "json_mode"):
+        if method not in get_args(Method) or (schema is None and method != "json_mode"):
             raise UsageError(
                 f"structured output needs a schema and a method json_schema or function_calling, got {method}"
             )
-        wanted = convert_to_json_schema(schema) if schema is not None else {"type": "object"}
+        parser = parser_of(schema, by_call=method == "function_calling")
+        model = self._structured(schema, method, **kwargs)
+        if not include_raw:
+            return model | parser
+
+        def parsed(raw: AIMessage) -> dict[str, Any]:
+            try:
+                return {"raw": raw, "parsed": parser.invoke(raw), "parsing_error": None}
+            except Exception as error:  # whatever a schema's own validators raise
+                return {"raw": raw, "parsed": None, "parsing_error": error}
+
+        return model | parsed
+
+    def _structured(self, schema: Any, method: Method, **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """The model, held to `schema`."""
+        wanted = {"type": "object"} if schema is None else convert_to_json_schema(schema)
         shown = {"kwargs": {"method": method}, "schema": wanted}
+        if method == "function_calling":
+            return self.bind_tools([schema], tool_choice="any", ls_structured_output_format=shown, **kwargs)
         response_format: dict[str, Any] = {"type": "json_object"}
         if method == "json_schema":
             response_format = {"type": "json_schema", "json_schema": {"schema": wanted}}
-        model = self.bind(response_format=response_format, ls_structured_output_format=shown, **kwargs)
-        parser: BaseOutputParser[Any] = JsonOutputParser()
-        if isinstance(schema, type) and is_basemodel_subclass(schema):
-            parser = PydanticOutputParser(pydantic_object=schema)
-        if not include_raw:
-            return model | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        nothing = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=model) | parsed.with_fallbacks([nothing], exception_key="parsing_error")
+        return self.bind(response_format=response_format, ls_structured_output_format=shown, **kwargs)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         return self._result(self._complete(messages, stop, kwargs))

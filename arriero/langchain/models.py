@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from itertools import count
@@ -20,7 +19,6 @@ from arriero.langchain.words import listed, renamed
 from arriero.messages import Message, Piece, Sampling, with_system
 
 PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangChain hands `stop` over by itself
-WITHOUT_EFFECT = {"api_key", "base_url", "max_retries", "streaming", "timeout"}  # LangChain's, for remote models
 
 
 class OverChat(BaseModel):
@@ -67,9 +65,7 @@ class OverChat(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _own_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        if ignored := sorted(WITHOUT_EFFECT.intersection(values)):
-            warnings.warn(f"{', '.join(ignored)}: no effect on a model in this process", stacklevel=4)
-        return renamed({name: value for name, value in values.items() if name not in ignored}, cls.model_fields)
+        return renamed(values, cls.model_fields)
 
     @model_validator(mode="after")
     def _load(self) -> Self:

@@ -13,6 +13,7 @@ from langchain_core.messages import (
     AIMessageChunk,
     BaseMessage,
     HumanMessage,
+    InvalidToolCall,
     SystemMessage,
     ToolCallChunk,
     ToolMessage,
@@ -32,6 +33,7 @@ ROLES: Mapping[type[BaseMessage], Role] = {
 }
 CALLS = ("tool_call", "tool_call_chunk", "tool_use")  # parts of a content that say again what `tool_calls` says
 ALIASES = {"model_name_or_path": "model", "max_tokens": "max_new_tokens"}
+OF_SERVERS = ("api_key", "base_url", "max_retries", "timeout")  # what LangChain's models of remote servers take
 
 
 def turns(messages: Iterable[BaseMessage]) -> list[Message]:
@@ -66,9 +68,15 @@ def _calls(message: AIMessage) -> tuple[ToolCall, ...]:
 
 
 def answer(reply: Reply, facts: Mapping[str, Any]) -> AIMessage:
-    """A whole answer."""
-    calls = [{"name": call.name, "args": call.values, "id": call.id} for call in reply.tool_calls]
-    return AIMessage(reply.text, tool_calls=calls, **facts)
+    """A whole answer. Calls whose arguments are no JSON object, as where the answer was cut off, are invalid ones."""
+    made = [(call, call.given) for call in reply.tool_calls]
+    calls = [{"name": call.name, "args": given, "id": call.id} for call, given in made if isinstance(given, dict)]
+    cut = [
+        InvalidToolCall(name=call.name, args=given, id=call.id, error="no JSON object", type="invalid_tool_call")
+        for call, given in made
+        if isinstance(given, str)
+    ]
+    return AIMessage(reply.text, tool_calls=calls, invalid_tool_calls=cut, **facts)
 
 
 def answer_chunk(piece: Piece, facts: Mapping[str, Any], numbers: count[int]) -> AIMessageChunk:
@@ -121,8 +129,13 @@ def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     for name, value in given.items():
         own = ALIASES.get(name, name)
         if own not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            names = [*known, *(alias for alias, meant in ALIASES.items() if meant in known)]
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = "the model runs in this process; for one of a server use ChatOpenAI of langchain-openai"
+            raise UsageError(
+                f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                hint=hint if name in OF_SERVERS else "",
+            )
         if own in named:
             raise UsageError(f"{own!r} is given twice, under two names")
         named[own] = value

@@ -3,7 +3,7 @@
     tokenizer.py   load a model's tokenizer; which token ids end a turn
     template.py    messages and tools -> text, by the model's own chat template
     tools.py       what an answer may be: calls of tools, JSON of a schema; as prompt and as constraint
-    calls.py       the text of an answer -> text and calls of tools
+    calls/         the text of an answer -> text and calls of tools
     tracing.py     which characters of a prompt people wrote, and which the template
     asking.py      turns to be answered -> text that ends where the answer goes on; no turn is lost
     encoding.py    text -> ids, with cuts where answers begin

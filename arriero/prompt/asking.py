@@ -14,7 +14,7 @@ from arriero.errors import UsageError
 from arriero.messages import Message, Tool, joined
 from arriero.prompt.encoding import Layout
 from arriero.prompt.template import Template, TemplateError
-from arriero.prompt.tools import one_at_a_time
+from arriero.prompt.tools import CallForm
 from arriero.prompt.tracing import Spans
 
 # What a prompt ends with: an answer's beginning, as the template writes it; the text of the last turn, whose answer
@@ -44,12 +44,12 @@ def ending_of(
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How turns become a prompt. `several` says whether the template writes more than one call into a turn."""
+    """How turns become a prompt. `form` is how the template writes calls, None where there are none."""
 
     template: Template
     tools: Sequence[Tool]
     ending: Ending
-    several: bool
+    form: CallForm | None
 
     def layout(self, turns: Sequence[Message]) -> Layout:
         """The prompt's text, where earlier answers begin in it, and what of it is structure.
@@ -99,7 +99,7 @@ class Asking:
         return structure
 
     def _shown(self, turns: Sequence[Message]) -> Sequence[Message]:
-        return turns if self.several else one_at_a_time(turns)
+        return self.form.fitted(turns) if self.form is not None else turns
 
     def _text(self, turns: Sequence[Message], *, traced: bool = False) -> str:
         shown = list(self._shown(turns))

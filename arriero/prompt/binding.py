@@ -1,7 +1,8 @@
 """A base model and, where one is given, an adapter whose contract holds on it. Every surface begins here.
 
 An adapter knows the name of its base model, its system prompt and everything else its contract says; so nothing of
-that need be given again, and what is given must agree.
+that need be given again, and what is given must agree. A model that an adapter was merged into knows the same by a
+contract of its own; it holds wherever the model is used without an adapter, for training a further one too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from arriero import hub
 from arriero.errors import NotFoundError
-from arriero.prompt.contract import Contract
+from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.renderer import Renderer
 from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
 
@@ -20,7 +21,7 @@ from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
 class Bound:
     """Directories of the base model and the adapter, and the renderer under which they belong together.
 
-    `adapter_dir` and `contract` are None without an adapter.
+    `adapter_dir` is None without an adapter, `contract` where neither adapter nor model has one.
     """
 
     model_dir: Path
@@ -28,25 +29,40 @@ class Bound:
     contract: Contract | None
     renderer: Renderer
 
+    @property
+    def contract_name(self) -> str | None:
+        """The name of the directory whose contract holds, None where none does."""
+        return None if self.contract is None else (self.adapter_dir or self.model_dir).name
+
 
 def bind(model: str | Path | None = None, adapter: str | Path | None = None, *, system: str | None = None) -> Bound:
     """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
 
     `model` None means the adapter's own base model, or the default model. `system` replaces the system prompt, which
-    otherwise is the one the adapter was trained with. Nothing but the tokenizer is loaded. Raises NotFoundError where
-    the model or the adapter is not on disk, ContractError where the adapter belongs to another model or prompt.
+    otherwise is the one the adapter was trained with, one merged into the model included. Nothing but the tokenizer is
+    loaded. Raises NotFoundError where the model or the adapter is not on disk, ContractError where the adapter belongs
+    to another model or prompt.
     """
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
     contract = _contract(adapter_dir)
     model_dir = _base(contract) if model is None and contract is not None else hub.resolve(model)
+    if contract is None and (model_dir / CONTRACT_FILE).is_file():
+        contract = Contract.load(model_dir)
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
     if contract is not None:
         renderer = replace(renderer, system=contract.system, today=contract.today, variables=contract.variables)
-        contract.check(renderer, hub.fingerprint(model_dir))
+        contract.check(renderer, _fingerprint(model_dir, contract))
     if system is not None:
         renderer = renderer.with_system(system)
     return Bound(model_dir, adapter_dir, contract, renderer)
+
+
+def _fingerprint(model_dir: Path, contract: Contract) -> str:
+    """That of the model's weights. Without them a merged model's prompt can still be looked at."""
+    if contract.merged_adapter is not None and not hub.store.has_weights(model_dir):
+        return contract.base_fingerprint
+    return hub.fingerprint(model_dir)
 
 
 def _base(contract: Contract) -> Path:
@@ -66,6 +82,6 @@ def _contract(adapter_dir: Path | None) -> Contract | None:
     if not (adapter_dir / "adapter_config.json").is_file():
         raise NotFoundError(
             f"{adapter_dir} is not an adapter directory: it has no adapter_config.json",
-            hint="give the --output directory of a finished `arriero train`",
+            hint="give the --output directory of a finished `arriero train`; a merged model is given with --model",
         )
     return Contract.load(adapter_dir)

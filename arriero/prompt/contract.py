@@ -1,5 +1,6 @@
 """What an adapter was trained under: written beside it as `arriero.json`, checked on load by every surface.
 
+A model that an adapter was merged into keeps that contract in its own directory.
 The contract holds a sample conversation with the ids it had in training. Loading renders the sample again with the
 tokenizer at hand; a difference is an error that says what differs, before a single token is generated.
 """
@@ -24,7 +25,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The prompt contract. `base_fingerprint` is `hub.fingerprint` of the base model's weights."""
+    """The prompt contract. `base_fingerprint` is `hub.fingerprint` of the base model's weights.
+
+    In a merged model's directory that is the fingerprint of the merged weights themselves, and `merged_adapter` names
+    the adapter in them, which was trained on `base_model`.
+    """
 
     base_model: str
     base_fingerprint: str
@@ -37,6 +42,7 @@ class Contract:
     sample_ids: tuple[int, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    merged_adapter: str | None = None
 
     @classmethod
     def of(cls, renderer: Renderer, sample: Conversation, *, base_model: str, base_fingerprint: str) -> Contract:
@@ -55,7 +61,7 @@ class Contract:
         )
 
     def save(self, directory: Path) -> None:
-        """Write `arriero.json` into the adapter directory."""
+        """Write `arriero.json` into the directory of an adapter or a merged model."""
         text = json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
         (directory / CONTRACT_FILE).write_text(text, encoding="utf-8")
 
@@ -83,16 +89,17 @@ class Contract:
                 raise ValueError("system and base_model must be text")
             return contract
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ContractError(f"{file} is not a prompt contract: {error}", hint="train the adapter again") from error
+            hint = "train the adapter, or merge the model, again"
+            raise ContractError(f"{file} is not a prompt contract: {error}", hint=hint) from error
 
     def check(self, renderer: Renderer, base_fingerprint: str) -> None:
         """Raise ContractError, saying what differs, unless `renderer` and the base model are those of training."""
         differences = []
         if base_fingerprint != self.base_fingerprint:
-            differences.append(
-                f"the base model's weights ({base_fingerprint[:19]}…, trained on {self.base_model} "
-                f"{self.base_fingerprint[:19]}…)"
-            )
+            whose, then = "the base model's", f"trained on {self.base_model}"
+            if self.merged_adapter is not None:
+                whose, then = "its", "merged"
+            differences.append(f"{whose} weights ({base_fingerprint[:19]}…, {then} {self.base_fingerprint[:19]}…)")
         if renderer.template_sha256 != self.template_sha256:
             differences.append("the chat template")
         if renderer.stop_token_ids != self.stop_token_ids:
@@ -100,10 +107,18 @@ class Contract:
         if not differences:
             differences += self._sample_difference(renderer)
         if differences:
-            raise ContractError(
-                f"the adapter was trained under another contract; what differs: {'; '.join(differences)}",
+            raise self._broken("; ".join(differences))
+
+    def _broken(self, differences: str) -> ContractError:
+        if self.merged_adapter is None:
+            return ContractError(
+                f"the adapter was trained under another contract; what differs: {differences}",
                 hint=f"load it on its own base model: --model {self.base_model}",
             )
+        return ContractError(
+            f"the model has changed since {self.merged_adapter} was merged into it; what differs: {differences}",
+            hint=f"merge it again; without its {CONTRACT_FILE} it is loaded as any model, without the adapter's prompt",
+        )
 
     def _sample_difference(self, renderer: Renderer) -> list[str]:
         ids = renderer.render(Conversation.of(self.sample_messages)).ids

@@ -16,9 +16,10 @@ that ends with one), the text is tokenized in two parts there, as it happens in 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from arriero.errors import UsageError
@@ -27,12 +28,14 @@ from arriero.prompt.asking import Asking, ending_of
 from arriero.prompt.calls import MARKERS
 from arriero.prompt.encoding import Encoder, Ids, Layout, LiteralEncoder
 from arriero.prompt.template import Template, TemplateError, check_unicode
-from arriero.prompt.tools import CallForm, Wanted, one_at_a_time
+from arriero.prompt.tools import GENERIC, CallForm, Wanted, in_plain_turns, told_generic
 from arriero.prompt.tracing import lifted
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
 
 Answers = Literal["all", "last"]
 
@@ -123,12 +126,15 @@ class Renderer:
                 "an answer that must be a call or fit a schema cannot be continued, only begun",
                 hint="leave the assistant's message at the end out",
             )
-        if wanted.instruction:
-            turns = self._instructed(turns, wanted.instruction)
-        check_unicode(turns, wanted.tools)
-        calls = wanted.tools or any(message.tool_calls for message in turns)
-        several = self.call_form.several if calls else True
-        return self._answer_ids(Asking(self.chat_template, wanted.tools, ending, several).layout(turns))
+        check_unicode((*turns, Message("system", wanted.instruction)), wanted.tools)
+        tools, told = wanted.tools, ""
+        calls = any(message.tool_calls or message.role == "tool" for message in turns)
+        form = self.tool_form if tools or calls else None
+        if form is GENERIC:
+            turns, tools, told = tuple(in_plain_turns(turns)), (), told_generic(tools)
+        if instruction := "\n\n".join(filter(None, (told, wanted.instruction))):
+            turns = self._instructed(turns, instruction)
+        return self._answer_ids(Asking(self.chat_template, tools, ending, form).layout(turns))
 
     def _answer_ids(self, layout: Layout) -> Ids:
         """The ids of a layout, in which special tokens are nothing but structure."""
@@ -164,8 +170,17 @@ class Renderer:
 
     @cached_property
     def call_form(self) -> CallForm:
-        """How the model writes calls of tools; raises TemplateError where it cannot."""
+        """How the model writes calls of tools by its own template; raises TemplateError where it cannot."""
         return CallForm.of(self.chat_template, self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
+
+    @cached_property
+    def tool_form(self) -> CallForm:
+        """How the model is shown tools and calls them: by its template or, where that cannot, in the generic form."""
+        try:
+            return self.call_form
+        except TemplateError as error:
+            _announce(f"tools are shown to the model in a generic form, which it may not have learnt: {error.message}")
+            return GENERIC
 
     @cached_property
     def markers(self) -> Mapping[int, str]:
@@ -192,8 +207,8 @@ class Renderer:
         """
         messages = conversation.messages
         self.chat_template.check(messages)
-        if any(message.tool_calls for message in messages) and not self.call_form.several:
-            messages = tuple(one_at_a_time(messages))
+        if any(message.tool_calls for message in messages):
+            messages = self.call_form.fitted(messages)
         text = self.chat_template.text(messages, answer_follows=False)
         turns = tuple(index for index, message in enumerate(messages) if message.role == "assistant")
         cuts = []
@@ -246,3 +261,9 @@ class Renderer:
             f"never learn to stop (the stop tokens are {expected})",
             hint="name the token that ends a turn as eos_token_id in the model's generation_config.json",
         )
+
+
+@cache
+def _announce(message: str) -> None:
+    """Say it once in the log, however many renderers there are."""
+    log.warning(message)

@@ -56,13 +56,18 @@ class Template:
         apply_chat_template itself offers no way to hand the template another clock. `traced` marks what people wrote.
         Raises UsageError where the template refuses the conversation.
         """
+        marked = self.tracer.marked if traced else _as_it_is
+        shown = list(_as_dicts(messages, self._arguments, marked))
+        definitions = [marked(json.loads(as_json(tool.definition))) for tool in tools]
+        return self._render(shown, definitions, answer_follows=answer_follows)
+
+    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Any] = (), *, answer_follows: bool) -> str:
         import jinja2
 
-        marked: Callable[[Any], Any] = self.tracer.marked if traced else lambda value: value
         try:
             text: str = self._compiled.render(
-                messages=list(_as_dicts(messages, marked)),
-                tools=[marked(json.loads(as_json(tool.definition))) for tool in tools] or None,
+                messages=messages,
+                tools=tools or None,
                 documents=None,
                 add_generation_prompt=answer_follows,
                 **self._context,
@@ -93,6 +98,22 @@ class Template:
         words = {node.value for node in source.find_all(nodes.Const) if isinstance(node.value, str)}
         return Tracer(list(specials), words, {node.attr for node in source.find_all(nodes.Getattr)})
 
+    def _arguments(self, call: ToolCall) -> dict[str, Any] | str:
+        """A call's arguments as the template takes them: what is no object as text or, if it must be, in an object."""
+        given = call.given
+        return given if isinstance(given, dict) or self._takes_text else {"arguments": given}
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        """Whether the template writes arguments that are no object as the text they are."""
+        call = ToolCall("probe0000", "probe_tool", "probe_text")
+        turns = (Message("user", "probe"), Message("assistant", "", (call,)), Message("tool", "", (), call.id))
+        try:
+            shown = list(_as_dicts(turns, lambda _: call.arguments, _as_it_is))
+            return call.arguments in self._render(shown, answer_follows=True)
+        except UsageError:
+            return False
+
     @cached_property
     def _compiled(self) -> Any:
         from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -106,6 +127,10 @@ def as_json(value: object) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"this cannot be written as JSON: {error}, got {value!r}") from error
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def check_unicode(messages: Iterable[Message], tools: Iterable[Tool]) -> None:
@@ -128,24 +153,19 @@ def _texts(messages: Iterable[Message], tools: Iterable[Tool]) -> Iterable[tuple
     for message in messages:
         yield f"the {message.role}'s message", message.content
         for call in message.tool_calls:
-            yield from ((f"the call of {call.name}", text) for text in (call.name, as_json(_arguments(call))))
+            yield from ((f"the call of {call.name}", text) for text in (call.name, arguments_text(call)))
 
 
-def _arguments(call: ToolCall) -> dict[str, Any]:
-    """A call's arguments. What a model wrote that is no JSON object is shown as text, for templates take objects only.
-
-    The key is that of https://platform.claude.com/docs/en/agents-and-tools/tool-use/fine-grained-tool-streaming
-    """
-    try:
-        values = call.values
-        as_json(values)
-        return values
-    except UsageError:
-        return {"INVALID_JSON": call.arguments}
+def arguments_text(call: ToolCall) -> str:
+    """A call's arguments as JSON or, where the model wrote none, as the text they are."""
+    given = call.given
+    return given if isinstance(given, str) else as_json(given)
 
 
-def _as_dicts(messages: Sequence[Message], marked: Callable[[Any], Any]) -> Iterable[dict[str, Any]]:
-    """Messages as templates take them: `tool_calls` only where there are some, their arguments as objects."""
+def _as_dicts(
+    messages: Sequence[Message], arguments: Callable[[ToolCall], object], marked: Callable[[Any], Any]
+) -> Iterable[dict[str, Any]]:
+    """Messages as templates take them: `tool_calls` only where there are some, with their `arguments`."""
     names: dict[str | None, str] = {}
     for message in messages:
         made: dict[str, Any] = {"role": message.role, "content": marked(message.content)}
@@ -155,7 +175,7 @@ def _as_dicts(messages: Sequence[Message], marked: Callable[[Any], Any]) -> Iter
                 {
                     "type": "function",
                     "id": marked(call.id),
-                    "function": {"name": marked(call.name), "arguments": marked(_arguments(call))},
+                    "function": {"name": marked(call.name), "arguments": marked(arguments(call))},
                 }
                 for call in message.tool_calls
             ]

@@ -2,11 +2,13 @@
 
 How a model writes the call of a tool is not kept here by hand: its own chat template is asked to render one, and what
 stands before, between and after the name and the arguments is the form of all its calls. A call can be demanded in
-that form, as a constraint, and `calls.CallReader` must be able to read it.
+that form, as a constraint, and `calls.CallReader` must be able to read it. Where the template has no place for tools,
+or writes calls that cannot be read, a generic form takes its place, made of plain turns: see `told_generic`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,28 +17,34 @@ from typing import Any
 
 from arriero.constraint import Choice, Constraint, JsonSchema, Series, Text
 from arriero.errors import UsageError
-from arriero.messages import Message, NamedTool, Tool, ToolCall, ToolChoice
+from arriero.messages import Message, NamedTool, Role, Tool, ToolCall, ToolChoice
 from arriero.prompt.calls import CallReader
-from arriero.prompt.template import Template, TemplateError, as_json
+from arriero.prompt.template import Template, TemplateError, arguments_text, as_json
 from arriero.tools import tool_choice_of
 
 _PROBE = Tool("probe_tool", "", {"type": "object", "properties": {"probe_key": {"type": "string"}}})
 _ARGUMENTS = re.compile(r'\{\s*"probe_key"\s*:\s*"probe_value"\s*\}')
-_CALLS = tuple(ToolCall(f"call_probe{n}", _PROBE.name, '{"probe_key": "probe_value"}') for n in range(2))
+_VALUES = {"probe_key": "probe_value"}
+_IDS = ("probe0000", "probe0001")  # nine letters or digits, which every template takes
+_CALLS = tuple(ToolCall(call_id, _PROBE.name, as_json(_VALUES)) for call_id in _IDS)
 _ASKED = (Message("user", "probe_question"),)
+_WITH_ID = re.compile(rf',\s*"id":\s*"{_IDS[0]}"|\[CALL_ID\]{_IDS[0]}')  # Mistral's; no demanded call has an id
 
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """How a template writes a call: `before` name `between` arguments `after`.
+    """How a template writes a call: `before` name `between` arguments `after`, the arguments as JSON.
 
-    `several` says whether it writes more than one into a turn.
+    `several` says whether it writes more than one into a turn, `short_ids` whether it takes only ids of nine letters
+    and digits. Where a template writes arguments in a notation of its own, calls are demanded in the generic form,
+    which is read as well.
     """
 
-    before: str
-    between: str
-    after: str
-    several: bool
+    before: str = '<tool_call>\n{"name": "'
+    between: str = '", "arguments": '
+    after: str = "}\n</tool_call>"
+    several: bool = True
+    short_ids: bool = False
 
     @classmethod
     def of(cls, template: Template, ends: Sequence[str]) -> CallForm:
@@ -52,20 +60,20 @@ class CallForm:
                 hint="use a model whose template takes tools, such as llama-3.1-8b-instruct",
             )
         whole = _rendered(template, _CALLS[:1])
-        written = whole.removeprefix(prompt)
-        name, arguments = written.find(_PROBE.name), _ARGUMENTS.search(written)
-        if written == whole or name < 0 or arguments is None or "probe_result" not in written[arguments.end() :]:
+        written = whole.removeprefix(prompt) if whole.startswith(prompt) else whole.rpartition(_ASKED[0].content)[2]
+        if "probe_result" not in written.partition("probe_value")[2]:
             raise _unread(template, written)
-        after = written[arguments.end() :]
-        after = after[: min((at for end in ends if (at := after.find(end)) >= 0), default=len(after))].rstrip()
-        between = written[name + len(_PROBE.name) : arguments.start()]
-        made = cls(written[:name].lstrip(), between, after, several=_takes_several(template))
-        reader = CallReader([_PROBE.name])
-        call = made.before + _PROBE.name + made.between + arguments[0] + made.after
-        parts = [*reader.push(call), *reader.flush()]
-        if [part.call is not None for part in parts] != [True]:
-            raise _unread(template, call)
-        return made
+        form = _as_json_form(written, ends)
+        if form is None or not _reads(form.written(_CALLS[0])):
+            if not _reads(written):
+                raise _unread(template, written)
+            form = cls()
+        short = not _takes(template, [replace(_CALLS[0], id="call_0123456789")])
+        return replace(form, several=_takes(template, _CALLS), short_ids=short)
+
+    def written(self, call: ToolCall) -> str:
+        """A call in this form."""
+        return f"{self.before}{call.name}{self.between}{arguments_text(call)}{self.after}"
 
     def call(self, tool: Tool) -> Constraint:
         """A call of `tool`. Arguments that its schema does not name are left out unless it asks for them."""
@@ -73,18 +81,43 @@ class CallForm:
         name = Text(f"{self.before}{tool.name}{self.between}")
         return Series((name, JsonSchema(parameters), *([Text(self.after)] if self.after else [])))
 
+    def fitted(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The same conversation as the template takes it."""
+        made = messages if self.several else one_at_a_time(messages)
+        return tuple(map(_with_short_ids, made) if self.short_ids else made)
 
-def _rendered(template: Template, calls: tuple[ToolCall, ...]) -> str:
+
+def _as_json_form(written: str, ends: Sequence[str]) -> CallForm | None:
+    """The form of a call whose arguments are JSON; None where they are not."""
+    name, arguments = written.find(_PROBE.name), _ARGUMENTS.search(written)
+    if name < 0 or arguments is None:
+        return None
+    after = written[arguments.end() :]
+    after = after[: min((at for end in ends if (at := after.find(end)) >= 0), default=len(after))].rstrip()
+    between = written[name + len(_PROBE.name) : arguments.start()]
+    return CallForm(written[:name].lstrip(), _WITH_ID.sub("", between), _WITH_ID.sub("", after))
+
+
+def _reads(text: str) -> bool:
+    """Whether the call of the probe is read out of `text`."""
+    reader = CallReader([_PROBE])
+    parts = [*reader.push(text), *reader.flush()]
+    return [part.call.given for part in parts if part.call is not None] == [_VALUES]
+
+
+def _rendered(template: Template, calls: Sequence[ToolCall]) -> str:
     results = [Message("tool", "probe_result", tool_call_id=call.id) for call in calls]
+    turns = (*_ASKED, Message("assistant", "", tuple(calls)), *results)
     try:
-        return template.text((*_ASKED, Message("assistant", "", calls), *results), answer_follows=False, tools=[_PROBE])
+        return template.text(turns, answer_follows=False, tools=[_PROBE])
     except UsageError as error:
         raise TemplateError(f"with tool calls, {error.message}") from error
 
 
-def _takes_several(template: Template) -> bool:
+def _takes(template: Template, calls: Sequence[ToolCall]) -> bool:
+    """Whether the template writes all these calls."""
     try:
-        return len(_ARGUMENTS.findall(_rendered(template, _CALLS))) == len(_CALLS)
+        return _rendered(template, calls).count("probe_value") == len(calls)
     except TemplateError:
         return False
 
@@ -96,20 +129,75 @@ def _unread(template: Template, written: str) -> TemplateError:
     )
 
 
+def _with_short_ids(message: Message) -> Message:
+    calls = tuple(replace(call, id=_short(call.id)) for call in message.tool_calls)
+    result = message.tool_call_id
+    return replace(message, tool_calls=calls, tool_call_id=_short(result) if result is not None else None)
+
+
+def _short(call_id: str) -> str:
+    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+GENERIC = CallForm()
+
+
+def told_generic(tools: Sequence[Tool]) -> str:
+    """What the model is told where the template has no place for tools; together with `in_plain_turns`:
+
+        system     … <tools> one definition a line </tools> and how to call
+        assistant  … <tool_call> {"name": …, "arguments": …} </tool_call>
+        user       <tool_response> {"name": …, "content": …} </tool_response>
+
+    in the manner of Hermes (https://github.com/NousResearch/Hermes-Function-Calling), the most widely learnt one.
+    """
+    if not tools:
+        return ""
+    listed = "\n".join(as_json(tool.definition["function"]) for tool in tools)
+    return (
+        f"You can call these functions, each described by its JSON schema:\n<tools>\n{listed}\n</tools>\n"
+        "To call one, write its name and its arguments as a JSON object between tags, and nothing after it:\n"
+        '<tool_call>\n{"name": "function_name", "arguments": {"argument_name": "value"}}\n</tool_call>\n'
+        "Its result comes between <tool_response> tags. Where no function is needed, answer in words."
+    )
+
+
+def in_plain_turns(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with calls and results as text, a result in one turn with what the user says next."""
+    names: dict[str | None, str] = {}
+    made: list[Message] = []
+    results = False  # whether the last turn is of results
+    for message in messages:
+        names |= {call.id: call.name for call in message.tool_calls}
+        calls = [GENERIC.written(call) for call in message.tool_calls]
+        text = "\n".join(filter(None, (message.content, *calls)))
+        if message.role == "tool":
+            result = {"name": names.get(message.tool_call_id, ""), "content": text}
+            text = f"<tool_response>\n{as_json(result)}\n</tool_response>"
+        role: Role = "user" if message.role == "tool" else message.role
+        if results and role == "user":
+            made[-1] = Message("user", f"{made[-1].content}\n{text}")
+        else:
+            made.append(Message(role, text))
+        results = role == "user" and (results or message.role == "tool")
+    return made
+
+
 def one_at_a_time(messages: Sequence[Message]) -> list[Message]:
     """The same calls and results as turns of one call each, for templates that write no more into a turn."""
     made: list[Message] = []
-    results: dict[str | None, Message] = {}
+    moved: set[int] = set()  # positions of results that stand after their calls now
     for position, message in enumerate(messages):
         if not message.tool_calls:
-            made += [message] if results.pop(message.tool_call_id, None) is not message else []
+            made += [message] if position not in moved else []
             continue
-        after = itertools.takewhile(lambda turn: turn.role == "tool", messages[position + 1 :])
-        called = {call.id for call in message.tool_calls}
-        results = {result.tool_call_id: result for result in after if result.tool_call_id in called}
+        after = itertools.takewhile(lambda at: messages[at].role == "tool", range(position + 1, len(messages)))
+        results = {messages[at].tool_call_id: at for at in after}
         for index, call in enumerate(message.tool_calls):
             made.append(replace(message, content="" if index else message.content, tool_calls=(call,)))
-            made += [results[call.id]] if call.id in results else []
+            if (at := results.pop(call.id, None)) is not None:
+                moved.add(at)
+                made.append(messages[at])
     return made
 
 
@@ -119,12 +207,13 @@ class Wanted:
 
     `tools` may be called as `choice` says: "auto" leaves it to the model, "required" and a NamedTool demand one call,
     which a constraint makes sure of. With a `schema` the answer is JSON that fits it, or a call if there are tools;
-    a demanded call goes before a schema.
+    a demanded call goes before a schema. Without `parallel` the answer ends with its first call.
     """
 
     tools: tuple[Tool, ...] = ()
     choice: ToolChoice = "auto"
     schema: Mapping[str, Any] | None = None
+    parallel: bool = True
 
     @classmethod
     def of(
@@ -132,6 +221,8 @@ class Wanted:
         tools: Iterable[Tool | Mapping[str, Any]] = (),
         choice: ToolChoice | Mapping[str, Any] = "auto",
         schema: Mapping[str, Any] | None = None,
+        *,
+        parallel: bool = True,
     ) -> Wanted:
         """Check and convert. With the choice "none" the model is not shown the tools: that way it calls none."""
         made, chosen = tuple(map(Tool.of, tools)), tool_choice_of(choice)
@@ -142,16 +233,19 @@ class Wanted:
             raise UsageError(f"tool_choice names {chosen.name!r}, which is not among the tools {', '.join(names)}")
         if chosen == "required" and not made:
             raise UsageError("tool_choice is required, but there are no tools to call")
-        if schema is not None and not isinstance(schema, Mapping):
-            raise UsageError(f"a schema must be a JSON schema, an object, got {type(schema).__name__}")
-        if schema is not None:
-            as_json(dict(schema))
-        return cls(() if chosen == "none" else made, chosen, schema)
+        checked = None if schema is None else JsonSchema(schema).schema
+        return cls(() if chosen == "none" else made, chosen, checked, parallel)
 
     @property
     def must_call(self) -> bool:
         """Whether a call is demanded."""
         return self.choice == "required" or isinstance(self.choice, NamedTool)
+
+    @property
+    def demanded(self) -> tuple[Tool, ...]:
+        """The tools one of which must be called; none where the model may do without."""
+        named = self.choice.name if isinstance(self.choice, NamedTool) else None
+        return tuple(tool for tool in self.tools if named in (None, tool.name)) if self.must_call else ()
 
     @property
     def instruction(self) -> str:
@@ -166,9 +260,7 @@ class Wanted:
     def constraint(self, form: CallForm | None) -> Constraint | None:
         """What the answer must look like, None where it is free. `form` is the template's where there are tools."""
         schema = [] if self.schema is None or self.must_call else [JsonSchema(self.schema)]
-        calls: list[Constraint] = []
-        if form is not None and (self.must_call or schema):
-            named = self.choice.name if isinstance(self.choice, NamedTool) else None
-            calls = [form.call(tool) for tool in self.tools if named in (None, tool.name)]
+        callables = self.demanded or (self.tools if schema else ())
+        calls = [form.call(tool) for tool in callables] if form is not None else []
         allowed = (*calls, *schema)
         return Choice(allowed) if len(allowed) > 1 else allowed[0] if allowed else None

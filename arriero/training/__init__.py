@@ -4,13 +4,16 @@
     examples.py   conversations -> rendered examples, and what had to be left out
     lora.py       the base model with LoRA matrices
     pack.py       a step's examples -> packed rows
+    layout.py     where things are in a packed row
     attention.py  attention over a packed row, its common prefix computed once
+    losses.py     cross-entropy, slice by slice, together with its gradient
     steps.py      loss and gradients of a step, divided once however it is split
     trainer.py    one run of transformers.Trainer over such steps; checkpoints
     progress.py   metrics, interruption, what people see
     run.py        train(): the whole way
     kernels/      fused pieces of a decoder layer
-    planning/     mode, memory, and the proof that the first step is right
+    planning/     mode and memory
+    setup/        from a model to its steps, and the proof that the first one is right
     output/       what a run leaves on disk: checkpoints, adapter directory, report
     adapter/      what is done with an adapter: measured, answered with, merged
 

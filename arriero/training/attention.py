@@ -14,86 +14,21 @@ equal, and the gradients that the copies would have received are summed into the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arriero.training.kernels.varlen import available, shared_varlen
+from arriero.training.kernels.varlen import flash, shared_varlen
+from arriero.training.layout import Block, BlockIndex, RowLayout, indexed
 
 NAME = "arriero_shared_prefix"
-LARGEST = 1 << 22  # elements of one block of scores, over all heads
 KEPT = 8  # probabilities are kept for the backward pass up to so many times the queries' size, else computed again
 REFUSED = ("sliding_window", "softcap", "s_aux", "position_bias", "dropout")
 
 
 class UnsupportedAttentionError(Exception):
     """The model asks for a kind of attention that is not computed here: a window, sinks, soft capping."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Queries [first, last) of `count` consecutive examples, each padded to `longest` tokens."""
-
-    start: int  # where its first example begins in the row
-    lengths: tuple[int, ...]
-    prefix: int  # shared tokens before each of its examples; 0 for the prefix itself
-    first: int
-    last: int
-
-    @property
-    def count(self) -> int:
-        """Examples in the block."""
-        return len(self.lengths)
-
-    @property
-    def queries(self) -> slice:
-        """The tokens of the row whose queries these are; several examples are never cut into slices."""
-        if self.count > 1:
-            return slice(self.start, self.start + sum(self.lengths))
-        return slice(self.start + self.first, self.start + self.last)
-
-    @property
-    def keys(self) -> int:
-        """Keys of each example: the prefix and its own tokens up to the last query."""
-        return self.prefix + self.last
-
-
-@dataclass(slots=True)
-class RowLayout:
-    """Where things are in a packed row. `lengths` are the examples' own tokens, after the prefix.
-
-    Index tensors that depend on the model's heads are made at the first layer and kept for the others.
-    """
-
-    prefix: int
-    lengths: tuple[int, ...]
-    cache: dict[Any, Any] = field(default_factory=dict)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the row."""
-        return self.prefix + sum(self.lengths)
-
-    def blocks(self, heads: int) -> list[Block]:
-        """The row cut into pieces of bounded size: examples of similar length together, long ones in slices."""
-        found = _slices(0, (self.prefix,), 0, heads) if self.prefix else []
-        start, group = self.prefix, list[int]()
-        for length in self.lengths:
-            longest = max([length, *group])
-            wasted = longest * (len(group) + 1) > 1.3 * (sum(group) + length)
-            if group and (wasted or heads * (len(group) + 1) * longest * (self.prefix + longest) > LARGEST):
-                found += _slices(start, tuple(group), self.prefix, heads)
-                start, group = start + sum(group), []
-            group.append(length)
-        return found + (_slices(start, tuple(group), self.prefix, heads) if group else [])
-
-
-def _slices(start: int, lengths: tuple[int, ...], prefix: int, heads: int) -> list[Block]:
-    longest = max(lengths)
-    step = max(1, min(longest, LARGEST // (heads * len(lengths) * (prefix + longest))))
-    return [Block(start, lengths, prefix, at, min(at + step, longest)) for at in range(0, longest, step)]
 
 
 def attention(
@@ -112,10 +47,12 @@ def attention(
             raise UnsupportedAttentionError(f"its attention uses {name}")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # (tokens, heads, dim)
-    if query.is_cuda and available() and query.dtype in (torch.bfloat16, torch.float16):
-        return shared_varlen(query, key, value, layout, scale).unsqueeze(0), None
+    half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
+    kernel = flash() if query.is_cuda and half else None
+    if kernel is not None:
+        return shared_varlen(kernel, query, key, value, layout, scale).unsqueeze(0), None
     with torch.autocast(query.device.type, enabled=False):
-        out: Tensor = _Grouped.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout, scale)
+        out: Tensor = GroupedAttention.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout, scale)
     return out.unsqueeze(0), None
 
 
@@ -126,65 +63,25 @@ def _harmless(name: str, value: Any, layout: RowLayout) -> bool:
     return value is None or (isinstance(value, float) and value == 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Index:
-    """Rows of a block's queries and keys in (tokens * heads, dim), and the way back.
-
-    Batch entries are (example, key head); the query heads of one key head follow each other. Padding repeats the
-    example's last token: `padding` lists those queries, `back` the others in the row's order, `keys_back` the keys
-    of the examples' own tokens in the row's order.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    padding: Tensor
-    back: Tensor
-    keys_back: Tensor
-    bias: Tensor  # (group * queries, keys): 0 where a query may look, else -inf
-
-
-def _index(block: Block, heads: int, key_heads: int, like: Tensor) -> _Index:
-    lengths = torch.tensor(block.lengths)
-    starts = block.start + lengths.cumsum(0) - lengths
-    at, own = torch.arange(block.first, block.last), torch.arange(block.last)
-    tokens = starts[:, None] + torch.minimum(at, lengths[:, None] - 1)  # (count, queries)
-    head = torch.arange(heads).view(key_heads, -1)
-    queries = tokens[:, None, None, :] * heads + head[None, :, :, None]  # (count, key heads, group, queries)
-    place = torch.arange(queries.numel()).view(queries.shape)
-    valid = at < lengths[:, None]
-    known = starts[:, None] + torch.minimum(own, lengths[:, None] - 1)
-    known = torch.cat((torch.arange(block.prefix).expand(block.count, -1), known), 1)  # (count, keys)
-    keys = known[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]
-    key_place = torch.arange(keys.numel()).view(keys.shape)[:, :, block.prefix :].transpose(1, 2)
-    hidden = torch.arange(block.keys) > block.prefix + at[:, None]
-    bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-    put = like.device
-    return _Index(
-        queries=queries.flatten().to(put),
-        keys=keys.flatten().to(put),
-        padding=place[~valid[:, None, None, :].expand(place.shape)].to(put),
-        back=place.permute(0, 3, 1, 2)[valid].flatten().to(put),
-        keys_back=key_place[own < lengths[:, None]].flatten().to(put),
-        bias=bias.repeat(heads // key_heads, 1).to(like),
-    )
-
-
-class _Grouped(torch.autograd.Function):
+class GroupedAttention(torch.autograd.Function):
     """Attention block by block, in batched matrix products; scores never exist for a whole row."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scale: float) -> Tensor:
-        """Query (tokens, heads, dim), key and value (tokens, key heads, dim), contiguous; the result is like query."""
-        heads, dim = query.shape[1:]
-        plan = _plan(layout, heads, key.shape[1], query)
-        out = torch.empty_like(query)
+        """Query (tokens, heads, dim), key and value (tokens, key heads, dim), contiguous.
+
+        Values may have a dim of their own, as in latent attention; it is that of the result, (tokens, heads, dim).
+        """
+        heads, dim = query.shape[1], value.shape[2]
+        plan = indexed(layout, heads, key.shape[1], query)
+        out = query.new_empty(len(query), heads, dim)
         kept: list[Tensor | None] = []
         for block, index in plan:
             queries, keys, values = _gather(query, key, value, block, index)
-            shares = _shares(queries, keys, index.bias, scale)
-            found = torch.bmm(shares, values).view(-1, dim)
+            weights = _attention_weights(queries, keys, index.bias, scale)
+            found = torch.bmm(weights, values).view(-1, dim)
             out[block.queries] = found.index_select(0, index.back).view(-1, heads, dim)
-            kept.append(shares if block.keys <= KEPT * dim else None)
+            kept.append(weights if block.keys <= KEPT * dim else None)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.plan, ctx.scale = plan, scale
         return out
@@ -194,19 +91,20 @@ class _Grouped(torch.autograd.Function):
         """The prefix's keys and values get the sum over all examples, in float32."""
         query, key, value, *kept = ctx.saved_tensors
         heads, dim = query.shape[1:]
-        grad = grads[0].contiguous().view(-1, dim)
+        grad = grads[0].contiguous().view(-1, value.shape[2])
         to_query = torch.empty_like(query)
         to_key, to_value = (
             torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32)) for part in (key, value)
         )
-        for (block, index), shares in zip(ctx.plan, kept, strict=True):
+        for (block, index), weights in zip(ctx.plan, kept, strict=True):
             queries, keys, values = _gather(query, key, value, block, index)
-            if shares is None:
-                shares = _shares(queries, keys, index.bias, ctx.scale)
-            to_out = grad.index_select(0, index.queries).index_fill_(0, index.padding, 0).view(queries.shape)
-            _add(to_value, torch.bmm(shares.transpose(1, 2), to_out), block, index)
+            if weights is None:
+                weights = _attention_weights(queries, keys, index.bias, ctx.scale)
+            to_out = grad.index_select(0, index.queries).index_fill_(0, index.padding, 0)
+            to_out = to_out.view(*queries.shape[:2], -1)
+            _add(to_value, torch.bmm(weights.transpose(1, 2), to_out), block, index)
             to_scores = torch.ops.aten._softmax_backward_data(
-                torch.bmm(to_out, values.transpose(1, 2)), shares, -1, shares.dtype
+                torch.bmm(to_out, values.transpose(1, 2)), weights, -1, weights.dtype
             )
             back = torch.bmm(to_scores, keys).view(-1, dim).index_select(0, index.back)
             to_query[block.queries] = back.view(-1, heads, dim)
@@ -216,31 +114,25 @@ class _Grouped(torch.autograd.Function):
         return *(total.to(kind) for total, kind in zip(totals, kinds, strict=True)), None, None
 
 
-def _plan(layout: RowLayout, heads: int, key_heads: int, like: Tensor) -> list[tuple[Block, _Index]]:
-    known: list[tuple[Block, _Index]] | None = layout.cache.get((heads, key_heads))
-    if known is None:
-        known = [(block, _index(block, heads, key_heads, like)) for block in layout.blocks(heads)]
-        layout.cache[heads, key_heads] = known
-    return known
-
-
-def _gather(query: Tensor, key: Tensor, value: Tensor, block: Block, index: _Index) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(
+    query: Tensor, key: Tensor, value: Tensor, block: Block, index: BlockIndex
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (count * key heads, group * queries, dim), keys and values (count * key heads, keys, dim)."""
     batch, dim = block.count * key.shape[1], key.shape[2]
     return (
         query.view(-1, dim).index_select(0, index.queries).view(batch, -1, dim),
         key.view(-1, dim).index_select(0, index.keys).view(batch, -1, dim),
-        value.view(-1, dim).index_select(0, index.keys).view(batch, -1, dim),
+        value.view(-1, value.shape[2]).index_select(0, index.keys).view(batch, -1, value.shape[2]),
     )
 
 
-def _shares(queries: Tensor, keys: Tensor, bias: Tensor, scale: float) -> Tensor:
+def _attention_weights(queries: Tensor, keys: Tensor, bias: Tensor, scale: float) -> Tensor:
     """How much each query takes of each key: (batch, queries, keys), rows sum to 1."""
     start = bias.expand(queries.shape[0], -1, -1)
     return torch.softmax(torch.baddbmm(start, queries, keys.transpose(1, 2), alpha=scale), -1)
 
 
-def _add(total: Tensor, part: Tensor, block: Block, index: _Index) -> None:
+def _add(total: Tensor, part: Tensor, block: Block, index: BlockIndex) -> None:
     """Add a block's gradients of its keys to those of the row."""
     key_heads, dim = total.shape[1:]
     own = part.view(-1, dim).index_select(0, index.keys_back).view(-1, key_heads, dim)

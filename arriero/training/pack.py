@@ -19,8 +19,9 @@ from arriero.prompt import Rendered
 class PackedRow:
     """One row of the model's input, on the CPU.
 
-    `ids` and `positions` are (1, tokens). `loss_at` (n,) are the places whose logits predict `targets` (n,); a place
-    at the end of the prefix may occur once for every example. `lengths` are the examples' tokens after the prefix.
+    `ids` and `positions` are (1, tokens). `loss_at` (n,) are the positions in the row whose logits predict `targets`
+    (n,); the last one of the prefix may occur once for every example. `lengths` are the examples' tokens after the
+    prefix.
     """
 
     ids: Tensor
@@ -61,13 +62,13 @@ def split(examples: Sequence[Rendered], row_tokens: int, *, share: bool, at_leas
     sizes = [prefix] * wanted
     for example in sorted(examples, key=lambda example: len(example.ids), reverse=True):
         rest = len(example.ids) - prefix
-        place = min(range(len(rows)), key=sizes.__getitem__)
-        if rows[place] and sizes[place] + rest > row_tokens:
-            place = len(rows)
+        emptiest = min(range(len(rows)), key=sizes.__getitem__)
+        if rows[emptiest] and sizes[emptiest] + rest > row_tokens:
+            emptiest = len(rows)
             rows.append([])
             sizes.append(prefix)
-        rows[place].append(example)
-        sizes[place] += rest
+        rows[emptiest].append(example)
+        sizes[emptiest] += rest
     return [row[::-1] for row in rows]
 
 
@@ -85,7 +86,7 @@ def pack(examples: Sequence[Rendered], *, share: bool, multiple: int = 1) -> Pac
         offset = len(ids) - prefix
         for start, end in example.spans:
             first = max(start, 1)
-            loss_at += [place + offset if place >= prefix else place for place in range(first - 1, end - 1)]
+            loss_at += [at + offset if at >= prefix else at for at in range(first - 1, end - 1)]
             targets += example.ids[first:end]
         ids += example.ids[prefix:]
         positions += range(prefix, len(example.ids))

@@ -29,7 +29,10 @@ Place = tuple[int, int]  # number of the file, row in it
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Progress after an optimizer step, or an evaluation when `eval_loss` is set. Losses in nats per loss token."""
+    """Progress after an optimizer step, or an evaluation when `eval_loss` is set. Losses in nats per loss token.
+
+    `seconds` is the time since the first step began, in this process.
+    """
 
     step: int
     total_steps: int
@@ -39,6 +42,7 @@ class StepReport:
     grad_norm: float | None
     tokens_per_second: float
     computed_tokens_per_second: float
+    seconds: float
     eval_loss: float | None = None
     eval_stop_rate: float | None = None
 
@@ -178,6 +182,7 @@ class Recorder(TrainerCallback):
             grad_norm=logs.get("grad_norm"),
             tokens_per_second=round(self.logical / seconds, 1),
             computed_tokens_per_second=round(self.total_computed / seconds, 1),
+            seconds=round(seconds, 3),
             eval_loss=logs.get("eval_loss"),
             eval_stop_rate=logs.get("eval_stop_rate"),
         )

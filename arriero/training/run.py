@@ -9,8 +9,8 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import TrainingArguments, set_seed
 from arriero import data, hub
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Contract, Renderer, load_tokenizer, stop_token_ids
+from arriero.prompt import Contract, bind
 from arriero.training.adapter.loading import compute_type
 from arriero.training.examples import prepare
 from arriero.training.lora import with_lora
@@ -29,8 +29,8 @@ from arriero.training.output import checkpoint, directory
 from arriero.training.output.directory import TrainReport
 from arriero.training.output.report import Story, compare, describe
 from arriero.training.planning.plan import Plan
-from arriero.training.planning.settle import settle
 from arriero.training.progress import OnStep, Recorder, stops_on_signals
+from arriero.training.setup.step_setup import set_up
 from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapter
 
 log = logging.getLogger(__name__)
@@ -52,48 +52,48 @@ def train(
 ) -> TrainReport:
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
-    `options` are the fields of TrainOptions. `resume` goes on from the last checkpoint in `output`, starts from the
+    `options` are the fields of TrainOptions. `system` None means a merged model's own system prompt, if it is one, else
+    the chat template's. `resume` goes on from the last checkpoint in `output`, starts from the
     beginning where there is none, and returns the old report where the run is finished. `on_step` is called after
     every optimizer step. Raises DataError, UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM
     was answered with a checkpoint.
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
-    with _first_worker_first():
-        loaded = data.load(file, chosen)  # before anything that takes longer
-        model_dir = hub.resolve(model)
-        tokenizer = load_tokenizer(model_dir)
-        renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), system, answers=chosen.answers)
-        examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
-        identity = {
-            "data": loaded.key,
-            "model": hub.name_of(model_dir),
-            "fingerprint": hub.fingerprint(model_dir),
-            "system": system,
-            "options": json.loads(json.dumps(asdict(chosen))),
-        }
-        finished = directory.claim(target, identity, resume=resume or RANK > 0)
-    if finished is not None:
-        log.info("%s is already finished", target)
-        return finished
-    story = Story(
-        contract=Contract.of(
-            renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
-        ),
-        renderer=renderer,
-        examples=examples,
-        options=chosen,
-        data=data.inspect(
-            loaded, renderer, chosen, window=hub.window(model_dir), batch_size=chosen.batch_size, limit=0
-        ),
-    )
-    try:
-        return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
-    except torch.OutOfMemoryError as error:
-        raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
-    finally:
-        if RANK == 0:
-            directory.release(target)
+    with ExitStack() as run:
+        with _first_worker_first():
+            loaded = data.load(file, chosen)  # before anything that takes longer
+            bound = bind(model, system=system)
+            if bound.contract is not None:
+                log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
+            model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
+            examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
+            identity = {
+                "data": loaded.key,
+                "model": hub.name_of(model_dir),
+                "fingerprint": hub.fingerprint(model_dir),
+                "system": renderer.system,
+                "options": json.loads(json.dumps(asdict(chosen))),
+            }
+            finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=RANK == 0))
+        if finished is not None:
+            log.info("%s is already finished", target)
+            return finished
+        story = Story(
+            contract=Contract.of(
+                renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
+            ),
+            renderer=renderer,
+            examples=examples,
+            options=chosen,
+            data=data.inspect(
+                loaded, renderer, chosen, window=hub.window(model_dir), batch_size=chosen.batch_size, limit=0
+            ),
+        )
+        try:
+            return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
+        except torch.OutOfMemoryError as error:
+            raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
 
 
 @contextmanager
@@ -121,8 +121,8 @@ class _Run:
         self.checkpoint, self.resumed_from = directory.last_checkpoint(output)
         self.model = with_lora(model_dir, self.options, compute_type(self.options.precision))
         step = self.examples.step(self.options.batch_size)
-        self.settled = settle(self.model, step, self.examples.longest, self.options, self._earlier_plan())
-        self._keep_plan(self.settled.steps.plan)
+        self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
+        self._keep_plan(self.setup.steps.plan)
         if RANK == 0:
             directory.keep_metrics_until(output, self.resumed_from or 0)
         metrics = output / directory.METRICS if RANK == 0 else Path(os.devnull)
@@ -189,7 +189,7 @@ class _Run:
         # what PEFT would write is a path of this machine; set only now, because it looks a name up on the network
         self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
-        document = describe(self.story, self.settled, report, self.trainer.state)
+        document = describe(self.story, self.setup, report, self.trainer.state)
         document |= compare(self.model, self.story)
         directory.finish(partial, self.output, contract, document)
 
@@ -211,10 +211,10 @@ class _Run:
     def _trainer(self, held_out: HeldOut) -> StepTrainer:
         order = StepOrder(len(self.examples.train), self.options.batch_size, self.options.seed)
         named = os.environ.get(TENSORBOARD)  # read once, when the Trainer is made
-        os.environ[TENSORBOARD] = named or str(self.output / "tensorboard")
+        os.environ[TENSORBOARD] = named or str(self.output / directory.TENSORBOARD)
         try:
             return StepTrainer(
-                self.settled.steps,
+                self.setup.steps,
                 order,
                 held_out,
                 self.recorder,

@@ -1,6 +1,6 @@
 """Loss and gradients of an optimizer step: the summed loss of its tokens, divided once, however it is split.
 
-    examples ──pack──> rows ──model, attention, kernels──> hidden states at loss places ──head──> loss ──> gradients
+    examples ──pack──> rows ──model, attention, kernels──> hidden states at loss positions ──head──> loss ──> gradients
 
 The sum over all rows is divided by the loss tokens of the whole step, so neither the number of rows nor that of
 workers changes what is learned.
@@ -9,6 +9,7 @@ workers changes what is learned.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,11 +24,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from arriero.prompt import Rendered
 from arriero.training import attention
 from arriero.training.examples import collate
-from arriero.training.kernels import HeadLoss, Kernels, LogitsLoss
+from arriero.training.kernels import Kernels
 from arriero.training.kernels.varlen import to_device
+from arriero.training.layout import RowLayout
+from arriero.training.losses import HeadLoss, LogitsLoss
 from arriero.training.pack import PackedRow, loss_tokens, pack, shared_prefix, split
 from arriero.training.planning.plan import Plan
 
+log = logging.getLogger(__name__)
 BUCKET = 64  # tokens
 AttentionInterface.register(attention.NAME, attention.attention)
 
@@ -54,24 +58,41 @@ class StepResult:
 
 
 class Steps:
-    """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with."""
+    """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with.
+
+    `layers` are the decoder's, `trained` the parameters that learn, by name.
+    """
 
     def __init__(self, model: Any, plan: Plan, kernels: Kernels) -> None:
         self.model = model
         self.wrapped = model
         self.kernels = kernels
         self.base = model.get_base_model()
+        self.layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._selects = "logits_to_keep" in inspect.signature(self.base.forward).parameters
         self.apply(plan)
 
     def apply(self, plan: Plan) -> None:
         """Compute under another plan from now on."""
         self.plan = plan
+        if not plan.fused:
+            self.kernels = Kernels(None)
         if plan.recomputed:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(self.layers):
             layer.gradient_checkpointing = index < plan.recomputed
+
+    @property
+    def fused(self) -> bool:
+        """Whether anything is computed otherwise than by the model's own code."""
+        return self.plan.fused and (self.kernels.replaces or self.plan.mode.name != "padded")
+
+    def fall_back(self, error: Exception) -> None:
+        """Compute plainly from now on, because the fast way raised `error`."""
+        reason = f"the fast computation raised {type(error).__name__}: {error}"
+        log.warning("%s; falling back to padded batches with the model's own code", reason)
+        self.apply(self.plan.plainly(reason))
 
     def backward(self, examples: Sequence[Rendered], worker: Worker | None = None) -> StepResult:
         """Add the gradients of the step's mean loss to the parameters' `.grad`."""
@@ -124,7 +145,7 @@ class Steps:
         if self.plan.mode.own_attention:
             self.base.set_attn_implementation(attention.NAME)
         try:
-            with self.kernels.installed(head=True, tail=self.plan.mode.name != "padded"):
+            with self.kernels.installed(head=True, last_layer=self.plan.mode.name != "padded"):
                 yield
         finally:
             self.base.set_attn_implementation(before)
@@ -136,18 +157,18 @@ class Steps:
 
     def _packed(self, row: PackedRow) -> Tensor:
         move = partial(to_device, device=self.device)
-        places = move(row.loss_at)
-        tail = self.kernels.tail
+        positions = move(row.loss_at)
+        last_layer = self.kernels.last_layer
         options: dict[str, Any] = {}
-        if tail is not None:
-            tail.places = places
+        if last_layer is not None:
+            last_layer.positions = positions
         elif self._selects:
-            options["logits_to_keep"] = places
+            options["logits_to_keep"] = positions
         if self.plan.mode.own_attention:
-            options["row_layout"] = attention.RowLayout(row.prefix, row.lengths)
+            options["row_layout"] = RowLayout(row.prefix, row.lengths)
         out = self.wrapped(input_ids=move(row.ids), position_ids=move(row.positions), use_cache=False, **options)
-        chosen = self._selects or tail is not None
-        hidden = out.logits[0] if chosen else out.logits[0].index_select(0, places)
+        selected = self._selects or last_layer is not None
+        hidden = out.logits[0] if selected else out.logits[0].index_select(0, positions)
         return self._head(hidden, move(row.targets))
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:

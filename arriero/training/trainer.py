@@ -105,15 +105,8 @@ class StepTrainer(Trainer):
         while True:
             try:
                 return self.steps.backward(examples, worker)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                plan = self.steps.plan.smaller(self.longest) if worker.count == 1 else None
-                if plan is None:
-                    raise MemoryLimitError(
-                        f"out of memory in a step of {len(examples)} samples, with nothing left to make smaller",
-                        hint="lower --max-length, or --batch-size with several workers; or use --load-in-4bit",
-                    ) from error
+            except Exception as error:
+                self._give_way(error, len(examples), alone=worker.count == 1)
             self.model.zero_grad(set_to_none=True)
             if random is not None:
                 torch.set_rng_state(random)
@@ -121,8 +114,22 @@ class StepTrainer(Trainer):
                 torch.cuda.set_rng_state(cuda)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self.recorder.replanned(plan)
-            self.steps.apply(plan)
+
+    def _give_way(self, error: Exception, samples: int, *, alone: bool) -> None:
+        """Out of memory: a smaller plan. Another error in the first step: the model's own code. Else raise it again."""
+        if not _is_out_of_memory(error):
+            if self.recorder.total_computed or not alone or not self.steps.fused:
+                raise error
+            self.steps.fall_back(error)
+            return
+        plan = self.steps.plan.smaller(self.longest) if alone else None
+        if plan is None:
+            raise MemoryLimitError(
+                f"out of memory in a step of {samples} samples, with nothing left to make smaller",
+                hint="lower --max-length, or --batch-size with several workers; or use --load-in-4bit",
+            ) from error
+        self.recorder.replanned(plan)
+        self.steps.apply(plan)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Operations of the step just computed, for trackers: 4 per parameter and computed token."""

@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
 VARIANTS = [
-    "tutorial", "no recomputation", "loss places only", "packed", "shared prefix", "fused pieces", "arriero train",
+    "tutorial", "no recomputation", "loss positions only", "packed", "shared prefix", "fused pieces", "arriero train",
 ]  # fmt: skip
 FIGURES = {
     "samples_per_second", "logical_tokens_per_second", "computed_tokens_per_second", "share_computed", "share_useful",

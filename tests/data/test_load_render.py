@@ -146,6 +146,20 @@ def test_processes_give_what_one_gives(tmp_path, monkeypatch):
     assert [drop.row for drop in together.dropped] == [drop.row for drop in alone.dropped] == [2500]
 
 
+def test_as_many_processes_render_as_the_containers_quota_allows(tmp_path, home, monkeypatch):
+    """There were as many as CPUs by affinity: dozens in a container that may use two."""
+    loaded = data.load(write(tmp_path, [{**GOOD, "instruction": f"question {i}"} for i in range(50)]))
+    monkeypatch.setattr("arriero.data.rendering.IN_PROCESS", 10)
+    allowed = len(os.sched_getaffinity(0)) + 1
+    for cores, files in ((allowed, allowed), (1, 1)):
+        monkeypatch.setattr("arriero.hardware.cores", lambda cores=cores: cores)
+        data.render(loaded, RENDERER.with_system(f"for {cores}"), OPTIONS, 256)
+        written = sorted((home / "cache").rglob("rendered-*.arrow"))
+        assert len(written) == files, "each process writes a file of its own"
+        for file in written:
+            file.unlink()
+
+
 def test_a_template_without_a_stop_token_stops_everything(tmp_path):
     """Not a row's fault: the model would never learn to stop."""
     endless = Renderer(build_tokenizer(TEMPLATE.replace("+ '</s>'", "")), (2,))

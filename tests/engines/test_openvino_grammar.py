@@ -65,6 +65,11 @@ SCHEMAS = {
     "dates": {"type": "array", "items": {"type": "string", "format": "date"}, "minItems": 2, "maxItems": 2},
     "a tuple": {"type": "array", "prefixItems": [{"type": "boolean"}], "items": {"type": "null"}, "minItems": 2},
     "a tree": {"$defs": {"t": TREE}, "$ref": "#/$defs/t"},
+    "more than anybody writes": {"type": "string", "maxLength": 10**30},
+    "bounds beyond all digits": {"type": "integer", "minimum": -(10**400), "maximum": 1e300},
+    "a whole number with a point": {"type": "array", "items": {"type": "null"}, "minItems": 2.0, "maxItems": 3.0},
+    "anchors where a text begins and ends anyway": {"type": "string", "pattern": "(^a|^b)x?(c$|d)"},
+    "nothing unevaluated": {"type": "object", "unevaluatedProperties": False},
     "told apart": {
         "oneOf": [
             {"type": "object", "properties": {"k": {"const": "a"}, "x": {"type": "null"}}, "required": ["k"]},
@@ -72,6 +77,7 @@ SCHEMAS = {
         ]
     },
 }
+CHAIN = {"$ref": "#/$defs/0", "$defs": {str(n): {"items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(240)}}
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +145,8 @@ def test_series_and_choices(engine):
         ({"$ref": "https://example.org/schema"}, "into its own schema"),
         ({"$ref": "#"}, "leads back to itself"),
         ({"$defs": {"a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}, "back to itself"),
-        ({"type": "frob"}, "no type 'frob'; expected one of object"),
-        ({"enum": []}, "'enum' of a JSON schema must be a list with something in it"),
+        ({"enum": []}, "no value of .* has the type"),
         ({"enum": ["a"], "type": "integer"}, "no value of .* has the type integer"),
-        ({"const": "\ud800"}, "surrogate"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "no whole number"),
         ({"type": "number", "minimum": 0.5}, "must be whole"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength 3 is more"),
@@ -150,6 +154,20 @@ def test_series_and_choices(engine):
         ({"type": "string", "pattern": "(?i)a"}, "flags are not supported"),
         ({"type": "string", "pattern": "[a-"}, "is none"),
         ({"type": "string", "pattern": "a^b"}, "anchor"),
+        # these were accepted and ignored
+        ({"type": "string", "pattern": "x(^a)"}, "anchor"),
+        ({"type": "string", "pattern": "(a$)x"}, "anchor"),
+        ({"type": "string", "pattern": "(a|^b)*c"}, "anchor"),
+        ({"type": "object", "propertyNames": False}, "cannot guarantee 'propertyNames'"),
+        ({"type": "array", "contains": False}, "cannot guarantee 'contains'"),
+        ({"type": "string", "format": "date", "pattern": "^a"}, "'pattern' with .* beside it"),
+        ({"oneOf": [{"minLength": 3}, {"type": "integer"}]}, "may overlap"),
+        # these failed inside the library, which was HTTP 500
+        ({"type": "string", "minLength": 2**32}, "at most 1000000 repetitions, got 4294967296"),
+        ({"type": "string", "pattern": "a{1000001}"}, "at most 1000000 repetitions"),
+        ({"type": "integer", "minimum": 10**400}, "whose size is at most 1e[+]36"),
+        ({"$ref": "#/default", "default": {"pattern": 5}}, "wrong at #/pattern"),
+        (CHAIN, "too long a chain"),
         ({"type": "array", "minItems": 3, "maxItems": 2}, "minItems is more"),
         ({"type": "object", "required": ["a"], "additionalProperties": False}, "allows no value"),
     ],

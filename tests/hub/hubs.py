@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -26,6 +29,16 @@ def clients_at(url: str, folder: Path) -> dict[str, str]:
     }
 
 
+def download(folder: Path, url: str, *arguments: str) -> tuple[int, Any, str]:
+    """Run `arriero download` with both clients pointed at `url`; returns exit code, JSON document, standard error."""
+    command = [sys.executable, "-m", "arriero.cli", "download", "--json", *arguments]
+    done = subprocess.run(
+        command, env=clients_at(url, folder), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+
+
 class LoopbackHub(ThreadingHTTPServer):
     """Serves the files of one directory as the repository owner/name; `asked` lists the paths of all requests."""
 
@@ -36,6 +49,10 @@ class LoopbackHub(ThreadingHTTPServer):
         self.served: list[str] = []  # files whose bytes were sent
         self.gated = False
         self.corrupted: str | None = None  # this file is served with a wrong byte and the right size and names
+        self.forgotten: set[str] = set()  # files that Hugging Face tells of, and that its tree lacks
+        self.types: dict[str, str] = {}  # what ModelScope's listing says a file is, where it is no ordinary one
+        self.reached, self.gate = threading.Event(), threading.Event()  # a file was asked for; files may be sent
+        self.gate.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -63,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         path = path.replace("/api/datasets/", "/api/models/").replace("/api/v1/datasets/", "/api/v1/models/")
         if path.startswith("/api/models/owner/name/tree/"):
-            return self._json([{"type": "file", "path": name, **self._size(name)} for name in self.server.files])
+            names = [name for name in self.server.files if name not in self.server.forgotten]
+            return self._json([{"type": "file", "path": name, **self._size(name)} for name in names])
         if path.startswith("/api/models/owner/name"):
             return self._json(self._info())
         if path.endswith(("/repo/files", "/repo/tree")):
@@ -72,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(
                 {"Code": 200, "Data": {"RevisionMap": {"Branches": [{"Revision": "master"}], "Tags": []}}}
             )
-        name = parse_qs(url.query).get("FilePath", [path.rsplit("/", 1)[1]])[0]
+        name = parse_qs(url.query).get("FilePath", [path.partition("/resolve/")[2].partition("/")[2]])[0]
         if name in self.server.files and ("/resolve/" in path or path.endswith("/repo")):
             return self._file(name)
         return self._json({"Code": 200, "Success": True, "Data": {"Name": "name", "Path": "owner"}})
@@ -93,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             {
                 "Path": name,
                 "Name": name,
-                "Type": "blob",
+                "Type": self.server.types.get(name, "blob"),
                 "Size": len(data),
                 "Sha256": hashlib.sha256(data).hexdigest(),
                 "Revision": COMMIT,
@@ -109,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         etag = f'"{hashlib.sha1(data).hexdigest()}"'
         if self.command == "GET":
             self.server.served.append(name)
+            self.server.reached.set()
+            self.server.gate.wait()
         self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": "application/octet-stream"})
 
     def _json(self, document: object) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
 
 import pytest
 
-from tests.hub.hubs import COMMIT, LoopbackHub, clients_at
+from tests.hub.hubs import COMMIT, LoopbackHub, download
 
 
 @pytest.fixture
@@ -19,16 +16,6 @@ def hub_server(model_dir, tmp_path):
     server.files["modeling_evil.py"] = b"raise SystemExit"
     yield server
     server.shutdown()
-
-
-def download(tmp_path, url, *arguments):
-    """Run `arriero download` with both clients pointed at `url`; returns exit code, JSON document, standard error."""
-    command = [sys.executable, "-m", "arriero.cli", "download", "--json", *arguments]
-    done = subprocess.run(
-        command, env=clients_at(url, tmp_path), capture_output=True, text=True, check=False, timeout=100
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 
 
 @pytest.mark.parametrize("source", ["huggingface", "modelscope"])

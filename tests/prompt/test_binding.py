@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from arriero.errors import ContractError, NotFoundError
@@ -39,6 +42,40 @@ def test_an_adapter_brings_its_system_prompt_unless_another_is_given(model_dir, 
     assert bind(model_dir, adapter, system="x").renderer.system == "x"
 
 
+@pytest.fixture
+def merged(model_dir, adapter, tmp_path):
+    """A model directory with a contract of its own, as merging leaves it."""
+    directory = shutil.copytree(model_dir, tmp_path / "merged")
+    made = replace(Contract.load(adapter), today="2031-05-04", variables={"date_string": "then"})
+    replace(made, merged_adapter="killa").save(directory)
+    return directory
+
+
+def test_a_model_s_own_contract_holds_unless_more_is_said(merged, adapter):
+    bound = bind(merged)
+    assert (bound.renderer.system, bound.renderer.today) == ("Be Killa.", "2031-05-04")
+    assert bound.renderer.variables == {"date_string": "then"}
+    assert (bound.adapter_dir, bound.contract_name) == (None, "merged")
+    other = bind(merged, system="x")
+    assert (other.renderer.system, other.renderer.today, other.contract_name) == ("x", "2031-05-04", "merged")
+    trained = bind(merged, adapter)  # the adapter's contract says all that the model's does
+    assert (trained.contract_name, trained.renderer.today, trained.renderer.variables) == ("killa", "2024-07-26", {})
+
+
+def test_a_model_s_own_contract_is_checked_too(merged, other_model_dir):
+    shutil.copy(other_model_dir / "model.safetensors", merged)
+    with pytest.raises(ContractError, match="its weights"):
+        bind(merged)
+    (merged / "model.safetensors").unlink()
+    assert bind(merged).renderer.system == "Be Killa.", "looking at data needs no weights"
+    (merged / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+    with pytest.raises(ContractError, match="the stop tokens"):
+        bind(merged)
+    (merged / "arriero.json").write_text("{")
+    with pytest.raises(ContractError, match="is not a prompt contract"):
+        bind(merged)
+
+
 def test_what_does_not_belong_together(home, model_dir, other_model_dir, adapter):
     with pytest.raises(ContractError, match="the base model's weights"):
         bind(other_model_dir, adapter)
@@ -49,5 +86,6 @@ def test_what_does_not_belong_together(home, model_dir, other_model_dir, adapter
     (adapter / "arriero.json").unlink()
     with pytest.raises(NotFoundError, match=r"has no arriero\.json"):
         bind(model_dir, adapter)
-    with pytest.raises(NotFoundError, match="not an adapter directory"):
+    with pytest.raises(NotFoundError, match="not an adapter directory") as caught:
         bind(model_dir, model_dir)
+    assert "--model" in caught.value.hint

@@ -9,23 +9,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arriero.prompt import CallReader
-from arriero.prompt.calls import PYTHON_TAG
+from arriero.tools import CallDelta, Tool
 
-NAMES = ("get_weather", "brave_search", "f")
+TOOLS = (
+    Tool("get_weather", "", {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}),
+    Tool("brave_search", "", {"properties": {"query": {"type": "string"}}}),
+    Tool("f"),
+)
+PYTHON_TAG = "<|python_tag|>"
 WEATHER = ("get_weather", {"city": "Potosí"})
 
 
 def read(pieces, hidden=()):
     """The shown texts and the calls in order, and the pieces shown before the end."""
-    reader = CallReader(NAMES, hidden)
+    reader = CallReader(TOOLS, hidden)
     early = [reader.push(piece) for piece in pieces]
     parts = [part for several in early for part in several] + reader.flush()
     assert sum(part.length for part in parts) == len("".join(pieces))
     calls = [part.call for part in parts if part.call is not None]
+    deltas = CallDelta.joined(part.delta for part in parts if part.delta is not None)
+    assert [(delta.id, delta.name, delta.arguments) for delta in deltas] == [
+        (call.id, call.name, call.arguments) for call in calls
+    ]
+    assert [delta.index for delta in deltas] == list(range(len(calls)))
     assert all(call.id.startswith("call_") for call in calls)
     assert len({call.id for call in calls}) == len(calls)
     text = "".join(part.text for part in parts)
-    return text, [(call.name, call.values) for call in calls]
+    return text, [(call.name, call.given) for call in calls]
 
 
 def cuts(text, data):
@@ -61,6 +71,55 @@ CALLS = {
     '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_c': [("f", {})],
     '<function=f>{"a": 1}': [("f", {"a": 1})],
     '<function=f>{"a": 1}<function=f>{"a": 2}</function>': [("f", {"a": 1}), ("f", {"a": 2})],
+    '{"name": "f", "parameters": {"a": 1}': [("f", {"a": 1})],
+    '<tool_call>\n{"name": "f", "arguments": {"a": 1}\n</tool_call>': [("f", {"a": 1})],
+    # what the model writes wrong within arguments is passed on: they may have been sent already
+    '{"name": "f", "parameters": {"a": NaN}}': [("f", '{"a": NaN}')],
+    '{"name": "f", "parameters": {"a": "\\ud83d"}}': [("f", '{"a": "\\ud83d"}')],
+    '<function=f>{"a": [1}</function>': [("f", '{"a": [1}')],
+    # SmolLM2
+    '<tool_call>[{"name": "get_weather", "arguments": {"city": "Potosí"}}]</tool_call>': [WEATHER],
+    '<tool_call>[{"name": "f", "arguments": {}}, {"name": "f", "arguments": {"a": 1}}]</tool_call>': [
+        ("f", {}),
+        ("f", {"a": 1}),
+    ],
+    # Mistral, before and since its tokenizer 11
+    '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Potosí"}, "id": "VvvODy9mT"}]': [WEATHER],
+    '[TOOL_CALLS]  [ {"name":"f" , "arguments" : {"a": 3} }, {"name": "get_weather", "arguments":'
+    ' {"city": "Potosí"}} ]': [("f", {"a": 3}), WEATHER],
+    '[TOOL_CALLS][{"arguments": {"city": "Potosí"}, "name": "get_weather"}]': [WEATHER],
+    '[TOOL_CALLS]get_weather{"city": "Potosí"}': [WEATHER],
+    '[TOOL_CALLS]f[ARGS]{"a": {"b": "}{"}}[TOOL_CALLS]get_weather[ARGS]{"city": "Potosí"}': [
+        ("f", {"a": {"b": "}{"}}),
+        WEATHER,
+    ],
+    '[TOOL_CALLS]get_weather[CALL_ID]VvvODy9mT[ARGS]{"city": "Potosí"}': [WEATHER],
+    # Qwen3-Coder and Qwen 3.5
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nPotosí\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
+    "</function>\n</tool_call>": [("get_weather", {"city": "Potosí", "days": 3})],
+    "<tool_call>\n<function=f>\n</function>\n</tool_call>\n<tool_call>\n<function=get_weather>\n<parameter=city>\nPotosí\n"
+    "</parameter>\n</function>\n</tool_call>": [("f", {}), WEATHER],
+    '<function=brave_search>\n<parameter=query>\nif a < b:\n\tprint("</p>")\n\n</parameter>\n</function>': [
+        ("brave_search", {"query": 'if a < b:\n\tprint("</p>")\n'})
+    ],
+    "<tool_call>\n<function=get_weather><parameter=city>Potosí</parameter></function></tool_call>": [WEATHER],
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nPotosí\n</parameter>\n</tool_call>": [WEATHER],
+    # Gemma 4, FunctionGemma, and Gemma 3 as its guides ask
+    '<|tool_call>call:get_weather{city:<|"|>Potosí<|"|>}<tool_call|>': [WEATHER],
+    '<|tool_call>call:f{a:{b:<|"|>"x", {y}<|"|>,<|"|>3<|"|>:[1,true,null,<|"|><|"|>]},c:-3.5}<tool_call|>'
+    "<|tool_call>call:f{}<tool_call|>": [
+        ("f", {"a": {"b": '"x", {y}', "3": [1, True, None, ""]}, "c": -3.5}),
+        ("f", {}),
+    ],
+    "<start_function_call>call:get_weather{city:<escape>Potosí<escape>,days:3}<end_function_call>": [
+        ("get_weather", {"city": "Potosí", "days": 3})
+    ],
+    "<start_function_call>call:f{a:<escape>1<escape>b:[celsius]}<end_function_call>": [
+        ("f", {"a": "1", "b": ["celsius"]})
+    ],
+    '```tool_code\nget_weather(city="Potosí")\n```': [WEATHER],
+    '```tool_code\nprint(get_weather("Potosí"))\nprint(default_api.f(a=[1, 2]))\n```': [WEATHER, ("f", {"a": [1, 2]})],
+    '[get_weather(city="Potosí"), f(a={"b": "]"})]': [WEATHER, ("f", {"a": {"b": "]"}})],
 }
 
 
@@ -72,7 +131,7 @@ def test_calls_are_read_however_the_text_is_cut(text, data):
 
 @pytest.mark.parametrize("text", [text for text in CALLS if text[0] == "<"])
 def test_text_around_a_call_is_shown_without_the_blanks_between(text):
-    missing = not text.endswith((">", ")", "}}", "\n"))
+    missing = not text.endswith((">", ")", "}}", "\n")) or "</" in text[-9:-1]
     after = "" if missing else "\nDone."
     assert read([f"Let me see. \n{text}{after}"]) == (f"Let me see.{after.strip()}", CALLS[text])
 
@@ -81,13 +140,16 @@ NOT_CALLS = [
     "Hello, a < b and <tool> and <|eot|> {x}; ",
     '{"name": "unknown", "parameters": {"a": 1}}',
     '{"name": "f", "parameters": [1]}',
-    '{"name": "f", "parameters": {"a": NaN}}',
-    '{"name": "f", "parameters": {"a": "\\ud83d"}}',  # half of a surrogate pair, which nobody could be sent
+    '{"parameters": {"a": NaN}, "name": "f"}',
+    '{"name": "f", "parameters": {oops}}',
     '{"name": "f"}',
     '{"name": "Ann", "age": 3}',
     '{"city": "Potosí"}',
     "{}",
-    '{"name": "f", "parameters": {"a": 1}',
+    "[1] Lake Titicaca, [f] and [f(1]",
+    "[unknown(a=1)]",
+    "[f(x)]",
+    '{"name": "f", "parameters"',
     'Say {"name": "f", "parameters": {}} to call it',
     '<tool_call>\n{"name": "f", "arguments": {oops}}\n</tool_call>',
     '<tool_call>\n{"name": "unknown", "arguments": {}}\n</tool_call>',
@@ -97,9 +159,21 @@ NOT_CALLS = [
     "<function=f",
     "<|python_tag|>print('hi')",
     "<|python_tag|>brave_search.call(unquoted words)",
-    '<|python_tag|>brave_search.call("positional")',
+    '<|python_tag|>f.call("positional")',
     "<|python_tag|>f.call(a={1, 2})",
     '<tool_call><function=unknown>{"a": 1}</function></tool_call>',
+    '[TOOL_CALLS] [{"name": "unknown", "arguments": {}}]',
+    '[TOOL_CALLS]unknown[ARGS]{"a": 1}',
+    "[TOOL_CALLS] not json at all",
+    "[TOOL_CALLS]f(1)",
+    "<tool_call>\n<function=unknown>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+    "<function=f>\nwords",
+    "<|tool_call>call:unknown{a:1}<tool_call|>",
+    "<start_function_call>declaration:f{}",
+    "```python\nf(a=1)\n```",
+    "```tool_code\nprint('hi')\n```",
+    "```tool_code\nx = f(a=1)\n```",
+    "```tool_code\nunknown(a=1)\n```",
     "[" * 100_000,
     '{"name": "f", "parameters": ' + "[" * 100_000,
 ]
@@ -138,6 +212,18 @@ FRAGMENTS += [
     "query=",
     '"',
     ")",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "[",
+    "]",
+    "<parameter=a>",
+    "</parameter>",
+    "<|tool_call>call:",
+    "<tool_call|>",
+    '<|"|>',
+    "```tool_code",
+    "```",
+    '"name": "f", "arguments": {"a"',
 ]
 fragments = st.sampled_from([*FRAGMENTS, "\n", " ", *CALLS])
 
@@ -151,7 +237,7 @@ def test_how_the_text_is_cut_makes_no_difference(text, data):
 
 
 def test_plain_text_is_passed_on_at_once():
-    reader = CallReader(NAMES)
+    reader = CallReader(TOOLS)
     pieces = ["Hel", "lo. ", "a <", " b", " {", '"name"', ": ", "<b>"]
     shown = ["".join(part.text for part in reader.push(piece)) for piece in pieces]
     assert shown == ["Hel", "lo.", " a", " < b", " {", '"name"', ":", " <b>"]
@@ -159,19 +245,75 @@ def test_plain_text_is_passed_on_at_once():
 
 def test_an_object_is_passed_on_as_soon_as_it_cannot_be_a_call():
     for begun, rest in (('{"c', 'ity": 1'), ('{"name": "A', 'nn"'), ("{1", ""), ('{"name" ', "oops")):
-        reader = CallReader(NAMES)
+        reader = CallReader(TOOLS)
         for piece in begun[:-1]:
             reader.push(piece)
         shown = "".join(part.text for part in reader.push(begun[-1]) + reader.push(rest))
         assert shown == begun + rest
 
 
-def test_a_call_comes_as_soon_as_it_is_complete():
-    reader = CallReader(NAMES)
-    assert reader.push('{"name": "f", "parameters": {}') == []
-    (part,) = reader.push("}")
-    assert part.call.name == "f"
-    assert reader.push("; ")[0].text == ""
+STREAMED = {
+    '{"name": "get_weather", "parameters": {"city": "': ('Potosí"}', '"Potosí"}'),
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "': ('Potosí"}', '"Potosí"}'),
+    '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "': ('Potosí"}', '"Potosí"}'),
+    '[TOOL_CALLS]get_weather[ARGS]{"city": "': ('Potosí"}', '"Potosí"}'),
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\n": ("Potosí</parameter></function>", '"Potosí"}'),
+    '<|tool_call>call:get_weather{city:<|"|>': ('Potosí<|"|>}', '"Potosí"}'),
+    "<start_function_call>call:get_weather{city:<escape>": ("Potosí<escape>}", '"Potosí"}'),
+}
+
+
+@pytest.mark.parametrize("begun", STREAMED)
+def test_arguments_come_as_they_are_made(begun):
+    reader = CallReader(TOOLS)
+    first = [part.delta for part in reader.push(begun) if part.delta]
+    assert (first[0].name, first[0].arguments) == ("get_weather", "")
+    assert "".join(delta.arguments for delta in first) in ('{"city": "', '{"city": ')
+    rest, _ = STREAMED[begun]
+    assert [part.delta.arguments for part in reader.push("Poto") if part.delta] in (["Poto"], ['"Poto'])
+    parts = reader.push(rest.removeprefix("Poto"))
+    assert [part.call.values for part in parts if part.call] == [{"city": "Potosí"}]
+
+
+def test_a_call_is_whole_as_soon_as_its_arguments_are():
+    reader = CallReader(TOOLS)
+    assert not any(part.call for part in reader.push('{"name": "f", "parameters": {'))
+    assert [part.call.values for part in reader.push("}") if part.call] == [{}]
+    assert [part.text for part in reader.push("}; ")] == ["", ""]
+
+
+CUT = {
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Pot': ("get_weather", '{"city": "Pot'),
+    '{"name": "get_weather", "parameters": {"city": "Pot\\': ("get_weather", '{"city": "Pot\\'),
+    '[TOOL_CALLS]get_weather[ARGS]{"city"': ("get_weather", '{"city"'),
+    "<function=get_weather>\n<parameter=city>\nPot\n</par": ("get_weather", '{"city": "Pot\\n</par'),
+    '<|tool_call>call:get_weather{city:<|"|>Pot<|': ("get_weather", '{"city": "Pot<|'),
+}
+
+
+@pytest.mark.parametrize("text", CUT)
+@given(st.data())
+def test_a_call_cut_off_within_its_arguments_has_what_there_is(text, data):
+    """Nothing of it is text, which would show markup to the reader of a forced call that reached the limit."""
+    assert read(cuts(text, data)) == ("", [CUT[text]])
+
+
+@pytest.mark.parametrize(
+    ("text", "demanded", "call"),
+    [
+        ("<tool_c", ["f"], [("f", "")]),
+        ('<tool_call>\n{"na', ["f"], [("f", "")]),
+        ('<tool_call>\n{"name": "f", "argu', ["f", "get_weather"], [("f", "")]),
+        ('{"name": "get_weather", "parameters": ', ["f", "get_weather"], [("get_weather", "")]),
+        ('<tool_call>\n{"name": "', ["f", "get_weather"], []),
+    ],
+)
+def test_a_demanded_call_that_is_cut_off_before_its_arguments_is_no_text(text, demanded, call):
+    reader = CallReader(TOOLS, demanded=demanded)
+    parts = [*reader.push(text), *reader.flush()]
+    assert "".join(part.text for part in parts) == ""
+    assert [(part.call.name, part.call.arguments) for part in parts if part.call] == call
+    assert read([text]) == (text, []), "which is asked only of a demanded call"
 
 
 def test_markers_that_are_special_tokens_are_never_shown():
@@ -185,11 +327,14 @@ def test_markers_that_are_special_tokens_are_never_shown():
     [
         ('{"name": "f", "parameters": {"a": "', '"}}'),
         ('<tool_call>{"name": "f", "arguments": {"a": "', '"}}</tool_call>'),
+        ('{"parameters": {"a": "', '"}, "name": "f"}'),
+        ("<function=f>\n<parameter=a>\n", "\n</parameter>\n</function>"),
+        ('<|tool_call>call:f{a:<|"|>', '<|"|>}<tool_call|>'),
     ],
 )
 def test_long_arguments_take_time_in_proportion(begin, end):
     def seconds(count):
-        reader, value = CallReader(NAMES), "if (a) { b(); } \\\\ " * count
+        reader, value = CallReader(TOOLS), "if (a) { b(); } \\\\ " * count
         started = time.process_time()
         parts = [part for character in begin + value + end for part in reader.push(character)]
         taken = time.process_time() - started
@@ -197,4 +342,5 @@ def test_long_arguments_take_time_in_proportion(begin, end):
         return taken
 
     seconds(20)
-    assert seconds(800) < 40 * max(seconds(80), 0.001)  # ten times the text; quadratic would be a hundred times
+    short, long = (min(seconds(count) for _ in range(3)) for count in (80, 800))
+    assert long < 40 * max(short, 0.001)  # ten times the text; quadratic would be a hundred times

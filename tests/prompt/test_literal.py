@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, Tool, ToolCall
 from arriero.prompt import Renderer, Wanted
+from arriero.prompt.tools import GENERIC
 from arriero.prompt.tracing import private
 from tests.conftest import SPECIALS, TEMPLATE, TOOL_TEMPLATE, build_tokenizer
 from tests.prompt.templates import FAMILIES, GLUED, HERMES, THINKING, Family, tokenizer_for
@@ -68,21 +69,42 @@ def test_nothing_that_is_written_becomes_structure(data, name):
     check(renderer, turns, harmless=harmless)
 
 
+def called(draw):
+    """A question, a call and its result, whose texts are all drawn."""
+    arguments = json.dumps({draw(): [draw(), {draw(): draw()}]}, ensure_ascii=False)
+    call = ToolCall(draw() or "id", draw() or "name", arguments)
+    return [Message("user", draw()), Message("assistant", "", (call,)), Message("tool", draw(), tool_call_id=call.id)]
+
+
+def tool(draw):
+    parameters = {"type": "object", "properties": {draw(): {"type": "string", "enum": [draw()]}}}
+    return Tool("weather", draw(), parameters)
+
+
 @settings(max_examples=150)
 @given(st.data(), st.sampled_from(["hermes", "tiny tools"]))
 def test_nothing_about_tools_becomes_structure(data, name):
     renderer = RENDERERS[name]
     text = poison(specials_of(renderer))
+    check(renderer, called(lambda: data.draw(text)), [tool(lambda: data.draw(text))], called(lambda: "x"))
 
-    def conversation(draw):
-        arguments = json.dumps({draw(): [draw(), {draw(): draw()}]}, ensure_ascii=False)
-        call = ToolCall(draw() or "id", draw() or "name", arguments)
-        turns = [Message("user", draw()), Message("assistant", "", (call,))]
-        return [*turns, Message("tool", draw(), tool_call_id=call.id)]
 
-    parameters = {"type": "object", "properties": {data.draw(text): {"type": "string", "enum": [data.draw(text)]}}}
-    tools = [Tool("weather", data.draw(text), parameters)]
-    check(renderer, conversation(lambda: data.draw(text)), tools, conversation(lambda: "x"))
+@settings(max_examples=150)
+@given(st.data(), st.sampled_from(["tiny", "chatml"]))
+def test_nothing_about_tools_becomes_structure_in_the_generic_form(data, name):
+    """Tools, calls and results are texts of plain turns there, and some of it people wrote."""
+    renderer = RENDERERS[name]
+    assert renderer.tool_form is GENERIC
+    text = poison(specials_of(renderer))
+    turns, tools = called(lambda: data.draw(text)), [tool(lambda: data.draw(text))]
+    ids = renderer.prompt(turns, Wanted.of(tools))
+    expected = renderer.prompt(called(lambda: "x"), Wanted.of([tool(lambda: "x")]))
+    assert structure_of(renderer, ids) == structure_of(renderer, expected)
+    shown = renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    call = turns[1].tool_calls[0]
+    assert f'"name": "{call.name}", "arguments": {call.arguments}' in shown
+    assert f'"content": {json.dumps(turns[2].content, ensure_ascii=False)}' in shown
+    assert json.dumps(tools[0].definition["function"], ensure_ascii=False) in shown
 
 
 @pytest.fixture(scope="module")

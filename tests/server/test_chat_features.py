@@ -125,6 +125,34 @@ def test_a_streamed_call_is_put_together_by_the_client(client):
     ]
 
 
+def test_arguments_are_streamed_as_they_are_made(client):
+    """A call was one event, however long its arguments: id and name come first now, then the text in pieces."""
+    asked, _ = client(f"{CALL}\n{CALL}", template=TOOL_TEMPLATE)
+    chunks = list(asked.chat.completions.create(model="tiny", messages=HELLO, tools=[WEATHER], stream=True))
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    heads = [(call.index, call.type, call.function.name) for call in calls if call.id]
+    assert heads == [(0, "function", "weather"), (1, "function", "weather")]
+    for index in (0, 1):
+        texts = [call.function.arguments for call in calls if call.index == index]
+        assert json.loads("".join(texts)) == {"city": "Lima"}
+        assert len(texts) > 10
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_parallel_calls_the_first_is_kept(client, stream):
+    """This was 400 with tool_choice auto, which most agents send."""
+    asked, _ = client(f"{CALL}\n{CALL}", template=TOOL_TEMPLATE)
+    body = {"model": "tiny", "messages": HELLO, "tools": [WEATHER], "parallel_tool_calls": False}
+    if stream:
+        chunks = [chunk.choices[0] for chunk in asked.chat.completions.create(**body, stream=True)]
+        assert {call.index for choice in chunks for call in choice.delta.tool_calls or ()} == {0}
+        assert chunks[-1].finish_reason == "tool_calls"
+    else:
+        [choice] = asked.chat.completions.create(**body).choices
+        assert (len(choice.message.tool_calls), choice.finish_reason) == (1, "tool_calls")
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_a_demanded_call_is_a_constraint(client, choice):
     asked, engine = client(CALL, template=TOOL_TEMPLATE)

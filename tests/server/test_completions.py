@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import openai
 import pytest
 
-from tests.conftest import ids_of
+from arriero.messages import TokenLogprob
+from tests.conftest import ScriptedEngine, ids_of
 
 
 @pytest.fixture
@@ -68,6 +72,56 @@ def test_log_probabilities_in_the_older_shape(client):
     assert found.tokens == ["bytes:\\xc3", "bytes:\\xa9", "!"]
     assert found.token_logprobs == [0.0, -1.0, -2.0]
     assert len(found.text_offset) == 3
+
+
+class ImpossibleEngine(ScriptedEngine):
+    """Chooses what the model holds for impossible, as a bias or a grammar can make it, and knows likelier tokens."""
+
+    def _answer(self, generation, answer, limit):
+        values = [-math.inf, math.nan, -0.5, -1e30]
+        for token, value in zip(ids_of(answer), values, strict=True):
+            generation.push([token], [TokenLogprob(token, value, ((ids_of("x")[0], -0.25), (token, value)))])
+        generation.finish("stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_log_probability_of_minus_infinity_is_written_as_openai_writes_it(client_of, scripted_chat, path, stream):
+    """The older completions gave HTTP 500, and in a stream the word -Infinity, which is no JSON."""
+    chat = scripted_chat()
+    chat.engine = ImpossibleEngine("abcd")
+    wanted = {"prompt": "a", "logprobs": 2}
+    if "chat" in path:
+        wanted = {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 2}
+    text = client_of(chat=chat).post(path, json={"model": "tiny", "stream": stream, **wanted}).text
+    lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")] if stream else [text]
+    chosen, ranked = [], []
+    for part in [json.loads(line, parse_constant=pytest.fail)["choices"][0]["logprobs"] or {} for line in lines]:
+        chosen += part.get("token_logprobs", []) or [token["logprob"] for token in part.get("content", [])]
+        ranked += part.get("top_logprobs", []) or [
+            {other["token"]: other["logprob"] for other in token["top_logprobs"]} for token in part.get("content", [])
+        ]
+    assert chosen == [-9999.0, -9999.0, -0.5, -9999.0]
+    assert ranked[0] == {"x": -0.25, "a": -9999.0}
+
+
+class SureEngine(ScriptedEngine):
+    """Knows one likelier token beside each that it chooses."""
+
+    def _answer(self, generation, answer, limit):
+        for token in ids_of(answer):
+            generation.push([token], [TokenLogprob(token, -3.0, ((ids_of("x")[0], -0.25),)[: generation.wanted])])
+        generation.finish("stop")
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0, {"a": -3.0}), (1, {"a": -3.0, "x": -0.25})])
+def test_the_chosen_token_is_among_the_older_top_logprobs(client_of, scripted_chat, asked, expected):
+    """OpenAI: "The API will always return the logprob of the sampled token, so there may be up to logprobs+1"."""
+    chat = scripted_chat()
+    chat.engine = SureEngine("a")
+    body = {"model": "tiny", "prompt": "a", "logprobs": asked}
+    choice = client_of(chat=chat).post("/v1/completions", json=body).json()["choices"][0]
+    assert choice["logprobs"]["top_logprobs"] == [expected]
 
 
 def test_a_stream(client):

@@ -155,8 +155,9 @@ def test_the_last_holder_frees_an_adapter(served, runs, fresh):
     assert sorted(each.directory.parent.name for each in engine._handles) == ["a", "b"], "the page still has it"
     assert page.complete(HELLO, GREEDY).text == fresh("transformers", "a")
     del page
-    gc.collect()
-    assert [each.directory.parent.name for each in engine._handles] == ["b"]
+    while [each.directory.parent.name for each in engine._handles] != ["b"]:  # the test's own time limit ends this
+        httpx.get(f"{server.url}/health")  # the threads that worked on the answer let go of it a moment later
+        gc.collect()
 
 
 def test_an_adapter_cannot_have_the_base_models_name(served, runs, model_dir, tmp_path):

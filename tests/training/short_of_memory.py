@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from arriero.training.planning import settle
 from arriero.training.run import train
+from arriero.training.setup import step_setup
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     torch.set_num_threads(1)  # every thread would reserve address space of its own
     told: list[str] = []
     logging.getLogger("arriero").addHandler(_Listener(told))
-    check = settle.verify
+    check = step_setup.verify
 
     def then_limit(*arguments: object) -> object:
         """The check of the first step is the last thing before training; from here on memory is short."""
@@ -34,7 +34,7 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
         return checked
 
-    settle.verify = then_limit
+    step_setup.verify = then_limit
     report = train(
         rows,
         output=output,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arriero.training import attention
-from arriero.training.attention import RowLayout, UnsupportedAttentionError
+from arriero.training import layout as layouts
+from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import varlen
+from arriero.training.layout import RowLayout
 
 SCALE = 0.3
 
@@ -38,16 +43,17 @@ def compute(parts, layout):
     st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 3)]),
     st.sampled_from([1 << 24, 300, 60]),
     st.sampled_from([0, 3]),
+    st.sampled_from([4, 3]),
 )
-def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, kept):
-    """Also cut into slices (a small LARGEST) and with probabilities computed again (KEPT 0)."""
+def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, kept, value_dim):
+    """Also cut into slices (a small LARGEST), with probabilities computed again (KEPT 0), and with smaller values."""
     layout = RowLayout(prefix, tuple(lengths))
     generator = torch.Generator().manual_seed(sum(lengths))
-    shapes = [(layout.tokens, count, 4) for count in (heads[0], heads[1], heads[1])]
+    shapes = [(layout.tokens, count, dim) for count, dim in zip((*heads, heads[1]), (4, 4, value_dim), strict=True)]
     parts = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
-    upstream = torch.randn(shapes[0], dtype=torch.float64, generator=generator)
+    upstream = torch.randn((layout.tokens, heads[0], value_dim), dtype=torch.float64, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "LARGEST", largest)
+        patch.setattr(layouts, "LARGEST", largest)
         patch.setattr(attention, "KEPT", kept)
         ours = compute(parts, layout)
         our_gradients = torch.autograd.grad((ours * upstream).sum(), parts)
@@ -59,7 +65,7 @@ def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, k
 
 
 def test_blocks_hold_every_query_once_and_stay_within_the_bound(monkeypatch):
-    monkeypatch.setattr(attention, "LARGEST", 500)
+    monkeypatch.setattr(layouts, "LARGEST", 500)
     layout = RowLayout(5, (2, 2, 3, 40, 90))
     found = []
     for block in layout.blocks(heads=2):
@@ -98,3 +104,49 @@ def test_sequences_for_flash_attention_spelled_out():
     assert (most_queries, most_keys) == (3, 5)
     index, queries, keys, *_ = varlen._varlen_index(RowLayout(0, (2, 1)), torch.device("cpu"))
     assert (index.tolist(), queries.tolist(), keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])
+
+
+def before_grouped(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    """The signature of torch 2.11, which takes fewer key heads as they are; computes the attention densely."""
+    assert (max_q, max_k) == (int(cu_seq_q.diff().max()), int(cu_seq_k.diff().max()))
+    assert window_size == (-1, 0), "causal to the lower right"
+    group, parts = query.shape[1] // key.shape[1], []
+    for at in range(len(cu_seq_q) - 1):
+        own = query[cu_seq_q[at] : cu_seq_q[at + 1]].transpose(0, 1)
+        keys, values = (part[cu_seq_k[at] : cu_seq_k[at + 1]].repeat_interleave(group, 1) for part in (key, value))
+        seen = torch.ones(own.shape[1], len(keys), dtype=torch.bool).tril(len(keys) - own.shape[1])
+        scores = own @ keys.permute(1, 2, 0) * scale
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+        parts.append((weights @ values.transpose(0, 1)).transpose(0, 1))
+    return torch.cat(parts)
+
+
+def since_grouped(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
+):
+    """The signature of torch 2.13, which has to be asked for fewer key heads."""
+    assert enable_gqa or query.shape[1] == key.shape[1], "as many key heads as query heads, without enable_gqa"
+    return before_grouped(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size)
+
+
+@pytest.mark.parametrize("kernel", [before_grouped, since_grouped])
+@pytest.mark.parametrize("layout", [RowLayout(2, (1, 3)), RowLayout(0, (2, 4, 1))])
+def test_flash_attention_of_either_signature_gets_what_it_takes(kernel, layout):
+    """Without enable_gqa in its signature the kernel was not used at all, and attention took the slow path."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(layout.tokens, count, 4, dtype=torch.float64, generator=generator) for count in (4, 2, 2)]
+    ours = varlen.shared_varlen(kernel, *parts, layout, SCALE)
+    torch.testing.assert_close(ours, dense(*parts, layout), rtol=1e-10, atol=1e-10)
+
+
+def causal_at_the_upper_left(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+    """The first signature, which cannot start a sequence's queries behind a prefix of keys."""
+
+
+@pytest.mark.parametrize("kernel", [before_grouped, since_grouped, causal_at_the_upper_left])
+def test_a_kernel_is_usable_with_or_without_the_flag(monkeypatch, kernel):
+    module = types.ModuleType("torch.nn.attention.varlen")
+    module.varlen_attn = kernel
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    found = varlen.flash.__wrapped__()
+    assert found is (None if kernel is causal_at_the_upper_left else kernel)

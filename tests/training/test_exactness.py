@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import replace
 
 import hypothesis
 import pytest
@@ -19,11 +18,13 @@ from torch.nn.functional import cross_entropy
 from arriero.errors import UsageError
 from arriero.prompt import Rendered
 from arriero.training.kernels import Kernels
-from arriero.training.kernels.install import of_one_input
+from arriero.training.kernels.pieces import of_one_input
+from arriero.training.kernels.probing import record
+from arriero.training.options import TrainOptions
 from arriero.training.pack import loss_tokens
 from arriero.training.planning import mode
 from arriero.training.planning.plan import Plan
-from arriero.training.planning.verify import verify
+from arriero.training.setup.step_setup import set_up
 from arriero.training.steps import Steps, Worker
 
 SHAPE = {
@@ -166,15 +167,15 @@ def test_the_other_modes(name, own):
 def test_the_pieces_fit_where_they_should():
     """Gemma's norm multiplies by 1 + weight and its gate is a GELU; Gemma 2 caps its logits, after the head."""
     llama, gemma, capped = (Kernels(build(family)) for family in ("Llama", "Gemma", "Gemma2"))
-    assert dict(llama.counts) == {"lora": 14, "norm": 5, "gate": 2, "rotary": 1, "tail": 1}
-    assert dict(gemma.counts) == {"lora": 14, "rotary": 1, "tail": 1}
-    assert capped.tail is None
+    assert dict(llama.counts) == {"lora": 14, "norm": 5, "gate": 2, "rotary": 1, "last_layer": 1}
+    assert dict(gemma.counts) == {"lora": 14, "rotary": 1, "last_layer": 1}
+    assert capped.last_layer is None
     assert llama.whole_head is not None
     assert gemma.whole_head is not None
     assert capped.whole_head is None
 
 
-def test_the_last_layer_ends_at_the_places_with_a_loss():
+def test_the_last_layer_ends_at_the_positions_with_a_loss():
     model = build("Llama")
     steps, seen = steps_of(model), list[int]()
     mlp = model.get_base_model().model.layers[-1].mlp
@@ -188,7 +189,7 @@ def test_the_last_layer_ends_at_the_places_with_a_loss():
 def test_a_last_layer_that_scales_what_it_adds_keeps_its_own_end():
     model = build("Granite", residual_multiplier=0.2)
     steps = steps_of(model)
-    assert steps.kernels.tail is None
+    assert steps.kernels.last_layer is None
     agree(model, steps, GROUP)
 
 
@@ -203,7 +204,8 @@ def test_layers_of_one_input_are_computed_together_and_by_themselves():
             ours = [q(x), k(x), k(x.clone()), gate(x)]  # the second k comes without its q
     for mine, theirs in zip(ours, own, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
-    groups = of_one_input(model, [module for module in model.modules() if hasattr(module, "lora_A")])
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    groups = of_one_input(layers, record(model, layers, {}).order)
     assert [len(group) for group in groups] == [3, 1, 2, 1] * 2
 
 
@@ -320,26 +322,9 @@ def test_the_check_of_the_first_step_leaves_no_trace():
     model = build("Llama")
     before = [weight.detach().clone() for weight in model.parameters()]
     random = torch.get_rng_state()
-    checked = verify(steps_of(model), GROUP)
+    checked = set_up(model, GROUP, 10, TrainOptions(), None).verification
     assert checked.passed
     assert checked.gradient_difference < 1e-5
     assert all(weight.grad is None for weight in model.parameters())
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     assert torch.equal(random, torch.get_rng_state())
-
-
-def test_the_check_notices_attention_across_examples():
-    """A model whose rows are masked wrongly: as if the examples were one long text."""
-    model = build("Llama")
-    wrong = steps_of(model)
-    wrong.plan = replace(wrong.plan, mode=mode.Mode("packed", "", own_attention=False))
-    model.get_base_model().config._attn_implementation = "eager"
-    shift = model.get_base_model().model.register_forward_pre_hook(
-        lambda _, args, kwargs: (args, {**kwargs, "position_ids": torch.arange(kwargs["input_ids"].shape[1])[None]}),
-        with_kwargs=True,
-    )
-    try:
-        assert not verify(wrong, GROUP).passed
-    finally:
-        shift.remove()
-        model.get_base_model().config._attn_implementation = "sdpa"

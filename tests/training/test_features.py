@@ -113,7 +113,7 @@ def test_the_run_says_how_it_was_computed(tmp_path, rows_file, model_dir, sharin
     output = train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1, prefix_sharing=sharing)
     report = report_of(output)
     assert report["plan"]["prefix_sharing"] == sharing
-    assert report["plan"]["fast"] == {"lora": 14, "norm": 5, "gate": 2, "rotary": 1, "tail": 1}
+    assert report["plan"]["fast"] == {"lora": 14, "norm": 5, "gate": 2, "rotary": 1, "last_layer": 1}
     assert report["verify"]["passed" if "passed" in report["verify"] else "fell_back"] is False
     logical, computed = (report["result"][f"{name}_tokens_per_second"] for name in ("logical", "computed"))
     assert (computed < logical) == (sharing == "on")

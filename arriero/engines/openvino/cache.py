@@ -8,9 +8,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from arriero import hub, settings
+from arriero.locks import held
 
 log = logging.getLogger(__name__)
 EXPORT_FORMAT = 2  # raise it when what export() writes changes
@@ -30,20 +29,11 @@ def exported(model_dir: Path, precision: str = "int8") -> Path:
     target = settings.cache_dir() / "openvino" / name
     if (target / MODEL).is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.parent / f".{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is exporting %s for OpenVINO; waiting for it", model_dir.name)
-        lock.acquire()
-    try:
+    with held(target.parent / f".{name}.lock", lambda holder: log.info("waiting for %s to export %s", holder, name)):
         if not (target / MODEL).is_file():
             from arriero.engines.openvino.export import export
 
             for left in target.parent.glob(f"{name}.*"):  # by an export that was killed
                 shutil.rmtree(left)
             export(model_dir, target, precision)
-    finally:
-        lock.release()
     return target

@@ -15,9 +15,17 @@ from arriero.engines.openvino.rules import Rules
 from arriero.errors import UsageError
 
 INTEGER_DIGITS = 18
+LARGEST = 10**36  # bounds beyond it are written as none: that leaves INTEGER_DIGITS, which is narrower
 FRACTION = '"." [0-9]{1,12}'
 NONZERO_FRACTION = '"." [0-9]{0,11} [1-9]'
 ZERO_FRACTION = '"." "0"{1,12}'
+
+
+def bounds(low: float, high: float) -> tuple[float, float]:
+    """Both bounds, or infinity for what is beyond LARGEST; UsageError where nothing is left between them."""
+    if low > LARGEST or high < -LARGEST:
+        raise UsageError(f"bounds of a number must leave one whose size is at most {LARGEST:.0e}")
+    return (low if low >= -LARGEST else -math.inf), (high if high <= LARGEST else math.inf)
 
 
 def integer(low: float, high: float, rules: Rules) -> str:

@@ -7,13 +7,14 @@ the whole text, also where it has no anchors: that is stricter than JSON Schema'
 from __future__ import annotations
 
 import json
+import math
 import re
 
 # the standard library's own parser: without it this file would be a parser
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from arriero.engines.openvino.rules import Rules
+from arriero.engines.openvino.rules import Rules, times
 from arriero.errors import UsageError
 
 LAST = 0x10FFFF
@@ -51,24 +52,26 @@ def pattern(expression: str, rules: Rules) -> str:
         parsed = parser.parse(expression)
         if parsed.state.flags & (re.IGNORECASE | re.DOTALL | re.MULTILINE | re.VERBOSE):
             raise UsageError("flags are not supported")
-        return _sequence(list(parsed), rules)
+        return _sequence(list(parsed), rules, first=True, last=True)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"the pattern {expression!r} is none: {error}") from error
     except UsageError as error:
         raise UsageError(f"the pattern {expression!r} cannot be guaranteed: {error.message}") from error
 
 
-def _sequence(nodes: list[tuple[Any, Any]], rules: Rules) -> str:
+def _sequence(nodes: list[tuple[Any, Any]], rules: Rules, *, first: bool = False, last: bool = False) -> str:
+    """`first` and `last`: whether the text begins and ends here, where an anchor says nothing new."""
     parts = []
     for index, (kind, value) in enumerate(nodes):
+        begins, ends = first and index == 0, last and index == len(nodes) - 1
         if str(kind) != "AT":
-            parts.append(_node(str(kind), value, rules))
-        elif (str(value), index) not in (("AT_BEGINNING", 0), ("AT_END", len(nodes) - 1)):
+            parts.append(_node(str(kind), value, rules, first=begins, last=ends))
+        elif not (begins and str(value) == "AT_BEGINNING") and not (ends and str(value) == "AT_END"):
             raise UsageError("an anchor stands in the middle")
     return rules.add(" ".join(parts))
 
 
-def _node(name: str, value: Any, rules: Rules) -> str:
+def _node(name: str, value: Any, rules: Rules, *, first: bool, last: bool) -> str:
     if name == "LITERAL":
         return _one_of([(value, value)], rules)
     if name == "NOT_LITERAL":
@@ -79,11 +82,11 @@ def _node(name: str, value: Any, rules: Rules) -> str:
         return _one_of(_class(value), rules)
     if name in ("MAX_REPEAT", "MIN_REPEAT"):
         low, high, inner = value
-        return f"{_sequence(list(inner), rules)}{{{low},{'' if high == parser.MAXREPEAT else int(high)}}}"
+        return _sequence(list(inner), rules) + times(low, math.inf if high == parser.MAXREPEAT else high)
     if name == "SUBPATTERN" and not (value[1] or value[2]):
-        return _sequence(list(value[3]), rules)
+        return _sequence(list(value[3]), rules, first=first, last=last)
     if name == "BRANCH":
-        return rules.any(_sequence(list(branch), rules) for branch in value[1])
+        return rules.any(_sequence(list(branch), rules, first=first, last=last) for branch in value[1])
     raise UsageError(f"{name.lower().replace('_', ' ')} is not supported")
 
 

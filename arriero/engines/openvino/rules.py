@@ -8,7 +8,22 @@ own, which ends with a reference to the empty rule `nil`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+
+from arriero.errors import UsageError
+
+MAX_TIMES = 1_000_000  # more characters or items than an answer has; the library's own counts have 32 bits
+
+
+def times(least: int, most: float) -> str:
+    """What makes a repetition of what stands before it: at least `least` times, at most `most`, which may be infinite.
+
+    An upper limit beyond MAX_TIMES becomes that, which is narrower; for such a lower one UsageError is raised.
+    """
+    if least > MAX_TIMES:
+        raise UsageError(f"a schema may demand at most {MAX_TIMES} repetitions, got {least}")
+    return f"{{{least},{'' if most == math.inf else min(int(most), MAX_TIMES)}}}"
 
 
 class Rules:

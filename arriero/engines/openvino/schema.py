@@ -1,8 +1,9 @@
 """A JSON schema (https://json-schema.org/draft/2020-12) -> grammar rules.
 
 What is written may be narrower than the schema, never wider: declared properties come in their order and no others
-beside them, white space is short, numbers end. A keyword that cannot be kept is refused by name; one that JSON Schema
-does not know constrains nothing, as it says itself.
+beside them, white space is short, numbers and repetitions end. A keyword that cannot be kept is refused by name; one
+that JSON Schema does not know constrains nothing, as it says itself. That each keyword's value has the right type is
+what `JsonSchema` has checked.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from arriero.constraint import JsonSchema
 from arriero.engines.openvino import numbers
 from arriero.engines.openvino.regex import literal, pattern
-from arriero.engines.openvino.rules import Rules
+from arriero.engines.openvino.rules import Rules, times
 from arriero.errors import UsageError
 
 KEYWORDS = {  # that constrain, by the type of value they are about
-    "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties"},
-    "array": {"items", "prefixItems", "minItems", "maxItems"},
+    "object": {
+        *("properties", "required", "additionalProperties", "unevaluatedProperties", "minProperties", "maxProperties"),
+    },
+    "array": {"items", "prefixItems", "unevaluatedItems", "minItems", "maxItems"},
     "string": {"minLength", "maxLength", "pattern"},
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
 }
@@ -27,7 +31,7 @@ COMBINE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
 REFUSED = (
     *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "patternProperties"),
     *("propertyNames", "contains", "minContains", "maxContains", "uniqueItems", "multipleOf", "additionalItems"),
-    *("unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef"),
+    *("$dynamicRef", "$recursiveRef"),
 )
 FORMATS = {  # other formats are notes, as JSON Schema has it
     "date": r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])",
@@ -61,18 +65,14 @@ class Schemas:
             return "value"
         if schema is False:
             raise UsageError("the schema allows no value in a place where one is required")
-        if not isinstance(schema, Mapping):
-            raise UsageError(f"a JSON schema must be an object, got {type(schema).__name__}")
         for keyword in REFUSED:
-            if keyword in schema and schema[keyword] is not False:
+            if keyword in schema and (keyword, schema[keyword]) != ("uniqueItems", False):
                 hint = "leave it out, or use --engine transformers"
                 raise UsageError(f"the openvino engine cannot guarantee {keyword!r} of a JSON schema", hint=hint)
         for keyword in COMBINE:
             if keyword in schema:
                 return self._combined(keyword, schema)
         types = _types(schema)
-        if unknown := [kind for kind in types if kind not in FITS]:
-            raise UsageError(f"a JSON schema has no type {unknown[0]!r}; expected one of {', '.join(FITS)}")
         return self._rules.any([self._of_type(kind, schema) for kind in types]) if types else "value"
 
     def _of_type(self, kind: str, schema: Mapping[str, Any]) -> str:
@@ -97,20 +97,19 @@ class Schemas:
         if keyword == "$ref":
             return self._reference(value)
         if fixed:
-            values = [value] if keyword == "const" else _list(value, keyword)
+            values = [value] if keyword == "const" else value
             types = _types(schema) or list(FITS)
-            fitting = [value for value in values if any(FITS[kind](value) for kind in types if kind in FITS)]
+            fitting = [value for value in values if any(FITS[kind](value) for kind in types)]
             if not fitting:
                 raise UsageError(f"no value of {values} has the type {' or '.join(types)}")
             return self._rules.any([literal(json.dumps(value, ensure_ascii=False)) for value in fitting])
-        branches = _list(value, keyword)
-        if keyword == "allOf" and len(branches) > 1:
+        if keyword == "allOf" and len(value) > 1:
             raise UsageError("the openvino engine cannot guarantee 'allOf' with several schemas")
         if keyword == "oneOf":
-            self._check_apart(branches)
-        return self._rules.any([self.rule(branch) for branch in branches])
+            self._check_apart(value)
+        return self._rules.any([self.rule(branch) for branch in value])
 
-    def _reference(self, pointer: Any) -> str:
+    def _reference(self, pointer: str) -> str:
         if pointer in self._open:
             raise UsageError(f"the $ref {pointer!r} leads back to itself")
         if pointer not in self._references:
@@ -121,8 +120,8 @@ class Schemas:
             self._open.discard(pointer)
         return self._references[pointer]
 
-    def _resolve(self, pointer: Any) -> Any:
-        if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
+    def _resolve(self, pointer: str) -> Any:
+        if not (pointer == "#" or pointer.startswith("#/")):
             raise UsageError(f"a $ref must point into its own schema with '#/…', got {pointer!r}")
         found: Any = self._document
         for part in pointer.split("/")[1:]:
@@ -130,6 +129,8 @@ class Schemas:
             if not isinstance(found, Mapping) or key not in found:
                 raise UsageError(f"the $ref {pointer!r} points to nothing")
             found = found[key]
+        if not isinstance(found, bool):
+            JsonSchema(found)  # it may stand where no schema is expected, so nobody has looked at it
         return found
 
     def _check_apart(self, branches: Sequence[Any]) -> None:
@@ -142,7 +143,8 @@ class Schemas:
                 raise UsageError("the branches of 'oneOf' overlap", hint="use anyOf")
             fixed = {name: _values(part) for name, part in branch.get("properties", {}).items()}
             marks = {name: fixed[name] for name in branch.get("required", []) if fixed.get(name)}
-            kinds = set(_types(branch)) | ({"integer"} if "number" in _types(branch) else set())
+            types = _types(branch) if "type" in branch else []  # without, other types than its keywords' fit too
+            kinds = set(types) | ({"integer"} if "number" in types else set())
             for other_kinds, other_marks in seen:
                 told = any(not marks[name] & other_marks[name] for name in marks.keys() & other_marks.keys())
                 if not (told or (kinds and other_kinds and not kinds & other_kinds)):
@@ -150,12 +152,12 @@ class Schemas:
             seen.append((kinds, marks))
 
     def _object(self, schema: Mapping[str, Any]) -> str:
-        extra = schema.get("additionalProperties", True)
-        required = _list(schema.get("required", []), "required", empty=True)
+        extra = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
+        required = schema.get("required", [])
         properties = {**schema.get("properties", {})}
         for name in required:
             properties.setdefault(name, extra)
-        least, most = schema.get("minProperties", 0), schema.get("maxProperties", math.inf)
+        least, most = _counts(schema, "Properties")
         if properties:
             if least > len(required) or most < len(properties):
                 raise UsageError("minProperties and maxProperties beside 'properties' cannot be guaranteed")
@@ -181,13 +183,9 @@ class Schemas:
         return f'"{{" ws {self._rules.any(starts)} ws "}}"'
 
     def _array(self, schema: Mapping[str, Any]) -> str:
-        least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
-        items = schema.get("items", True)
-        if isinstance(items, list):
-            raise UsageError("a list under 'items' is not supported", hint="use prefixItems")
-        parts = schema.get("prefixItems", [])
-        parts = parts if math.isinf(most) else parts[:most]
-        head = [self.rule(part) for part in parts]
+        least, most = _counts(schema, "Items")
+        items = schema.get("items", schema.get("unevaluatedItems", True))
+        head = [self.rule(part) for part in schema.get("prefixItems", [])[: None if most == math.inf else int(most)]]
         least, most = max(0, least - len(head)), most - len(head)
         if least > most or (items is False and least > 0):
             raise UsageError("minItems is more than maxItems or 'items' allow")
@@ -197,25 +195,26 @@ class Schemas:
         if not head:
             return f'"[" ws {_repeated(item, least, most)} ws "]"'
         more = self._rules.add(f"comma {item}")
-        return f'"[" ws {" comma ".join(head)} {more}{_count(least, most)} ws "]"'
+        return f'"[" ws {" comma ".join(head)} {more}{times(least, most)} ws "]"'
 
     def _string(self, schema: Mapping[str, Any]) -> str:
-        expression = schema.get("pattern", FORMATS.get(schema.get("format", "")))
-        least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
+        form = FORMATS.get(schema.get("format", ""))
+        expression = schema.get("pattern", form)
+        least, most = _counts(schema, "Length")
         if least > most:
             raise UsageError(f"minLength {least} is more than maxLength {most}")
         if expression is None:
-            return f'"\\"" char{_count(least, most)} "\\""'
-        if least or not math.isinf(most):
+            return f'"\\"" char{times(least, most)} "\\""'
+        if least or most < math.inf or (form is not None and expression is not form):
             name = "pattern" if "pattern" in schema else "format"
-            raise UsageError(f"{name!r} with minLength or maxLength beside it cannot be guaranteed")
+            raise UsageError(f"{name!r} with minLength, maxLength or a format beside it cannot be guaranteed")
         return f'"\\"" {pattern(expression, self._rules)} "\\""'
 
 
 def _types(schema: Mapping[str, Any]) -> list[str]:
     """The types a schema names, else the one its keywords are about, else none."""
     if "type" in schema:
-        return [schema["type"]] if isinstance(schema["type"], str) else _list(schema["type"], "type")
+        return [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
     return [kind for kind, words in KEYWORDS.items() if words & schema.keys()][:1]
 
 
@@ -228,8 +227,9 @@ def _values(schema: Any) -> set[str]:
 
 
 def _number(kind: str, schema: Mapping[str, Any], rules: Rules) -> str:
-    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    low, high = numbers.bounds(schema.get("minimum", -math.inf), schema.get("maximum", math.inf))
     over, under = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
+    over, under = numbers.bounds(over, under)
     if kind == "integer":
         over = over if math.isinf(over) else math.floor(over) + 1
         under = under if math.isinf(under) else math.ceil(under) - 1
@@ -241,17 +241,12 @@ def _number(kind: str, schema: Mapping[str, Any], rules: Rules) -> str:
     return numbers.number(low, high, rules, above=above, below=below)
 
 
-def _count(least: int, most: float) -> str:
-    return f"{{{least},{'' if math.isinf(most) else int(most)}}}"
+def _counts(schema: Mapping[str, Any], what: str) -> tuple[int, float]:
+    """How often at least and at most; the latter may be infinite."""
+    return schema.get(f"min{what}", 0), schema.get(f"max{what}", math.inf)
 
 
 def _repeated(rule: str, least: int, most: float) -> str:
     """A rule with commas between, at least `least` and at most `most` times."""
-    more = f"{rule} (comma {rule}){_count(max(0, least - 1), most - 1)}"
+    more = f"{rule} (comma {rule}){times(max(0, least - 1), most - 1)}"
     return more if least else f"({more})?"
-
-
-def _list(value: Any, keyword: str, *, empty: bool = False) -> list[Any]:
-    if not isinstance(value, list | tuple) or not (value or empty):
-        raise UsageError(f"{keyword!r} of a JSON schema must be a list{'' if empty else ' with something in it'}")
-    return list(value)

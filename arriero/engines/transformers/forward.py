@@ -23,7 +23,8 @@ class Forward:
     """Calls a model with those arguments that it knows.
 
     `shared_length` is the longest request, prompt and answer in tokens, that may share a batch: 0 where none may.
-    `in_parts` says whether a prompt can be read in several calls.
+    `in_parts` says whether a prompt can be read in several calls. `pads`: on a CPU, batches and caches are padded to
+    one of few sizes, see `rounded`.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -34,6 +35,8 @@ class Forward:
         inside = hasattr(model, "_setup_cache")  # RecurrentGemma keeps it in its layers, for one request at a time
         self._cache_name = names[0] if names and model._supports_default_dynamic_cache() and not inside else None
         self.shared_length, self.in_parts = self._limits()
+        self.pads = model.device.type == "cpu"
+        self._visible = min(self.shared_length, getattr(model.config, "max_position_embeddings", sys.maxsize))
 
     @property
     def device(self) -> torch.device:
@@ -44,6 +47,15 @@ class Forward:
         """An empty cache of the model's own kind."""
         cache: DynamicCache = DynamicCache(config=self._model.config)
         return cache
+
+    def padded(self, sequences: int, positions: int) -> tuple[int, int]:
+        """Sequences and cache positions to compute with, where at least so many are needed.
+
+        Padding stays inside the context and the sliding window: a mask measures distances from its last position.
+        """
+        if not self.pads:
+            return sequences, positions
+        return rounded(sequences), max(positions, min(rounded(positions), self._visible))
 
     def __call__(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
@@ -91,3 +103,13 @@ class Forward:
         if "local" in getattr(self._model.config, "attention_layers", ()):  # GPT-Neo's windows are not in its cache
             windows.append(self._model.config.window_size)
         return min(windows, default=sys.maxsize), True
+
+
+def rounded(size: int) -> int:
+    """`size`, or up to an eighth and at most 63 more: eight sizes from each power of two to the next, then every 64th.
+
+    oneDNN keeps about 0.6 MB for each weight matrix and each number of tokens it has been multiplied with on a CPU.
+    Products of such sizes with powers of two up to 512 are such sizes.
+    """
+    step = 1 << min(max(size.bit_length() - 4, 0), 6)
+    return -(-size // step) * step

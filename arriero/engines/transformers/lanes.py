@@ -40,12 +40,15 @@ class Lane(Protocol):
 class Prompts:
     """Prompts that are read together, at most `chunk` columns at a time."""
 
-    def __init__(self, forward: Forward, requests: Sequence[Request], cache: DynamicCache, chunk: int) -> None:
+    def __init__(self, forward: Forward, requests: Sequence[Request], chunk: int, *, shared: bool) -> None:
+        """`shared`: the requests may share a batch, so their cache may hold padding."""
         self.requests = list(requests)
         self.adapter = requests[0].adapter
-        self.cache = cache
+        self.cache = DynamicCache() if shared else forward.cache()
         self._forward = forward
         longest = max(len(request.prompt_ids) for request in requests)
+        if shared:
+            _, longest = forward.padded(1, longest)
         self.padding = [longest - len(request.prompt_ids) for request in requests]
         rows = zip(requests, self.padding, strict=True)
         self._ids = torch.tensor([[0] * padding + request.prompt_ids for request, padding in rows])
@@ -90,15 +93,16 @@ class Batch:
 
     def step(self) -> torch.Tensor:
         """See `Lane.step`."""
-        self._reserve(len(self.requests), max(self._rows.lengths) + 1)
+        count, columns = self._reserve(len(self.requests), max(self._rows.lengths) + 1)
         device = self._forward.device
-        self._rows.begin()
-        newest = torch.tensor([[request.newest] for request in self.requests], device=device)
+        self._rows.begin(count, columns)
+        ids = [request.newest for request in self.requests] + [0] * (count - len(self.requests))
+        newest = torch.tensor(ids, device=device)[:, None]
         positions = self._rows.on(device)[1][:, None]
-        mask = (torch.arange(self._rows.columns, device=device) <= positions).long()
+        mask = (torch.arange(columns, device=device) <= positions).long()
         logits = self._forward(newest, mask, positions, self._cache)
         self._rows.lengths = [length + 1 for length in self._rows.lengths]
-        return logits
+        return logits[: len(self.requests)]
 
     def keep(self, rows: Sequence[int]) -> None:
         """See `Lane.keep`. Rows from the end take the places of those that leave."""
@@ -113,16 +117,19 @@ class Batch:
             self._cache.layers = []
         elif places:
             for layer in self._cache.layers:
-                layer.move(places, movers, max(self._rows.lengths))
+                layer.move(places, movers)
 
     @property
     def bytes_held(self) -> int:
         """Bytes of all buffers."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._cache.layers)
 
-    def _reserve(self, rows: int, columns: int) -> None:
+    def _reserve(self, rows: int, columns: int) -> tuple[int, int]:
+        """Make room for so many rows and columns, and for padding; returns both with padding."""
+        rows, columns = self._forward.padded(rows, columns)
         for layer in self._cache.layers:
             layer.reserve(rows, columns, max(self._rows.lengths, default=0))
+        return rows, columns
 
 
 class Alone:
@@ -145,23 +152,26 @@ class Alone:
 
 
 class _Rows:
-    """The lengths of a batch's rows so far, and while a step runs the column of each row's newest id."""
+    """The lengths of a batch's rows so far, and while a step runs the column of each row's newest id.
+
+    A step computes `count` rows. Those behind the requests' are padding: one id in column 0 of a place that is free.
+    """
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
-        self.columns = 0
+        self.count, self.columns = 0, 0
         self._places: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def begin(self) -> None:
-        """A step begins: every row gets one more column."""
-        self.columns = max(self.lengths) + 1
+    def begin(self, count: int, columns: int) -> None:
+        """A step begins, in which every row gets one more id."""
+        self.count, self.columns = count, columns
         self._places = {}
 
     def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and column of each newest id, each (rows,), on the device of a layer."""
         if device not in self._places:
-            columns = torch.tensor(self.lengths, device=device)
-            self._places[device] = torch.arange(len(self.lengths), device=device), columns
+            columns = torch.tensor(self.lengths + [0] * (self.count - len(self.lengths)), device=device)
+            self._places[device] = torch.arange(self.count, device=device), columns
         return self._places[device]
 
 
@@ -189,10 +199,10 @@ class _SharedLayer(DynamicLayer):
             mine[row, :, : theirs.shape[1]] = theirs
             mine[row, :, theirs.shape[1] :] = 0  # a mask hides numbers, but not the NaN of a row that failed here
 
-    def move(self, places: list[int], movers: list[int], columns: int) -> None:
-        """Copy rows to other places."""
-        self.keys[places, :, :columns] = self.keys[movers, :, :columns]
-        self.values[places, :, :columns] = self.values[movers, :, :columns]
+    def move(self, places: list[int], movers: list[int]) -> None:
+        """Copy rows to other places, whole: no NaN of who was there before may stay behind their ends."""
+        self.keys[places] = self.keys[movers]
+        self.values[places] = self.values[movers]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
         """Store the newest keys and values, (rows, heads, 1, size of a head); returns all so far."""

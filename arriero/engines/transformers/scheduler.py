@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformers import DynamicCache
 
 from arriero.engines.grammar import Grammars
 from arriero.engines.transformers.adapters import Adapters
@@ -88,23 +87,28 @@ class Scheduler:
     def _next_prompts(self) -> Prompts | None:
         """Prompts to read together: of one adapter, in order of arrival, not more than fit into one chunk."""
         chosen: list[Request] = []
-        running = sum(len(lane.requests) for lane in self._lanes)
-        while self._waiting and running + len(chosen) < MAX_REQUESTS:
-            request = self._waiting[0]
-            if not (self._together([*chosen, request]) and self._fit([*chosen, request])):
-                break
-            self._waiting.popleft()
+        for request in [self._waiting.popleft() for _ in range(self._next_count())]:
             with _failing([request]):
                 request.prepare(self._grammars)
                 chosen.append(request)
         if not chosen:
             return None
-        cache = DynamicCache() if self._shares(chosen[0]) else self._forward.cache()
-        return Prompts(self._forward, chosen, cache, CHUNK)
+        return Prompts(self._forward, chosen, CHUNK, shared=self._shares(chosen[0]))
+
+    def _next_count(self) -> int:
+        """How many of the waiting requests go together now; where calls are padded a power of two, see `rounded`."""
+        room_for = MAX_REQUESTS - sum(len(lane.requests) for lane in self._lanes)
+        candidates: list[Request] = []
+        for request in itertools.islice(self._waiting, room_for):
+            if not (self._together([*candidates, request]) and self._fit([*candidates, request])):
+                break
+            candidates.append(request)
+        count = len(candidates)
+        return 1 << (count.bit_length() - 1) if self._forward.pads and count else count
 
     def _together(self, requests: Sequence[Request]) -> bool:
         """Whether prompts can be read in one call. A single one always can, if need be in several."""
-        columns = max(len(request.prompt_ids) for request in requests)
+        _, columns = self._forward.padded(1, max(len(request.prompt_ids) for request in requests))
         alike = len({request.adapter for request in requests}) == 1 and all(map(self._shares, requests))
         return len(requests) == 1 or (alike and columns * len(requests) <= CHUNK)
 
@@ -123,7 +127,7 @@ class Scheduler:
             return False
         batch = self._batch(requests[0].adapter) if self._shares(requests[0]) else None
         together = [*requests, *(batch.requests if batch else ())]
-        rows, columns = room(len(together), max(request.longest for request in together))
+        rows, columns = room(*self._forward.padded(len(together), max(request.longest for request in together)))
         growth = rows * columns * self._column_bytes - (batch.bytes_held if batch else 0)
         return growth <= free_memory() + _unused()
 

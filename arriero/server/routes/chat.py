@@ -152,6 +152,13 @@ def _choice(chat: Chat, index: int, reply: Reply, *, spelled: bool) -> dict[str,
     }
 
 
+def _delta(piece: Piece) -> dict[str, Any]:
+    delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+    if piece.call_deltas:
+        delta["tool_calls"] = [call.definition for call in piece.call_deltas]
+    return delta
+
+
 def _logprobs(chat: Chat, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
     return {"content": token_entries(chat, tokens), "refusal": None}
 
@@ -167,7 +174,6 @@ class _Events:
         self._head = head
         self._with_usage = with_usage
         self._spelled = spelled
-        self._calls: dict[int, int] = {}  # how many each answer has made
         self._usages: list[Usage] = []
 
     async def of(self, answers: Answers) -> AsyncGenerator[bytes, None]:
@@ -178,8 +184,8 @@ class _Events:
                 if index not in begun:
                     begun.add(index)
                     yield self._chunk(index, {"role": "assistant", "content": ""})
-                if piece.text or piece.tool_calls or piece.logprobs:
-                    yield self._chunk(index, self._delta(index, piece), piece.logprobs)
+                if piece.text or piece.call_deltas or piece.logprobs:
+                    yield self._chunk(index, _delta(piece), piece.logprobs)
                 if piece.finish_reason is not None:
                     reason, usage = ending(piece)
                     self._usages.append(usage)
@@ -189,14 +195,6 @@ class _Events:
         except Exception as error:
             yield event(describe(error)[1])
         yield DONE
-
-    def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
-        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
-        if piece.tool_calls:
-            made = self._calls.get(index, 0)
-            self._calls[index] = made + len(piece.tool_calls)
-            delta["tool_calls"] = [{"index": made + n, **call.definition} for n, call in enumerate(piece.tool_calls)]
-        return delta
 
     def _chunk(
         self,

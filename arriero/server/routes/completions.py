@@ -23,7 +23,17 @@ from arriero.messages import TokenLogprob, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
 from arriero.server.body import Choices, MaxTokens, SamplingBody
 from arriero.server.errors import RequestError, describe
-from arriero.server.routes.wire import DONE, STREAM_TOO, StreamOptions, TokenCounts, counts, event, now, wants_usage
+from arriero.server.routes.wire import (
+    DONE,
+    STREAM_TOO,
+    StreamOptions,
+    TokenCounts,
+    counts,
+    event,
+    logprob,
+    now,
+    wants_usage,
+)
 from arriero.server.service import Service
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -159,11 +169,18 @@ class _Text:
         self._offset += len(text)
         spelled = {
             "tokens": tokens,
-            "token_logprobs": [token.logprob for token in logprobs],
-            "top_logprobs": [{self._token(other): value for other, value in token.top} for token in logprobs],
+            "token_logprobs": [logprob(token.logprob) for token in logprobs],
+            "top_logprobs": [self._ranked(token) for token in logprobs],
             "text_offset": offsets,
         }
         return {"text": text, "logprobs": spelled}
+
+    def _ranked(self, token: TokenLogprob) -> dict[str, float]:
+        """The chosen token, which OpenAI always has among them, and the most probable; of equal texts the first."""
+        found: dict[str, float] = {}
+        for token_id, value in ((token.token_id, token.logprob), *token.top):
+            found.setdefault(self._token(token_id), logprob(value))
+        return found
 
     def _token(self, token_id: int) -> str:
         """A token's text; as OpenAI writes it where it is a part of a character: bytes:\\xe4\\xbd."""

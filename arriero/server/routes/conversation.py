@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
 from arriero.chat import Form
+from arriero.constraint import JsonSchema
 from arriero.messages import Message, Tool
 from arriero.server.body import RequestBody, Schema, parts
 from arriero.server.errors import RequestError, at
@@ -128,11 +130,18 @@ class SchemaFormat(RequestBody):
 Turns = Annotated[list[ChatMessage], Field(min_length=1)]
 
 
-def conversation(turns: list[ChatMessage]) -> list[Message]:
-    """The messages, checked one by one; RequestError names the one that is wrong."""
-    found = []
+class Turn(Protocol):
+    """A turn of any endpoint."""
+
+    def message(self) -> Message:
+        """This turn as a Message; UsageError where it cannot be one."""
+
+
+def conversation(turns: Sequence[Turn], field: str = "messages", *, system: str | None = None) -> list[Message]:
+    """The messages, checked one by one, after a system prompt; RequestError names the one in `field` that is wrong."""
+    found = [] if system is None else [Message("system", system)]
     for number, turn in enumerate(turns):
-        with at(f"messages[{number}]"):
+        with at(f"{field}[{number}]"):
             found.append(turn.message())
     return found
 
@@ -157,15 +166,14 @@ class Asked(RequestBody):
             found["tools"] = [Tool.of(tool.model_dump(exclude_none=True)) for tool in self.tools or ()]
         chosen = self.tool_choice or "auto"
         found["tool_choice"] = chosen if isinstance(chosen, str) else chosen.model_dump()
-        if self.parallel_tool_calls is False and self.tools and chosen == "auto":
-            raise RequestError(
-                "that at most one tool is called can only be promised with tool_choice required, or one by name",
-                param="parallel_tool_calls",
-                code="unsupported_parameter",
-            )
+        if self.parallel_tool_calls is False:
+            found["parallel_tool_calls"] = False
         match self.response_format:
             case ObjectFormat():
                 found["schema"] = {"type": "object"}
             case SchemaFormat(json_schema=wanted):
-                found["schema"] = wanted.schema_ if wanted.schema_ is not None else {"type": "object"}
+                with at("response_format.json_schema.schema"):
+                    found["schema"] = JsonSchema(
+                        {"type": "object"} if wanted.schema_ is None else wanted.schema_
+                    ).schema
         return found

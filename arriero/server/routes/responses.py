@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -17,12 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.chat import Stream
+from arriero.constraint import JsonSchema
 from arriero.messages import Message, Usage
 from arriero.server.answer import Answers, EventStream, ending
 from arriero.server.body import MaxTokens, RequestBody, SamplingBody, Schema, parts
-from arriero.server.errors import describe
+from arriero.server.errors import at, describe
 from arriero.server.models import Served
-from arriero.server.routes.conversation import OWN_ROLES, ObjectFormat, TextFormat
+from arriero.server.routes.conversation import OWN_ROLES, ObjectFormat, TextFormat, conversation
 from arriero.server.routes.wire import STREAM_TOO, event
 from arriero.server.service import Service
 
@@ -83,16 +84,19 @@ class ResponseRequest(SamplingBody):
 
     def conversation(self) -> list[Message]:
         """The turns; `instructions` go before them as the system prompt."""
-        turns = [Message("user", self.input)] if isinstance(self.input, str) else [t.message() for t in self.input]
-        return [Message("system", self.instructions), *turns] if self.instructions is not None else turns
+        turns = self.input
+        if isinstance(turns, str):
+            turns = [InputMessage.model_validate({"role": "user", "content": turns})]
+        return conversation(turns, "input", system=self.instructions)
 
-    def schema_wanted(self) -> Schema | None:
+    def schema_wanted(self) -> Mapping[str, Any] | None:
         """The JSON schema that the answer fits, None for free text."""
         match self.text.format if self.text is not None else None:
             case ObjectFormat():
                 return {"type": "object"}
             case NamedSchema(schema_=schema):
-                return schema
+                with at("text.format.schema"):
+                    return JsonSchema(schema).schema
         return None
 
 

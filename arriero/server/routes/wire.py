@@ -15,6 +15,7 @@ from arriero.server.errors import RequestError
 
 STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 DONE = b"data: [DONE]\n\n"
+IMPOSSIBLE = -9999.0
 
 
 class TokenCounts(BaseModel):
@@ -42,17 +43,22 @@ def now() -> int:
     return int(time.time())
 
 
-def token_entry(chat: Chat, token_id: int, logprob: float) -> dict[str, Any]:
+def logprob(value: float) -> float:
+    """As OpenAI writes it: -9999.0 is a token that cannot come, and JSON has no infinity and no NaN."""
+    return value if value > IMPOSSIBLE else IMPOSSIBLE
+
+
+def token_entry(chat: Chat, token_id: int, value: float) -> dict[str, Any]:
     """A token in the shape of chat completions: its text, log-probability and bytes."""
     spelled = chat.spell(token_id)
-    return {"token": spelled.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(spelled)}
+    return {"token": spelled.decode(errors="replace"), "logprob": logprob(value), "bytes": list(spelled)}
 
 
 def token_entries(chat: Chat, tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
     """Tokens with their alternatives in the shape of chat completions."""
     return [
         token_entry(chat, token.token_id, token.logprob)
-        | {"top_logprobs": [token_entry(chat, other, logprob) for other, logprob in token.top]}
+        | {"top_logprobs": [token_entry(chat, other, value) for other, value in token.top]}
         for token in tokens
     ]
 

@@ -21,13 +21,15 @@ from arriero.training.adapter.options import EvaluateOptions
 class Evaluation:
     """Figures of the model, or of the adapter on it where there is one; fields as in `Measured`.
 
-    With an adapter `base` has the figures of the base model alone on the same ids, so under the same system prompt.
+    `contract` names the adapter or merged model whose prompt contract holds, None without one. With an adapter `base`
+    has the figures of the base model alone on the same ids, so under the same system prompt.
     `held_out` says whether only the held-out rows were read, `dropped` which rows could not be used.
     """
 
     model: str
     adapter: str | None
     system: str | None
+    contract: str | None
     precision: str
     held_out: bool
     rows: int
@@ -78,6 +80,7 @@ def evaluate(
         model=hub.name_of(bound.model_dir),
         adapter=bound.adapter_dir.name if bound.adapter_dir is not None else None,
         system=bound.renderer.system,
+        contract=bound.contract_name,
         precision=str(dtype).removeprefix("torch."),
         held_out=chosen.held_out,
         base=base,

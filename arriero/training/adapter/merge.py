@@ -3,7 +3,8 @@
     base, as stored ──> float32 (exact) ──+ adapter, float32──> rounded once to the stored type ──> safetensors
 
 Everything that is not a weight is the base model's own file, byte for byte; only config.json may say something new
-(no quantisation, embeddings no longer tied). The directory appears whole, receipt included, or not at all.
+(no quantisation, embeddings no longer tied). The adapter's contract goes into the directory, so the merged model is
+prompted as the adapter was. The directory appears whole, contract and receipt included, or not at all.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class MergeReceipt(Difference):
 
     `model` and `adapter` are names. `dtype` is the type that the weights are stored in and both models were computed
     in. `quantised_base`: the base was stored in fewer bits, or the adapter was trained on it so. `system` is the prompt
-    the adapter was trained under, which the merged directory does not know. `bytes` is the directory's size.
+    the adapter was trained under; the merged directory's contract has it too. `bytes` is the directory's size.
     """
 
     model: str
@@ -83,6 +84,8 @@ def merge(
         gc.collect()  # PEFT leaves a model in a cycle, and there is to be memory for one only
         log.info("merging in float32, rounding to %s", types.name)
         save(_merged(bound.model_dir, adapter_dir), types, bound.model_dir, partial)
+        replace(contract, base_fingerprint=hub.fingerprint(partial), merged_adapter=adapter_dir.name).save(partial)
+        bind(partial)  # the contract holds on what was written
         log.info("comparing with the merged model as it was written")
         found = difference(before, _computed(load_base(partial, "auto"), examples))
         receipt = MergeReceipt(

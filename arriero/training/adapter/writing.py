@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from transformers import GenerationConfig
 from arriero import hub
 from arriero.errors import ArrieroError, UsageError
 from arriero.hub import store
-from arriero.training.output.directory import write_json
+from arriero.locks import held
+from arriero.prompt import CONTRACT_FILE
+from arriero.training.output.directory import refuse, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ RECEIPT = "merge.json"
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # what is copied from the base model: tokenizer, chat template, generation defaults, licence; never code or weights
 COPIED = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
-NOT_COPIED = ("config.json", RECEIPT, store.MANIFEST)
+NOT_COPIED = ("config.json", RECEIPT, store.MANIFEST, CONTRACT_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +68,25 @@ def check_free(target: Path, model_dir: Path) -> None:
 
 @contextlib.contextmanager
 def appears_whole(target: Path) -> Iterator[Path]:
-    """A directory beside `target` to write into, which takes its name in the end or goes away."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    """A directory beside `target` to write into, which takes its name in the end or goes away.
+
+    Raises UsageError where another process writes `target`, ArrieroError where it cannot be written.
+    """
+    partial = target.with_name(f".{target.name}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(target)
+        with held(target.with_name(f".{target.name}.lock"), lambda holder: refuse(target, holder)):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+                partial.mkdir()
+                yield partial
+                partial.replace(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise ArrieroError(
             f"the merged model cannot be written to {target}: {error}",
             hint="check its permissions and the disk's space",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save(model: PreTrainedModel, types: Types, model_dir: Path, partial: Path) -> None:

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from arriero.training.attention import RowLayout
+from arriero.training.layout import RowLayout
 
 
 @functools.cache
-def available() -> bool:
-    """Whether this torch has variable-length flash attention with grouped key heads."""
+def flash() -> Callable[..., Tensor] | None:
+    """Torch's variable-length flash attention, None where this torch has none that is causal to the lower right."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+        return None
+    takes = inspect.signature(varlen_attn).parameters
+    return varlen_attn if {"scale", "window_size"} <= set(takes) else None
 
 
-def shared_varlen(query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scale: float) -> Tensor:
+def shared_varlen(
+    kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scale: float
+) -> Tensor:
     """Query (tokens, heads, dim), key and value (tokens, key heads, dim); the result is like query.
 
-    Keys and values of the prefix are repeated before each example's own; causal to the lower right.
+    `kernel` is `flash()`. Keys and values of the prefix are repeated before each example's own; causal to the lower
+    right. Fewer key heads than query heads have to be asked for since torch 2.13, and just work before.
     """
-    from torch.nn.attention.varlen import varlen_attn
-
     if "varlen" not in layout.cache:
         layout.cache["varlen"] = _varlen_index(layout, query.device)
     index, queries, keys, most_queries, most_keys = layout.cache["varlen"]
-    out: Tensor = varlen_attn(
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(kernel).parameters else {}
+    return kernel(
         query,
         key.index_select(0, index),
         value.index_select(0, index),
@@ -43,9 +45,8 @@ def shared_varlen(query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, 
         most_keys,
         scale=scale,
         window_size=(-1, 0),
-        enable_gqa=True,
+        **grouped,
     )
-    return out
 
 
 def _varlen_index(layout: RowLayout, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:

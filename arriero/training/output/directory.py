@@ -6,20 +6,24 @@ metrics.jsonl    one line per optimizer step, and one per evaluation
 report.json      the run's figures, options, plan, dropped rows, answers; report.html shows it, with curves
 README.md        model card
 checkpoints/     for resume only; run.json in it says which run they belong to
+.lock            held by the process that trains; names that process
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from arriero.errors import UsageError
 from arriero.hub import read_json
+from arriero.locks import held
 from arriero.prompt import CONTRACT_FILE, Contract
 from arriero.training.output import checkpoint
 from arriero.training.output.card import card
@@ -29,6 +33,9 @@ CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 PLAN = "plan.json"
 REPORT = "report.json"
+RECORD = "run.json"
+TENSORBOARD = "tensorboard"
+LOCK = ".lock"
 Identity = dict[str, Any]
 
 
@@ -53,13 +60,38 @@ class TrainReport:
     resumed_from: int | None
 
 
-def claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | None:
-    """Make `output` this run's directory; returns the report when the run is already finished.
+@contextmanager
+def claimed(output: Path, identity: Identity, *, resume: bool, owner: bool = True) -> Iterator[TrainReport | None]:
+    """Make `output` this run's directory, and nobody else's while the block runs.
 
-    Refuses a directory that holds another run, a finished run without `resume`, or one whose data or options
-    differ, naming the differences.
+    Yields the report when the run is finished already. A block that ends before a step was saved leaves nothing
+    behind. Of several workers one is the `owner`; the others join the run that it has claimed. Raises UsageError for a
+    directory that another process trains into or that holds another run, a finished run without `resume`, or one
+    whose data or options differ, naming the differences.
     """
-    record = output / CHECKPOINTS / "run.json"
+    if not owner:
+        yield _claim(output, identity, resume=True)
+        return
+    _check_free(output)  # before anything is made in it
+    try:
+        with held(output / LOCK, lambda holder: refuse(output, holder)):
+            finished = _claim(output, identity, resume=resume)
+            try:
+                yield finished
+            finally:
+                _release(output)
+    finally:
+        with contextlib.suppress(OSError):
+            output.rmdir()  # if it is empty
+
+
+def refuse(output: Path, holder: str) -> NoReturn:
+    """Say that another process, `holder`, writes the directory `output`."""
+    raise UsageError(f"{output} is being written by {holder}", hint="wait for it, or give another --output")
+
+
+def _claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | None:
+    record = output / CHECKPOINTS / RECORD
     if record.is_file():
         if not resume:
             raise UsageError(
@@ -67,11 +99,16 @@ def claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | No
             )
         _same_run(output, read_json(record), identity)
         return _finished(output)
-    if output.exists() and not _is_free(output):
-        raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
+    _check_free(output)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
     return None
+
+
+def _check_free(output: Path) -> None:
+    """Refuse a directory in which there is something else than a run."""
+    if output.exists() and not (output / CHECKPOINTS / RECORD).is_file() and not _is_free(output):
+        raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
@@ -83,9 +120,9 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
 
 def _is_free(output: Path) -> bool:
     """Whether nothing is lost by starting a run here: an empty directory, or one of a run killed as it began."""
-    if not output.is_dir() or any(path.name != CHECKPOINTS for path in output.iterdir()):
+    if not output.is_dir() or any(path.name not in (CHECKPOINTS, LOCK) for path in output.iterdir()):
         return False
-    return all(path.suffix == ".partial" for path in output.rglob("*") if path.is_file())
+    return all(path.suffix == ".partial" for path in (output / CHECKPOINTS).rglob("*") if path.is_file())
 
 
 def _same_run(output: Path, before: Identity, now: Identity) -> None:
@@ -108,15 +145,14 @@ def _finished(output: Path) -> TrainReport | None:
     return TrainReport(**json.loads((output / REPORT).read_text(encoding="utf-8"))["result"])
 
 
-def release(output: Path) -> None:
+def _release(output: Path) -> None:
     """Give up a directory in which no step was saved, so that nothing half-written stays behind."""
     checkpoints = output / CHECKPOINTS
     if any(checkpoints.glob("checkpoint-*")) or (output / CONTRACT_FILE).exists():
         return
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    for folder in (checkpoints, output / TENSORBOARD):
+        shutil.rmtree(folder, ignore_errors=True)
     (output / METRICS).unlink(missing_ok=True)
-    if not any(output.iterdir()):
-        output.rmdir()
 
 
 def last_checkpoint(output: Path) -> tuple[Path | None, int | None]:

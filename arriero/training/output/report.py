@@ -16,7 +16,7 @@ from arriero.training.adapter.measure import measure
 from arriero.training.examples import Examples
 from arriero.training.options import TrainOptions
 from arriero.training.output.directory import TrainReport
-from arriero.training.planning.settle import Settled
+from arriero.training.setup.step_setup import StepSetup
 
 log = logging.getLogger(__name__)
 ELSEWHERE = ("dropped", "examples", "lengths", "template", "system")  # of the data's report: not repeated here
@@ -34,9 +34,9 @@ class Story:
     data: Report
 
 
-def describe(story: Story, settled: Settled, report: TrainReport, state: Any) -> dict[str, Any]:
+def describe(story: Story, setup: StepSetup, report: TrainReport, state: Any) -> dict[str, Any]:
     """The document but for `compare`; `state` is the Trainer's."""
-    contract, plan, seen = story.contract, settled.steps.plan, asdict(story.data)
+    contract, plan, seen = story.contract, setup.steps.plan, asdict(story.data)
     best = None if state.best_global_step is None else {"step": state.best_global_step, "eval_loss": state.best_metric}
     dropped = [asdict(drop) for drop in story.examples.dropped]
     return {
@@ -55,10 +55,10 @@ def describe(story: Story, settled: Settled, report: TrainReport, state: Any) ->
             "mode": plan.mode.name,
             "mode_reason": plan.mode.reason,
             "checkpointing": plan.checkpointing,
-            "fast": dict(settled.steps.kernels.counts),
-            "precision": str(settled.steps.base.dtype).removeprefix("torch."),
+            "fast": dict(setup.steps.kernels.counts),
+            "precision": str(setup.steps.base.dtype).removeprefix("torch."),
         },
-        "verify": None if settled.verification is None else asdict(settled.verification),
+        "verify": None if setup.verification is None else asdict(setup.verification),
         "data": {
             **{name: value for name, value in seen.items() if name not in ELSEWHERE},
             "dropped_count": len(dropped),

@@ -2,7 +2,6 @@
 
 mode.py      whether this model may share prefixes, be packed, or has to be padded, and why
 plan.py      length of rows and recomputation, so that a step fits into memory
-verify.py    the first step computed both ways: the plan's and the plain padded one
 estimate.py  what training would cost here, before anything is loaded
 
 """

@@ -5,7 +5,8 @@ What a token costs is measured, not guessed: the tensors that autograd keeps dur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ Recompute = Literal["auto", "off", "all"]
 class Plan:
     """How steps are computed: the mode, tokens of a row, and how many of the decoder's layers are recomputed.
 
-    `estimated_bytes` is what a step needs besides the loaded model, `available_bytes` what was free.
+    `estimated_bytes` is what a step needs besides the loaded model, `available_bytes` what was free. Without `fused` no
+    piece of the model is replaced.
     """
 
     mode: Mode
@@ -34,6 +36,7 @@ class Plan:
     reason: str = ""
     estimated_bytes: int = 0
     available_bytes: int = 0
+    fused: bool = True
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Plan:
@@ -44,6 +47,10 @@ class Plan:
     def checkpointing(self) -> Literal["off", "some", "all"]:
         """In words, how much is recomputed in the backward pass."""
         return "off" if not self.recomputed else "some" if self.recomputed < self.layers else "all"
+
+    def plainly(self, reason: str) -> Plan:
+        """The same with padded batches and the model's own code, for a model that the fast way is wrong for."""
+        return replace(self, mode=Mode("padded", reason, own_attention=False), fused=False)
 
     def smaller(self, longest: int) -> Plan | None:
         """The next smaller plan after running out of memory, None if there is none."""
@@ -66,6 +73,15 @@ class Cost:
     fixed: int
     layers: int
 
+    @classmethod
+    def of_model(cls, model: Any, per_token: int) -> Cost:
+        """For `model`, whose layers keep `per_token` bytes, without recomputation."""
+        config = model.config.get_text_config()
+        width = torch.finfo(model.dtype).bits // 8
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        logits = 256 * config.vocab_size * (2 * width + 8)
+        return cls(max(1, per_token), config.hidden_size * width, trained * 16 + logits, config.num_hidden_layers)
+
     def of(self, tokens: int, recomputed: int) -> int:
         """Peak bytes of a row of `tokens` with so many layers recomputed: one of those is whole at a time."""
         layer = self.per_token // self.layers
@@ -73,30 +89,20 @@ class Cost:
         return self.fixed + tokens * (kept + layer * (2 if recomputed else 1))
 
 
-def measure(model: Any, forward: Callable[[], Tensor], tokens: int) -> Cost:
-    """Cost of `forward`, which computes the loss of a small row of `tokens` tokens in training mode."""
+@contextmanager
+def kept_bytes(model: Any) -> Iterator[dict[int, int]]:
+    """Within the block, the memory that autograd keeps for the backward pass is noted: its address and bytes."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
-    def count(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = forward()
-    del loss
-    config = model.config.get_text_config()
-    width = torch.finfo(model.dtype).bits // 8
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    logits = 256 * config.vocab_size * (2 * width + 8)
-    return Cost(
-        per_token=max(1, sum(kept.values()) // tokens),
-        per_token_recomputed=config.hidden_size * width,
-        fixed=trained * 16 + logits,
-        layers=config.num_hidden_layers,
-    )
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def test_it_agrees_with_a_plain_forward_pass(rows_file, model_dir, make_adapter,
         assert figures.perplexity == pytest.approx(math.exp(nll), rel=1e-4)
         assert (figures.rows, figures.loss_tokens, figures.stop_rate) == (len(ROWS), tokens, stop_rate)
     assert (found.model, found.adapter, found.system, found.dropped) == ("tiny", "adapter", "Be Killa.", ())
+    assert found.contract == "adapter"
 
 
 def test_without_an_adapter_the_caller_s_system_prompt_counts(rows_file, model_dir):

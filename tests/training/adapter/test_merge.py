@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from starlette.testclient import TestClient
 
 from arriero.chat import load
 from arriero.cli.main import main
 from arriero.errors import ArrieroError, ContractError, NotFoundError, UsageError
+from arriero.hub import fingerprint
 from arriero.messages import Conversation
-from arriero.prompt import load_tokenizer
+from arriero.prompt import Contract, bind, load_tokenizer
+from arriero.server import create_app
 from arriero.training.adapter.evaluate import evaluate
 from arriero.training.adapter.merge import merge
+from tests.conftest import TEMPLATE, train_tiny
 from tests.training.adapter.conftest import SAMPLE, plain, renderer_of, report, tuned
 
 FILES = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-    "model.safetensors", "merge.json",
+    "model.safetensors", "merge.json", "arriero.json",
 }  # fmt: skip
 KINDS = [  # LoRA's options, and whether the base model's embeddings are tied
     ({}, False),
@@ -108,7 +113,7 @@ def test_the_directory_is_an_ordinary_one(stored_as, make_adapter, rendered, tmp
     assert {file.name for file in output.iterdir()} == FILES | {"LICENSE"}
     assert list(output.parent.iterdir()) == [output]
     assert len({file.stat().st_mode for file in output.iterdir()}) == 1, "readable by whom the others are"
-    for name in FILES - {"model.safetensors", "merge.json", "config.json"}:
+    for name in FILES - {"model.safetensors", "merge.json", "config.json", "arriero.json"}:
         assert (output / name).read_bytes() == (base / name).read_bytes()
     assert json.loads((base / "config.json").read_text()) == json.loads((output / "config.json").read_text())
     assert plain(output, dtype="auto").dtype == torch.bfloat16
@@ -120,17 +125,104 @@ def test_the_directory_is_an_ordinary_one(stored_as, make_adapter, rendered, tmp
     assert receipt.bytes == sum(file.stat().st_size for file in output.iterdir() if file.name != "merge.json")
 
 
-def test_the_merged_model_answers_as_the_adapter(home, model_dir, make_adapter, tmp_path):
-    adapter = make_adapter(model_dir)
-    receipt = merge(adapter, tmp_path / "merged", model=model_dir)
-    replies, prompts = [], []
-    for options in ({"model": model_dir, "adapter": adapter}, {"model": tmp_path / "merged", "system": receipt.system}):
-        chat = load(**options, engine="transformers")
-        prompts.append(chat.render([{"role": "user", "content": "who 1?"}]))
-        replies.append(chat.complete([{"role": "user", "content": "who 1?"}]).text)
+QUESTION = [{"role": "user", "content": "who 1?"}]
+
+
+@pytest.fixture
+def dated(model_dir, tmp_path):
+    """The tiny model under a template that writes a variable and today's date into every prompt."""
+    directory = shutil.copytree(model_dir, tmp_path / "dated")
+    dates = "{{ '<sys>' + (date_string or '') + strftime_now('%d %b %Y') + '</s>' }}"
+    (directory / "chat_template.jinja").write_text(TEMPLATE.replace("{{ '<s>' }}", "{{ '<s>' }}" + dates))
+    return directory
+
+
+@pytest.fixture
+def merged_from(dated, make_adapter, tmp_path):
+    """(base, adapter, merged): the adapter was trained with a system prompt, on a day, with a variable."""
+    adapter = make_adapter(dated)
+    renderer = replace(renderer_of(dated), today="2031-05-04", variables={"date_string": "1532, "})
+    sample = Conversation.of(SAMPLE)
+    Contract.of(renderer, sample, base_model="dated", base_fingerprint=fingerprint(dated)).save(adapter)
+    merge(adapter, tmp_path / "merged", model=dated)
+    return dated, adapter, tmp_path / "merged"
+
+
+def shown(capsys, *arguments):
+    """The JSON document of a command."""
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_merged_model_is_asked_and_answers_as_its_adapter_everywhere(home, merged_from, rows_file, capsys):
+    """It lost system prompt, date and variables: what was trained was not what was served."""
+    base, adapter, merged = merged_from
+    found = []
+    for where in ({"model": base, "adapter": adapter}, {"model": merged}):
+        chat = load(**where, engine="transformers", precision="float32")
+        client = TestClient(create_app(chat))
+        served = client.post(
+            "/v1/chat/completions", json={"model": chat.adapter_name or chat.model, "messages": QUESTION}
+        ).json()
+        options = [text for name, value in where.items() for text in (f"--{name}", value)]
+        asked = shown(capsys, "ask", "who 1?", *options, "--engine", "transformers", "--precision", "float32")
+        figures = shown(capsys, "evaluate", rows_file, *options, "--precision", "float32")
+        found.append(
+            {
+                "render": chat.render(QUESTION),
+                "tokenize": client.post("/tokenize", json={"messages": QUESTION}).json()["tokens"],
+                "complete": chat.complete(QUESTION).text,
+                "serve": (served["choices"][0]["message"]["content"], served["usage"]),
+                "ask": (asked["text"], asked["usage"]),
+                "evaluate": (figures["system"], figures["loss_tokens"], pytest.approx(figures["nll"], abs=1e-5)),
+            }
+        )
         chat.close()
-    assert prompts[0] == prompts[1]
-    assert replies[0] == replies[1]
+    assert found[0] == found[1]
+    text = load_tokenizer(base).decode(found[1]["render"])
+    assert text == "<s><sys>1532, 04 May 2031</s><sys>Be Killa.</s><user>who 1?</s><bot>"
+
+
+def test_training_on_a_merged_model_begins_with_its_contract(merged_from, rows_file, tmp_path, capsys):
+    """And inspect shows the ids that it trains on; another system prompt goes before it, the dates stay."""
+    _, _, merged = merged_from
+    for system, prompt in ((None, "Be Killa."), ("Be brief.", "Be brief.")):
+        given = [] if system is None else ["--system", system]
+        document = shown(capsys, "inspect", rows_file, "--model", merged, *given)
+        again = train_tiny(rows_file, merged, tmp_path / prompt, epochs=1, system=system)
+        contract = Contract.load(again)
+        expected = f"<s><sys>1532, 04 May 2031</s><sys>{prompt}</s><user>who 0?</s><bot>me</s>"
+        assert document["examples"][0]["text"] == expected
+        assert (document["system"], document["contract"]) == (prompt, "merged")
+        assert (contract.system, contract.today, contract.variables) == (
+            prompt,
+            "2031-05-04",
+            {"date_string": "1532, "},
+        )
+        assert contract.base_fingerprint == fingerprint(merged)
+        assert bind(merged, again).renderer.render(Conversation.of(contract.sample_messages)).ids == contract.sample_ids
+
+
+def test_a_merged_model_says_where_it_comes_from(merged_from, make_adapter, tmp_path):
+    _, adapter, merged = merged_from
+    contract = Contract.load(merged)
+    assert (contract.base_model, contract.merged_adapter) == ("dated", "adapter")
+    assert contract == replace(Contract.load(adapter), base_fingerprint=fingerprint(merged), merged_adapter="adapter")
+    second = make_adapter(merged, "second")
+    merge(second, tmp_path / "twice", model=merged)
+    contract = Contract.load(tmp_path / "twice")
+    assert (contract.merged_adapter, contract.variables, contract.system) == ("second", {}, "Be Killa.")
+    assert contract.base_fingerprint == fingerprint(tmp_path / "twice")
+
+
+def test_a_merged_model_whose_weights_have_changed_is_an_error(merged_from):
+    _, _, merged = merged_from
+    weights = load_file(merged / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, merged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ContractError, match=r"since adapter was merged into it; what differs: its weights") as caught:
+        bind(merged)
+    assert "without its arriero.json" in caught.value.hint
 
 
 def test_the_receipt_s_figures(stored_as, make_adapter, rendered, rows_file, tmp_path):
@@ -247,20 +339,21 @@ def test_a_full_disk_leaves_nothing(model_dir, make_adapter, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_a_killed_process_leaves_no_directory_under_the_final_name(model_dir, make_adapter, tmp_path):
-    """Killed once the comparison is announced, when all the weights are written."""
+def test_one_process_at_a_time_writes_an_output_and_a_killed_one_leaves_nothing(model_dir, make_adapter, tmp_path):
+    """Stopped, then killed once the comparison is announced, when all the weights are written; they stayed on disk."""
     adapter = make_adapter(model_dir)
     command = [sys.executable, "-m", "arriero.cli", "merge", str(adapter), "--model", str(model_dir)]
     process = subprocess.Popen([*command, "--output", str(tmp_path / "merged")], stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith("comparing"):
-            os.kill(process.pid, signal.SIGKILL)
-            break
+    assert any(line.startswith("comparing") for line in process.stderr)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(UsageError, match=rf"merged is being written by process {process.pid} \(.*arriero\.cli merge"):
+        merge(adapter, tmp_path / "merged", model=model_dir)
+    process.kill()
     process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "merged").exists()
     merge(adapter, tmp_path / "merged", model=model_dir)
     assert (tmp_path / "merged" / "merge.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "merged"}
 
 
 def test_the_json_document(run, model_dir, make_adapter, rows_file, tmp_path):
@@ -280,7 +373,7 @@ def test_the_receipt_for_people_names_the_system_prompt(run, model_dir, make_ada
     code, out, err = run(make_adapter(model_dir), "--model", model_dir, "--output", tmp_path / "merged")
     assert code == 0
     assert out == f"{tmp_path / 'merged'}\n"
-    assert f"try: arriero chat --model {tmp_path / 'merged'} --system 'Be Killa.'" in err
+    assert f"system prompt: 'Be Killa.'; contract of merged\ntry: arriero chat --model {tmp_path / 'merged'}\n" in err
     assert "divergence" in err
 
 

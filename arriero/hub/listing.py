@@ -1,0 +1,102 @@
+"""A hub's listing of files: which names may become files in a directory, and whether what arrived is what it lists."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from arriero.errors import DownloadError
+from arriero.hub.store import FileRecord, files_in, record
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a hub says of one file: size in bytes, SHA-256 and git's SHA-1 in hex; None where it does not say.
+
+    `kind` is blob for a file, else the hub's word for what it is: a link, another repository.
+    """
+
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    git_sha1: str | None = None
+    kind: str = "blob"
+
+
+def unsafe(name: str) -> str | None:
+    """Why a name must not become a file, None where it may: on POSIX and on Windows it stays inside its directory."""
+    parts = name.split("/")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "which holds a control character"
+    if "\\" in name or any(PureWindowsPath(part).drive for part in parts):
+        return "which is a path on Windows"
+    if name.startswith("/"):
+        return "which is an absolute path"
+    if ".." in parts:
+        return "which leads out of the directory"
+    return "which has an empty part" if "" in parts or "." in parts else None
+
+
+def check(listed: Iterable[Listed], selected: Iterable[Listed], where: str) -> None:
+    """Refuse a listing that names a file outside its directory, or whose selected files would overwrite each other.
+
+    `where` says whose listing it is. Raises DownloadError; nothing has been asked for by then.
+    """
+    for file in listed:
+        if (reason := unsafe(file.name)) is not None:
+            raise _refusal(where, f"{file.name!r}, {reason}")
+    names: dict[str, str] = {}
+    for file in selected:
+        if file.kind != "blob":
+            raise _refusal(where, f"{file.name!r}, which is no file but a {file.kind}")
+        if (other := names.get(_folded(file.name))) is not None:
+            raise _refusal(where, f"{other!r} and {file.name!r}, which are one file where case does not count")
+        names[_folded(file.name)] = file.name
+    for name in names.values():
+        for parent in PurePosixPath(name).parents:
+            if _folded(str(parent)) in names:
+                raise _refusal(where, f"{str(parent)!r} as a file and as the directory of {name!r}")
+
+
+def _folded(name: str) -> str:
+    """What macOS and Windows take for the same name."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _refusal(where: str, what: str) -> DownloadError:
+    return DownloadError(
+        f"{where} lists {what}; nothing was fetched", hint="report it to the owner of the repository, or use another"
+    )
+
+
+def arrived(destination: Path, listed: Mapping[str, Listed], where: str) -> dict[str, FileRecord]:
+    """Hold a directory against the listing; returns size and SHA-256 of each file.
+
+    Files that are not listed, left from another revision, are deleted, and so is one whose content is wrong.
+    Raises DownloadError where one is missing or wrong.
+    """
+    for name, file in files_in(destination).items():
+        if name not in listed:
+            file.unlink()
+    missing = [name for name in listed if not (destination / name).is_file()]
+    if missing:
+        raise DownloadError(f"{where} lists {', '.join(missing)}, which did not arrive", hint="run it again")
+    return {name: _checked(destination / name, expected, where) for name, expected in listed.items()}
+
+
+def _checked(file: Path, expected: Listed, where: str) -> FileRecord:
+    actual = record(file)
+    pairs = {"bytes": (actual.size, expected.size), "SHA-256": (actual.sha256, expected.sha256)}
+    if expected.sha256 is None and expected.git_sha1 is not None:
+        from huggingface_hub.utils.sha import git_hash
+
+        pairs["git hash"] = (git_hash(file.read_bytes()), expected.git_sha1)
+    for unit, (got, listed) in pairs.items():
+        if listed is not None and got != listed:
+            file.unlink()
+            raise DownloadError(
+                f"{expected.name} arrived with {unit} {got}, {where} says {listed}", hint="run it again"
+            )
+    return actual

@@ -1,0 +1,194 @@
+"""Which parts of a model a fused piece could stand in for, by class and attributes; probes decide whether it does."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arriero.training.kernels.functions import LoraLinears, RMSNorm, Rotary, SwiGLU
+
+Forward = Callable[..., Any]
+ROTARY = "apply_rotary_pos_emb"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A fused computation for `modules`, a forward for each. `variant` says what its probe depends on.
+
+    Pieces of one kind and variant compute alike, so that one of them is probed for all: the classes, the shapes and
+    types of their weights (bytes, where they are quantised), and the numbers that go into the computation.
+    """
+
+    kind: str
+    modules: tuple[nn.Module, ...]
+    forwards: tuple[Forward, ...]
+    trained: tuple[Tensor, ...] = ()
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """What a probe of this piece holds for."""
+        weights = [
+            (type(module), *((tuple(weight.shape), weight.dtype) for weight in module.parameters()))
+            for module in self.modules
+        ]
+        return self.kind, self.numbers, *weights
+
+
+def norms(model: nn.Module, norm: Callable[..., Tensor] | None) -> Iterator[Piece]:
+    """Root mean square norms with a frozen weight."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        named = type(module).__name__.endswith("RMSNorm") and eps is not None
+        if named and isinstance(weight, Tensor) and not weight.requires_grad:
+            forward = functools.partial(_norm, norm or RMSNorm.apply, weight, eps)
+            yield Piece("norm", (module,), (forward,), numbers=(eps,))
+
+
+def _norm(norm: Callable[..., Tensor], weight: Tensor, eps: float, x: Tensor) -> Tensor:
+    return norm(x, weight, eps)
+
+
+def gates(model: nn.Module, gated: Callable[..., Tensor] | None) -> Iterator[Piece]:
+    """Feed-forward blocks of three linear layers, gated by SiLU. The layers compute themselves, quantised or not."""
+    for module in model.modules():
+        parts = [getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down")]
+        silu = "silu" in type(getattr(module, "act_fn", None)).__name__.lower()
+        if silu and all(isinstance(part, nn.Module) for part in parts):
+            yield Piece("gate", (module,), (functools.partial(_gate, gated or SwiGLU.apply, *parts),))
+
+
+def _gate(gated: Callable[..., Tensor], gate: Any, up: Any, down: Any, x: Tensor) -> Tensor:
+    out: Tensor = down(gated(gate(x), up(x)))
+    return out
+
+
+def rotaries(model: nn.Module) -> dict[str, tuple[Any, str]]:
+    """The modules (of Python) that hold the rotary function of some part of `model`, as {name: (module, ROTARY)}."""
+    found = {}
+    for name in sorted({type(module).__module__ for module in model.modules()}):
+        own = getattr(sys.modules[name], ROTARY, None)
+        if own is not None and list(inspect.signature(own).parameters)[:4] == ["q", "k", "cos", "sin"]:
+            found[name] = (sys.modules[name], ROTARY)
+    return found
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """In place of transformers' function of that signature; heads that are rotated as a whole only."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return Rotary.apply(q, cos, sin), Rotary.apply(k, cos, sin)
+
+
+def fits_lora(layer: Any) -> bool:
+    """A plain LoRA layer over a plain linear one: no DoRA, no quantised weights, one adapter, on."""
+    base = layer.get_base_layer()
+    names = layer.active_adapters
+    return (
+        type(layer).__name__ == "Linear"
+        and type(base) is nn.Linear
+        and base.weight.is_floating_point()
+        and len(names) == 1
+        and names[0] in layer.lora_A
+        and not layer.lora_variant
+        and not layer.lora_bias[names[0]]
+        and not layer.merged
+        and not layer.disable_adapters
+    )
+
+
+def loras(layers: Sequence[Any], order: Sequence[tuple[nn.Module, Any]]) -> Iterator[Piece]:
+    """LoRA layers, those of one input together; `order` is that of their calls, with what each was given."""
+    for group in of_one_input(layers, order):
+        name = group[0].active_adapters[0]
+        trained = [half[name].weight for layer in group for half in (layer.lora_A, layer.lora_B)]
+        scales = tuple(layer.scaling[name] for layer in group)
+        yield Piece("lora", tuple(group), tuple(_lora(group, scales)), tuple(trained), scales)
+
+
+def of_one_input(layers: Sequence[Any], order: Sequence[tuple[nn.Module, Any]]) -> list[list[Any]]:
+    """Layers that are given the same tensor one after the other, as q, k and v are, in the order they are called."""
+    called = [(layer, x) for layer, x in order if layer in set(layers)]
+    times = Counter(layer for layer, _ in called)
+    groups = [[layer] for layer in layers if times[layer] != 1 or _drops(layer)]
+    last: Any = None
+    for layer, x in called:
+        alone = times[layer] != 1 or _drops(layer)
+        if not alone and x is not None and x is last:
+            groups[-1].append(layer)
+        elif not alone:
+            groups.append([layer])
+        last = None if alone else x
+    return groups
+
+
+def _drops(layer: Any) -> bool:
+    dropout = layer.lora_dropout[layer.active_adapters[0]]
+    return isinstance(dropout, nn.Dropout) and dropout.p > 0
+
+
+def _lora(group: list[Any], scales: tuple[float, ...]) -> list[Forward]:
+    """A forward for each layer of a group: the first computes for all, the others hand out what it found."""
+    name = group[0].active_adapters[0]
+    parts = [
+        (base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight)
+        for layer in group
+        for base in [layer.get_base_layer()]
+    ]
+    waiting: dict[int, tuple[Tensor, bool, Tensor]] = {}
+
+    def first(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        dropped = group[0].lora_dropout[name](x) if _drops(group[0]) else None
+        out, *others = LoraLinears.apply(x, dropped, scales, *itertools.chain(*parts))
+        waiting.update({index: (x, torch.is_grad_enabled(), other) for index, other in enumerate(others, 1)})
+        return out
+
+    def other(index: int, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        given, with_gradients, out = waiting.pop(index, (None, False, None))
+        # somebody calls the layer by itself, or computes only the first without gradients
+        if out is None or given is not x or with_gradients != torch.is_grad_enabled():
+            (out,) = LoraLinears.apply(x, None, scales[index : index + 1], *parts[index])
+        return out
+
+    return [first, *(functools.partial(other, index) for index in range(1, len(group)))]
+
+
+def liger() -> dict[str, Callable[..., Any]]:
+    """Liger's fused Triton kernels for the same pieces, empty where it is not installed."""
+    try:
+        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+        from liger_kernel.ops.rope import LigerRopeFunction
+        from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+    except ImportError:
+        return {}
+
+    def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out: Tensor = LigerRMSNormFunction.apply(x, weight, eps, 0.0, "llama", False)
+        return out
+
+    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        return LigerRopeFunction.apply(q, k, cos, sin, None, unsqueeze_dim)
+
+    return {"norm": norm, "gate": LigerSiLUMulFunction.apply, "rotary": rotate}
+
+
+def head_of(model: Any, logits: Tensor, given: Tensor, returned: Tensor) -> nn.Linear | None:
+    """The output embedding, if the model's logits are its product with the hidden states and nothing more.
+
+    `given` and `returned` are the head's recorded input and output. The weight may be tied to the input embedding's,
+    as long as it is frozen.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
+        return None
+    plain = head.weight.is_floating_point() and given.shape[-1] == head.in_features
+    return head if plain and torch.equal(returned, logits) else None

@@ -1,0 +1,131 @@
+"""What a packed row looks like to its attention: where prefix and examples are, cut into blocks, with their indices.
+
+row     [ prefix | example 1 | example 2 | … ]
+blocks  examples of similar length together, padded; long ones in slices of their queries
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGEST = 1 << 22  # elements of one block of scores, over all heads
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Queries [first, last) of `count` consecutive examples, each padded to `longest` tokens."""
+
+    start: int  # where its first example begins in the row
+    lengths: tuple[int, ...]
+    prefix: int  # shared tokens before each of its examples; 0 for the prefix itself
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        """Examples in the block."""
+        return len(self.lengths)
+
+    @property
+    def queries(self) -> slice:
+        """The tokens of the row whose queries these are; several examples are never cut into slices."""
+        if self.count > 1:
+            return slice(self.start, self.start + sum(self.lengths))
+        return slice(self.start + self.first, self.start + self.last)
+
+    @property
+    def keys(self) -> int:
+        """Keys of each example: the prefix and its own tokens up to the last query."""
+        return self.prefix + self.last
+
+
+@dataclass(slots=True)
+class RowLayout:
+    """Where things are in a packed row. `lengths` are the examples' own tokens, after the prefix.
+
+    Index tensors that depend on the model's heads are made at the first layer and kept for the others.
+    """
+
+    prefix: int
+    lengths: tuple[int, ...]
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the row."""
+        return self.prefix + sum(self.lengths)
+
+    def blocks(self, heads: int) -> list[Block]:
+        """The row cut into pieces of bounded size: examples of similar length together, long ones in slices."""
+        found = _slices(0, (self.prefix,), 0, heads) if self.prefix else []
+        start, group = self.prefix, list[int]()
+        for length in self.lengths:
+            longest = max([length, *group])
+            wasted = longest * (len(group) + 1) > 1.3 * (sum(group) + length)
+            if group and (wasted or heads * (len(group) + 1) * longest * (self.prefix + longest) > LARGEST):
+                found += _slices(start, tuple(group), self.prefix, heads)
+                start, group = start + sum(group), []
+            group.append(length)
+        return found + (_slices(start, tuple(group), self.prefix, heads) if group else [])
+
+
+def _slices(start: int, lengths: tuple[int, ...], prefix: int, heads: int) -> list[Block]:
+    longest = max(lengths)
+    step = max(1, min(longest, LARGEST // (heads * len(lengths) * (prefix + longest))))
+    return [Block(start, lengths, prefix, at, min(at + step, longest)) for at in range(0, longest, step)]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIndex:
+    """Rows of a block's queries and keys in (tokens * heads, dim), and the way back.
+
+    Batch entries are (example, key head); the query heads of one key head follow each other. Padding repeats the
+    example's last token: `padding` lists those queries, `back` the others in the row's order, `keys_back` the keys
+    of the examples' own tokens in the row's order.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    padding: Tensor
+    back: Tensor
+    keys_back: Tensor
+    bias: Tensor  # (group * queries, keys): 0 where a query may look, else -inf
+
+
+def _index(block: Block, heads: int, key_heads: int, like: Tensor) -> BlockIndex:
+    lengths = torch.tensor(block.lengths)
+    starts = block.start + lengths.cumsum(0) - lengths
+    at, own = torch.arange(block.first, block.last), torch.arange(block.last)
+    tokens = starts[:, None] + torch.minimum(at, lengths[:, None] - 1)  # (count, queries)
+    head = torch.arange(heads).view(key_heads, -1)
+    queries = tokens[:, None, None, :] * heads + head[None, :, :, None]  # (count, key heads, group, queries)
+    place = torch.arange(queries.numel()).view(queries.shape)
+    valid = at < lengths[:, None]
+    known = starts[:, None] + torch.minimum(own, lengths[:, None] - 1)
+    known = torch.cat((torch.arange(block.prefix).expand(block.count, -1), known), 1)  # (count, keys)
+    keys = known[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]
+    key_place = torch.arange(keys.numel()).view(keys.shape)[:, :, block.prefix :].transpose(1, 2)
+    hidden = torch.arange(block.keys) > block.prefix + at[:, None]
+    bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+    put = like.device
+    return BlockIndex(
+        queries=queries.flatten().to(put),
+        keys=keys.flatten().to(put),
+        padding=place[~valid[:, None, None, :].expand(place.shape)].to(put),
+        back=place.permute(0, 3, 1, 2)[valid].flatten().to(put),
+        keys_back=key_place[own < lengths[:, None]].flatten().to(put),
+        bias=bias.repeat(heads // key_heads, 1).to(like),
+    )
+
+
+def indexed(layout: RowLayout, heads: int, key_heads: int, like: Tensor) -> list[tuple[Block, BlockIndex]]:
+    """The row's blocks with their indices on the device of `like`, made at the first layer and kept for the others."""
+    kept: list[tuple[Block, BlockIndex]] | None = layout.cache.get((heads, key_heads))
+    if kept is None:
+        kept = [(block, _index(block, heads, key_heads, like)) for block in layout.blocks(heads)]
+        layout.cache[heads, key_heads] = kept
+    return kept

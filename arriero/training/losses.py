@@ -1,0 +1,81 @@
+"""Summed cross-entropy with its gradient computed along with it, slice by slice.
+
+HeadLoss    of the language-model head's product: the logits never exist as a whole
+LogitsLoss  of logits, for heads that do more than one matrix product
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SLICE = 256  # rows of logits at a time
+CACHED = 16  # of them in float32 on a CPU
+
+
+class HeadLoss(torch.autograd.Function):
+    """Summed cross-entropy, in nats, of hidden (tokens, size) @ weight^T (vocabulary, size) against targets (tokens,).
+
+    Computes the gradient of hidden along with the loss, slice by slice, so that logits, their float32 copy and their
+    gradient exist for SLICE tokens only. weight is frozen.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """A float32 scalar."""
+        to_hidden = torch.empty_like(hidden)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for at in range(0, len(hidden), SLICE):
+            part = slice(at, at + SLICE)
+            logits = hidden[part] @ weight.t()
+            total += loss_into_gradient(logits, targets[part], logits)
+            torch.mm(logits, weight, out=to_hidden[part])
+        ctx.save_for_backward(to_hidden)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of hidden."""
+        return ctx.saved_tensors[0] * grads[0], None, None
+
+
+class LogitsLoss(torch.autograd.Function):
+    """The same from logits (tokens, vocabulary), for heads that do more than one matrix product."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """A float32 scalar; the gradient has the type of the logits."""
+        to_logits = torch.empty_like(logits)
+        total = logits.new_zeros((), dtype=torch.float32)
+        for at in range(0, len(logits), SLICE):
+            part = slice(at, at + SLICE)
+            total += loss_into_gradient(logits[part], targets[part], to_logits[part])
+        ctx.save_for_backward(to_logits)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Gradient of the logits."""
+        return ctx.saved_tensors[0] * grads[0], None
+
+
+def loss_into_gradient(logits: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+    """Summed cross-entropy in nats, float32, of logits (tokens, vocabulary); writes its gradient into `gradient`.
+
+    That may be the logits themselves. On a CPU a few tokens at a time, whose float32 copies stay in its cache.
+    """
+    total = logits.new_zeros((), dtype=torch.float32)
+    size = CACHED if logits.device.type == "cpu" else len(logits)
+    for at in range(0, len(logits), size):
+        part = slice(at, at + size)
+        wide = logits[part].float()
+        target = targets[part, None]
+        picked, largest = wide.gather(1, target), wide.amax(1, keepdim=True)
+        probabilities = torch.softmax(wide, 1)
+        # of the largest logit, since its probability cannot be rounded to 0
+        log_norm = largest - probabilities.amax(1, keepdim=True).log()
+        total += (log_norm - picked).sum()
+        gradient[part] = probabilities.scatter_add_(1, target, torch.full_like(picked, -1))
+    return total

@@ -1,0 +1,193 @@
+"""Some examples computed twice: under the plan, and plainly, alone, with nothing but the model's own pieces.
+
+What rounding explains is measured: the plain computation a second time, from states that differ by one rounding. A
+difference larger than TIMES that, in any layer, forwards or backwards, or in any gradient, is a fault.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os.path import commonprefix
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arriero.prompt import Rendered
+from arriero.training.kernels import Kernels
+from arriero.training.planning.mode import Mode
+from arriero.training.planning.plan import Plan
+from arriero.training.setup.trace import Sample, Trace, trace
+from arriero.training.steps import Steps
+
+TIMES = 3.0
+FLOOR = 1e-4  # relative; below it nothing is a fault, and sums in float32 in another order stay below it
+BESIDE = 8  # tokens of the examples beside the one that is looked at
+MOST = 512  # tokens of an example that goes through all layers
+TINY = 1e-30
+PART, LEAST = 5, 2  # what rounding explains is measured in the first fifth of the layers, in two at least
+PLAIN = Mode("padded", "plain", own_attention=False)
+Differences = dict[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far the plan's computation is from the plain one.
+
+    `loss_difference` and `gradient_difference` (of all gradients together) are relative, `tolerance` is what rounding
+    explains of the latter, times TIMES. `worst` is the largest difference of a layer or parameter, in multiples of what
+    rounding explains there, `where` names it. `leaked` is the largest gradient from one example to another.
+    """
+
+    loss_difference: float = 0.0
+    gradient_difference: float = 0.0
+    tolerance: float = 0.0
+    worst: float = 0.0
+    where: str = ""
+    leaked: float = 0.0
+    fell_back: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether all differences are what rounding explains, and examples leave each other alone."""
+        return self.worst <= TIMES and self.leaked == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The plain computation of every sample, and the same a second time, rounded otherwise."""
+
+    traces: tuple[Trace, ...]
+    rounded: tuple[Trace, ...]
+
+
+def samples(examples: Sequence[Rendered], model: Any) -> tuple[Sample, Sample]:
+    """The shortest example through all layers, between two others; the longest through the first layer of each kind.
+
+    What depends on the length is positions and masks, and those are alike in all layers of a kind.
+    """
+    kinds = list(getattr(model.config.get_text_config(), "layer_types", None) or ["attention"])
+    by_length = sorted(examples, key=lambda example: len(example.ids))
+    target = _cut(by_length[0])
+    others = [_bystander(example, target) for example in by_length[1:3]]
+    shortest = (*others[:1], target, *others[1:])
+    longest = (_bystander(by_length[0], by_length[-1]), by_length[-1])
+    return Sample(shortest, len(others[:1])), Sample(longest, 1, 1 + max(map(kinds.index, kinds)))
+
+
+def _bystander(example: Rendered, target: Rendered) -> Rendered:
+    """A few tokens behind what the example shares with the target, with no loss."""
+    common = len(commonprefix([example.ids, target.ids]))  # noqa: RUF071  of any sequences, not only text
+    end = min(example.spans[0][0], target.spans[0][0], common) + BESIDE
+    ids = example.ids[:end]
+    return Rendered(ids, ((len(ids) - 1, len(ids) - 1),))
+
+
+def _cut(example: Rendered) -> Rendered:
+    """Its first MOST tokens; some of them are learned."""
+    return example if len(example.ids) <= MOST else Rendered(example.ids[:MOST], ((MOST // 2, MOST),))
+
+
+def reference(model: Any, tried: Sequence[Sample]) -> Reference:
+    """Compute `tried` plainly; LoRA matrices should not be zero."""
+    layers = model.config.get_text_config().num_hidden_layers
+    steps = Steps(model, Plan(PLAIN, 1, layers), Kernels(None))
+    traces = tuple(trace(steps, sample.alone) for sample in tried)
+    depths = (max(LEAST, layers // PART), tried[1].depth)
+    again = (
+        trace(steps, replace(one.alone, depth=depth), list(map(_rounded, own.given)))
+        for one, own, depth in zip(tried, traces, depths, strict=True)
+    )
+    return Reference(traces, tuple(again))
+
+
+def _rounded(state: Tensor) -> Tensor:
+    """Every number moved by up to one unit in its last place, at random."""
+    noise = torch.rand(state.shape, generator=torch.Generator().manual_seed(3)).to(state.device) * 2 - 1
+    return (state.float() * (1 + torch.finfo(state.dtype).eps * noise)).to(state.dtype)
+
+
+def verify(plain: Reference, ours: Sequence[Trace]) -> Verification:
+    """Compare computations of the same samples."""
+    first, mine = plain.traces[0], ours[0]
+    loss = _relative(mine.loss, first.loss)
+    worst, where = loss / max(torch.finfo(mine.dtype).eps, FLOOR / TIMES), "loss of the shortest example"
+    for own, rounded, seen, name in zip(plain.traces, plain.rounded, ours, ("shortest", "longest"), strict=True):
+        times, place = _worst(_differences(seen, own), _differences(rounded, own, some=True))
+        if times > worst:
+            worst, where = times, f"{place} of the {name} example"
+    return Verification(
+        loss_difference=loss,
+        gradient_difference=_together(mine, first),
+        tolerance=max(TIMES * _together(plain.rounded[0], first), FLOOR),
+        worst=worst,
+        where=where,
+        leaked=max(seen.leaked for seen in ours),
+    )
+
+
+def _worst(found: Differences, explained: Differences) -> tuple[float, str]:
+    """The largest difference in multiples of what rounding explains there, and where it is.
+
+    Where that was measured, it counts if it is more than usual; elsewhere, the most that it explains of its kind.
+    """
+    kinds: dict[tuple[str, str], list[float]] = {}
+    for (group, name), value in explained.items():
+        kinds.setdefault((group, _kind(name)), []).append(value)
+    worst, where = 0.0, ""
+    for (group, name), value in found.items():
+        measured = kinds.get((group, _kind(name)), [0.0])
+        rounding = max(explained.get((group, name), max(measured)), statistics.median(measured), FLOOR / TIMES)
+        times = math.inf if math.isnan(value) else value / rounding
+        if times > worst:
+            worst, where = times, f"{group} {name}"
+    return worst, where
+
+
+def _kind(name: str) -> str:
+    """A parameter's name without the numbers of layers and experts."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())
+
+
+def failed(verification: Verification) -> Verification:
+    """The same, once the run has fallen back to the plain computation."""
+    return replace(verification, fell_back=True)
+
+
+def _differences(seen: Trace, own: Trace, *, some: bool = False) -> Differences:
+    """All relative differences by group and name: per layer the largest of a token's, per parameter its whole.
+
+    With `some`, only of what `seen` has; else a parameter without a gradient differs by all that it should have had.
+    """
+    found: Differences = {}
+    for number, (mine, other) in enumerate(zip(seen.updates, own.updates, strict=not some)):
+        found["output of layer", str(number)] = _of_tokens(mine, other)
+    for number, (mine, other) in enumerate(zip(seen.gradients, own.gradients, strict=not some)):
+        found["gradient at layer", str(number)] = _of_tokens(mine, other)
+    for name, gradient in own.parameters.items():
+        if name in seen.parameters:
+            found["gradient of", name] = float((seen.parameters[name] - gradient).norm() / (gradient.norm() + TINY))
+        elif not some:
+            found["gradient of", name] = 1.0
+    return found
+
+
+def _of_tokens(seen: Tensor, own: Tensor) -> float:
+    """The largest relative difference of a token's, among those that have a thousandth of the usual size."""
+    sizes = own.norm(dim=-1)
+    return float(((seen - own).norm(dim=-1) / (sizes.clamp_min(float(sizes.mean()) * 1e-3) + TINY)).max())
+
+
+def _relative(seen: float | None, own: float | None) -> float:
+    return 0.0 if seen is None or own is None else abs(seen - own) / (abs(own) + TINY)
+
+
+def _together(seen: Trace, own: Trace) -> float:
+    """Relative difference of all gradients that were seen."""
+    pairs = [(gradient, own.parameters[name]) for name, gradient in seen.parameters.items() if name in own.parameters]
+    apart = sum(float((mine - other).norm()) ** 2 for mine, other in pairs)
+    whole = sum(float(other.norm()) ** 2 for _, other in pairs)
+    return math.sqrt(apart / (whole + TINY))

@@ -1,0 +1,81 @@
+"""What is asked of an answer's form: a schema that is none is refused with its place, turns in a row are one turn."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from arriero.engines.grammar import check as check_by_llguidance
+from arriero.engines.openvino.grammar import grammar as check_by_openvino
+from tests.conftest import TOOL_TEMPLATE, ScriptedEngine
+from tests.schemas import broken_schemas, json_values, schemas
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+class StrictEngine(ScriptedEngine):
+    """Takes a constraint only if each library's conversion does, as the engines do."""
+
+    def submit(self, prompt_ids, sampling, **options):
+        if options["constraint"] is not None:
+            check_by_openvino(options["constraint"])
+            check_by_llguidance(options["constraint"])
+        return super().submit(prompt_ids, sampling, **options)
+
+
+@pytest.fixture
+def client(client_of, scripted_chat):
+    chat = scripted_chat(template=TOOL_TEMPLATE)
+    chat.engine = StrictEngine("{}")
+    return client_of(chat=chat)
+
+
+def asked(schema):
+    """Each place of the API that takes a schema: (path, body, the parameter that is named)."""
+    tool = {"type": "function", "function": {"name": "t", "parameters": schema}}
+    chat = {"model": "tiny", "messages": HELLO}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    yield "/v1/chat/completions", {**chat, "response_format": wanted}, "response_format.json_schema.schema"
+    yield "/v1/chat/completions", {**chat, "tools": [tool]}, "tools"
+    yield "/v1/chat/completions", {**chat, "tools": [tool], "tool_choice": "required"}, "tools"
+    yield "/tokenize", {**chat, "response_format": wanted}, "response_format.json_schema.schema"
+    text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    yield "/v1/responses", {"model": "tiny", "input": "hi", "text": text}, "text.format.schema"
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"type": "object", "properties": []}, "#/properties"),
+        ({"type": "object", "properties": {"a": {"minLength": "3"}}}, "#/properties/a/minLength"),
+        ({"type": "object", "properties": {"a": {"$ref": {}}}}, "#/properties/a/$ref"),
+    ],
+)
+def test_a_schema_of_wrong_types_is_a_bad_request_that_names_the_place(client, schema, place):
+    """It was HTTP 500 on the OpenVINO engine."""
+    for path, body, param in asked(schema):
+        response = client.post(path, json=body)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, param)
+        assert f"is wrong at {place}: " in error["message"]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(schemas() | broken_schemas() | json_values())
+def test_any_json_as_a_schema_is_answered_or_a_bad_request(client, schema):
+    for path, body, _ in asked(schema):
+        response = client.post(path, content=json.dumps(body))
+        assert response.status_code in (200, 400), response.text
+
+
+def test_messages_of_one_role_in_a_row_are_the_same_prompt_in_responses_as_in_chat_completions(client):
+    """Responses refused them: turn 2 must come from the assistant, got user."""
+    turns = [{"role": role, "content": text} for role, text in [("system", "b"), ("user", "c"), ("user", "d")]]
+    body = {"model": "tiny", "instructions": "a", "input": turns}
+    assert client.post("/v1/responses", json=body).status_code == 200
+    messages = [{"role": "system", "content": "a"}, *turns]
+    assert client.post("/v1/chat/completions", json={"model": "tiny", "messages": messages}).status_code == 200
+    one, other = (ids for ids, _, _ in client.app.state.service.models.default.chat.engine.asked)
+    assert one == other
