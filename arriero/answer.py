@@ -25,7 +25,8 @@ from arriero.prompt import CallReader, Part, Renderer, Wanted
 class Reply:
     """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`.
 
-    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls".
+    Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls". `stop` is the
+    stop string at which it was cut, if it was.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Reply:
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str | None = None
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> Reply:
@@ -46,6 +48,7 @@ class Reply:
             last.usage,
             tuple(call for piece in pieces for call in piece.tool_calls),
             tuple(token for piece in pieces for token in piece.logprobs),
+            last.stop,
         )
 
     @property
@@ -112,6 +115,17 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         """The token counts so far."""
         return Usage(self._generation.prompt_tokens, self._generation.completion_tokens)
 
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob]:
+        """Where they were asked for, those of the prompt's tokens but the first; complete from the first piece on."""
+        return self._generation.prompt_logprobs
+
+    @property
+    def end_logprob(self) -> TokenLogprob | None:
+        """Where asked for and already there, that of the token that ended the turn, which is in no piece."""
+        last = self._generation.logprobs[-1:]
+        return last[0] if last and self._answer.ends(last[0].token_id) else None
+
     def when_done(self, call: Callable[[], None]) -> None:
         """Have `call` called once, from some thread, when the engine has ended its work on this answer."""
         self._generation.when_done(call)
@@ -155,6 +169,10 @@ class _Answer:
         """Whether a stop string has been found, or as many calls have been made as may be."""
         return self._filter.stopped or self._complete
 
+    def ends(self, token: int) -> bool:
+        """Whether this token ends a turn."""
+        return token in self._end
+
     def push(self, token: int) -> Piece | None:
         """The piece that became certain with this token, if any."""
         self._tokens += 1
@@ -181,7 +199,8 @@ class _Answer:
         reason = "stop" if self.stopped else self._generation.finish_reason
         if reason == "stop" and self._calls and not (self._reader and self._reader.unfinished):
             reason = "tool_calls"
-        return replace(piece, finish_reason=reason, usage=Usage(self._generation.prompt_tokens, self._tokens))
+        usage = Usage(self._generation.prompt_tokens, self._tokens)
+        return replace(piece, finish_reason=reason, usage=usage, stop=self._filter.matched)
 
     def _read(self, text: str) -> list[Part]:
         if not text:

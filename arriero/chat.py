@@ -123,13 +123,45 @@ class Chat:
         return self._start(self.render(messages, **form), sampling, wanted, logprobs)
 
     def stream_ids(
-        self, prompt_ids: Sequence[int], sampling: Sampling | None = None, *, logprobs: int | None = None
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> Stream:
-        """Go on from prompt ids as they are, without the chat template; otherwise as `stream`."""
+        """Go on from prompt ids as they are, without the chat template; otherwise as `stream`.
+
+        `prompt_logprobs` asks for the log-probabilities of the prompt too, see `Stream.prompt_logprobs`.
+        """
+        self._check_prompt(prompt_ids)
+        return self._start(list(prompt_ids), sampling, Wanted(), logprobs, prompt_logprobs=prompt_logprobs)
+
+    def score_ids(self, prompt_ids: Sequence[int], *, logprobs: int = 0) -> Stream:
+        """The log-probabilities of prompt ids, with that many alternatives for each, and no answer.
+
+        They are the stream's `prompt_logprobs` once it has ended. Raises as `stream_ids`.
+        """
+        self._check_prompt(prompt_ids)
+        sampling = Sampling(temperature=0.0).over(self.defaults)
+        self._check(sampling, logprobs)
+        if len(prompt_ids) > self.window:
+            raise ContextLengthError(len(prompt_ids), 0, self.window)
+        request = partial(
+            self.engine.submit,
+            list(prompt_ids),
+            sampling,
+            max_new_tokens=0,
+            adapter=self.adapter,
+            logprobs=logprobs,
+            prompt_logprobs=True,
+        )
+        return Stream(self._submit(len(prompt_ids), request), self.renderer, (), Wanted())
+
+    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
             raise UsageError("a prompt needs at least one token")
         self.check_ids(prompt_ids)
-        return self._start(list(prompt_ids), sampling, Wanted(), logprobs)
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise UsageError for what is no token of this model."""
@@ -137,7 +169,15 @@ class Chat:
         if not all(type(token) is int and 0 <= token < known for token in ids):
             raise UsageError(f"token ids go from 0 to {known - 1} here, got {reprlib.repr(list(ids))}")
 
-    def _start(self, prompt_ids: list[int], sampling: Sampling | None, wanted: Wanted, logprobs: int | None) -> Stream:
+    def _start(
+        self,
+        prompt_ids: list[int],
+        sampling: Sampling | None,
+        wanted: Wanted,
+        logprobs: int | None,
+        *,
+        prompt_logprobs: bool = False,
+    ) -> Stream:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
         constraint = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
@@ -150,6 +190,7 @@ class Chat:
             adapter=self.adapter,
             constraint=constraint,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
         stream = Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, wanted)
         stream.clamped = limit if limit < (chosen.max_new_tokens or 0) else None

@@ -3,6 +3,7 @@
     ArrieroError                    exit code 1: something went wrong and this is what to do about it
     ├── UsageError                  2: an argument makes no sense
     │   ├── ContextLengthError      2: the prompt does not fit the model's window
+    │   ├── TooLongError            2: a text does not fit the embedding model's window
     │   └── UnsupportedError        2: the engine does not do what a request asks for
     ├── DataError                   1: a data file cannot be used; carries file and row
     ├── ContractError               1: an adapter was trained for another model or another prompt
@@ -57,6 +58,17 @@ class ContextLengthError(UsageError):
         self.prompt_tokens = prompt_tokens
         self.max_new_tokens = max_new_tokens
         self.window = window
+
+
+class TooLongError(UsageError):
+    """A text, the one of that 0-based number, exceeds an embedding model's window; both in tokens."""
+
+    def __init__(self, number: int, tokens: int, window: int) -> None:
+        super().__init__(
+            f"text {number} has {tokens} tokens, but the embedding model's window holds {window}",
+            hint="split it into shorter texts",
+        )
+        self.number = number
 
 
 class UnsupportedError(UsageError):

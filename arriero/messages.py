@@ -276,7 +276,8 @@ class Piece:
 
     The last piece of a stream carries `finish_reason` and `usage`; its text may be empty. `logprobs`, where asked for,
     are those of the tokens since the last piece. Calls of tools come twice: as they are made in `call_deltas`, at most
-    one a call, and whole in `tool_calls`, with the piece that ends their arguments, the last one at the latest.
+    one a call, and whole in `tool_calls`, with the piece that ends their arguments, the last one at the latest. `stop`,
+    with the last piece, is the stop string at which the answer was cut.
     """
 
     text: str
@@ -285,3 +286,4 @@ class Piece:
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     call_deltas: tuple[CallDelta, ...] = ()
+    stop: str | None = None

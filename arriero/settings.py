@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
+EMBEDDING_MODEL = "all-minilm-l6-v2"
 
 
 def home() -> Path:

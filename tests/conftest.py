@@ -23,6 +23,8 @@ from arriero.engines import Generation
 from arriero.engines.base import Adapter, Feature, check_own, require
 from arriero.messages import Sampling, TokenLogprob
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
+from tests.embeddings.tiny import build_embedding_model
+from tests.real import linked
 
 # How long an example takes is the machine's business. .ci/run takes the same examples every time.
 settings.register_profile("arriero", deadline=None, derandomize="HYPOTHESIS_DERANDOMIZE" in os.environ)
@@ -30,7 +32,6 @@ settings.load_profile("arriero")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or every program the tests start would ignore Ctrl-C
 
-USER_HOME = os.environ.get("ARRIERO_HOME")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIALS = ["<pad>", "<s>", "</s>", "<sys>", "<user>", "<bot>"]
 # ids:          0      1       2        3        4         5;  then one id for each byte: 6 + byte
@@ -125,6 +126,12 @@ def other_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def embedding_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny embedding model on disk, called "words"."""
+    return build_embedding_model(tmp_path_factory.mktemp("models") / "words")
+
+
+@pytest.fixture(scope="session")
 def llama_tokenizer():
     """The real Llama 3.1 tokenizer, built from Meta's package, with the model's own chat template."""
     from importlib.resources import files
@@ -161,17 +168,8 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def embedded_model(session_home: Path) -> Path:
-    """The real embedded model (marker `model`), as `make test` downloaded it; under the tests' home by a link."""
-    from arriero import hub
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("ARRIERO_HOME")
-        if USER_HOME is not None:
-            patch.setenv("ARRIERO_HOME", USER_HOME)
-        path = hub.resolve("smollm2-135m-instruct").resolve()
-    (session_home / "models").mkdir(parents=True, exist_ok=True)
-    (session_home / "models" / path.name).symlink_to(path)
-    return path
+    """The real embedded model (marker `model`), as `make test` downloaded it."""
+    return linked(session_home, "smollm2-135m-instruct").resolve()
 
 
 @pytest.fixture
@@ -215,8 +213,8 @@ class ScriptedEngine:
 
     `gate` holds the answer back before the token of that index until `release` is set, so tests can act in the
     middle of an answer without sleeping. What it was asked is kept in `asked` and `options`. The n-th token has the
-    log-probability -n. `encode` makes tokens of an answer, `end` ends it. It claims to have every feature. `adapters`
-    are the handles it has given out and that somebody still holds.
+    log-probability -n, those of a prompt have -0.5. `encode` makes tokens of an answer, `end` ends it. It claims to
+    have every feature. `adapters` are the handles it has given out and that somebody still holds.
     """
 
     name = "scripted"
@@ -244,6 +242,8 @@ class ScriptedEngine:
         answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
         generation = Generation(len(prompt_ids))
         generation.wanted = options.get("logprobs")
+        if options.get("prompt_logprobs"):
+            generation.prompt_logprobs += [TokenLogprob(token, -0.5) for token in prompt_ids[1:]]
         self.generations.append(generation)
         threading.Thread(target=self._answer, args=(generation, answer, max_new_tokens), daemon=True).start()
         return generation

@@ -17,7 +17,6 @@ PATTERNS = [
     "a{3,2}",
     "a{1,99999999999}",
     r"\d{2}(?=x)",
-    r"\p{L}",
     "(?i)a",
 ]
 REFERENCES = ["#", "#/$defs/a", "#/properties/a", "#/default", "#/enum/0", "#/$defs/a/items", "https://x.invalid/", "b"]

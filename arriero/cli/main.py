@@ -113,6 +113,7 @@ app.command(
     help_epilogue=examples(
         "serve",
         "serve --adapter tomas=runs/llama-driver --adapter huanhuan=runs/huanhuan --port 8000",
+        "serve --embedding all-minilm-l6-v2",
         "serve --host 0.0.0.0 --api-key-file keys.txt --tls-certfile server.pem",
     ),
 )

@@ -97,12 +97,15 @@ class ServedOptions(EngineOptions):
     system
         System prompt of all models. Default: the one each adapter, also a merged one, was trained with, or the chat
         template's own.
+    embedding
+        An embedding model for /v1/embeddings: all-minilm-l6-v2, a repository id or a directory. Default: none.
 
     """
 
     model: str | None = None
     adapter: Texts = ()
     system: str | None = None
+    embedding: str | None = None
 
 
 def examples(*commands: str) -> str:

@@ -200,10 +200,12 @@ def _named(given: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
-    """The base model and all adapters; the first one is the default."""
+    """The base model and all adapters, the first one of which is the default, and the embedding model."""
     from arriero.chat import load
+    from arriero.embeddings import Embedder
     from arriero.server.models import Models
 
+    embedder = Embedder(options.embedding) if options.embedding is not None else None  # it loads beside the other
     name, directory = next(iter(adapters.items()), (None, None))
     others = list(adapters.items())[1:]
     chat = load(
@@ -216,7 +218,9 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
         room_for=[place for _, place in others],
     )
     try:
-        models = Models(chat, name=name, system=options.system)
+        models = Models(chat, name=name, system=options.system, embedder=embedder)
+        if embedder is not None:
+            embedder.wait()
         for other, place in others:
             models.load(other, place)
     except BaseException:

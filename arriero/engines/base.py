@@ -31,6 +31,7 @@ Feature = Literal[
     "logprobs",
     "top_logprobs",
     "constraint",
+    "prompt_logprobs",
 ]
 
 
@@ -50,7 +51,8 @@ class Generation:
 
     Iterate it with `for` or `async for`. Once it is exhausted `finish_reason` is set; an engine's failure is raised
     from the iteration. `cancel()` may be called at any time from any thread and frees the engine's work.
-    `logprobs` holds one entry for each id so far where they were asked for, else nothing.
+    `logprobs` holds one entry for each id so far where they were asked for, else nothing. `prompt_logprobs` likewise
+    holds one for each id of the prompt but the first, complete before the first id is generated.
     """
 
     def __init__(self, prompt_tokens: int) -> None:
@@ -58,6 +60,7 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self.cancelled = False
         self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
         self._ids: list[int] = []
         self._error: ArrieroError | None = None
         self._changed = threading.Condition()
@@ -218,13 +221,15 @@ class Engine(Protocol):
         adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> Generation:
         """Start generating at most `max_new_tokens` ids after `prompt_ids`; returns at once.
 
         `sampling` is complete: no field but `seed` is None. Stop strings are not the engine's business. `adapter` is
         one that this engine has loaded, None for the base model. With a `constraint` the ids spell what it allows and
-        the end of the turn. `logprobs` asks for log-probabilities, with that many alternatives for each token. Raises
-        UnsupportedError for a feature that this engine lacks and UsageError for the adapter of another engine.
+        the end of the turn. `logprobs` asks for log-probabilities, with that many alternatives for each token, and
+        `prompt_logprobs` for those of the prompt's tokens too, with as many; only then may `max_new_tokens` be 0.
+        Raises UnsupportedError for a feature that this engine lacks and UsageError for the adapter of another engine.
         """
         ...
 
@@ -248,7 +253,14 @@ def check_own(adapter: Adapter | None, own: Container[Adapter]) -> None:
         )
 
 
-def require(engine: Engine, sampling: Sampling, constraint: Constraint | None, logprobs: int | None) -> None:
+def require(
+    engine: Engine,
+    sampling: Sampling,
+    constraint: Constraint | None,
+    logprobs: int | None,
+    *,
+    prompt_logprobs: bool = False,
+) -> None:
     """Raise UnsupportedError for the first feature that a request needs and `engine` lacks."""
     needed: dict[Feature, bool] = {
         "min_p": bool(sampling.min_p),
@@ -258,6 +270,7 @@ def require(engine: Engine, sampling: Sampling, constraint: Constraint | None, l
         "logprobs": logprobs is not None,
         "top_logprobs": bool(logprobs),
         "constraint": constraint is not None,
+        "prompt_logprobs": prompt_logprobs,
     }
     for feature, wanted in needed.items():
         if wanted and feature not in engine.features:

@@ -25,7 +25,8 @@ from arriero.prompt import load_tokenizer
 
 WHITESPACE = r"[ \n\t]{0,40}"  # between the parts of JSON; without a limit a weak model writes blank lines for ever
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in our grammar, which nobody has seen
-LISTING = re.compile(r"\n\s*1 \| start:")
+LISTING = re.compile(r"\n\s*1 \| start:|\n<state>")
+DEAD_END = "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
 
 
 class Grammar:
@@ -62,7 +63,11 @@ class Grammars:
 
     def make(self, constraint: Constraint) -> Grammar:
         """The grammar of one answer, at its beginning."""
-        return Grammar(self._tokenizer, lark(constraint))
+        return self.read(lark(constraint))
+
+    def read(self, text: str) -> Grammar:
+        """The same from what `lark` made."""
+        return Grammar(self._tokenizer, text)
 
     @functools.cached_property
     def _tokenizer(self) -> LLTokenizer:
@@ -88,9 +93,8 @@ def _problem(text: str) -> str:
 def _problem_of(matcher: LLMatcher) -> str:
     if not matcher.is_error():
         return ""
-    if matcher.stop_reason() == "NoExtensionBias":
-        return "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
-    return " ".join(PLACE.sub("", LISTING.split(matcher.get_error())[0]).split())
+    problem = " ".join(PLACE.sub("", LISTING.split(matcher.get_error())[0]).split())
+    return DEAD_END if problem == "NoExtensionBias" else problem
 
 
 def lark(constraint: Constraint) -> str:

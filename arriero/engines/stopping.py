@@ -15,7 +15,12 @@ class StopFilter:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
         self._held = ""
-        self.stopped = False
+        self.matched: str | None = None  # the stop string at which the text was cut
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been found."""
+        return self.matched is not None
 
     def push(self, text: str) -> str:
         """Add text; returns what is certain not to belong to a stop string."""
@@ -24,8 +29,9 @@ class StopFilter:
         self._held += text
         found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            out, self._held = self._held[: min(found)[1]], ""
+            end, start = min(found)
+            self.matched = self._held[start:end]
+            out, self._held = self._held[:start], ""
             return out
         keep = self._overlap()
         cut = len(self._held) - keep

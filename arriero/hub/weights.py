@@ -49,21 +49,27 @@ def window(model_dir: Path) -> int:
     raise ArrieroError(f"{model_dir / 'config.json'} does not say how many tokens the model can read")
 
 
-def load_weights(model_dir: Path, **options: Any) -> PreTrainedModel:
+def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> PreTrainedModel:
     """The model, from safetensors on disk only and without running code that came with it.
 
-    `options` go to `from_pretrained`. Raises ArrieroError where the weights are damaged or of an unknown kind,
-    MemoryLimitError where they do not fit.
+    `headless` gives hidden states instead of logits. `options` go to `from_pretrained`. Raises ArrieroError where the
+    weights are damaged, incomplete or of an unknown kind, MemoryLimitError where they do not fit.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    kind = AutoModel if headless else AutoModelForCausalLM
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model_dir, local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
+        model, loading = kind.from_pretrained(
+            model_dir,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryLimitError(f"{model_dir.name} does not fit into memory: {error}") from error
@@ -74,7 +80,15 @@ def load_weights(model_dir: Path, **options: Any) -> PreTrainedModel:
             f"{model_dir.name} cannot be loaded: {error}",
             hint=f"arriero models verify {model_dir.name}; models that need code of their own are not run",
         ) from error
-    return model
+    # transformers makes up at random what is missing; BERT's pooler is no part of hidden states, and often left out
+    missing = [name for name in loading["missing_keys"] if not name.startswith("pooler.")]
+    if missing:
+        raise ArrieroError(
+            f"{model_dir.name} lacks {len(missing)} of its weights, {min(missing)} among them",
+            hint=f"arriero models verify {model_dir.name}, or download it again",
+        )
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, adapter_dir: Path, name: str = "default") -> PeftModel:

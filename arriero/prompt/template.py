@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,12 @@ class Template:
                 add_generation_prompt=answer_follows,
                 **self._context,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:  # templates fail in all these ways
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:  # templates fail in all these ways
             raise UsageError(f"the chat template refuses this conversation: {error}") from error
         return text
 
@@ -125,8 +131,8 @@ def as_json(value: object) -> str:
     """JSON as chat templates write it; raises UsageError for what JSON cannot express."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"this cannot be written as JSON: {error}, got {value!r}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"this cannot be written as JSON: {error}, got {reprlib.repr(value)}") from error
 
 
 def _as_it_is(value: Any) -> Any:

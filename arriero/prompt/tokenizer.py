@@ -13,9 +13,20 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model that answers; as `read_tokenizer`, and UsageError when it has no chat template."""
+    tokenizer = read_tokenizer(model_dir)
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"the tokenizer in {model_dir} has no chat template: this is a base model, not an instruct model",
+            hint="choose the -Instruct version of the model",
+        )
+    return tokenizer
+
+
+def read_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a model directory, from disk only, without running code that came with the model.
 
-    Raises ArrieroError when it cannot be read and UsageError when it has no chat template.
+    Raises ArrieroError when it cannot be read and UsageError when it has no fast version.
     """
     import transformers
 
@@ -29,11 +40,6 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
         ) from error
     if not tokenizer.is_fast:
         raise UsageError(f"the tokenizer in {model_dir} has no fast version; Arriero needs a tokenizer.json")
-    if not tokenizer.chat_template:
-        raise UsageError(
-            f"the tokenizer in {model_dir} has no chat template: this is a base model, not an instruct model",
-            hint="choose the -Instruct version of the model",
-        )
     loaded: PreTrainedTokenizerFast = tokenizer
     return loaded
 

@@ -102,6 +102,7 @@ class _Queued(Generation):
             self._door.loop.call_soon_threadsafe(leave)
 
     async def _pass_on(self, generation: Generation) -> None:
+        self.prompt_logprobs = generation.prompt_logprobs
         count = 0
         async for token in generation:
             self.push([token], generation.logprobs[count : count + 1])

@@ -109,6 +109,11 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
         self.record.completion_tokens += usage.completion_tokens
         self.record.finish_reasons.append(str(last.finish_reason))
 
+    @property
+    def prompt_tokens(self) -> int:
+        """The longest prompt's tokens; known from `start` on."""
+        return max(stream.usage.prompt_tokens for stream in self._streams)
+
     async def replies(self, receive: Receive) -> list[Reply]:
         """All answers whole, in order."""
         try:
@@ -136,7 +141,7 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
             return
         if self._ended < len(self._streams):
             self.record.finish_reasons.append("error" if self.failed else "cancelled")
-            self.record.prompt_tokens = max(stream.usage.prompt_tokens for stream in self._streams)
+            self.record.prompt_tokens = self.prompt_tokens
             self.record.completion_tokens = sum(stream.usage.completion_tokens for stream in self._streams)
         for reader in self._readers:
             reader.cancel()
@@ -151,9 +156,14 @@ def ending(last: Piece) -> tuple[WireReason, Usage]:
         raise EngineError("the answer ended without counts")
     reason = REASONS.get(last.finish_reason)
     if reason is None:
-        message = "the answer was broken off: the server is shutting down"
-        raise RequestError(message, status=503, code="broken_off", retry_after=1)
+        raise broken_off()
     return reason, last.usage
+
+
+def broken_off() -> RequestError:
+    """For what the server's end has cut short."""
+    message = "the answer was broken off: the server is shutting down"
+    return RequestError(message, status=503, code="broken_off", retry_after=1)
 
 
 class EventStream(StreamingResponse):

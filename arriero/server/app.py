@@ -20,7 +20,18 @@ from arriero.server.body import JsonRequest
 from arriero.server.gate import OPEN_PATHS, Gate
 from arriero.server.keys import Keys
 from arriero.server.models import Models
-from arriero.server.routes import catalogue, chat, completions, responses, state, tokens, tutorial
+from arriero.server.routes import (
+    anthropic,
+    catalogue,
+    chat,
+    completions,
+    embeddings,
+    ollama,
+    responses,
+    state,
+    tokens,
+    tutorial,
+)
 from arriero.server.service import Service
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -108,12 +119,14 @@ def create_app(
         )
     app.router.route_class = OwnRoute
     errors.add_handlers(app)
-    for room in (state, tutorial, chat, completions, responses, catalogue, tokens):
+    openai = (chat, completions, responses, embeddings, catalogue)
+    for room in (state, tutorial, *openai, tokens, anthropic, ollama):
         room.add_routes(app, service)
 
     @app.api_route("/v1/{_:path}", methods=METHODS, include_in_schema=False)
+    @app.api_route("/api/{_:path}", methods=METHODS, include_in_schema=False)
     async def unknown() -> None:
-        """OpenAI's paths that are not served stay errors in OpenAI's shape instead of becoming the page."""
+        """Paths of these APIs that are not served stay errors in their shapes instead of becoming the page."""
         raise HTTPException(404)
 
     return app

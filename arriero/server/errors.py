@@ -8,6 +8,9 @@
     503 server_error             loading, full, shutting down, out of memory; with Retry-After
     500 server_error             everything else; the log says what, the client is told nothing
 
+On the paths of other APIs the same statuses have their bodies: Anthropic's {"type": "error", "error": {"type",
+"message"}} (https://docs.anthropic.com/en/api/errors), Ollama's {"error": message}.
+
 Hints of errors are advice for the command line and are not sent.
 """
 
@@ -35,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+ANTHROPIC, OLLAMA = "/v1/messages", "/api/"  # what the paths of these APIs begin with
+NO_THREADS = "thread_unsupported_request"  # upon which Anthropic's clients send the whole conversation instead
+ANTHROPIC_KINDS = {404: "not_found_error", 413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
 
 
 class RequestError(UsageError):
@@ -107,6 +113,18 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def describe_at(path: str, error: Exception) -> tuple[int, dict[str, Any]]:
+    """`describe`, with the body in the shape of the API that `path` belongs to."""
+    status, body = describe(error)
+    message, code = body["error"]["message"], body["error"]["code"]
+    if path.startswith(ANTHROPIC):
+        fault = {"type": ANTHROPIC_KINDS.get(status, body["error"]["type"]), "message": message}
+        if code == NO_THREADS:
+            fault["details"] = {"error_code": code, "unsupported": [body["error"]["param"]]}
+        return status, {"type": "error", "error": fault}
+    return status, {"error": message} if path.startswith(OLLAMA) else body
+
+
 def add_handlers(app: FastAPI) -> None:
     """Give `app` this file's answer to every exception."""
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -124,12 +142,12 @@ async def _respond(request: Request, error: Exception) -> Response:
         headers, error = error.headers, _refused(request, error)
     elif isinstance(error, RequestValidationError):
         error = _invalid(error.errors(), error.body)
-    return response(error, headers)
+    return response(request.url.path, error, headers)
 
 
-def response(error: Exception, headers: Mapping[str, str] | None = None) -> Response:
-    """The whole response to a request that failed with `error`."""
-    status, body = describe(error)
+def response(path: str, error: Exception, headers: Mapping[str, str] | None = None) -> Response:
+    """The whole response to a request to `path` that failed with `error`."""
+    status, body = describe_at(path, error)
     after = (
         error.retry_after
         if isinstance(error, RequestError)

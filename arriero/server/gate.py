@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arriero.server.errors import RequestError, response
+from arriero.server.errors import ANTHROPIC, RequestError, response
 from arriero.server.keys import Caller
 from arriero.server.record import Record
 from arriero.server.service import Service
@@ -94,6 +94,8 @@ class Gate:
                 found["x-request-id"] = record.id
                 if record.clamped is not None:
                     found["x-arriero-clamped"] = f"max_tokens={record.clamped}"
+                if record.path.startswith(ANTHROPIC):
+                    found["request-id"] = record.id  # where its clients look for it
                 if self._allowed(origin):  # also on what never reaches the CORS middleware: refusals and failures
                     found.setdefault("access-control-allow-origin", origin)
                     found.setdefault("access-control-expose-headers", "x-request-id, x-arriero-clamped, retry-after")
@@ -142,7 +144,7 @@ class Gate:
         if error.status == 401:
             page = "text/html" in Headers(scope=scope).get("accept", "")
             challenge = {"www-authenticate": 'Basic realm="Arriero", charset="UTF-8"' if page else "Bearer"}
-        await response(error, challenge)(scope, receive, send)
+        await response(scope["path"], error, challenge)(scope, receive, send)
 
 
 def _limited(receive: Receive, limit: int, record: Record) -> Receive:

@@ -1,8 +1,9 @@
 """API keys: read from a file or the environment, compared in constant time, never written anywhere.
 
-A client sends one as `Authorization: Bearer KEY`. A browser, which asks its user, sends it as the password of HTTP
-Basic (https://www.rfc-editor.org/rfc/rfc7617, any user name) and gets a cookie for what it cannot send that header
-with, such as the page's WebSocket.
+A client sends one as `Authorization: Bearer KEY`, or, where it sends no such header, as `x-api-key: KEY`, which is
+Anthropic's way. A browser, which asks its user, sends it as the password of HTTP Basic
+(https://www.rfc-editor.org/rfc/rfc7617, any user name) and gets a cookie for what it cannot send that header with, such
+as the page's WebSocket.
 """
 
 from __future__ import annotations
@@ -52,7 +53,13 @@ class Keys:
     def caller(self, headers: Headers) -> Caller | None:
         """Who sent a request with these headers; None for nobody that is known here."""
         kind, _, rest = headers.get("authorization", "").partition(" ")
-        sent = rest.strip() if kind.lower() == "bearer" else _password(rest) if kind.lower() == "basic" else ""
+        match kind.lower():
+            case "bearer":
+                sent = rest.strip()
+            case "basic":
+                sent = _password(rest)
+            case _:
+                sent = headers.get("x-api-key", "")
         digest, cookie = _digest(sent), cookie_parser(headers.get("cookie", "")).get(COOKIE, "").encode()
         found = None
         for caller, known, good_cookie in self._callers:  # all of them: the time tells nothing

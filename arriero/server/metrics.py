@@ -10,6 +10,7 @@ from arriero.server.admission import Admission
 
 if TYPE_CHECKING:
     from arriero.server.answer import Answers
+    from arriero.server.record import Record
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 TOKEN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
@@ -28,6 +29,7 @@ class Metrics:
         self.finished = Counter(
             "arriero_answers", "Answers by finish reason", ["model", "finish_reason"], registry=registry
         )
+        self.texts = Counter("arriero_embeddings", "Texts that were embedded", ["model"], registry=registry)
         self.queue = Histogram("arriero_queue_seconds", "Time waiting for a place", buckets=SECONDS, registry=registry)
         self.first = Histogram(
             "arriero_time_to_first_token_seconds",
@@ -67,6 +69,13 @@ class Metrics:
             if record.completion_tokens > 1:
                 seconds = record.elapsed() - record.first_token_s
                 self.each.labels(model).observe(seconds / (record.completion_tokens - 1))
+
+    def embedded(self, record: Record, texts: int) -> None:
+        """Count a request of so many texts that became vectors."""
+        model = record.model or ""
+        self.texts.labels(model).inc(texts)
+        self.prompt.labels(model).inc(record.prompt_tokens)
+        self.total.labels(model).observe(record.elapsed())
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -1,4 +1,4 @@
-"""The models that requests name: the base model and its adapters, each a Chat over one engine."""
+"""The models that requests name: the base model and its adapters, each a Chat over one engine; perhaps an embedder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero.chat import Chat
-from arriero.errors import ArrieroError
+from arriero.embeddings import Embedder
+from arriero.errors import ArrieroError, UsageError
 from arriero.server.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -35,12 +36,19 @@ class Served:
 class Models:
     """The one place where models and adapters have names. From any number of threads; loading holds up nobody."""
 
-    def __init__(self, chat: Chat, *, name: str | None = None, system: str | None = None) -> None:
+    def __init__(
+        self, chat: Chat, *, name: str | None = None, system: str | None = None, embedder: Embedder | None = None
+    ) -> None:
         """Serve `chat`, the default, and where it has an adapter the base model too; `system` is for all of them.
 
-        `name` is that of the default's adapter, otherwise it goes by the last part of its directory.
+        `name` is that of the default's adapter, otherwise it goes by the last part of its directory. An `embedder` goes
+        by its own name, which must be no other's.
         """
         self._base = chat.model
+        self.embedder = embedder
+        self.created = int(time.time())
+        if embedder is not None and embedder.name == self._base:
+            raise UsageError(f"{self._base!r} is to answer, so it cannot be the embedding model as well")
         self._system = system
         self._served: dict[str, Served] = {}
         self._changing = threading.Lock()
@@ -63,17 +71,26 @@ class Models:
         """The model of that name; RequestError 404 where there is none."""
         served = self._served.get(name)
         if served is None:
-            raise RequestError(
-                f"the model {name!r} is not served here, but: {', '.join(self)}",
-                param="model",
-                code="model_not_found",
-                status=404,
-            )
+            if self.embedder is not None and name == self.embedder.name:
+                raise RequestError(
+                    f"{name!r} is for embeddings and answers nothing; answers: {', '.join(self)}", param="model"
+                )
+            raise _not_found(f"the model {name!r} is not served here, but: {', '.join(self)}")
         return served
 
+    def embedding(self, name: str | None) -> Embedder:
+        """The embedding model, if that is its name; None: whatever it is called. RequestError 404 otherwise."""
+        if self.embedder is None:
+            raise _not_found("no embedding model is served here; the server was started without --embedding")
+        if name not in (None, self.embedder.name):
+            raise _not_found(f"the embedding model {name!r} is not served here, but: {self.embedder.name}")
+        return self.embedder
+
     def close(self) -> None:
-        """Free the engine that all of them share."""
+        """Free the engine that all of them share, and the embedder."""
         self.default.chat.close()
+        if self.embedder is not None:
+            self.embedder.close()
 
     def add(self, name: str, directory: Path) -> bool:
         """Load an adapter, in place of one that has the name; returns whether there was one.
@@ -114,9 +131,10 @@ class Models:
         """A name that an adapter may have; RequestError for others, the base model's among them."""
         if not re.fullmatch(NAME, name):
             raise RequestError(f"a name has 1 to 64 letters, digits or any of . _ -, got {name!r}", param="name")
-        if name == self._base:
+        if name == self._base or (self.embedder is not None and name == self.embedder.name):
+            which = "base" if name == self._base else "embedding"
             raise RequestError(
-                f"{name!r} is the base model, so no adapter can be called that; give it another name",
+                f"{name!r} is the {which} model, so no adapter can be called that; give it another name",
                 param="name",
                 status=409,
             )
@@ -124,6 +142,10 @@ class Models:
 
     def _put(self, name: str, chat: Chat) -> None:
         self._served[name] = Served(name, chat, int(time.time()))
+
+
+def _not_found(message: str) -> RequestError:
+    return RequestError(message, param="model", code="model_not_found", status=404)
 
 
 def _without_paths(text: str) -> str:

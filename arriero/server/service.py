@@ -6,8 +6,9 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -15,15 +16,16 @@ from starlette.types import Scope
 
 from arriero.chat import Chat, Stream
 from arriero.engines import Generation
-from arriero.server.admission import Admission, Limits
+from arriero.server.admission import Admission, Limits, Ticket
 from arriero.server.admitted import AdmittedChat, Door
-from arriero.server.answer import Answers, while_connected
+from arriero.server.answer import Answers, broken_off, while_connected
 from arriero.server.errors import RequestError
 from arriero.server.keys import Keys
 from arriero.server.metrics import Metrics
 from arriero.server.models import Models, Served
 from arriero.server.record import Record
 
+T = TypeVar("T")
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldom of interest
 
 
@@ -39,6 +41,7 @@ class Service:
         self.loop: asyncio.AbstractEventLoop | None = None  # the server's, once it runs
         self._broken_off = False
         self._answers: dict[Record, Answers] = {}
+        self._computing: set[asyncio.Future[Any]] = set()  # what is no answer, but also breaks off
         self._queued: weakref.WeakSet[Generation] = weakref.WeakSet()  # of this process's own threads
 
     @property
@@ -77,6 +80,8 @@ class Service:
             answers.break_off()
         for generation in list(self._queued):
             generation.cancel()
+        for computing in self._computing:
+            computing.cancel()
 
     async def begin(self, request: Request, served: Served, start: Callable[[int], Stream], count: int = 1) -> Answers:
         """Answers to one request, `start(0)` to `start(count - 1)`, of which the first piece is already there.
@@ -85,14 +90,7 @@ class Service:
         the client goes away. `start` runs outside the event loop, for it renders the prompt.
         """
         record: Record = request.scope["record"]
-        record.model = served.name
-        try:
-            ticket = await while_connected(request.receive, self.admission.enter(record.caller.name, count))
-        except RequestError as error:
-            record.refused = error.code
-            raise
-        record.queue_s = record.elapsed()
-        self.metrics.queue.observe(record.queue_s)
+        ticket = await self._enter(request, served.name, count)
         streams: list[Stream] = []
 
         def make() -> None:
@@ -113,6 +111,35 @@ class Service:
             answers.close()
             raise
         return answers
+
+    async def compute(self, request: Request, name: str, submit: Callable[[], Future[T]]) -> T:
+        """The result of what `submit` begins in one place for the model `name`; cancelled when the client goes away."""
+        ticket = await self._enter(request, name, 1)
+        computing: asyncio.Future[T] | None = None
+        try:
+            computing = asyncio.wrap_future(submit())
+            self._computing.add(computing)
+            return await while_connected(request.receive, computing)
+        except asyncio.CancelledError:
+            if self._broken_off:
+                raise broken_off() from None
+            raise
+        finally:
+            self._computing.discard(computing)
+            ticket.leave()
+
+    async def _enter(self, request: Request, name: str, places: int) -> Ticket:
+        """Places for a request to the model `name`, noted in its record; waiting ends when the client goes away."""
+        record: Record = request.scope["record"]
+        record.model = name
+        try:
+            ticket = await while_connected(request.receive, self.admission.enter(record.caller.name, places))
+        except RequestError as error:
+            record.refused = error.code
+            raise
+        record.queue_s = record.elapsed()
+        self.metrics.queue.observe(record.queue_s)
+        return ticket
 
     def admitted(self, chat: Chat) -> Chat:
         """The same chat for who asks from a thread of this process: its answers take slots as those over HTTP do."""

@@ -50,6 +50,7 @@ def test_dropped_rows_are_told_with_their_reason(run, tmp_path, model_dir):
     code, out, err = run(file, "--model", model_dir)
     assert code == 0
     assert "dropped rows.json, row 8: the output is empty" in err
+    assert "system prompt: the chat template's own\n" in err
     assert "kept" in out
 
 

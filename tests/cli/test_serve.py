@@ -126,10 +126,11 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(capsys):
     assert f"--port {port + 1}" in err
 
 
-def test_the_whole_program_with_a_model_and_an_adapter(home, model_dir, trained_adapter, keys):
-    """Nothing is scripted: a tiny model, its adapter, a key, the page, and the signal that ends it all."""
+def test_the_whole_program_with_a_model_and_an_adapter(home, model_dir, embedding_dir, trained_adapter, keys):
+    """Nothing is scripted: tiny models, an adapter, a key, the page, and the signal that ends it all."""
     command = [sys.executable, "-m", "arriero.cli", "serve", "--model", str(model_dir), "--engine", "transformers"]
     options = ["--adapter", f"killa={trained_adapter}", "--port", "0", "--api-key-file", str(keys), "--log-json"]
+    options += ["--embedding", str(embedding_dir)]
     with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
@@ -140,7 +141,9 @@ def test_the_whole_program_with_a_model_and_an_adapter(home, model_dir, trained_
                     break
             url = lines[-1]["message"].partition(" at ")[2].partition(" ")[0]
             with httpx.Client(base_url=url, headers={"authorization": "Bearer anna-secret"}, timeout=60) as client:
-                assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["killa", "tiny"]
+                assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["killa", "tiny", "words"]
+                embedded = client.post("/v1/embeddings", json={"model": "words", "input": ["a", "vet"]}).json()
+                assert [len(entry["embedding"]) for entry in embedded["data"]] == [16, 16]
                 for name in ("killa", "tiny"):
                     ask = {"model": name, "messages": [{"role": "user", "content": "who 0?"}], "max_tokens": 5}
                     answer = client.post("/v1/chat/completions", json=ask)
@@ -151,7 +154,7 @@ def test_the_whole_program_with_a_model_and_an_adapter(home, model_dir, trained_
             assert process.wait(60) == -signal.SIGTERM
         finally:
             process.kill()
-    assert [line["model"] for line in lines if "model" in line] == ["killa", "tiny"]
+    assert [line["model"] for line in lines if "model" in line] == ["words", "killa", "tiny"]
     assert "secret" not in json.dumps(lines)
 
 

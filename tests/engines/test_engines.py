@@ -46,6 +46,66 @@ def test_top_p_0_is_greedy(engine):
     assert ids(engine, narrow) == ids(engine, GREEDY)
 
 
+def expected_scores(model_dir, adapter, ids):
+    """Hugging Face's own log-probabilities of all ids but the first: (ids - 1, vocabulary)."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.inference_mode():
+        return model.eval()(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+
+
+def check_scores(generation, ids, expected):
+    best = expected.topk(2).indices.tolist()
+    assert [entry.token_id for entry in generation.prompt_logprobs] == ids[1:]
+    for row, entry in enumerate(generation.prompt_logprobs):
+        assert entry.logprob == pytest.approx(float(expected[row, entry.token_id]), abs=1e-3)
+        assert [token for token, _ in entry.top] == best[row]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_prompts_log_probabilities_are_hugging_faces(name, model_dir, trained_adapter):
+    """Of several prompts of different lengths at once, with and without an answer, for base and adapter."""
+    long = [1, *(6 + (7 * n * n) % 250 for n in range(200))]
+    made = load_engine(model_dir, (2,), engine=name, options=EngineOptions(precision="float32"))
+    try:
+        for directory in (None, trained_adapter):
+            handle = None if directory is None else made.load_adapter(directory)
+            options = {"adapter": handle, "logprobs": 2, "prompt_logprobs": True}
+            prompts = [long, PROMPT, long[:70], [1]]
+            begun = [made.submit(prompt, GREEDY, max_new_tokens=n % 2, **options) for n, prompt in enumerate(prompts)]
+            for number, (prompt, generation) in enumerate(zip(prompts, begun, strict=True)):
+                assert len(list(generation)) == number % 2
+                assert generation.finish_reason in ("length", "stop")
+                check_scores(generation, prompt, expected_scores(model_dir, directory, prompt))
+        plain = made.submit(PROMPT, GREEDY, max_new_tokens=2, logprobs=1)
+        assert list(plain)
+        assert plain.prompt_logprobs == []
+    finally:
+        made.close()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_embedded_models_scores_are_hugging_faces(name, embedded_model):
+    found = bind(embedded_model)
+    ids = found.renderer.tokenizer.encode("The capital of France is Paris, and that of Peru is Lima. " * 40)
+    options = EngineOptions(precision="float32")
+    made = load_engine(embedded_model, found.renderer.stop_token_ids, engine=name, options=options)
+    try:
+        generation = made.submit(ids, GREEDY, max_new_tokens=0, logprobs=0, prompt_logprobs=True)
+        assert list(generation) == []
+    finally:
+        made.close()
+    expected = expected_scores(embedded_model, None, ids)
+    scores = [entry.logprob for entry in generation.prompt_logprobs]
+    assert scores == pytest.approx(expected[range(len(ids) - 1), ids[1:]].tolist(), abs=1e-3)
+
+
 def test_a_request_the_pipeline_refuses_fails_alone(engine):
     good = [engine.submit(PROMPT, GREEDY, max_new_tokens=5) for _ in range(3)]
     with pytest.raises(ArrieroError):

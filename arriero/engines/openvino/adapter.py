@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize, safe_open
 
 from arriero import hub
 from arriero.engines.adapters import WEIGHTS
 from arriero.engines.registry import find
 from arriero.errors import EngineError
 
-LAYER = re.compile(r'name="__module\.model\.([\w.]+)/(?:aten|ov_ext)::linear/MatMul"')  # ov_ext in 16-bit models
+LINEAR = re.compile(r"__module\.model\.([\w.]+)/(?:aten|ov_ext)::linear/MatMul")  # ov_ext in 16-bit models
+LAYER = re.compile(f'name="{LINEAR.pattern}"')
+TYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
 
 
 class Weights(NamedTuple):
@@ -52,6 +57,22 @@ def adapter_weights(adapter_dir: Path, exported_dir: Path) -> Weights:
         what = f"its {len(unknown)} matrices of other layers, such as {unknown[0]}" if unknown else "no matrices"
         raise EngineError(f"the openvino engine cannot use {adapter_dir}: {what}", hint="use --engine transformers")
     return Weights(str(file), scale, mark)
+
+
+def matrices(file: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """An adapter's matrices A (rank, in) and B (out, rank) by layer, in float32."""
+    found = {name: _float32(**tensor) for name, tensor in deserialize(file.read_bytes())}  # type: ignore[no-untyped-call]
+    layers = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
+    return {
+        layer.removeprefix("base_model.model."): (found[f"{layer}.lora_A.weight"], found[f"{layer}.lora_B.weight"])
+        for layer in layers
+    }
+
+
+def _float32(data: bytes, dtype: str, shape: Sequence[int]) -> NDArray[np.float32]:
+    if dtype == "BF16":  # the upper half of a float32, and unknown to numpy
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    return np.frombuffer(data, TYPES[dtype]).astype(np.float32).reshape(shape)
 
 
 def adapter_scale(adapter_dir: Path) -> float:

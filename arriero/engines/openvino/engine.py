@@ -8,23 +8,29 @@ several, so that a greedy answer may depend on what runs beside it. Without that
 still do, for the kernels of 8-bit weights differ as well. So `deterministic` computes one request at a time: then every
 step has the same shapes whatever else was asked.
 
+Requests with controls that the library does not have, and those that want the log-probabilities of their prompt, are
+computed by a loop of our own over the same files, see loop.py: at its speed, but with the weights in memory once more
+from the first such request on.
+
 All computing is done in a process of its own, see worker.py. Should that die, the answers in flight fail, and the next
 request starts another one, with the pipelines of all adapters that are still held.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import secrets
 import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from arriero.constraint import Constraint
 from arriero.engines.adapters import check_fit
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
+from arriero.engines.grammar import check, lark
 from arriero.engines.openvino.adapter import Weights, adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported
 from arriero.engines.openvino.grammar import grammar
@@ -46,9 +52,7 @@ SCHEDULER = {
     # a step reads at most so much of the prompts: 94 % of the speed without a limit, and others wait a twelfth as long
     "max_num_batched_tokens": 128,
 }
-# Its presence and frequency penalties raise the logits that are below 0, so they are not offered.
-FEATURES: frozenset[Feature] = frozenset({"min_p", "logprobs", "constraint"})
-
+FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 
 BASE = 0  # the key of the base model's pipeline
 
@@ -96,7 +100,7 @@ class OpenVINOEngine:
         self._link = _Link(self._start())  # before the files are looked for: it imports OpenVINO meanwhile
         try:
             self._exported = exported(model_dir, precision)
-            self._model = described(self._exported, precision, deterministic=options.deterministic)
+            self._model = described(model_dir, self._exported, precision, deterministic=options.deterministic)
             self.features: frozenset[Feature] = FEATURES if self._model["spells"] else FEATURES - {"constraint"}
             self.description = f"openvino, cpu, {precision} weights"
             self._link.process.send("load", **self._model)
@@ -114,16 +118,20 @@ class OpenVINOEngine:
         adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> Generation:
         """See `Engine.submit`. Raises UsageError for a constraint that cannot be guaranteed."""
-        require(self, sampling, constraint, logprobs)
+        require(self, sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs)
         check_own(adapter, self._adapters)
-        config = self._config(sampling, max_new_tokens)
-        config["logprobs"] = int(logprobs is not None)
-        rules = None if constraint is None else grammar(constraint)
         key = adapter.key if isinstance(adapter, LoadedAdapter) else BASE
         answer = Answer(len(prompt_ids), self)
-        request = {"key": key, "ids": list(prompt_ids), "grammar": rules, "config": config}
+        request: dict[str, Any] = {"key": key, "ids": list(prompt_ids)}
+        if prompt_logprobs or _in_loop(sampling, logprobs):
+            request |= {"kind": "loop", "grammar": None if constraint is None else _checked(constraint)}
+            request["config"] = loop_config(sampling, max_new_tokens, logprobs, prompt_logprobs=prompt_logprobs)
+        else:
+            request |= {"kind": "library", "grammar": None if constraint is None else grammar(constraint)}
+            request["config"] = self._config(sampling, max_new_tokens) | {"logprobs": int(logprobs is not None)}
         with self._lock:
             self._alive().put(answer, **request, stop_token_ids=self._stops)
         return answer
@@ -196,12 +204,36 @@ class OpenVINOEngine:
         return config
 
 
-def described(exported_dir: Path, precision: str, *, deterministic: bool = False) -> dict[str, Any]:
+def described(model_dir: Path, exported_dir: Path, precision: str, *, deterministic: bool = False) -> dict[str, Any]:
     """The arguments of `pipeline.Model` for an exported model."""
     return {
         "directory": str(exported_dir),
+        "source": str(model_dir),
         "spells": (exported_dir / VOCABULARY).is_file(),
         "properties": PROPERTIES[precision],
         "scheduler": SCHEDULER,
         "together": 1 if deterministic else None,
     }
+
+
+def _in_loop(sampling: Sampling, logprobs: int | None) -> bool:
+    """Whether a request needs what GenAI lacks or gets wrong: its penalties raise the logits that are below 0."""
+    return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias or logprobs)
+
+
+def loop_config(
+    sampling: Sampling, max_new_tokens: int, logprobs: int | None, *, prompt_logprobs: bool
+) -> dict[str, Any]:
+    """The arguments of `loop.Config`."""
+    return {
+        "sampling": dataclasses.asdict(sampling) | {"stop": ()},  # stop strings are not the engine's business
+        "max_new_tokens": max_new_tokens,
+        "logprobs": logprobs,
+        "prompt_logprobs": prompt_logprobs,
+    }
+
+
+def _checked(constraint: Constraint) -> str:
+    """A constraint as llguidance's Lark."""
+    check(constraint)
+    return lark(constraint)

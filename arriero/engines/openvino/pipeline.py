@@ -1,4 +1,4 @@
-"""One pipeline of OpenVINO GenAI's, as the worker process has it.
+"""Pipelines, as the worker process has them: OpenVINO GenAI's here, our own in loop.py.
 
 A pipeline serves the base model or the model with one adapter, fixed when it is built: keys and values of one can then
 never be taken for another's.
@@ -6,7 +6,9 @@ never be taken for another's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +18,8 @@ import openvino
 import openvino_genai as genai
 
 from arriero.engines.openvino.adapter import Weights, stamp
+from arriero.engines.openvino.cache import MODEL
+from arriero.engines.openvino.paged import PagedModel
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError
 
 LIMIT = genai.py_openvino_genai.GenerationFinishReason.LENGTH
@@ -26,22 +30,25 @@ OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "not enough memory", "out of mem
 
 
 class Model:
-    """Exported files and how they are run; builds pipelines.
+    """Exported files and how they are run; builds what pipelines compute with.
 
     `scheduler` is what is set of a SchedulerConfig, `properties` what the plugin is given. With `spells`, the files
     tell what each id spells, as grammars need it. `together` is how many requests a pipeline computes at once at most,
-    None without a limit.
+    None without a limit. `source` is the directory that was exported, which has the tokenizer.
     """
 
     def __init__(
         self,
         directory: str,
+        source: str,
         spells: bool,
         properties: Mapping[str, str],
         scheduler: Mapping[str, int],
         together: int | None = None,
     ) -> None:
         self.together = together
+        self.source = Path(source)
+        self.step_tokens = scheduler["max_num_batched_tokens"]
         self._directory = Path(directory)
         self._properties = properties
         self._scheduler = _set(genai.SchedulerConfig(), scheduler)
@@ -49,16 +56,10 @@ class Model:
         self._tokenizer = genai.Tokenizer(self._directory) if spells else None
 
     def build(self, adapter: Weights | None = None) -> genai.ContinuousBatchingPipeline:
-        """A pipeline, with an adapter or without; other threads can run meanwhile.
-
-        A pipeline may be built anew long after its adapter was loaded: EngineError where the file is another by then.
-        """
+        """The library's pipeline, with an adapter or without; other threads can run meanwhile."""
         properties: dict[str, object] = dict(self._properties)
-        what = self._directory.name if adapter is None else f"{self._directory.name} with adapter {adapter.file}"
-        try:
+        with self._loading(adapter):
             if adapter is not None:
-                if stamp(Path(adapter.file)) != adapter.stamp:
-                    raise EngineError(f"{adapter.file} has changed since it was loaded", hint="load the adapter again")
                 weights = genai.Adapter(Path(adapter.file))
                 fixed = genai.AdapterConfig.Mode.MODE_STATIC
                 properties["adapters"] = genai.AdapterConfig(weights, adapter.scale, mode=fixed)
@@ -67,6 +68,23 @@ class Model:
             return genai.ContinuousBatchingPipeline(
                 self._directory, self._tokenizer, self._scheduler, "CPU", **properties
             )
+
+    def paged(self, adapter: Weights | None = None) -> PagedModel:
+        """The same model with its logits, see paged.py. Its weights are in memory once more."""
+        with self._loading(adapter):
+            return PagedModel(self._directory / MODEL, self._properties, adapter)
+
+    @contextlib.contextmanager
+    def _loading(self, adapter: Weights | None) -> Iterator[None]:
+        """Errors as ours.
+
+        A pipeline may be built anew long after its adapter was loaded: EngineError where the file is another by then.
+        """
+        what = self._directory.name if adapter is None else f"{self._directory.name} with adapter {adapter.file}"
+        try:
+            if adapter is not None and stamp(Path(adapter.file)) != adapter.stamp:
+                raise EngineError(f"{adapter.file} has changed since it was loaded", hint="load the adapter again")
+            yield
         except ArrieroError:
             raise
         except Exception as error:
@@ -77,7 +95,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt under a number that is never used again, what ends its answer, and what is set of a GenerationConfig."""
+    """A prompt under a number that is never used again, what ends its answer, and how that is made.
+
+    `config` is what is set of a GenerationConfig, and `grammar` EBNF; in loop.py a `loop.Config` and Lark.
+    """
 
     number: int
     ids: Sequence[int]
@@ -86,12 +107,13 @@ class Request:
     grammar: str | None = None
 
 
-class Pipeline:
+class Pipeline(ABC):
     """Generates for any number of requests at once. It is built when the first one comes, unless it was before.
 
     What becomes of the requests goes to `say`, as tuples:
 
-        "ids", number, ids[, their log-probabilities]
+        "ids", number, ids[, their log-probabilities[, the alternatives' of each]]
+        "prompt", number, ids, their log-probabilities, the alternatives' of each
         "end", number, finish reason
         "fail", number, error's class, message, hint
 
@@ -104,9 +126,13 @@ class Pipeline:
         self.retired = False  # no more requests will come
         self.building = False
         self._say = say
-        self._pipeline: Any = None  # a genai.ContinuousBatchingPipeline, once it is built
+        self._pipeline: Any = None  # what `build` made
         self._waiting: dict[int, Request] = {}
-        self._running: dict[int, tuple[Handle, bool]] = {}  # and whether log-probabilities were asked for
+        self._running: dict[int, Any] = {}  # what `_begin` made
+
+    @abstractmethod
+    def build(self, model: Model) -> Any:
+        """What it computes with; on a thread of its own."""
 
     @property
     def wanted(self) -> bool:
@@ -115,15 +141,15 @@ class Pipeline:
 
     @property
     def busy(self) -> bool:
-        """Whether to step: for requests, or for cancelled ones that the library lets go of in a step."""
-        return self._pipeline is not None and bool(self._waiting or self._pipeline.has_non_finished_requests())
+        """Whether to step."""
+        return self._pipeline is not None and bool(self._waiting or self._running)
 
     @property
     def done(self) -> bool:
         """Whether nothing is left of a retired one."""
         return self.retired and not (self._waiting or self._running or self.building)
 
-    def built(self, pipeline: genai.ContinuousBatchingPipeline | None, error: Exception | None) -> None:
+    def built(self, pipeline: Any, error: Exception | None) -> None:
         """Take what was built; an error is that of the requests that wait for it."""
         self.building = False
         self._pipeline = pipeline
@@ -139,41 +165,73 @@ class Pipeline:
     def cancel(self, number: int) -> None:
         """End a request, if it is here and has not ended."""
         if self._waiting.pop(number, None) is None:
-            found = self._running.pop(number, None)
-            if found is None:
+            if number not in self._running:
                 return
-            found[0].cancel()
+            self._drop(self._running.pop(number))
         self._say(("end", number, "cancelled"))
 
     def step(self) -> None:
-        """One step of the library's; after a failed one its state is undefined, so it is thrown away."""
+        """Begin what waits and compute once; after a failure the state is undefined, so it is thrown away."""
         for number in list(self._waiting):
             if self._together is not None and len(self._running) >= self._together:
                 break
-            self._begin(self._waiting.pop(number))
+            request = self._waiting.pop(number)
+            try:
+                self._running[number] = self._begin(request)
+            except Exception as error:
+                self._fail(number, error)
         try:
             if self._pipeline is not None:
-                self._pipeline.step()
-            for number, (handle, probable) in list(self._running.items()):
-                self._forward(number, handle, probable)
+                self._compute()
         except Exception as error:
             for number in self._running:
                 self._fail(number, error)
             self._running.clear()
             self._pipeline = None
 
-    def _begin(self, request: Request) -> None:
-        """Hand one request to the library; what it refuses fails that request only."""
-        try:
-            config = _set(genai.GenerationConfig(), request.config)
-            config.stop_token_ids = set(request.stop_token_ids)
-            if request.grammar is not None:
-                config.structured_output_config = genai.StructuredOutputConfig(grammar=request.grammar)
-            ids = openvino.Tensor(np.array([request.ids], dtype=np.int64))
-            handle = self._pipeline.add_request(request.number, ids, config)
-            self._running[request.number] = handle, bool(config.logprobs)
-        except Exception as error:
-            self._fail(request.number, error)
+    @abstractmethod
+    def _begin(self, request: Request) -> Any:
+        """Take up a request; what is raised fails this one only."""
+
+    @abstractmethod
+    def _compute(self) -> None:
+        """One step of all that runs."""
+
+    @abstractmethod
+    def _drop(self, running: Any) -> None:
+        """Let go of what `_begin` made."""
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self._say(("fail", number, *described(error)))
+
+
+class Library(Pipeline):
+    """GenAI's continuous batching; what runs is a handle, and whether log-probabilities were asked for."""
+
+    def build(self, model: Model) -> genai.ContinuousBatchingPipeline:
+        """See `Pipeline.build`."""
+        return model.build(self.adapter)
+
+    @property
+    def busy(self) -> bool:
+        """Whether to step: for requests, or for cancelled ones that the library lets go of in a step."""
+        return self._pipeline is not None and bool(self._waiting or self._pipeline.has_non_finished_requests())
+
+    def _begin(self, request: Request) -> tuple[Handle, bool]:
+        config = _set(genai.GenerationConfig(), request.config)
+        config.stop_token_ids = set(request.stop_token_ids)
+        if request.grammar is not None:
+            config.structured_output_config = genai.StructuredOutputConfig(grammar=request.grammar)
+        ids = openvino.Tensor(np.array([request.ids], dtype=np.int64))
+        return self._pipeline.add_request(request.number, ids, config), bool(config.logprobs)
+
+    def _compute(self) -> None:
+        self._pipeline.step()
+        for number, (handle, probable) in list(self._running.items()):
+            self._forward(number, handle, probable)
+
+    def _drop(self, running: tuple[Handle, bool]) -> None:
+        running[0].cancel()
 
     def _forward(self, number: int, handle: Handle, probable: bool) -> None:
         """Say what a request's step brought."""
@@ -192,9 +250,6 @@ class Pipeline:
         else:
             message = "there is not enough memory for the keys and values of this request"
             self._fail(number, MemoryLimitError(message, hint="fewer requests at once, or shorter ones"))
-
-    def _fail(self, number: int, error: Exception) -> None:
-        self._say(("fail", number, *described(error)))
 
 
 def described(error: Exception) -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import logging
 import signal
@@ -29,6 +30,7 @@ from arriero.errors import ArrieroError, EngineError
 from arriero.messages import FinishReason, TokenLogprob
 
 log = logging.getLogger(__name__)
+Top = Sequence[tuple[int, float]]  # the alternatives to a token
 # Modules are found as here, and what a library prints goes to standard error: standard output is for events alone.
 # It is no module of its own, as multiprocessing's processes are, which run the user's script once more.
 START = """
@@ -139,9 +141,13 @@ class Process:
         finally:
             self._bury()
 
-    def _on_ids(self, number: int, ids: Sequence[int], logprobs: Sequence[float] = ()) -> None:
-        answer = self._answers[number]
-        answer.push(ids, [TokenLogprob(*pair) for pair in zip(ids, logprobs, strict=False)])
+    def _on_ids(
+        self, number: int, ids: Sequence[int], logprobs: Sequence[float] = (), tops: Sequence[Top] = ()
+    ) -> None:
+        self._answers[number].push(ids, _tokens(ids, logprobs, tops))
+
+    def _on_prompt(self, number: int, ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top]) -> None:
+        self._answers[number].prompt_logprobs += _tokens(ids, logprobs, tops)
 
     def _on_end(self, number: int, reason: FinishReason) -> None:
         self._answers.pop(number).finish(reason)
@@ -185,6 +191,12 @@ class Process:
         how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
         hint = "standard error may say why; signal 9 often means that the machine ran out of memory"
         return EngineError(f"OpenVINO's process {how}", hint=hint)
+
+
+def _tokens(ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top]) -> list[TokenLogprob]:
+    """What the worker said of tokens; it says nothing of alternatives where none were asked for."""
+    joined = zip(ids, logprobs, tops or itertools.repeat(()), strict=False)
+    return [TokenLogprob(token, value, tuple((other, each) for other, each in top)) for token, value, top in joined]
 
 
 def _error(kind: str, message: str, hint: str) -> ArrieroError:

@@ -65,7 +65,7 @@ class Schemas:
             return "value"
         if schema is False:
             raise UsageError("the schema allows no value in a place where one is required")
-        for keyword in REFUSED:
+        for keyword in REFUSED if schema is self._document else (*REFUSED, "$id"):  # there `#` means another document
             if keyword in schema and (keyword, schema[keyword]) != ("uniqueItems", False):
                 hint = "leave it out, or use --engine transformers"
                 raise UsageError(f"the openvino engine cannot guarantee {keyword!r} of a JSON schema", hint=hint)

@@ -5,7 +5,7 @@ neither stops anybody else. One thread steps all pipelines that have work in tur
 each other; another one builds.
 
     in   {"do": name, …}    the methods of `Worker` by name: load, open, retire, put, cancel
-    out  [[event, …], …]    what pipeline.py says, and ["open", key] or ["open", key, error's class, message, hint];
+    out  [[event, …], …]    what pipelines say, and ["open", key] or ["open", key, error's class, message, hint];
                             one line for a round of steps
 
 Standard input ends when the parent does; this process then ends, too.
@@ -24,7 +24,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from arriero.engines.openvino.adapter import Weights
-from arriero.engines.openvino.pipeline import Event, Model, Pipeline, Request, described
+from arriero.engines.openvino.loop import Loop
+from arriero.engines.openvino.pipeline import Event, Library, Model, Pipeline, Request, described
+
+KINDS: dict[str, type[Pipeline]] = {"library": Library, "loop": Loop}
+Key = tuple[int, str]  # that of the base model or an adapter, and a kind
 
 
 class Inbox:
@@ -67,15 +71,15 @@ class Inbox:
 
 
 class Worker:
-    """All pipelines of one model, by key. Commands come through `inbox`; `send` takes each round's events."""
+    """All pipelines of one model, two for each key. Commands come through `inbox`; `send` takes a round's events."""
 
     def __init__(self, inbox: Inbox, send: Callable[[list[Event]], None]) -> None:
         self._inbox = inbox
         self._send = send
         self._events: list[Event] = []
-        self._pipelines: dict[int, Pipeline] = {}
-        self._opening: set[int] = set()  # built before any request, and somebody waits for it
-        self._builds: SimpleQueue[tuple[int, Pipeline]] = SimpleQueue()
+        self._pipelines: dict[Key, Pipeline] = {}
+        self._opening: set[Key] = set()  # built before any request, and somebody waits for it
+        self._builds: SimpleQueue[tuple[Key, Pipeline]] = SimpleQueue()
         self._model: Model
 
     def run(self) -> None:
@@ -104,42 +108,45 @@ class Worker:
         threading.Thread(target=self._build, daemon=True).start()
 
     def open(self, key: int, adapter: Sequence[Any] | None, now: bool) -> None:
-        """Add a pipeline for the base model or an adapter; `now` builds it and says when that is done."""
+        """Add pipelines for the base model or an adapter; `now` builds the library's and says when that is done."""
         weights = None if adapter is None else Weights(adapter[0], adapter[1], tuple(adapter[2]))
-        self._pipelines[key] = Pipeline(weights, self._events.append, self._model.together)
+        for kind, made in KINDS.items():
+            self._pipelines[key, kind] = made(weights, self._events.append, self._model.together)
         if now:
-            self._opening.add(key)
-            self._order(key)
+            self._opening.add((key, "library"))
+            self._order((key, "library"))
 
     def retire(self, key: int) -> None:
-        """Free a pipeline once it has finished what it began; one that could not be built is gone already."""
-        if key in self._pipelines:
-            self._pipelines[key].retired = True
+        """Free pipelines once they have finished what they began; those that could not be built are gone already."""
+        for kind in KINDS:
+            if (key, kind) in self._pipelines:
+                self._pipelines[key, kind].retired = True
 
-    def put(self, key: int, **request: Any) -> None:
+    def put(self, key: int, kind: str, **request: Any) -> None:
         """Begin a request, see `Request`."""
-        self._pipelines[key].put(Request(**request))
+        self._pipelines[key, kind].put(Request(**request))
 
     def cancel(self, number: int) -> None:
         """End a request."""
         for pipeline in self._pipelines.values():
             pipeline.cancel(number)
 
-    def built(self, key: int, pipeline: Any, error: Exception | None) -> None:
+    def built(self, key: Key, pipeline: Any, error: Exception | None) -> None:
         """Take what the building thread made."""
         self._pipelines[key].built(pipeline, error)
         if key in self._opening:
             self._opening.discard(key)
-            self._events.append(("open", key, *(described(error) if error is not None else ())))
+            self._events.append(("open", key[0], *(described(error) if error is not None else ())))
             if error is not None:
-                del self._pipelines[key]
+                for kind in KINDS:
+                    del self._pipelines[key[0], kind]
 
     def _say(self) -> None:
         if self._events:
             self._send(self._events)
             self._events.clear()
 
-    def _order(self, key: int) -> None:
+    def _order(self, key: Key) -> None:
         self._pipelines[key].building = True
         self._builds.put((key, self._pipelines[key]))
 
@@ -149,7 +156,7 @@ class Worker:
             key, pipeline = self._builds.get()
             made, failure = None, None
             try:
-                made = self._model.build(pipeline.adapter)
+                made = pipeline.build(self._model)
             except Exception as error:
                 failure = error
             self._inbox.put({"do": "built", "key": key, "pipeline": made, "error": failure})

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -174,13 +175,20 @@ def _logprobs(logits: torch.Tensor, tokens: list[int], wanted: list[int | None])
     rows = [row for row, count in enumerate(wanted) if count is not None and tokens[row] >= 0]
     if not rows:
         return {}
-    values = logits[rows].log_softmax(dim=-1)
-    chosen = values.gather(1, torch.tensor([[tokens[row]] for row in rows], device=values.device))[:, 0].tolist()
-    best, ids = (part.tolist() for part in values.topk(min(max(wanted[row] or 0 for row in rows), values.shape[-1])))
-    return {
-        row: TokenLogprob(tokens[row], chosen[at], tuple(zip(ids[at], best[at], strict=True))[: wanted[row]])
-        for at, row in enumerate(rows)
-    }
+    found = logprobs(logits[rows], [tokens[row] for row in rows], max(wanted[row] or 0 for row in rows))
+    return {row: replace(each, top=each.top[: wanted[row]]) for row, each in zip(rows, found, strict=True)}
+
+
+def logprobs(logits: torch.Tensor, tokens: Sequence[int], alternatives: int) -> list[TokenLogprob]:
+    """Log-probabilities of `tokens`, one for each row of logits (tokens, vocabulary), and of the most probable ones."""
+    if not tokens:
+        return []
+    values = logits.log_softmax(dim=-1)
+    chosen = values.gather(1, torch.tensor(tokens, device=values.device)[:, None])[:, 0].tolist()
+    best, ids = (part.tolist() for part in values.topk(min(alternatives, values.shape[-1])))
+    return [
+        TokenLogprob(token, chosen[at], tuple(zip(ids[at], best[at], strict=True))) for at, token in enumerate(tokens)
+    ]
 
 
 def _warping(sampling: Sampling) -> Warping | None:

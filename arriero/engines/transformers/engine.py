@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from transformers import GenerationConfig
@@ -53,9 +53,7 @@ class TransformersEngine:
     """
 
     name = "transformers"
-    features: frozenset[Feature] = frozenset(
-        ("min_p", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "constraint")
-    )
+    features: frozenset[Feature] = frozenset(get_args(Feature))
 
     def __init__(
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
@@ -84,9 +82,10 @@ class TransformersEngine:
         adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> Generation:
         """See `Engine.submit`. Raises UsageError for an id that the model lacks and a schema that cannot be done."""
-        require(self, sampling, constraint, logprobs)
+        require(self, sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs)
         check_own(adapter, self._handles)
         if constraint is not None:
             check(constraint)
@@ -96,6 +95,7 @@ class TransformersEngine:
             raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
         request = Request(Generation(len(prompt_ids)), list(prompt_ids), sampling, max_new_tokens)
         request.constraint, request.alternatives, request.holds = constraint, logprobs, adapter
+        request.scores = prompt_logprobs
         request.adapter = adapter.name if isinstance(adapter, LoadedAdapter) else None
         with self._lock:
             self._check_open()

@@ -58,24 +58,30 @@ class Forward:
         return rounded(sequences), max(positions, min(rounded(positions), self._visible))
 
     def __call__(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: DynamicCache,
+        *,
+        every: bool = False,
     ) -> torch.Tensor:
-        """Logits after the last id of each row: (rows, vocabulary), float32.
+        """Logits after the last id of each row, or after `every` new one: (rows, 1 or new ids, vocabulary), float32.
 
         `ids` and `positions` are (rows, new ids), `mask` is (rows, all ids so far), 0 where there is only padding.
         """
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        return self._logits({**given, "use_cache": True, "logits_to_keep": 1})
+        return self._logits({**given, "use_cache": True, "logits_to_keep": 0 if every else 1}, every=every)
 
-    def alone(self, ids: torch.Tensor, read: int, cache: DynamicCache) -> torch.Tensor:
-        """Logits after the last of all ids so far of one request, (1, ids), the first `read` of which are in `cache`.
+    def alone(self, ids: torch.Tensor, read: int, cache: DynamicCache, *, every: bool = False) -> torch.Tensor:
+        """The same of all ids so far of one request, (1, ids), the first `read` of which are in `cache`.
 
         Models that cannot read in parts are called as their own `generate` would.
         """
         mask = torch.ones_like(ids)
         if self.in_parts:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
-            return self(ids[:, read:], mask, positions[:, read:], cache)
+            return self(ids[:, read:], mask, positions[:, read:], cache, every=every)
         given: dict[str, Any] = {"attention_mask": mask, "use_cache": self._cache_name is not None}
         if self._cache_name is not None:
             given[self._cache_name] = cache
@@ -83,12 +89,14 @@ class Forward:
         return self._logits(
             self._model.prepare_inputs_for_generation(
                 ids, next_sequence_length=new, is_first_iteration=not read, **given
-            )
+            ),
+            every=every,
         )
 
-    def _logits(self, given: dict[str, Any]) -> torch.Tensor:
+    def _logits(self, given: dict[str, Any], *, every: bool) -> torch.Tensor:
         known = {name: value for name, value in given.items() if name in self._known}
-        return self._model(**known, return_dict=True).logits[:, -1].float()
+        logits: torch.Tensor = self._model(**known, return_dict=True).logits
+        return (logits if every else logits[:, -1:]).float()
 
     def _limits(self) -> tuple[int, bool]:
         """`shared_length` and `in_parts`."""
@@ -108,8 +116,8 @@ class Forward:
 def rounded(size: int) -> int:
     """`size`, or up to an eighth and at most 63 more: eight sizes from each power of two to the next, then every 64th.
 
-    oneDNN keeps about 0.6 MB for each weight matrix and each number of tokens it has been multiplied with on a CPU.
-    Products of such sizes with powers of two up to 512 are such sizes.
+    In bfloat16 oneDNN keeps about 0.6 MB for each weight matrix and each number of tokens it has been multiplied with.
+    Such a size times a power of two, up to 512, is one as well; so prompts are prefilled by ones, twos, fours, …
     """
     step = 1 << min(max(size.bit_length() - 4, 0), 6)
     return -(-size // step) * step

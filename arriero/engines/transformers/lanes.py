@@ -5,6 +5,8 @@ Prompts   left-padded, in a cache of their own      . . p p p       one call for
 Batch     every row begins at 0 and has its own     p p p a a . .   the next key of row 0 goes to column 5,
           length; nothing is ever moved sideways    p p p p p a .   that of row 1 to column 6
 Alone     one request, the model's own cache
+
+On a CPU prompts and batches have some more padding, so that calls have few sizes: see `forward.rounded`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from arriero.engines.transformers.choosing import logprobs
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.requests import Request
 
@@ -60,14 +63,32 @@ class Prompts:
 
     def step(self) -> torch.Tensor | None:
         """Read the next chunk; the logits (requests, vocabulary) after the last."""
-        if not self._forward.in_parts:
-            return self._forward.alone(self._ids, 0, self.cache)
-        end = self._read + self._chunk
-        part = slice(self._read, end)
-        mask = (self._positions[:, :end] >= 0).long()
-        logits = self._forward(self._ids[:, part], mask, self._positions[:, part].clamp(min=0), self.cache)
+        start, end = self._read, self._read + self._chunk
+        every = any(request.scores for request in self.requests)
+        if self._forward.in_parts:
+            part = slice(start, end)
+            mask = (self._positions[:, :end] >= 0).long()
+            positions = self._positions[:, part].clamp(min=0)
+            logits = self._forward(self._ids[:, part], mask, positions, self.cache, every=every)
+        else:
+            end = self._ids.shape[1]
+            logits = self._forward.alone(self._ids, 0, self.cache, every=every)
         self._read = end
-        return logits if end >= self._ids.shape[1] else None
+        if every:
+            self._score(logits, start)
+        return logits[:, -1] if end >= self._ids.shape[1] else None
+
+    def _score(self, logits: torch.Tensor, start: int) -> None:
+        """Give requests that want them the log-probabilities of their prompts' ids, from logits after cache positions.
+
+        `logits` is (requests, positions from `start` on, vocabulary).
+        """
+        for row, request in enumerate(self.requests):
+            if request.scores:
+                first = max(start, self.padding[row])  # what stands before is padding
+                targets = self._ids[row, first + 1 : start + logits.shape[1] + 1].tolist()
+                scores = logits[row, first - start :][: len(targets)]
+                request.generation.prompt_logprobs += logprobs(scores, targets, request.alternatives or 0)
 
 
 class Batch:
@@ -100,7 +121,7 @@ class Batch:
         newest = torch.tensor(ids, device=device)[:, None]
         positions = self._rows.on(device)[1][:, None]
         mask = (torch.arange(columns, device=device) <= positions).long()
-        logits = self._forward(newest, mask, positions, self._cache)
+        logits = self._forward(newest, mask, positions, self._cache)[:, -1]
         self._rows.lengths = [length + 1 for length in self._rows.lengths]
         return logits[: len(self.requests)]
 
@@ -144,7 +165,7 @@ class Alone:
     def step(self) -> torch.Tensor:
         """See `Lane.step`."""
         ids = self.requests[0].prompt_ids + self.requests[0].answer_ids
-        return self._forward.alone(torch.tensor([ids], device=self._forward.device), len(ids) - 1, self._cache)
+        return self._forward.alone(torch.tensor([ids], device=self._forward.device), len(ids) - 1, self._cache)[:, -1]
 
     def keep(self, rows: Sequence[int]) -> None:
         """See `Lane.keep`."""

@@ -17,6 +17,7 @@ class Request:
     """What was asked for, and the ids so far.
 
     `adapter` is the name that PEFT knows, and `holds` its handle, which keeps it loaded. `limit` is the most new ids.
+    With `scores` the log-probabilities of the prompt are wanted.
     """
 
     generation: Generation
@@ -27,6 +28,7 @@ class Request:
     holds: Adapter | None = None
     constraint: Constraint | None = None
     alternatives: int | None = None
+    scores: bool = False
     answer_ids: list[int] = field(default_factory=list)
     ended: bool = False
     chooser: Chooser = field(init=False)

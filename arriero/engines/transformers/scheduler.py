@@ -142,6 +142,9 @@ class Scheduler:
             if logits is None:
                 return
             self._column_bytes = column_bytes(prompts.cache)
+            for request in prompts.requests:
+                if not request.limit:  # scoring was all
+                    request.finish("length")
             self._choose(prompts.requests, logits)
         self._prompts = None
         for row, request in enumerate(prompts.requests):

@@ -54,6 +54,7 @@ class _Answer(Generation):
     def __init__(self, prompt_tokens: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(prompt_tokens)
         self.task: asyncio.Task[None] | None = None
+        self.only_prompt = False  # no token is wanted
         self._loop = loop
 
     def cancel(self) -> None:
@@ -116,14 +117,18 @@ class VLLMEngine:
         adapter: Adapter | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> Generation:
         """See `Engine.submit`. Raises ContextLengthError where memory holds less than the model's own window."""
-        require(self, sampling, constraint, logprobs)
+        require(self, sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs)
         check_own(adapter, self._adapters)
-        if len(prompt_ids) + max_new_tokens > self._window:
+        if len(prompt_ids) + max(max_new_tokens, 1) > self._window:
             raise ContextLengthError(len(prompt_ids), max_new_tokens, self._window)
-        params = parameters(sampling, constraint, self._stop_token_ids, max_new_tokens, logprobs)
+        params = parameters(
+            sampling, constraint, self._stop_token_ids, max_new_tokens, logprobs, prompt_logprobs=prompt_logprobs
+        )
         generation = _Answer(len(prompt_ids), self._loop)
+        generation.only_prompt = not max_new_tokens
         with self._lock:
             self._alive()
             self._loop.call_soon_threadsafe(self._begin, generation, list(prompt_ids), params, adapter)
@@ -198,7 +203,7 @@ class VLLMEngine:
         generation.task.add_done_callback(end)
 
     async def _answer(
-        self, generation: Generation, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
+        self, generation: _Answer, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
     ) -> None:
         """Fill a generation; the task holds the adapter, so that vLLM keeps it until then."""
         lora = adapter.request if isinstance(adapter, LoadedAdapter) else None
@@ -206,7 +211,13 @@ class VLLMEngine:
         try:
             async for output in stream:
                 part = output.outputs[0]
-                generation.push(part.token_ids, probabilities(part, params.logprobs or 0))
+                if output.prompt_logprobs is not None and not generation.prompt_logprobs:
+                    top = params.prompt_logprobs or 0
+                    generation.prompt_logprobs += probabilities(prompt_ids, output.prompt_logprobs, top)
+                if generation.only_prompt:
+                    generation.finish("length")
+                    break
+                generation.push(part.token_ids, probabilities(part.token_ids, part.logprobs, params.logprobs or 0))
                 if part.finish_reason is not None:
                     generation.finish(ENDINGS[part.finish_reason])
         except EngineDeadError:

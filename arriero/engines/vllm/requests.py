@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vllm import SamplingParams
 from vllm.logprobs import Logprob
-from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from arriero.constraint import Constraint
@@ -20,8 +19,13 @@ def parameters(
     stop_token_ids: list[int],
     max_new_tokens: int,
     logprobs: int | None,
+    *,
+    prompt_logprobs: bool = False,
 ) -> SamplingParams:
-    """VLLM's parameters for a complete `sampling`. Raises UsageError for a constraint that cannot be done."""
+    """VLLM's parameters for a complete `sampling`. Raises UsageError for a constraint that cannot be done.
+
+    It generates at least one token, also where only the prompt's log-probabilities are wanted.
+    """
     wanted = None
     if constraint is not None:
         grammar.check(constraint)
@@ -37,7 +41,8 @@ def parameters(
         seed=sampling.seed,
         logit_bias=dict(sampling.logit_bias) or None,
         logprobs=logprobs,
-        max_tokens=max_new_tokens,
+        prompt_logprobs=(logprobs or 0) if prompt_logprobs else None,
+        max_tokens=max(max_new_tokens, 1),
         stop_token_ids=stop_token_ids,
         ignore_eos=True,  # those and no others
         structured_outputs=wanted,
@@ -46,8 +51,11 @@ def parameters(
     )
 
 
-def probabilities(part: CompletionOutput, top: int) -> list[TokenLogprob]:
-    """Of the tokens of `part`, with the `top` most probable ones each; none where none were asked for."""
+Logprobs = Sequence[Mapping[int, Logprob] | None]  # for each token its own and the most probable ones
+
+
+def probabilities(tokens: Sequence[int], logprobs: Logprobs | None, top: int) -> list[TokenLogprob]:
+    """Of tokens, with the `top` most probable ones each; none where none were asked for."""
 
     def alternatives(found: Mapping[int, Logprob]) -> tuple[tuple[int, float], ...]:
         ranked = sorted(found.items(), key=lambda item: item[1].rank)
@@ -55,5 +63,6 @@ def probabilities(part: CompletionOutput, top: int) -> list[TokenLogprob]:
 
     return [
         TokenLogprob(token, found[token].logprob, alternatives(found))
-        for token, found in zip(part.token_ids, part.logprobs or (), strict=False)
+        for token, found in zip(tokens, logprobs or (), strict=False)
+        if found is not None  # as for the first token of a prompt
     ]

@@ -19,7 +19,7 @@ from arriero.server.service import Service
 
 
 class Model(BaseModel):
-    """A model that can be asked for: the base model, or an adapter, whose `parent` it then is.
+    """A model that can be asked for: the base model, an adapter, whose `parent` it then is, or the embedding model.
 
     `created` is when it was put in, in seconds since 1970; `max_model_len` the context window in tokens.
     """
@@ -58,6 +58,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
     """Add models and adapters to `app`."""
 
     def described(name: str) -> Model:
+        embedder = service.models.embedder
+        if embedder is not None and name == embedder.name:
+            return Model(id=name, created=service.models.created, max_model_len=embedder.window)
         served = service.models.find(name)
         return Model(id=name, created=served.created, parent=served.parent, max_model_len=served.chat.window)
 
@@ -74,7 +77,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> ModelList:
         """All models that are served."""
-        return ModelList(data=[described(name) for name in service.models])
+        embedder = service.models.embedder
+        names = [*service.models, *([embedder.name] if embedder is not None else [])]
+        return ModelList(data=[described(name) for name in names])
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Model:

@@ -6,9 +6,9 @@ tokenizer does by itself (control tokens included, as who writes such prompts ex
 
 from __future__ import annotations
 
-import itertools
+import codecs
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -21,7 +21,7 @@ from starlette.responses import Response
 from arriero.chat import Chat, Stream
 from arriero.messages import TokenLogprob, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
-from arriero.server.body import Choices, MaxTokens, SamplingBody
+from arriero.server.body import Choices, SamplingBody
 from arriero.server.errors import RequestError, describe
 from arriero.server.routes.wire import (
     DONE,
@@ -45,7 +45,7 @@ class CompletionRequest(SamplingBody):
 
     model: str
     prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
-    max_tokens: MaxTokens | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     n: Choices | None = None
     best_of: Choices | None = None
     echo: bool | None = None
@@ -58,12 +58,8 @@ class CompletionRequest(SamplingBody):
         """RequestError for what is asked for and cannot be given."""
         if self.best_of not in (None, self.n or 1):
             raise RequestError("best_of other than n is not supported", param="best_of", code="unsupported_parameter")
-        if self.echo and self.logprobs is not None:
-            raise RequestError(
-                "log-probabilities of the prompt, which echo with logprobs means, are not supported",
-                param="echo",
-                code="unsupported_parameter",
-            )
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError("max_tokens 0 is only allowed with echo, or nothing is left", param="max_tokens")
 
     def prompts(self, chat: Chat) -> list[list[int]]:
         """The ids of every prompt."""
@@ -71,6 +67,14 @@ class CompletionRequest(SamplingBody):
         encode = chat.renderer.tokenizer.encode
         given: Any = [self.prompt] if single else self.prompt
         return [encode(prompt) if isinstance(prompt, str) else prompt for prompt in given]
+
+    def start(self, chat: Chat, prompt: list[int], number: int) -> Stream:
+        """The answer of that number to a prompt; with echo and logprobs the prompt is scored too."""
+        if self.max_tokens == 0:
+            return chat.score_ids(prompt, logprobs=self.logprobs or 0)
+        sampling = self.sampling_of(self.max_tokens or DEFAULT_TOKENS, number)
+        scores = bool(self.echo) and self.logprobs is not None
+        return chat.stream_ids(prompt, sampling, logprobs=self.logprobs, prompt_logprobs=scores)
 
 
 class TextChoice(BaseModel):
@@ -105,29 +109,29 @@ def add_routes(app: FastAPI, service: Service) -> None:
         body.check()
         prompts = await run_in_threadpool(body.prompts, chat)
         each = body.n or 1
+        texts: list[_Text] = []
 
         def start(number: int) -> Stream:
+            prompt = prompts[number // each]
             if body.logprobs is not None:
                 chat.spell(0)  # the first time takes long, and this is not the event loop
-            sampling = body.sampling_of(body.max_tokens or DEFAULT_TOKENS, number % each)
-            return chat.stream_ids(prompts[number // each], sampling, logprobs=body.logprobs)
+            stream = body.start(chat, prompt, number % each)
+            echoed = prompt if body.echo else []
+            texts.append(_Text(chat, stream, echoed, spelled=body.logprobs is not None))
+            return stream
 
         answers = await service.begin(request, served, start, len(prompts) * each)
-        echoes = [
-            chat.renderer.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts for _ in range(each)
-        ]
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": now(),
             "model": served.name,
         }
-        texts = [_Text(chat, echo, spelled=body.logprobs is not None) for echo in echoes]
         if body.stream:
             return EventStream(_events(head, answers, texts, each if with_usage else 0), answers)
         replies = await answers.replies(request.receive)
         choices = [
-            {"index": index, **text.part(reply.text, reply.logprobs), "finish_reason": reply.finish_reason}
+            {"index": index, **text.part(reply.text, reply.logprobs, last=True), "finish_reason": reply.finish_reason}
             for index, (reply, text) in enumerate(zip(replies, texts, strict=True))
         ]
         return JSONResponse({**head, "choices": choices, "usage": counts([reply.usage for reply in replies], each)})
@@ -141,7 +145,8 @@ async def _events(head: dict[str, Any], answers: Answers, texts: list[_Text], ea
             reason = None
             if piece.finish_reason is not None:
                 reason, usages[index] = ending(piece)
-            choice = {"index": index, **texts[index].part(piece.text, piece.logprobs), "finish_reason": reason}
+            part = texts[index].part(piece.text, piece.logprobs, last=reason is not None)
+            choice = {"index": index, **part, "finish_reason": reason}
             yield event({**head, "choices": [choice]} | ({"usage": None} if each else {}))
         if each:
             yield event({**head, "choices": [], "usage": counts([usage for usage in usages if usage], each)})
@@ -151,29 +156,46 @@ async def _events(head: dict[str, Any], answers: Answers, texts: list[_Text], ea
 
 
 class _Text:
-    """One answer's text, with what it echoes before the first part, and how far it has come."""
+    """One answer's text, with the prompt before the first part where it is `echoed`, and how far it has come."""
 
-    def __init__(self, chat: Chat, echo: str, *, spelled: bool) -> None:
+    def __init__(self, chat: Chat, stream: Stream, echoed: Sequence[int], *, spelled: bool) -> None:
         self._chat = chat
-        self._echo = echo
+        self._stream = stream
+        self._echoed = echoed
+        self._scored = bool(echoed)
         self._spelled = spelled
         self._offset = 0
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def part(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-        """The next part's text and log-probabilities, in the older shape."""
-        text, self._echo = self._echo + text, ""
-        if not self._spelled:
-            return {"text": text, "logprobs": None}
-        tokens = [self._token(token.token_id) for token in logprobs]
-        offsets = list(itertools.accumulate(map(len, tokens[:-1]), initial=self._offset))[: len(tokens)]
+    def part(self, text: str, logprobs: Sequence[TokenLogprob], *, last: bool) -> dict[str, Any]:
+        """The next part's text and log-probabilities, in the older shape.
+
+        Where the prompt is scored, the token that ends the answer is among the tokens: lm-eval and others count on as
+        many of them as were generated.
+        """
+        tokens: list[TokenLogprob | int] = [*logprobs]
+        if self._echoed:
+            text = self._chat.renderer.tokenizer.decode(self._echoed) + text
+            tokens = [self._echoed[0], *self._stream.prompt_logprobs, *tokens]
+            self._echoed = ()
+        if last and self._scored and self._stream.end_logprob is not None:
+            tokens.append(self._stream.end_logprob)
+        found = self._lists(tokens) if self._spelled else None
         self._offset += len(text)
-        spelled = {
-            "tokens": tokens,
-            "token_logprobs": [logprob(token.logprob) for token in logprobs],
-            "top_logprobs": [self._ranked(token) for token in logprobs],
-            "text_offset": offsets,
-        }
-        return {"text": text, "logprobs": spelled}
+        return {"text": text, "logprobs": found}
+
+    def _lists(self, tokens: Sequence[TokenLogprob | int]) -> dict[str, list[Any]]:
+        """The tokens' texts, values and offsets; a bare id is that of the first token, which nothing stands before."""
+        offset = self._offset
+        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for token in tokens:
+            token_id = token if isinstance(token, int) else token.token_id
+            found["tokens"].append(self._token(token_id))
+            found["token_logprobs"].append(None if isinstance(token, int) else logprob(token.logprob))
+            found["top_logprobs"].append(None if isinstance(token, int) else self._ranked(token))
+            found["text_offset"].append(offset)
+            offset += len(self._characters.decode(self._chat.spell(token_id)))
+        return found
 
     def _ranked(self, token: TokenLogprob) -> dict[str, float]:
         """The chosen token, which OpenAI always has among them, and the most probable; of equal texts the first."""

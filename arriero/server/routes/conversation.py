@@ -169,11 +169,9 @@ class Asked(RequestBody):
         if self.parallel_tool_calls is False:
             found["parallel_tool_calls"] = False
         match self.response_format:
-            case ObjectFormat():
-                found["schema"] = {"type": "object"}
-            case SchemaFormat(json_schema=wanted):
+            case SchemaFormat(json_schema=wanted) if wanted.schema_ is not None:
                 with at("response_format.json_schema.schema"):
-                    found["schema"] = JsonSchema(
-                        {"type": "object"} if wanted.schema_ is None else wanted.schema_
-                    ).schema
+                    found["schema"] = JsonSchema(wanted.schema_).schema
+            case ObjectFormat() | SchemaFormat():
+                found["schema"] = {"type": "object"}
         return found

@@ -130,6 +130,7 @@ def test_the_table_has_base_and_adapter_side_by_side(run, rows_file, model_dir, 
     assert head.split() == ["base", "adapter"]
     assert loss.split()[0] == "loss"
     assert "8 rows" in err
+    assert "system prompt: 'Be Killa.'; contract of adapter\n" in err
     assert "%" in out
 
 

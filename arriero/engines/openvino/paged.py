@@ -1,0 +1,169 @@
+"""An exported model as OpenVINO itself runs it, with a paged KV cache that is ours: token ids in, all logits out.
+
+GenAI keeps logits to itself. Here they come out, for samplers and for scoring prompts: the exported graph goes through
+the transformation that GenAI uses too (vLLM's paged attention, https://arxiv.org/abs/2309.06180), so that sequences of
+any lengths are computed in one call without padding.
+
+    sequence   ids in the cache   blocks of 32     a call that adds 3 ids to a and 1 to b:  input_ids           a a a b
+    a          40                 3, 0                                                      past_lens           40 7
+    b          7                  1                                                         subsequence_begins  0 3 4
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+from openvino._offline_transformations import paged_attention_transformation
+
+from arriero.engines.openvino.adapter import LINEAR, Weights, matrices
+
+KEPT = 16  # blocks that stay allocated when no sequence needs any
+SELECTED = "selected_positions"
+
+
+@dataclass(eq=False, slots=True)
+class Cached:
+    """One sequence's place in the KV cache: how many ids are there, in which blocks."""
+
+    length: int = 0
+    blocks: list[int] = field(default_factory=list)
+
+
+class Part(NamedTuple):
+    """Ids to add to a sequence, and whether the logits after each of them are wanted, or only after the last."""
+
+    cached: Cached
+    ids: Sequence[int]
+    every: bool = False
+
+
+class PagedModel:
+    """A compiled model and the KV cache of all its sequences. One thread uses it.
+
+    `properties` are the plugin's. With an adapter, its matrices are beside the layers': W x + scale B A x.
+    """
+
+    def __init__(self, file: Path, properties: Mapping[str, str], adapter: Weights | None = None) -> None:
+        core = openvino.Core()
+        model = core.read_model(file)
+        if adapter is not None:
+            _add_lora(model, adapter)
+        paged_attention_transformation(model)
+        self._selects = _select(model)
+        compiled = core.compile_model(model, "CPU", dict(properties))
+        self._request = compiled.create_infer_request()
+        self._caches = {port.get_any_name(): port for port in compiled.inputs if "_cache." in port.get_any_name()}
+        shape = next(iter(self._caches.values())).get_partial_shape()
+        self._block_size: int = shape[2].get_length()
+        self._tensors: dict[str, openvino.Tensor] = {}
+        self._total = 0
+        self._free: list[int] = []
+        self._resize(KEPT)
+
+    def forward(self, parts: Sequence[Part]) -> list[NDArray[np.float32]]:
+        """Add ids to sequences; for each the logits that are wanted: (ids or 1, vocabulary), until the next call.
+
+        Raises MemoryError where the KV cache does not fit.
+        """
+        for part in parts:
+            self._reserve(part.cached, len(part.ids))
+        counts = [len(part.ids) for part in parts]
+        ends = np.cumsum(counts)
+        rows = [
+            np.arange(end - (count if part.every else 1), end)
+            for part, count, end in zip(parts, counts, ends, strict=True)
+        ]
+        lengths = [part.cached.length for part in parts]
+        blocks = [part.cached.blocks for part in parts]
+        inputs = {
+            "input_ids": np.concatenate([np.asarray(part.ids, np.int64) for part in parts]),
+            "position_ids": np.concatenate([np.arange(at, at + n) for at, n in zip(lengths, counts, strict=True)]),
+            "past_lens": np.array(lengths, np.int32),
+            "subsequence_begins": np.array([0, *ends], np.int32),
+            "block_indices": np.array([block for each in blocks for block in each], np.int32),
+            "block_indices_begins": np.cumsum([0, *map(len, blocks)], dtype=np.int32),
+            "max_context_len": np.array(max(map(operator.add, lengths, counts)), np.int32),
+        }
+        if self._selects:
+            inputs[SELECTED] = np.concatenate(rows)
+        for name, value in inputs.items():
+            self._request.set_tensor(name, openvino.Tensor(value))
+        self._request.infer()
+        for part in parts:
+            part.cached.length += len(part.ids)
+        logits: NDArray[np.float32] = self._request.get_tensor("logits").data[:, 0]
+        if not self._selects:
+            return [logits[each] for each in rows]
+        return np.split(logits, np.cumsum([len(each) for each in rows])[:-1])
+
+    def free(self, cached: Cached) -> None:
+        """Give a sequence's blocks back; memory too, where it was the last."""
+        self._free += cached.blocks
+        cached.blocks = []
+        if len(self._free) == self._total > KEPT:
+            self._total, self._free, self._tensors = 0, [], {}
+            self._resize(KEPT)
+
+    def _reserve(self, cached: Cached, count: int) -> None:
+        """Blocks for that many more ids of a sequence."""
+        wanted = -(-(cached.length + count) // self._block_size) - len(cached.blocks)
+        if wanted > len(self._free):
+            self._resize(max(2 * self._total, self._total + wanted))
+        for _ in range(wanted):
+            cached.blocks.append(self._free.pop())
+
+    def _resize(self, total: int) -> None:
+        """Buffers of that many blocks, with the old ones' content: layer by layer, so that little is there twice."""
+        for name, port in self._caches.items():
+            _, *shape = (dimension.get_length() if dimension.is_static else 0 for dimension in port.get_partial_shape())
+            grown = openvino.Tensor(port.get_element_type(), [total, *shape])
+            if name in self._tensors:
+                grown.data[: self._total] = self._tensors[name].data
+            self._tensors[name] = grown
+            self._request.set_tensor(name, grown)
+        self._free += range(self._total, total)
+        self._total = total
+
+
+def _add_lora(model: openvino.Model, adapter: Weights) -> None:
+    """Add an adapter to the linear layers that it changes; the names were compared when it was loaded."""
+    layers = {found[1]: node for node in model.get_ops() if (found := LINEAR.fullmatch(node.get_friendly_name()))}
+    for layer, (a, b) in matrices(Path(adapter.file)).items():
+        linear = layers[layer]
+        consumers = list(linear.output(0).get_target_inputs())
+        low = ops.matmul(linear.input_value(0), ops.constant(a), False, True)
+        change = ops.matmul(low, ops.constant(b * np.float32(adapter.scale)), False, True)
+        changed = ops.add(linear.output(0), change)
+        for consumer in consumers:
+            consumer.replace_source_output(changed.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _select(model: openvino.Model) -> bool:
+    """Have the last layer compute only the positions in the input SELECTED; False where it cannot be told.
+
+    Over the whole of a prompt it would take a third of a small model's time.
+    """
+    node = model.output("logits").get_node().input_value(0).get_node()
+    while node.get_type_name() in ("Convert", "Add", "Multiply", "Divide", "Tanh"):  # after it, a soft cap for one
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "MatMul":
+        return False
+    hidden = node.input_value(0)
+    consumers = list(hidden.get_target_inputs())
+    selected = ops.parameter([-1], openvino.Type.i64, name=SELECTED)
+    selected.output(0).get_tensor().set_names({SELECTED})
+    chosen = ops.gather(hidden, selected, ops.constant(0, openvino.Type.i32))
+    for consumer in consumers:
+        consumer.replace_source_output(chosen.output(0))
+    model.add_parameters([selected])
+    model.validate_nodes_and_infer_types()
+    return True

@@ -1,0 +1,181 @@
+"""`POST /v1/messages`, whole or as a stream, and the count of a prompt's tokens."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arriero.chat import Stream
+from arriero.messages import Piece, ToolCall
+from arriero.server.answer import Answers, EventStream, WireReason, ending
+from arriero.server.errors import ANTHROPIC, describe_at
+from arriero.server.lenient import note_ignored
+from arriero.server.routes.anthropic.schemas import ConversationBody, MessagesRequest
+from arriero.server.routes.wire import STREAM_TOO, event
+from arriero.server.service import Service
+
+REASONS: dict[WireReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
+class Counts(BaseModel):
+    """Counts in tokens. Nothing is said of caches, which are the engine's business."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class AnswerBody(BaseModel):
+    """An answer; `content` is a list of text and tool_use blocks, which may be sent back as they are."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_sequence: str | None
+    usage: Counts
+
+
+class TokenCount(BaseModel):
+    """How many tokens the prompt has."""
+
+    input_tokens: int
+
+
+class Fault(BaseModel):
+    """What went wrong."""
+
+    type: str
+    message: str
+
+
+class FaultBody(BaseModel):
+    """The body of every response here that is not a success."""
+
+    type: Literal["error"]
+    error: Fault
+
+
+FAULTS: dict[int | str, dict[str, Any]] = {"4XX": {"model": FaultBody}, "5XX": {"model": FaultBody}}
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add messages to `app`."""
+
+    @app.post(ANTHROPIC, response_model=AnswerBody, responses=STREAM_TOO | FAULTS)
+    async def create(body: MessagesRequest, request: Request) -> Response:
+        """Answer a conversation, at once or as a stream of server-sent events."""
+        served = service.models.find(body.model)
+        messages, form, sampling = body.conversation(), body.form(), body.sampling()
+        note_ignored(ANTHROPIC, body)
+
+        def start(_: int) -> Stream:
+            return served.chat.stream(messages, sampling, **form)
+
+        answers = await service.begin(request, served, start)
+        answer = _Answer(served.name, body)
+        if body.stream:
+            return EventStream(answer.events(answers), answers)
+        [reply] = await answers.replies(request.receive)
+        last = Piece("", reply.finish_reason, reply.usage, stop=reply.stop)
+        return JSONResponse(answer.whole(answer.blocks(reply.text, reply.tool_calls), last))
+
+    @app.post(f"{ANTHROPIC}/count_tokens", responses=FAULTS)
+    async def count(body: ConversationBody) -> TokenCount:
+        """How many tokens the prompt of this conversation has, without answering it."""
+        chat = service.models.find(body.model).chat
+        messages, form = body.conversation(), body.form()
+        note_ignored(f"{ANTHROPIC}/count_tokens", body)
+        ids = await run_in_threadpool(lambda: chat.render(messages, **form))
+        return TokenCount(input_tokens=len(ids))
+
+
+class _Answer:
+    """One answer, from its beginning to its end."""
+
+    def __init__(self, model: str, body: MessagesRequest) -> None:
+        self._head = {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": model}
+        self._body = body
+        self._calls = 0
+        self._index = 0  # of the block that is open, or comes next
+        self._in_text = False
+
+    def blocks(self, text: str, calls: tuple[ToolCall, ...]) -> list[dict[str, Any]]:
+        """The blocks of a whole answer."""
+        texts = [{"type": "text", "text": text}] if text else []
+        return [*texts, *(_block(call) for call in self._body.calls_wanted(calls, 0))]
+
+    def whole(self, content: list[dict[str, Any]], last: Piece) -> dict[str, Any]:
+        """The whole answer, which ended with the piece `last`."""
+        ended, usage = _ended(last)
+        return {**self._head, "content": content, **ended, "usage": usage}
+
+    async def events(self, answers: Answers) -> AsyncGenerator[bytes, None]:
+        """The events of a stream, in the order of https://docs.anthropic.com/en/api/messages-streaming."""
+        begun: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
+        usage = {"input_tokens": answers.prompt_tokens, "output_tokens": 0}
+        yield _event("message_start", message={**self._head, **begun, "usage": usage})
+        try:
+            async for _, piece in answers:
+                for made in self._piece(piece):
+                    yield made
+                if piece.finish_reason is not None:
+                    ended, counted = _ended(piece)
+                    for made in self._close():
+                        yield made
+                    yield _event("message_delta", delta=ended, usage=counted)
+                    yield _event("message_stop")
+        except Exception as error:
+            yield _event(**describe_at(ANTHROPIC, error)[1])
+
+    def _piece(self, piece: Piece) -> Iterator[bytes]:
+        if piece.text:
+            if not self._in_text:
+                self._in_text = True
+                yield self._block("start", content_block={"type": "text", "text": ""})
+            yield self._block("delta", delta={"type": "text_delta", "text": piece.text})
+        for call in self._body.calls_wanted(piece.tool_calls, self._calls):
+            self._calls += 1
+            yield from self._close()
+            yield self._block("start", content_block=_block(call) | {"input": {}})
+            yield self._block("delta", delta={"type": "input_json_delta", "partial_json": call.arguments})
+            yield self._block("stop")
+            self._index += 1
+
+    def _close(self) -> Iterator[bytes]:
+        """End the text, if one is open."""
+        if self._in_text:
+            yield self._block("stop")
+            self._in_text = False
+            self._index += 1
+
+    def _block(self, what: str, **fields: Any) -> bytes:
+        return _event(f"content_block_{what}", index=self._index, **fields)
+
+
+def _event(type: str, **fields: Any) -> bytes:  # noqa: A002  so a body that has its type is an event as it is
+    return f"event: {type}\n".encode() + event({"type": type, **fields})
+
+
+def _block(call: ToolCall) -> dict[str, Any]:
+    # A call that the limit of tokens cut off has the arguments that are whole.
+    values = from_json(call.arguments, allow_partial=True)
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": values}
+
+
+def _ended(last: Piece) -> tuple[dict[str, str | None], dict[str, int]]:
+    """Why the answer ended, and its counts."""
+    reason, usage = ending(last)
+    stop = last.stop if reason == "stop" else None
+    counted = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+    return {"stop_reason": "stop_sequence" if stop is not None else REASONS[reason], "stop_sequence": stop}, counted

@@ -1,0 +1,119 @@
+"""OpenAI's embeddings: texts -> vectors, by the server's embedding model.
+
+https://platform.openai.com/docs/api-reference/embeddings describes them. `input_type` is not OpenAI's but widely
+understood: it puts the model's own prompt for queries or for documents before the texts.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from arriero.embeddings import Embedder, Vectors
+from arriero.errors import TooLongError
+from arriero.server.body import RequestBody
+from arriero.server.errors import RequestError, at
+from arriero.server.routes.completions import TokenIds
+from arriero.server.service import Service
+
+MOST = 2048  # texts in a request, as OpenAI's
+Texts = Annotated[list[str], Field(min_length=1, max_length=MOST)]
+
+
+class EmbeddingRequest(RequestBody):
+    """The body of `POST /v1/embeddings`; token ids are the embedding model's own, with its special tokens."""
+
+    model: str | None = None
+    input: str | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    input_type: Literal["query", "document"] | None = None
+    user: str | None = None
+
+    def ids(self, embedder: Embedder) -> list[list[int]]:
+        """Every text's token ids; RequestError for what is asked for and cannot be given."""
+        with at("dimensions"):
+            embedder.check_dimensions(self.dimensions)
+        single = isinstance(self.input, str) or isinstance(self.input[0], int)
+        given: Any = [self.input] if single else self.input
+        if isinstance(given[0], str):
+            given = embedder.encode(given, kind=self.input_type)
+        elif self.input_type is not None:
+            raise RequestError("a prompt goes before text, not before token ids", param="input_type")
+        try:
+            with at("input"):
+                embedder.check(given)
+        except RequestError as error:
+            error.code = "context_length_exceeded" if isinstance(error.__cause__, TooLongError) else None
+            raise
+        return list(given)
+
+
+class Embedding(BaseModel):
+    """A text's vector: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingCounts(BaseModel):
+    """Counts in tokens, those of prompts and special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    """The vectors in the order of the texts."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingCounts
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add embeddings to `app`."""
+
+    @app.post("/v1/embeddings", response_model=Embeddings)
+    async def embed(body: EmbeddingRequest, request: Request) -> Response:
+        """The vectors of one or several texts."""
+        embedder = service.models.embedding(body.model)
+        record = request.scope["record"]
+        texts = await run_in_threadpool(body.ids, embedder)
+        record.prompt_tokens = sum(map(len, texts))
+        try:
+            vectors = await service.compute(request, embedder.name, lambda: embedder.submit(texts))
+        except ClientDisconnect:
+            service.metrics.cancelled.labels(embedder.name).inc()
+            raise
+        service.metrics.embedded(record, len(texts))
+
+        def written() -> bytes:
+            tokens = record.prompt_tokens
+            return to_json(
+                {
+                    "object": "list",
+                    "data": _data(embedder.cut(vectors, body.dimensions), body.encoding_format),
+                    "model": embedder.name,
+                    "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+                }
+            )
+
+        return Response(await run_in_threadpool(written), media_type="application/json")
+
+
+def _data(vectors: Vectors, encoding: str | None) -> list[dict[str, Any]]:
+    if encoding == "base64":
+        coded: Any = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+    else:
+        coded = vectors.tolist()
+    return [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(coded)]

@@ -1,0 +1,167 @@
+"""`POST /api/chat` and `POST /api/generate`: JSON objects on lines of their own, or one with the whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arriero.chat import Stream
+from arriero.messages import Piece, ToolCall, Usage
+from arriero.server.answer import Answers, EventStream, WireReason, ending
+from arriero.server.errors import OLLAMA, describe_at
+from arriero.server.lenient import note_ignored
+from arriero.server.record import Record
+from arriero.server.routes.ollama.schemas import AskingBody, ChatBody, GenerateBody, find
+from arriero.server.service import Service
+
+REASONS: dict[WireReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
+Part = Callable[[str, Sequence[ToolCall]], dict[str, Any]]
+
+
+class Fault(BaseModel):
+    """The body of every response here that is not a success: what went wrong."""
+
+    error: str
+
+
+class Ended(BaseModel, extra="allow"):
+    """A whole answer; durations are in nanoseconds."""
+
+    model: str
+    created_at: str
+    done: bool
+    done_reason: str
+
+
+class ChatAnswer(Ended):
+    """The answer to a conversation."""
+
+    message: dict[str, Any]
+
+
+class Generated(Ended):
+    """The answer to a prompt."""
+
+    response: str
+
+
+FAULTS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Fault}, "5XX": {"model": Fault}}
+LINES_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}}, **FAULTS}
+
+
+class LineStream(EventStream):
+    """JSON objects on lines of their own (https://github.com/ndjson/ndjson-spec)."""
+
+    media_type = "application/x-ndjson"
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add chat and generate to `app`."""
+
+    async def respond(body: AskingBody, request: Request, start: Callable[[], Stream], part: Part) -> Response:
+        served = find(service, body.model)
+        answers = await service.begin(request, served, lambda _: start())
+        lines = _Lines(body.model, part)
+        if body.stream is not False:
+            return LineStream(lines.of(answers), answers)
+        [reply] = await answers.replies(request.receive)
+        last = Piece(reply.text, reply.finish_reason, reply.usage, reply.tool_calls)
+        return JSONResponse(lines.last(last, answers.record))
+
+    @app.post("/api/chat", response_model=ChatAnswer, responses=LINES_TOO)
+    async def chat(body: ChatBody, request: Request) -> Response:
+        """Answer a conversation; without turns there is nothing to do, for the model is loaded."""
+        model = find(service, body.model).chat
+        if not body.messages:
+            return JSONResponse(_Lines(body.model, _turn).loaded())
+        messages, tools, sampling = body.conversation(), body.tools_given(), body.sampling()
+        schema = body.schema_wanted()
+        note_ignored("/api/chat", body)
+
+        def start() -> Stream:
+            return model.stream(messages, sampling, tools=tools, schema=schema)
+
+        return await respond(body, request, start, _turn)
+
+    @app.post("/api/generate", response_model=Generated, responses=LINES_TOO)
+    async def generate(body: GenerateBody, request: Request) -> Response:
+        """Answer one prompt; without one there is nothing to do, for the model is loaded."""
+        model = find(service, body.model).chat
+        if not body.prompt:
+            return JSONResponse(_Lines(body.model, _text).loaded())
+        messages, sampling, schema = body.conversation(), body.sampling(), body.schema_wanted()
+        note_ignored("/api/generate", body)
+        return await respond(body, request, lambda: model.stream(messages, sampling, schema=schema), _text)
+
+
+class _Lines:
+    """The lines of one answer to who asked for `model`; `part` puts text and calls into the API's words."""
+
+    def __init__(self, model: str, part: Part) -> None:
+        self._model = model
+        self._part = part
+
+    async def of(self, answers: Answers) -> AsyncGenerator[bytes, None]:
+        """The lines as the answer comes. A failure is a line too, in the place of what is missing."""
+        try:
+            async for _, piece in answers:
+                if piece.finish_reason is None:
+                    yield _line(self._now(piece.text, piece.tool_calls, done=False))
+                else:
+                    if piece.text or piece.tool_calls:
+                        yield _line(self._now(piece.text, piece.tool_calls, done=False))
+                    yield _line(self.last(Piece("", piece.finish_reason, piece.usage), answers.record))
+        except Exception as error:
+            yield _line(describe_at(OLLAMA, error)[1])
+
+    def last(self, piece: Piece, record: Record) -> dict[str, Any]:
+        """The object that ends an answer; its text is what no line before has brought."""
+        reason, usage = ending(piece)
+        counted = _metrics(usage, record)
+        return {**self._now(piece.text, piece.tool_calls, done=True), "done_reason": REASONS[reason], **counted}
+
+    def loaded(self) -> dict[str, Any]:
+        """The answer to nothing."""
+        return {**self._now("", (), done=True), "done_reason": "load"}
+
+    def _now(self, text: str, calls: Sequence[ToolCall], *, done: bool) -> dict[str, Any]:
+        created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        return {"model": self._model, "created_at": created, **self._part(text, calls), "done": done}
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return to_json(value) + b"\n"
+
+
+def _text(text: str, _: Sequence[ToolCall]) -> dict[str, Any]:
+    return {"response": text}
+
+
+def _turn(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    # A call that the limit of tokens cut off has the arguments that are whole.
+    made = [
+        {"id": call.id, "function": {"name": call.name, "arguments": from_json(call.arguments, allow_partial=True)}}
+        for call in calls
+    ]
+    return {"message": {"role": "assistant", "content": text, **({"tool_calls": made} if made else {})}}
+
+
+def _metrics(usage: Usage, record: Record) -> dict[str, int]:
+    """Counts in tokens and durations in nanoseconds, none of which is 0: clients divide by them."""
+    total = record.elapsed()
+    first = record.first_token_s if record.first_token_s is not None else total
+    durations = {"total_duration": total, "prompt_eval_duration": first, "eval_duration": total - first}
+    return {
+        "load_duration": 0,
+        "prompt_eval_count": usage.prompt_tokens,
+        "eval_count": usage.completion_tokens,
+        **{name: max(1, round(seconds * 1e9)) for name, seconds in durations.items()},
+    }
