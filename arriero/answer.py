@@ -60,8 +60,11 @@ class Reply:
 class Stream(Iterator[Piece], AsyncIterator[Piece]):
     """An answer on its way: iterate it with `for` or with `async for`, not both.
 
-    `close`, `aclose`, or letting go of it stops the engine, also before the first piece.
+    `close`, `aclose`, or letting go of it stops the engine, also before the first piece. `clamped` is the limit of
+    tokens where the window has room for fewer than were asked for.
     """
+
+    clamped: int | None = None
 
     def __init__(self, generation: Generation, renderer: Renderer, stop: Sequence[str], wanted: Wanted) -> None:
         self._generation = generation

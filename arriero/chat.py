@@ -22,7 +22,7 @@ from arriero.engines.base import Precision as Precision
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
-from arriero.messages import DEFAULT_MAX_NEW_TOKENS, Message, Sampling, Tool, ToolChoice
+from arriero.messages import Message, Sampling, Tool, ToolChoice
 from arriero.prompt import Renderer, Wanted, bind
 
 Messages = Iterable[Message | Mapping[str, Any]]
@@ -35,6 +35,8 @@ class Form(TypedDict, total=False):
     tools: Iterable[Tool | Mapping[str, Any]]
     tool_choice: ToolChoice | Mapping[str, Any]
     schema: Mapping[str, Any] | None
+    continue_final_message: bool | None
+    add_generation_prompt: bool | None
     parallel_tool_calls: bool
 
 
@@ -87,30 +89,21 @@ class Chat:
         made.defaults = default_sampling(found.model_dir, found.adapter_dir)
         return made
 
-    def render(
-        self,
-        messages: Messages,
-        *,
-        tools: Iterable[Tool | Mapping[str, Any]] = (),
-        tool_choice: ToolChoice | Mapping[str, Any] = "auto",
-        schema: Mapping[str, Any] | None = None,
-        parallel_tool_calls: bool = True,
-    ) -> list[int]:
-        """The exact prompt ids the engine receives for these messages, which end with the user's or a tool's."""
-        return self.renderer.prompt(messages, Wanted.of(tools, tool_choice, schema, parallel=parallel_tool_calls))
+    def render(self, messages: Messages, **form: Unpack[Form]) -> list[int]:
+        """The exact prompt ids the engine receives for these messages; `stream` says what there is besides."""
+        return self.renderer.prompt(
+            messages,
+            _wanted(form),
+            continue_final_message=form.get("continue_final_message"),
+            add_generation_prompt=form.get("add_generation_prompt"),
+        )
 
-    def stream(
-        self,
-        messages: Messages,
-        sampling: Sampling | None = None,
-        *,
-        tools: Iterable[Tool | Mapping[str, Any]] = (),
-        tool_choice: ToolChoice | Mapping[str, Any] = "auto",
-        schema: Mapping[str, Any] | None = None,
-        parallel_tool_calls: bool = True,
-        logprobs: int | None = None,
-    ) -> Stream:
+    def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
+
+        Where the last message is an assistant's text, the answer goes on from there, and what comes is what follows.
+        `continue_final_message` false, or `add_generation_prompt` true, begin a new answer after it; both false add
+        nothing at all to the messages. (The names are those of transformers' apply_chat_template.)
 
         `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
         name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"
@@ -119,12 +112,15 @@ class Chat:
         `{"type": "object"}` is any JSON object. With tools and a schema the answer is a call or fits the schema.
         `logprobs` asks for the log-probabilities of the text's tokens, with that many alternatives for each, 0 to 20.
 
-        Bad messages, a prompt that does not fit the window, and what the model or the engine cannot do raise here and
-        not at the first piece.
+        An answer ends by itself, at `max_new_tokens`, or where the window ends; `Stream.clamped` is set where that is
+        less than was asked for. Bad messages, a prompt that does not fit the window, and what the model or the engine
+        cannot do raise here and not at the first piece.
         """
-        wanted = Wanted.of(tools, tool_choice, schema, parallel=parallel_tool_calls)
-        prompt_ids = self.render(messages, tools=wanted.tools, tool_choice=wanted.choice, schema=schema)
-        return self._start(prompt_ids, sampling, wanted, logprobs)
+        logprobs = options.pop("logprobs", None)
+        form: Form = options
+        wanted = _wanted(form)
+        form["tools"] = wanted.tools  # they may come from an iterator
+        return self._start(self.render(messages, **form), sampling, wanted, logprobs)
 
     def stream_ids(
         self,
@@ -185,17 +181,20 @@ class Chat:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
         constraint = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
+        limit = self._limit(len(prompt_ids), chosen.max_new_tokens)
         request = partial(
             self.engine.submit,
             prompt_ids,
             chosen,
-            max_new_tokens=self._limit(len(prompt_ids), sampling),
+            max_new_tokens=limit,
             adapter=self.adapter,
             constraint=constraint,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
-        return Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, wanted)
+        stream = Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, wanted)
+        stream.clamped = limit if limit < (chosen.max_new_tokens or 0) else None
+        return stream
 
     def _submit(self, prompt_tokens: int, request: Callable[[], Generation]) -> Generation:
         """Hand a request to the engine; a subclass may do so later, and gives a generation of its own until then."""
@@ -238,13 +237,20 @@ class Chat:
         if logprobs is not None and (type(logprobs) is not int or not 0 <= logprobs <= MAX_ALTERNATIVES):
             raise UsageError(f"logprobs must be a whole number from 0 to {MAX_ALTERNATIVES}, got {logprobs!r}")
 
-    def _limit(self, prompt_tokens: int, sampling: Sampling | None) -> int:
-        """How many tokens may be generated: as many as were asked for, or what fits of the default."""
-        asked = sampling.max_new_tokens if sampling is not None else None
+    def _limit(self, prompt_tokens: int, asked: int | None) -> int:
+        """How many tokens may be generated: what the window has room for, or fewer where fewer are asked for."""
         room = self.window - prompt_tokens
-        if room < (asked or 1):
-            raise ContextLengthError(prompt_tokens, asked or 1, self.window)
-        return asked or min(self.defaults.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room)
+        if room < 1:
+            raise ContextLengthError(prompt_tokens, 1, self.window)
+        return room if asked is None else min(asked, room)
+
+
+def _wanted(form: Form) -> Wanted:
+    """What is wanted of the answer; raises TypeError for an unknown option, as for any unknown keyword."""
+    if unknown := sorted(form.keys() - Form.__annotations__.keys()):
+        raise TypeError(f"unexpected options: {', '.join(unknown)}")
+    tools, choice, schema = form.get("tools", ()), form.get("tool_choice", "auto"), form.get("schema")
+    return Wanted.of(tools, choice, schema, parallel=form.get("parallel_tool_calls", True))
 
 
 def load(

@@ -5,7 +5,7 @@ Small frozen dataclasses without behaviour beyond checking themselves. This file
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -19,7 +19,6 @@ from arriero.tools import ToolChoice as ToolChoice
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
-DEFAULT_MAX_NEW_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Message:
             raise UsageError(f"a message's role must be one of {', '.join(ROLES)}, got {role!r}")
         if not isinstance(calls, list | tuple):
             raise UsageError(f"a message's tool_calls must be a list, got {type(calls).__name__}")
-        if content is None and calls:
+        if content is None and (calls or role == "assistant"):
             content = ""
         if not isinstance(content, str):
             raise UsageError(f"a message's content must be text, got {type(content).__name__}")
@@ -63,7 +62,7 @@ class Message:
 def joined(messages: Iterable[Message]) -> list[Message]:
     """The messages with texts of one role in a row as one turn, on lines of their own.
 
-    Models are trained on turns that alternate; LangChain's `merge_message_runs` does the same.
+    For templates that take only turns that alternate; LangChain's `merge_message_runs` does the same.
     """
     made: list[Message] = []
     for message in messages:
@@ -75,12 +74,33 @@ def joined(messages: Iterable[Message]) -> list[Message]:
     return made
 
 
+def turns_of(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
+    """Turns to be answered, in whatever order: what a model can be given is its chat template's business.
+
+    Raises UsageError where there is none, or one has what belongs to another role.
+    """
+    turns = tuple(map(Message.of, messages))
+    if not turns:
+        raise UsageError("a conversation needs at least one message")
+    for number, message in enumerate(turns, 1):
+        _check_role(number, message)
+    return turns
+
+
+def with_system(turns: Sequence[Message], system: str | None) -> tuple[Message, ...]:
+    """The turns with `system` in front, unless they begin with their own or `system` is None."""
+    if system is None or (turns and turns[0].role == "system"):
+        return tuple(turns)
+    return (Message("system", system), *turns)
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order: an optional system message, then user and assistant in turn, beginning with the user.
+    """Turns to learn from: an optional system message, then user and assistant in turn, beginning with the user.
 
     After an assistant's turn with tool calls come their results, one for each call, and then the assistant again, or
-    the user. Raises UsageError where the order makes no sense, a user turn is blank or an answer is empty.
+    the user. Raises UsageError where the order makes no sense, a user turn is blank, an answer is empty or the
+    arguments of a call are not a JSON object. `turns_of` is what answering takes.
     """
 
     messages: tuple[Message, ...]
@@ -117,9 +137,7 @@ class Conversation:
 
     def with_system(self, system: str | None) -> Conversation:
         """This conversation with `system` in front, unless it brings its own or `system` is None."""
-        if system is None or self.system is not None:
-            return self
-        return Conversation((Message("system", system), *self.messages))
+        return Conversation(with_system(self.messages, system))
 
 
 _AFTER: Mapping[Role, tuple[Role, ...]] = {
@@ -129,11 +147,19 @@ _AFTER: Mapping[Role, tuple[Role, ...]] = {
 }
 
 
+def _check_role(number: int, message: Message) -> None:
+    if message.tool_calls and message.role != "assistant":
+        raise UsageError(f"turn {number} ({message.role}) has tool calls, which only the assistant makes")
+    if message.tool_call_id is not None and message.role != "tool":
+        raise UsageError(f"turn {number} ({message.role}) has a tool_call_id, which only tool messages have")
+
+
 def _waiting(number: int, message: Message, waiting: list[str]) -> list[str]:
     """The ids of the calls whose results are still to come after this turn; checks the turn by itself too."""
+    _check_role(number, message)
+    for call in message.tool_calls:
+        call.values  # noqa: B018  raises where they are none
     calls = [call.id for call in message.tool_calls]
-    if calls and message.role != "assistant":
-        raise UsageError(f"turn {number} ({message.role}) has tool calls, which only the assistant makes")
     if len(set(calls)) != len(calls):
         raise UsageError(f"turn {number} has two calls of one id: {', '.join(calls)}")
     if message.role == "tool":
@@ -141,8 +167,6 @@ def _waiting(number: int, message: Message, waiting: list[str]) -> list[str]:
             expected = " or ".join(map(repr, waiting))
             raise UsageError(f"turn {number} is the result of the call {message.tool_call_id!r}, expected {expected}")
         return [call for call in waiting if call != message.tool_call_id]
-    if message.tool_call_id is not None:
-        raise UsageError(f"turn {number} ({message.role}) has a tool_call_id, which only tool messages have")
     if not calls and not message.content.strip():
         raise UsageError(f"turn {number} ({message.role}) is empty")
     return calls
@@ -155,7 +179,7 @@ class Sampling:
     Parameters
     ----------
     max_new_tokens
-        Longest answer in tokens. Default: the model's own or 512, and what the window leaves at most.
+        Longest answer in tokens. Default, and at most: what the model's window leaves.
     temperature
         0 is greedy.
     top_p

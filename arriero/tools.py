@@ -46,7 +46,7 @@ class ToolCall:
         try:
             values = self.values
             json.dumps(values, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair has no bytes
-        except (UsageError, ValueError):
+        except (UsageError, ValueError, RecursionError):
             return self.arguments
         return values
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from arriero.chat import load
 from arriero.errors import ContextLengthError, ContractError, NotFoundError, UsageError
 from arriero.messages import Piece, Sampling, Usage
-from tests.conftest import ids_of
+from tests.conftest import TEMPLATE, ids_of
 
 HELLO = [{"role": "user", "content": "hi"}]
 
@@ -57,14 +56,42 @@ def test_an_engine_that_stops_working_is_told_apart_from_both(scripted_chat):
     assert pieces[-1].finish_reason == "cancelled"
 
 
-def test_the_models_own_limit_holds_where_none_is_asked_for_and_yields_to_the_window(scripted_chat):
-    chat = scripted_chat("a" * 300)
-    for default, prompt, expected in ((None, "hi", 250), (100, "hi", 100), (100, "a" * 200, 52)):
-        chat.defaults = replace(chat.defaults, max_new_tokens=default)
-        chat.complete([{"role": "user", "content": prompt}])
-        assert chat.engine.asked[-1][2] == expected
-    with pytest.raises(ContextLengthError, match="204 tokens and up to 100 more"):
-        chat.complete([{"role": "user", "content": "a" * 200}], Sampling(max_new_tokens=100))
+def test_an_answer_goes_on_to_the_end_of_the_window(scripted_chat):
+    """It used to end after 512 tokens, in the middle of a sentence, where nobody had asked for a limit."""
+    chat = scripted_chat("a" * 600, template=TEMPLATE)
+    reply = chat.complete(HELLO)
+    assert (len(reply.text), reply.finish_reason) == (600, "stop")
+    assert chat.engine.asked[0][2] == 8192 - 6
+
+
+@pytest.mark.parametrize(("asked", "limit", "clamped"), [(None, 52, None), (52, 52, None), (53, 52, 52), (9, 9, None)])
+def test_a_limit_beyond_the_window_is_clamped_and_that_is_told(scripted_chat, asked, limit, clamped):
+    """`max_tokens` larger than what the window leaves used to be an error, though the prompt fits."""
+    chat = scripted_chat("x")
+    stream = chat.stream([{"role": "user", "content": "a" * 200}], Sampling(max_new_tokens=asked))
+    assert (chat.engine.asked[0][2], stream.clamped) == (limit, clamped)
+
+
+def test_a_prompt_that_leaves_no_room_is_an_error(scripted_chat):
+    for length in (252, 300):
+        with pytest.raises(ContextLengthError, match=rf"{length + 4} tokens.*window holds 256"):
+            scripted_chat("x").stream([{"role": "user", "content": "a" * length}])
+
+
+def test_an_answer_is_continued_or_a_new_one_begun(scripted_chat):
+    """Ending with the assistant used to be refused."""
+    chat = scripted_chat("x")
+    begun = [*HELLO, {"role": "assistant", "content": "yo"}]
+    asked = [1, 4, *ids_of("hi"), 2]
+    assert chat.render(begun) == chat.render(begun, continue_final_message=True) == [*asked, 5, *ids_of("yo")]
+    assert chat.render(begun, add_generation_prompt=True) == [*asked, 5, *ids_of("yo"), 2, 5]
+    assert chat.render(begun, continue_final_message=False) == [*asked, 5, *ids_of("yo"), 2, 5]
+    assert chat.render(begun, continue_final_message=False, add_generation_prompt=False)[-1] == 2
+    assert chat.render(HELLO, add_generation_prompt=False) == asked
+    assert chat.complete(begun).text == "x"
+    for options in ({"continue_final_message": True, "add_generation_prompt": True}, {"schema": {"type": "object"}}):
+        with pytest.raises(UsageError, match=r"not both|only begun"):
+            chat.stream(begun, **options)
 
 
 def test_breaking_off_a_stream_cancels_the_generation(scripted_chat):
@@ -120,14 +147,11 @@ def test_a_prompt_longer_than_the_window_is_an_error_with_both_numbers(scripted_
     "messages",
     [
         [],
-        [{"role": "user", "content": "   "}],
         [{"role": "robot", "content": "hi"}],
         [{"role": "user", "content": 3}],
         [{"role": "user"}],
         ["hi"],
-        [{"role": "assistant", "content": "hi"}],
-        [*HELLO, {"role": "assistant", "content": "hello"}],
-        [*HELLO, *HELLO],
+        [{"role": "user", "content": "hi", "tool_call_id": "1"}],
         [{"role": "user", "content": "hi", "name": "x"}],
     ],
 )

@@ -140,11 +140,26 @@ def test_a_system_message_replaces_the_system_field(scripted_chat):
     assert chat.engine.asked[0][0] == [1, 3, *ids_of("Be brief."), 2, *HI[1:]]
 
 
-def test_text_parts_and_messages_in_a_row_are_joined(scripted_chat):
+def test_text_parts_are_joined_and_messages_in_a_row_are_turns(scripted_chat):
     chat = scripted_chat("x")
     parts = HumanMessage(content=["a", {"type": "text", "text": "b"}])
     ChatArriero(chat=chat).invoke([parts, HumanMessage("c")])
-    assert chat.engine.asked[0][0] == [1, 4, *ids_of("ab\nc"), 2, 5]
+    assert chat.engine.asked[0][0] == [1, 4, *ids_of("ab"), 2, 4, *ids_of("c"), 2, 5]
+
+
+def test_an_ai_message_at_the_end_is_continued(scripted_chat):
+    """It used to be refused, and with it prefill."""
+    chat = scripted_chat("!")
+    assert ChatArriero(chat=chat).invoke([HumanMessage("hi"), AIMessage("yo")]).content == "!"
+    assert chat.engine.asked[0][0] == [*HI, *ids_of("yo")]
+
+
+def test_calls_that_are_not_json_are_shown_as_text(scripted_chat):
+    """They used to end the conversation."""
+    chat = scripted_chat("x", template=TOOL_TEMPLATE)
+    wrong = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
+    ChatArriero(chat=chat).invoke([HumanMessage("hi"), wrong, ToolMessage("not JSON", tool_call_id="1")])
+    assert '{"name": "f", "arguments": "{"}' in chat.renderer.tokenizer.decode(chat.engine.asked[0][0])
 
 
 def test_an_answer_can_be_sent_back(scripted_chat):
@@ -159,8 +174,6 @@ def test_an_answer_can_be_sent_back(scripted_chat):
     [
         (FunctionMessage("3", name="f"), "FunctionMessage"),
         (ChatMessage("hi", role="user"), "ChatMessage"),
-        (AIMessage("hi", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}]), "not JSON"),
-        (ToolMessage("3", tool_call_id="1"), "turn 2 must come from the assistant, got tool"),
         (HumanMessage([{"type": "image", "url": "http://127.0.0.1/a.png"}]), "type image"),
     ],
 )
@@ -385,7 +398,7 @@ def test_a_batch_is_answered_together_and_in_order(scripted_chat, kind):
 
 @both
 def test_a_bad_prompt_in_a_batch_spoils_no_other(scripted_chat, kind):
-    answers = kind(chat=scripted_chat("x")).batch(["hi", " ", "hi"], return_exceptions=True)
+    answers = kind(chat=scripted_chat("x")).batch(["hi", "\ud800", "hi"], return_exceptions=True)
     assert [isinstance(answer, UsageError) or text(answer) for answer in answers] == ["x", True, "x"]
 
 

@@ -69,13 +69,15 @@ def ask(
     finally:
         chat.close()
     if wanted is not None and answer.last.finish_reason == "length":
-        raise EngineError("the answer was cut before its JSON was complete", hint="a larger --max-new-tokens")
+        raise EngineError(
+            "the answer was cut before its JSON was complete", hint="a larger --max-new-tokens, or a shorter question"
+        )
     if as_json:
         output.document(_document(chat, answer, started, loaded))
     elif wanted is not None:
         print(answer.text)
     elif answer.last.finish_reason == "length":
-        output.note("[cut at the longest answer allowed: --max-new-tokens NUMBER allows more]")
+        output.note("[cut at --max-new-tokens, or where the window ends]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "guidance_scale": (1,),
+    "max_length": (20,),  # transformers' own default
+    "max_new_tokens": (),  # an answer that is cut off because nobody asked for a limit helps nobody
     "max_time": (),
     "min_length": (0,),
     "min_new_tokens": (0,),
@@ -61,7 +63,6 @@ def default_sampling(model_dir: Path, adapter_dir: Path | None = None) -> Sampli
 
     try:
         return Sampling(
-            max_new_tokens=config.get("max_new_tokens"),
             temperature=value("temperature", 1.0) if config.get("do_sample") else 0.0,
             top_p=value("top_p", 1.0),
             top_k=max(int(value("top_k", 0)), 0),  # some write -1 for "off"

@@ -26,8 +26,10 @@ Method = Literal["json_schema", "json_mode", "function_calling"]
 class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_stream(messages)` is ours and LLM's `prompt`
     """System, human, AI and tool messages in; an AI message out, with tool calls, token counts and finish reason.
 
-    Text messages of one role in a row are joined with a line break, as LangChain's `merge_message_runs` does.
-    `streaming` is LangChain's own: with True `invoke` streams too, for callbacks; with False `stream` waits for all.
+    An AI message at the end is continued, and what comes back is what follows it. Text messages of one role in a row
+    are joined with a line break, as LangChain's `merge_message_runs` does, where the chat template takes them in no
+    other way. `streaming` is LangChain's own: with True `invoke` streams too, for callbacks; with False `stream` waits
+    for all.
     """
 
     _kind = "chat"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from arriero.chat import Chat, EngineName, Options, Reply, load
 from arriero.errors import UsageError
 from arriero.langchain.words import listed, renamed
-from arriero.messages import Conversation, Message, Piece, Sampling
+from arriero.messages import Message, Piece, Sampling, with_system
 
 PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangChain hands `stop` over by itself
 
@@ -119,8 +119,8 @@ class OverChat(BaseModel):
 
     def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Any, Sampling, Options]:
         options = self._options(left := dict(given))
-        conversation = Conversation(tuple(self._turns(prompt))).with_system(self.system)
-        return conversation.messages, self._sampling(stop, left), options
+        turns = with_system(self._turns(prompt), self.system)
+        return turns, self._sampling(stop, left), options
 
     def _complete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Reply:
         messages, sampling, options = self._request(prompt, stop, given)

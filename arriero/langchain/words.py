@@ -22,7 +22,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from arriero.chat import Options, Reply
 from arriero.errors import UsageError
-from arriero.messages import Message, NamedTool, Piece, Role, ToolCall, ToolChoice, joined
+from arriero.messages import Message, NamedTool, Piece, Role, ToolCall, ToolChoice
 from arriero.tools import tool_choice_of
 
 ROLES: Mapping[type[BaseMessage], Role] = {
@@ -37,8 +37,8 @@ OF_SERVERS = ("api_key", "base_url", "max_retries", "timeout")  # what LangChain
 
 
 def turns(messages: Iterable[BaseMessage]) -> list[Message]:
-    """A conversation, `joined`."""
-    return joined(map(_turn, messages))
+    """A conversation."""
+    return list(map(_turn, messages))
 
 
 def _turn(message: BaseMessage) -> Message:
@@ -46,9 +46,7 @@ def _turn(message: BaseMessage) -> Message:
     role = next((role for kind, role in ROLES.items() if isinstance(message, kind)), None)
     if role is None:
         raise UsageError(f"the model takes system, human, AI and tool messages, got a {type(message).__name__}")
-    if invalid := getattr(message, "invalid_tool_calls", None):
-        raise UsageError(f"the model takes no calls whose arguments are not JSON, got {invalid}")
-    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    calls = _calls(message) if isinstance(message, AIMessage) else ()
     parts = [message.content] if isinstance(message.content, str) else message.content
     texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
     texts = [part for part in texts if not (calls and part.get("type") in CALLS)]
@@ -57,9 +55,16 @@ def _turn(message: BaseMessage) -> Message:
     return Message(
         role,
         "".join(part["text"] for part in texts),
-        tuple(ToolCall(call["id"] or "", call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in calls),
+        calls,
         message.tool_call_id if isinstance(message, ToolMessage) else None,
     )
+
+
+def _calls(message: AIMessage) -> tuple[ToolCall, ...]:
+    """The calls of tools, also those whose arguments are not JSON."""
+    valid = [(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in message.tool_calls]
+    others = [(call["id"], call["name"], call["args"]) for call in message.invalid_tool_calls]
+    return tuple(ToolCall(number or "", name or "", arguments or "") for number, name, arguments in valid + others)
 
 
 def answer(reply: Reply, facts: Mapping[str, Any]) -> AIMessage:

@@ -4,6 +4,9 @@
     template.py    messages and tools -> text, by the model's own chat template
     tools.py       what an answer may be: calls of tools, JSON of a schema; as prompt and as constraint
     calls/         the text of an answer -> text and calls of tools
+    tracing.py     which characters of a prompt people wrote, and which the template
+    asking.py      turns to be answered -> text that ends where the answer goes on; no turn is lost
+    encoding.py    text -> ids, with cuts where answers begin
     renderer.py    Renderer: the only place where a conversation becomes ids
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
     binding.py     bind(): a base model and an adapter that belong together, and their renderer
@@ -14,7 +17,8 @@ Nothing else in Arriero turns text into ids.
 from arriero.prompt.binding import Bound, bind
 from arriero.prompt.calls import CallReader, Part
 from arriero.prompt.contract import CONTRACT_FILE, Contract
-from arriero.prompt.renderer import Answers, Layout, Rendered, Renderer
+from arriero.prompt.encoding import Layout
+from arriero.prompt.renderer import Answers, Rendered, Renderer
 from arriero.prompt.template import TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids
 from arriero.prompt.tools import Wanted

@@ -23,10 +23,13 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from arriero.errors import UsageError
-from arriero.messages import Conversation, Message, Tool
+from arriero.messages import Conversation, Message, turns_of, with_system
+from arriero.prompt.asking import Asking, ending_of
 from arriero.prompt.calls import MARKERS
-from arriero.prompt.template import Template, TemplateError
+from arriero.prompt.encoding import Encoder, Ids, Layout, LiteralEncoder
+from arriero.prompt.template import Template, TemplateError, check_unicode
 from arriero.prompt.tools import GENERIC, CallForm, Wanted, in_plain_turns, told_generic
+from arriero.prompt.tracing import lifted
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Answers = Literal["all", "last"]
-Ids = list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,6 @@ class Rendered:
             return self if len(self.ids) <= length else None
         ids = (*self.ids[: length - 1], self.ids[end - 1])
         return Rendered(ids, (*self.spans[:-1], (start, length)))
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A rendered conversation before it is tokenized.
-
-    `cuts` are the positions in `text` where an answer begins, ascending; `turns` the indices of those messages.
-    """
-
-    text: str
-    cuts: tuple[int, ...]
-    turns: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -114,37 +104,61 @@ class Renderer:
         """The same renderer under another system prompt."""
         return replace(self, system=system)
 
-    def prompt(self, messages: Iterable[Message | Mapping[str, Any]], wanted: Wanted | None = None) -> Ids:
-        """The ids an engine continues: the conversation and the generation prompt.
+    def prompt(
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        wanted: Wanted | None = None,
+        *,
+        continue_final_message: bool | None = None,
+        add_generation_prompt: bool | None = None,
+    ) -> Ids:
+        """The ids an engine continues: turns in whatever order the template takes them, and how the answer begins.
 
-        The conversation must end with the user or with the results of tools. What is `wanted` of the answer is shown
-        to the model: tools where the template puts them, an instruction at the end of the system prompt.
+        Where an assistant's text is the last turn it goes on, unless the flags, `Chat.stream`'s, say otherwise. What
+        is `wanted` of the answer is shown to the model: tools where the template puts them, an instruction at the end
+        of the system prompt. Raises UsageError where the template refuses the turns or leaves one out.
         """
         wanted = wanted or Wanted()
-        conversation = Conversation.of(messages).with_system(self.system)
-        if conversation.turns[-1].role not in ("user", "tool"):
-            raise UsageError("the conversation must end with a user message or the results of tools")
+        turns = with_system(turns_of(messages), self.system)
+        ending = ending_of(turns, continue_final_message, add_generation_prompt)
+        if ending == "continued" and (wanted.schema is not None or wanted.must_call):
+            raise UsageError(
+                "an answer that must be a call or fit a schema cannot be continued, only begun",
+                hint="leave the assistant's message at the end out",
+            )
+        check_unicode((*turns, Message("system", wanted.instruction)), wanted.tools)
         tools, told = wanted.tools, ""
-        calls = any(message.tool_calls or message.role == "tool" for message in conversation.messages)
-        if (tools or calls) and self.tool_form is GENERIC:
-            self.chat_template.check(conversation.messages, tools)
-            conversation = Conversation(tuple(in_plain_turns(conversation.messages)))
-            tools, told = (), told_generic(tools)
+        calls = any(message.tool_calls or message.role == "tool" for message in turns)
+        form = self.tool_form if tools or calls else None
+        if form is GENERIC:
+            turns, tools, told = tuple(in_plain_turns(turns)), (), told_generic(tools)
         if instruction := "\n\n".join(filter(None, (told, wanted.instruction))):
-            conversation = self._instructed(conversation, instruction)
-        layout = self.layout(conversation, answer_follows=True, tools=tools)
-        (encoding,) = self._encode([layout.text])
-        return self._starts(layout, encoding)[0]
+            turns = self._instructed(turns, instruction)
+        return self._answer_ids(Asking(self.chat_template, tools, ending, form).layout(turns))
 
-    def _instructed(self, conversation: Conversation, instruction: str) -> Conversation:
+    def _answer_ids(self, layout: Layout) -> Ids:
+        """The ids of a layout, in which special tokens are nothing but structure."""
+        structure = layout.structure or ()
+        (encoding,) = self._encoder.encode([layout.text])
+        if self._encoder.astray(layout.text, encoding, structure) is None:
+            return self._encoder.starts(layout, encoding)[0]
+        layout = replace(layout, text=lifted(layout.text, structure))
+        (encoding,) = self._literal_encoder.encode([layout.text])
+        if (found := self._literal_encoder.astray(layout.text, encoding, structure)) is not None:
+            raise UsageError(f"the tokenizer reads {found!r}, which stands in the conversation, as a special token")
+        return self._literal_encoder.starts(layout, encoding)[0]
+
+    def _instructed(self, turns: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:
         """With an instruction at the end of the system prompt or, where the template takes none, of the question."""
         if self._takes_system:
-            system = f"{conversation.system}\n\n{instruction}" if conversation.system else instruction
-            return Conversation((Message("system", system), *conversation.turns))
-        messages = list(conversation.messages)
-        last = max(index for index, message in enumerate(messages) if message.role == "user")
-        messages[last] = replace(messages[last], content=f"{messages[last].content}\n\n{instruction}")
-        return Conversation(tuple(messages))
+            first, *others = with_system(turns, "")
+            system = f"{first.content}\n\n{instruction}" if first.content else instruction
+            return (Message("system", system), *others)
+        last = max((index for index, message in enumerate(turns) if message.role == "user"), default=None)
+        if last is None:
+            return (Message("user", instruction), *turns)
+        asked = replace(turns[last], content=f"{turns[last].content}\n\n{instruction}")
+        return (*turns[:last], asked, *turns[last + 1 :])
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -182,24 +196,24 @@ class Renderer:
 
     def render_layouts(self, layouts: Sequence[Layout]) -> list[Rendered]:
         """Tokenize many conversations at once; see `render`."""
-        encodings = self._encode([layout.text for layout in layouts])
+        encodings = self._encoder.encode([layout.text for layout in layouts])
         return [self._masked(layout, encoding) for layout, encoding in zip(layouts, encodings, strict=True)]
 
-    def layout(self, conversation: Conversation, *, answer_follows: bool = False, tools: Sequence[Tool] = ()) -> Layout:
-        """The text of a conversation and where its answers begin.
+    def layout(self, conversation: Conversation) -> Layout:
+        """The text of a conversation to learn from, and where its answers begin.
 
         Raises TemplateError where the template is not prefix-stable, naming the turn, or takes no tools, and UsageError
         where it refuses the conversation, the content holds a special token or is not Unicode text.
         """
         messages = conversation.messages
-        self.chat_template.check(messages, tools)
-        if tools or any(message.tool_calls for message in messages):
+        self.chat_template.check(messages)
+        if any(message.tool_calls for message in messages):
             messages = self.call_form.fitted(messages)
-        text = self.chat_template.text(messages, answer_follows=answer_follows, tools=tools)
+        text = self.chat_template.text(messages, answer_follows=False)
         turns = tuple(index for index, message in enumerate(messages) if message.role == "assistant")
         cuts = []
         for turn in turns:
-            before = self.chat_template.text(messages[:turn], answer_follows=True, tools=tools)
+            before = self.chat_template.text(messages[:turn], answer_follows=True)
             if not text.startswith(before):
                 raise TemplateError(
                     f"the chat template {self.chat_template.named} is not prefix-stable: the prompt before message "
@@ -218,14 +232,20 @@ class Renderer:
         """Whether an id stands for a special token."""
         return token in self.special_ids
 
-    def _encode(self, texts: list[str]) -> list[Encoding]:
-        encodings: list[Encoding] = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        return encodings
+    @cached_property
+    def _encoder(self) -> Encoder:
+        added = self.tokenizer.added_tokens_decoder
+        specials = {index: token.content for index, token in added.items() if token.special}
+        return Encoder(self.tokenizer.backend_tokenizer, specials, self.tokenizer.unk_token_id)
+
+    @cached_property
+    def _literal_encoder(self) -> LiteralEncoder:
+        return LiteralEncoder(self.tokenizer)
 
     def _masked(self, layout: Layout, encoding: Encoding) -> Rendered:
         if not layout.cuts:
             raise UsageError("the conversation has no assistant message, so there is nothing to learn from it")
-        ids, starts = self._starts(layout, encoding)
+        ids, starts = self._encoder.starts(layout, encoding)
         begin = 0 if self.answers == "all" else len(starts) - 1
         answers = list(zip(starts, layout.turns, strict=True))[begin:]
         return Rendered(tuple(ids), tuple((start, self._end_of_turn(ids, start, turn)) for start, turn in answers))
@@ -242,56 +262,8 @@ class Renderer:
             hint="name the token that ends a turn as eos_token_id in the model's generation_config.json",
         )
 
-    def _starts(self, layout: Layout, encoding: Encoding) -> tuple[Ids, list[int]]:
-        """The ids, and for each cut the index of the first id after it."""
-        ids: Ids = encoding.ids
-        starts = [self._clean_start(layout.text, ids, cut, encoding) for cut in layout.cuts]
-        if None not in starts:
-            return ids, [start for start in starts if start is not None]
-        return self._in_parts(layout.text, layout.cuts)
-
-    def _clean_start(self, text: str, ids: Ids, cut: int, encoding: Encoding) -> int | None:
-        """The index of the id that begins at `cut`, if the ids before it are certainly those of the prompt alone.
-
-        They are when a special token stands before the cut, for tokenizers never merge across one, and the ids
-        between it and the cut are those of that bit of text by itself. None means: not certain.
-        """
-        start = encoding.char_to_token(cut)
-        if start is None or _begin(encoding, start) != cut:
-            return None
-        special = start - 1
-        while special >= 0 and ids[special] not in self.special_ids:
-            special -= 1
-        if special < 0:
-            return None
-        between = text[_begin(encoding, special) : cut]
-        return start if ids[special:start] == self._alone(between) else None
-
-    def _alone(self, text: str) -> Ids:
-        """The ids of a piece of text; remembered, since what precedes an answer is nearly always the same."""
-        known: dict[str, Ids] = self.__dict__.setdefault("_known", {})
-        if text not in known and len(known) < 1000:
-            known[text] = self._encode([text])[0].ids
-        return known[text] if text in known else self._encode([text])[0].ids
-
-    def _in_parts(self, text: str, cuts: tuple[int, ...]) -> tuple[Ids, list[int]]:
-        """Tokenize so that at every cut the ids before it are those of the prompt alone, by definition."""
-        if not cuts:
-            return self._encode([text])[0].ids, []
-        head, starts = self._in_parts(text[: cuts[-1]], cuts[:-1])
-        whole: Ids = self._encode([text])[0].ids
-        if whole[: len(head)] != head:
-            whole = head + self._encode([text[cuts[-1] :]])[0].ids
-        return whole, [*starts, len(head)]
-
 
 @cache
 def _announce(message: str) -> None:
     """Say it once in the log, however many renderers there are."""
     log.warning(message)
-
-
-def _begin(encoding: Encoding, token: int) -> int:
-    """The position in the text where a token begins; -1 for a token that stands for no text."""
-    span = encoding.token_to_chars(token)
-    return -1 if span is None else span[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool, ToolCall
+from arriero.prompt.tracing import Tracer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -49,58 +49,60 @@ class Template:
         name = str(getattr(self._tokenizer, "name_or_path", "") or "").rstrip("/").rsplit("/", 1)[-1]
         return f"of {name} ({self.sha256[:12]})" if name else f"({self.sha256[:12]})"
 
-    def text(self, messages: Sequence[Message], *, answer_follows: bool, tools: Sequence[Tool] = ()) -> str:
+    def text(
+        self, messages: Sequence[Message], *, answer_follows: bool, tools: Sequence[Tool] = (), traced: bool = False
+    ) -> str:
         """The template's output: what apply_chat_template tokenizes, but with the clock stopped at `today`.
 
-        apply_chat_template itself offers no way to hand the template another clock. Raises UsageError where the
-        template refuses the conversation.
+        apply_chat_template itself offers no way to hand the template another clock. `traced` marks what people wrote.
+        Raises UsageError where the template refuses the conversation.
         """
-        return self._render(list(_as_dicts(messages, self._arguments)), answer_follows=answer_follows, tools=tools)
+        marked = self.tracer.marked if traced else _as_it_is
+        shown = list(_as_dicts(messages, self._arguments, marked))
+        definitions = [marked(json.loads(as_json(tool.definition))) for tool in tools]
+        return self._render(shown, definitions, answer_follows=answer_follows)
 
-    def _render(self, messages: list[dict[str, Any]], *, answer_follows: bool, tools: Sequence[Tool] = ()) -> str:
+    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Any] = (), *, answer_follows: bool) -> str:
         import jinja2
 
         try:
             text: str = self._compiled.render(
                 messages=messages,
-                tools=[json.loads(as_json(tool.definition)) for tool in tools] or None,
+                tools=tools or None,
                 documents=None,
                 add_generation_prompt=answer_follows,
                 **self._context,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:  # templates fail in all these ways
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:  # templates fail in all these ways
             raise UsageError(f"the chat template refuses this conversation: {error}") from error
         return text
 
     def check(self, messages: Iterable[Message], tools: Iterable[Tool] = ()) -> None:
         """Raise UsageError where a special token, or what is not Unicode text, would get into the prompt."""
-        for tool in tools:
-            self._check(f"the definition of the tool {tool.name}", as_json(tool.definition))
-        for message in messages:
-            self._check(f"the {message.role}'s message", message.content)
-            for call in message.tool_calls:
-                self._check(f"the call of {call.name}", call.name, arguments_text(call))
-
-    def _check(self, where: str, *texts: str) -> None:
-        for text in texts:
-            if (found := self._specials.search(text)) is not None:
+        for where, text in _texts(messages, tools):
+            if (found := self.tracer.specials.search(text)) is not None:
                 raise UsageError(
                     f"{where} holds the special token {found[0]}, which would be read as a part of the prompt's "
                     "structure",
                     hint="write it differently, say with a space in it",
                 )
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UsageError(f"{where} is not Unicode text: a lone surrogate at position {error.start}") from error
+            _check_unicode(where, text)
 
     @cached_property
-    def _specials(self) -> re.Pattern[str]:
-        """Matches any special token as it would be read out of text."""
+    def tracer(self) -> Tracer:
+        """What follows the texts of people through this template."""
+        from jinja2 import nodes
+
         added = self._tokenizer.added_tokens_decoder.values()
-        texts = {token.content for token in added if token.special and token.content.strip()}
-        ordered = sorted(texts, key=lambda text: (-len(text), text))
-        return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+        specials = {token.content for token in added if token.special and token.content.strip()}
+        source = self._compiled.environment.parse(self.source)
+        words = {node.value for node in source.find_all(nodes.Const) if isinstance(node.value, str)}
+        return Tracer(list(specials), words, {node.attr for node in source.find_all(nodes.Getattr)})
 
     def _arguments(self, call: ToolCall) -> dict[str, Any] | str:
         """A call's arguments as the template takes them: what is no object as text or, if it must be, in an object."""
@@ -113,7 +115,8 @@ class Template:
         call = ToolCall("probe0000", "probe_tool", "probe_text")
         turns = (Message("user", "probe"), Message("assistant", "", (call,)), Message("tool", "", (), call.id))
         try:
-            return call.arguments in self._render(list(_as_dicts(turns, lambda _: call.arguments)), answer_follows=True)
+            shown = list(_as_dicts(turns, lambda _: call.arguments, _as_it_is))
+            return call.arguments in self._render(shown, answer_follows=True)
         except UsageError:
             return False
 
@@ -132,23 +135,57 @@ def as_json(value: object) -> str:
         raise UsageError(f"this cannot be written as JSON: {error}, got {reprlib.repr(value)}") from error
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def check_unicode(messages: Iterable[Message], tools: Iterable[Tool]) -> None:
+    """Raise UsageError where what people wrote is not Unicode text, which no tokenizer takes."""
+    for where, text in _texts(messages, tools):
+        _check_unicode(where, text)
+
+
+def _check_unicode(where: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where} is not Unicode text: a lone surrogate at position {error.start}") from error
+
+
+def _texts(messages: Iterable[Message], tools: Iterable[Tool]) -> Iterable[tuple[str, str]]:
+    """All that people wrote, and what it is."""
+    for tool in tools:
+        yield f"the definition of the tool {tool.name}", as_json(tool.definition)
+    for message in messages:
+        yield f"the {message.role}'s message", message.content
+        for call in message.tool_calls:
+            yield from ((f"the call of {call.name}", text) for text in (call.name, arguments_text(call)))
+
+
 def arguments_text(call: ToolCall) -> str:
     """A call's arguments as JSON or, where the model wrote none, as the text they are."""
     given = call.given
     return given if isinstance(given, str) else as_json(given)
 
 
-def _as_dicts(messages: Sequence[Message], arguments: Callable[[ToolCall], object]) -> Iterable[dict[str, Any]]:
+def _as_dicts(
+    messages: Sequence[Message], arguments: Callable[[ToolCall], object], marked: Callable[[Any], Any]
+) -> Iterable[dict[str, Any]]:
     """Messages as templates take them: `tool_calls` only where there are some, with their `arguments`."""
     names: dict[str | None, str] = {}
     for message in messages:
-        made: dict[str, Any] = {"role": message.role, "content": message.content}
+        made: dict[str, Any] = {"role": message.role, "content": marked(message.content)}
         if message.tool_calls:
-            names = {call.id: call.name for call in message.tool_calls}
+            names |= {call.id: call.name for call in message.tool_calls}
             made["tool_calls"] = [
-                {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": arguments(call)}}
+                {
+                    "type": "function",
+                    "id": marked(call.id),
+                    "function": {"name": marked(call.name), "arguments": marked(arguments(call))},
+                }
                 for call in message.tool_calls
             ]
         elif message.role == "tool":
-            made |= {"tool_call_id": message.tool_call_id, "name": names.get(message.tool_call_id, "")}
+            name = names.get(message.tool_call_id, "")
+            made |= {"tool_call_id": marked(message.tool_call_id), "name": marked(name)}
         yield made

@@ -164,14 +164,15 @@ def told_generic(tools: Sequence[Tool]) -> str:
 
 def in_plain_turns(messages: Sequence[Message]) -> list[Message]:
     """The conversation with calls and results as text, a result in one turn with what the user says next."""
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    names: dict[str | None, str] = {}
     made: list[Message] = []
     results = False  # whether the last turn is of results
     for message in messages:
+        names |= {call.id: call.name for call in message.tool_calls}
         calls = [GENERIC.written(call) for call in message.tool_calls]
         text = "\n".join(filter(None, (message.content, *calls)))
         if message.role == "tool":
-            result = {"name": names.get(message.tool_call_id or "", ""), "content": text}
+            result = {"name": names.get(message.tool_call_id, ""), "content": text}
             text = f"<tool_response>\n{as_json(result)}\n</tool_response>"
         role: Role = "user" if message.role == "tool" else message.role
         if results and role == "user":
@@ -194,7 +195,7 @@ def one_at_a_time(messages: Sequence[Message]) -> list[Message]:
         results = {messages[at].tool_call_id: at for at in after}
         for index, call in enumerate(message.tool_calls):
             made.append(replace(message, content="" if index else message.content, tool_calls=(call,)))
-            if (at := results.get(call.id)) is not None:
+            if (at := results.pop(call.id, None)) is not None:
                 moved.add(at)
                 made.append(messages[at])
     return made

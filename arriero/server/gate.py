@@ -92,11 +92,13 @@ class Gate:
                 for name, value in HEADERS.items():
                     found.setdefault(name, value)
                 found["x-request-id"] = record.id
+                if record.clamped is not None:
+                    found["x-arriero-clamped"] = f"max_tokens={record.clamped}"
                 if record.path.startswith(ANTHROPIC):
                     found["request-id"] = record.id  # where its clients look for it
                 if self._allowed(origin):  # also on what never reaches the CORS middleware: refusals and failures
                     found.setdefault("access-control-allow-origin", origin)
-                    found.setdefault("access-control-expose-headers", "x-request-id, retry-after")
+                    found.setdefault("access-control-expose-headers", "x-request-id, x-arriero-clamped, retry-after")
                     found.add_vary_header("origin")
                 if caller is not None and headers.get("authorization", "").lower().startswith("basic"):
                     secure = scope["scheme"] == "https"

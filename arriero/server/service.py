@@ -102,6 +102,7 @@ class Service:
         try:
             # Not raced against the disconnect: a thread cannot be cancelled, and its generations would be nobody's.
             await run_in_threadpool(make)
+            record.clamped = min((stream.clamped for stream in streams if stream.clamped is not None), default=None)
             if self._broken_off:
                 answers.break_off()
             await while_connected(request.receive, answers.start())

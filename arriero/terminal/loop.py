@@ -68,7 +68,7 @@ def _turn(dialogue: Dialogue, commands: Commands, line: str, *, plain: bool) -> 
     with hushed(), answering(plain=plain) as show:
         reason = dialogue.retry(show) if commands.again else dialogue.ask(line.strip(), show)
     if reason == "length":
-        note("[cut at the longest answer allowed: /set max_new_tokens NUMBER allows more]")
+        note("[cut at /set max_new_tokens, or where the window ends]")
     elif reason == "cancelled":
         note("[stopped]")
 

@@ -14,7 +14,7 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import StopException, add_script_run_ctx, get_script_run_ctx
 
 from arriero.chat import Chat
-from arriero.messages import DEFAULT_MAX_NEW_TOKENS, Sampling
+from arriero.messages import Sampling
 from arriero.web.session import Session, Turn
 from arriero.web.state import get_chat
 
@@ -83,7 +83,7 @@ def settings(session: Session, *, locked: bool) -> Sampling:
         1,
         window,
         None,
-        placeholder=f"up to {min(DEFAULT_MAX_NEW_TOKENS, window)}",
+        placeholder="until it ends",
         help=f"Where an answer is cut off. Conversation and answer together have room for {window} tokens.",
     )
     return Sampling(temperature=temperature, max_new_tokens=tokens)
@@ -136,7 +136,7 @@ def remarks(turn: Turn) -> list[str]:
     """How an answer ended and what it took."""
     found = []
     if turn.finish_reason == "length":
-        found.append("**Cut off**: the limit of new tokens was reached")
+        found.append("**Cut off**: at the limit of new tokens, or where the window ends")
     if turn.finish_reason == "cancelled":
         found.append("Stopped")
     if turn.usage is not None:

@@ -104,7 +104,7 @@ def test_the_model_does_not_speak_to_the_terminal(answered):
 def test_a_cut_answer_says_so(answered):
     code, out, err, _ = answered("a", "--max-new-tokens", 2)
     assert (code, out) == (0, "on\n")
-    assert "--max-new-tokens NUMBER allows more" in err
+    assert "cut at --max-new-tokens, or where the window ends" in err
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -38,7 +38,7 @@ def test_what_llama_3_1_says(defaults, caplog):
 
 def test_every_parameter_is_followed(defaults, caplog):
     given = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.05}
-    given |= {"presence_penalty": 0.5, "frequency_penalty": 0.25, "max_new_tokens": 2048}
+    given |= {"presence_penalty": 0.5, "frequency_penalty": 0.25}
     assert defaults(do_sample=True, **given) == Sampling(**given)
     assert caplog.records == []
 
@@ -58,6 +58,8 @@ def test_a_temperature_without_do_sample_is_greedy_as_in_transformers_and_said(d
 
 
 IGNORED = {
+    "max_new_tokens": 20,
+    "max_length": 4096,
     "bad_words_ids": [[5]],
     "typical_p": 0.9,
     "no_repeat_ngram_size": 3,
@@ -78,7 +80,7 @@ def test_what_would_change_answers_and_is_not_followed_is_said_once(defaults, ca
     assert record.getMessage().endswith(f"asks for what is not followed: {name} {IGNORED[name]}")
 
 
-@pytest.mark.parametrize("wrong", [{"top_p": 2}, {"temperature": "hot"}, {"top_k": "many"}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize("wrong", [{"top_p": 2}, {"temperature": "hot"}, {"top_k": "many"}])
 def test_values_that_make_no_sense_are_an_error_that_names_the_file(defaults, wrong):
     with pytest.raises(ArrieroError, match=r"generation_config\.json makes no sense"):
         defaults(do_sample=True, **wrong)

@@ -51,6 +51,16 @@ HERMES = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# nothing between the texts, as some base models' templates have it
+GLUED = "{{ bos_token }}{% for m in messages %}{{ m.content | trim }}{% endfor %}"
+# ChatML that looks into answers, as Qwen 3 and DeepSeek R1 do: reasoning is not shown again
+THINKING = (
+    "{% for m in messages %}{% set text = m.content %}{% if m.role == 'assistant' and '</think>' in text %}"
+    "{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + text + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 # ChatML whose calls are XML, as Qwen3-Coder has it: arguments by name, so no template for arguments that are text
 CODER = (
     "{% if tools %}{{ '<|im_start|>system\n<tools>' }}{% for tool in tools %}{{ '\n' + tool.function.name }}"

@@ -9,9 +9,9 @@ import pytest
 
 from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.errors import UsageError
-from arriero.messages import Conversation, NamedTool, Tool, ToolCall
+from arriero.messages import Conversation, Message, NamedTool, Tool, ToolCall
 from arriero.prompt import CallReader, Renderer, TemplateError, Wanted
-from arriero.prompt.tools import GENERIC
+from arriero.prompt.tools import GENERIC, one_at_a_time
 from tests.conftest import TEMPLATE, TOOL_TEMPLATE, build_tokenizer
 from tests.prompt.templates import (
     CHATML,
@@ -95,6 +95,13 @@ def test_calls_of_one_turn_become_turns_where_the_template_takes_one_at_a_time(l
     first, second = ({"role": "assistant", "content": "", "tool_calls": [made]} for made in TWICE[2]["tool_calls"])
     turns = [*ASKED, first, result(1), second, result(2, "noon")]
     assert rendered(llama, TWICE, [WEATHER]) == reference(llama, turns, [WEATHER])
+
+
+def test_a_result_of_two_calls_of_one_id_is_shown_once():
+    """It stood after each of them."""
+    twins = [*ASKED, {"role": "assistant", "tool_calls": [call(1, "clock", "{}"), call(1, "clock", "{}")]}, result(1)]
+    turns = one_at_a_time([Message.of(turn) for turn in twins])
+    assert [turn.role for turn in turns[2:]] == ["assistant", "tool", "assistant"]
 
 
 def test_the_form_of_a_call_is_what_the_template_writes(hermes, llama):
@@ -199,6 +206,24 @@ def test_calls_and_results_are_plain_turns_in_the_generic_form():
     assert rendered(own(TEMPLATE), turns) == f"{expected}\nAnd now?</s><bot>", "roles still alternate"
 
 
+def test_results_without_a_call_are_turns_in_the_generic_form_too():
+    stray = [*ASKED, result(1, "noon"), {"role": "user", "content": "And now?"}]
+    text = rendered(own(TEMPLATE), stray)
+    assert '<user><tool_response>\n{"name": "", "content": "noon"}\n</tool_response>\nAnd now?</s><bot>' in text
+
+
+def test_an_answer_after_calls_goes_on_in_the_generic_form_too():
+    begun = {"role": "assistant", "content": "It is"}
+    assert rendered(own(TEMPLATE), [*CALLED, begun], [WEATHER]).endswith("</tool_response></s><bot>It is")
+
+
+def test_a_result_is_of_the_last_call_before_it_that_has_its_id():
+    """Clients count calls anew with each answer; all results had the name of the last call of that id."""
+    again = [*CALLED, {"role": "assistant", "tool_calls": [call(1, "clock", "{}")]}, result(1, "noon")]
+    text = rendered(own(TEMPLATE), again)
+    assert text.index('{"name": "weather", "content"') < text.index('{"name": "clock", "content": "noon"}')
+
+
 def test_without_a_system_turn_tools_are_shown_with_the_question():
     renderer = own(TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"))
     text = rendered(renderer, ASKED[1:], [WEATHER], "auto", CITY)
@@ -254,12 +279,14 @@ SPECIAL = "</s>"
         ([*ASKED, {"role": "assistant", "tool_calls": [call(1, SPECIAL)]}, result(1)], [], "the call of </s>"),
     ],
 )
-def test_special_tokens_are_refused_wherever_they_would_get_into_the_prompt(messages, tools, where):
+def test_special_tokens_are_found_wherever_they_would_get_into_what_is_trained(messages, tools, where):
     renderer = Renderer(build_tokenizer(TOOL_TEMPLATE), (2,))
     with pytest.raises(UsageError, match=f"{where} holds the special token {SPECIAL}"):
-        renderer.prompt(messages, Wanted.of(tools))
-    with pytest.raises(UsageError, match="the system's message holds the special token"):
-        renderer.prompt(ASKED, Wanted.of(schema={"title": SPECIAL}))
+        renderer.chat_template.check(Conversation.of(messages).messages, map(Tool.of, tools))
+    text = rendered(renderer, messages, tools)
+    assert SPECIAL in text.removesuffix("</s><bot>")
+    ids = renderer.prompt(ASKED, Wanted.of(schema={"title": SPECIAL}))
+    assert ids.count(2) == 2, "of the schema in the system prompt it is text"
 
 
 # --- the schema ---
@@ -361,7 +388,6 @@ def test_an_openai_message_keeps_its_calls():
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        (CALLED[:-1], "must end with a user message"),
         (TWICE[:-1], "the results of the calls call_1 are missing"),
         ([*CALLED[:-1], *ASKED[1:]], "turn 3 must come from the tool, got user: the results of the calls call_1 come"),
         ([*CALLED[:-1], result(7)], "turn 3 is the result of the call 'call_7', expected 'call_1'"),
@@ -374,9 +400,11 @@ def test_an_openai_message_keeps_its_calls():
         ([*ASKED, {"role": "assistant", "tool_calls": "x"}], "tool_calls must be a list, got str"),
         ([*ASKED, {"role": "assistant", "tool_calls": [{"id": "x"}]}], "a tool call must be an object"),
         ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "")]}], "needs an id, a name and arguments"),
-        ([*ASKED, {"role": "assistant", "content": None}], "content must be text, got NoneType"),
+        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "{oops")]}], "arguments of the call of f are not"),
+        ([*ASKED, {"role": "assistant", "tool_calls": [call(1, "f", "[]")]}], "must be a JSON object, got '\\[\\]'"),
+        ([*ASKED, {"role": "assistant", "content": None}], "turn 2 \\(assistant\\) is empty"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused(messages, message):
+def test_an_order_that_makes_no_sense_is_not_trained(messages, message):
     with pytest.raises(UsageError, match=message):
-        Renderer(build_tokenizer(TOOL_TEMPLATE), (2,)).prompt(messages)
+        Conversation.of(messages)

@@ -213,13 +213,19 @@ def test_a_prompt_is_counted_and_not_answered(asked):
         ({"output_format": {"type": "json_schema"}}, "the field output_format is not supported"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
-        ({"max_tokens": 9000}, "window holds 8192"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(asked, change, message):
     post, chat = asked("x")
     assert message in fault_of(post(**change), 400)
     assert chat.engine.asked == []
+
+
+def test_a_limit_beyond_the_window_is_lowered_to_it(asked):
+    post, _ = asked("x")
+    answered = post(max_tokens=9000)
+    assert answered.status_code == 200
+    assert 8100 < int(answered.headers["x-arriero-clamped"].removeprefix("max_tokens=")) < 8192
 
 
 def test_what_changes_nothing_is_taken_and_named_once(asked, caplog):

@@ -9,7 +9,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.conftest import TOOL_TEMPLATE
+from tests.conftest import TOOL_TEMPLATE, ids_of
 
 HELLO = [{"role": "user", "content": "hi"}]
 WEATHER = {
@@ -207,10 +207,47 @@ def test_developer_messages_and_names_are_understood(client):
     assert engine.asked[0][0] == engine.asked[1][0]
 
 
-def test_messages_of_one_role_in_a_row_are_one_turn(client):
-    asked, engine = client("x", "x")
-    turns = [("system", "a"), ("system", "b"), ("user", "c"), ("user", "d"), ("assistant", "e"), ("user", "f")]
+def test_turns_are_what_the_template_takes(client):
+    """An order that training would not take used to be refused, or joined where that was not needed."""
+    asked, engine = client("x")
+    turns = [("assistant", "a"), ("user", ""), ("user", "b"), ("system", "c"), ("assistant", None)]
     asked.chat.completions.create(model="tiny", messages=[{"role": role, "content": text} for role, text in turns])
-    turns = [("system", "a\nb"), ("user", "c\nd"), ("assistant", "e"), ("user", "f")]
-    asked.chat.completions.create(model="tiny", messages=[{"role": role, "content": text} for role, text in turns])
-    assert engine.asked[0][0] == engine.asked[1][0]
+    prompt = [1, 5, *ids_of("a"), 2, 4, 2, 4, *ids_of("b"), 2, 3, *ids_of("c"), 2, 5]
+    assert engine.asked[0][0] == prompt
+
+
+def test_an_answer_is_continued(client):
+    """Prefill used to be refused."""
+    asked, engine = client("x")
+    begun = [*HELLO, {"role": "assistant", "content": "yo"}]
+    flags = {"continue_final_message": True, "add_generation_prompt": False}
+    for extra in ({}, flags):
+        answer = asked.chat.completions.create(model="tiny", messages=begun, extra_body=extra)
+        assert answer.choices[0].message.content == "x"
+        assert engine.asked[-1][0] == [1, 4, *ids_of("hi"), 2, 5, *ids_of("yo")]
+    asked.chat.completions.create(model="tiny", messages=begun, extra_body={"add_generation_prompt": True})
+    assert engine.asked[-1][0][-2:] == [2, 5]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_limit_beyond_the_window_is_clamped_and_told_in_a_header(client, field, stream):
+    """It used to be a 400, although the prompt fits."""
+    asked, engine = client("x")
+    create = asked.chat.completions.with_raw_response.create
+    response = create(model="tiny", messages=HELLO, stream=stream, **{field: 100_000})
+    assert response.headers["x-arriero-clamped"] == "max_tokens=250"
+    assert engine.asked[0][2] == 250
+    for given in ({}, {field: 250}):
+        assert "x-arriero-clamped" not in create(model="tiny", messages=HELLO, **given).headers
+    assert [limit for _, _, limit in engine.asked[1:]] == [250, 250]
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(model="tiny", messages=[{"role": "user", "content": "a" * 252}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_special_tokens_in_a_message_are_text(client):
+    """A file about chat templates used to be refused."""
+    asked, engine = client("x")
+    asked.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "</s><sys>"}])
+    assert engine.asked[0][0] == [1, 4, *ids_of("</s><sys>"), 2, 5]

@@ -184,7 +184,7 @@ def test_a_stream(client):
         ({"prompt": [-1]}, "prompt[0]", "greater than or equal to 0"),
         ({"prompt": [10**6]}, None, "token ids go from 0 to"),
         ({"prompt": ""}, None, "a prompt needs at least one token"),
-        ({"prompt": "a" * 250, "max_tokens": 10}, None, "window holds 256"),
+        ({"prompt": "a" * 256, "max_tokens": 10}, None, "window holds 256"),
     ],
 )
 def test_bad_requests_are_refused_by_name(client, change, param, message):

@@ -76,15 +76,14 @@ def part(**fields):
         ({"messages": "hi"}, "messages", "valid list"),
         ({"messages": ["hi"]}, "messages[0]", "valid dictionary"),
         ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role", "'assistant' or 'tool'"),
-        ({"messages": [{"role": "tool", "content": "hi"}]}, None, "turn 1 must come from the user"),
+        ({"messages": [HELLO[0] | {"tool_call_id": "1"}]}, None, "which only tool messages have"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "the content is missing"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "the content is missing"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "text or a list of text parts"),
         ({"messages": [*HELLO, {"role": "user", "content": "hi", "nam": "x"}]}, "messages[1].nam", "not supported"),
         (part(type="image_url", image_url={"url": "x"}), "messages[0].content[0].type", "got 'image_url'"),
         (part(type="text"), "messages[0].content[0].text", "missing"),
-        ({"messages": [{"role": "assistant", "content": "hi"}]}, None, "turn 1 must come from the user"),
-        ({"messages": [{"role": "user", "content": " "}]}, None, "turn 1 (user) is empty"),
+        ({"continue_final_message": True}, None, "the last message must be an assistant's text to be continued"),
     ],
 )
 def test_a_bad_field_is_named(app_of, change, param, message):

@@ -82,7 +82,7 @@ def test_arguments_of_a_call_that_are_nested_too_deeply_are_a_bad_request(client
         assert response.status_code in ((200, 400) if depth < 5000 else (400,)), (depth, response.text)
 
 
-def test_messages_of_one_role_in_a_row_are_one_turn_in_responses_as_in_chat_completions(client):
+def test_messages_of_one_role_in_a_row_are_the_same_prompt_in_responses_as_in_chat_completions(client):
     """Responses refused them: turn 2 must come from the assistant, got user."""
     turns = [{"role": role, "content": text} for role, text in [("system", "b"), ("user", "c"), ("user", "d")]]
     body = {"model": "tiny", "instructions": "a", "input": turns}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from datetime import datetime
 
 import httpx
@@ -13,7 +14,7 @@ import requests
 from starlette.responses import PlainTextResponse
 
 from arriero.server import create_app
-from tests.conftest import ids_of
+from tests.conftest import TEMPLATE, ids_of
 from tests.server.conftest import remade
 
 
@@ -56,7 +57,14 @@ def test_null_counts_as_absent(serve):
     served = serve("x")
     body = {"prompt": "hi", "history": None, "max_length": None, "temperature": None, "top_p": None}
     assert httpx.post(served.url, json=body).status_code == 200
-    assert served.chat.engine.asked[0][1] == served.chat.defaults
+    assert served.chat.engine.asked[0][1] == replace(served.chat.defaults, max_new_tokens=512)
+
+
+def test_the_tutorial_s_answers_end_at_512_tokens(serve, scripted_chat):
+    """Everywhere else an answer goes on to the end of the window."""
+    chat = scripted_chat("x", template=TEMPLATE)
+    assert httpx.post(serve(chat=chat).url, json={"prompt": "hi"}).status_code == 200
+    assert chat.engine.asked[0][2] == 512
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,6 @@ def test_null_counts_as_absent(serve):
         ({"prompt": "hi", "history": [["only a question"]]}, "history[0]"),
         ({"prompt": "hi", "history": [["q", 1]]}, "history[0][1]"),
         ({"prompt": "hi", "history": "no"}, "history"),
-        ({"prompt": "   "}, None),
     ],
 )
 def test_bad_bodies_name_the_field(serve, body, param):

@@ -78,8 +78,8 @@ def test_a_failing_answer_leaves_no_trace(talk, history):
         dialogue.ask("b", fail)
     with pytest.raises(EngineError):
         dialogue.retry(fail)
-    with pytest.raises(UsageError, match="special token"):
-        dialogue.ask("<s>", nothing)
+    with pytest.raises(UsageError, match="lone surrogate"):
+        dialogue.ask("\ud800", nothing)
     assert stored(history) == contents(dialogue.turns) == ["a", "one"]
 
 
@@ -106,7 +106,7 @@ def test_the_window_s_use_is_that_of_the_next_prompt(talk):
     dialogue.ask("abc", nothing)
     # <user> a b c </s> <bot> o n e </s>
     assert dialogue.used == before + 10
-    dialogue.turns.append(Message("user", "<s>"))
+    dialogue.turns.append(Message("user", "\ud800"))
     assert dialogue.used is None
 
 

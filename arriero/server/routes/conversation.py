@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from arriero.chat import Form
 from arriero.constraint import JsonSchema
-from arriero.messages import Message, Tool, joined
+from arriero.messages import Message, Tool
 from arriero.server.body import RequestBody, Schema, parts
 from arriero.server.errors import RequestError, at
 from arriero.tools import ToolCall
@@ -62,7 +62,7 @@ class ChatMessage(RequestBody):
 
     def message(self) -> Message:
         """This turn as a Message."""
-        if self.content is None and not self.tool_calls:
+        if self.content is None and self.role != "assistant":
             raise RequestError("the content is missing", param="content")
         calls = [ToolCall.of(call.model_dump(exclude={"index"})) for call in self.tool_calls or ()]
         text = "".join(part.text for part in self.content or ())
@@ -138,25 +138,30 @@ class Turn(Protocol):
 
 
 def conversation(turns: Sequence[Turn], field: str = "messages", *, system: str | None = None) -> list[Message]:
-    """The messages, checked one by one, after a system prompt, then `joined`; RequestError names the one in `field`."""
+    """The messages, checked one by one, after a system prompt; RequestError names the one in `field` that is wrong."""
     found = [] if system is None else [Message("system", system)]
     for number, turn in enumerate(turns):
         with at(f"{field}[{number}]"):
             found.append(turn.message())
-    return joined(found)
+    return found
 
 
 class Asked(RequestBody):
-    """The tools that may be called and the form of the answer."""
+    """The tools that may be called, the form of the answer, and what the prompt ends with (`Chat.stream` says how)."""
 
     tools: list[ToolBody] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolBody | None = None
     response_format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
     parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
     def form(self) -> Form:
         """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
-        found: Form = {}
+        found: Form = {
+            "continue_final_message": self.continue_final_message,
+            "add_generation_prompt": self.add_generation_prompt,
+        }
         with at("tools"):
             found["tools"] = [Tool.of(tool.model_dump(exclude_none=True)) for tool in self.tools or ()]
         chosen = self.tool_choice or "auto"

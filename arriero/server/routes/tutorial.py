@@ -13,13 +13,15 @@ from arriero.messages import Message, Sampling
 from arriero.server.body import MaxTokens, RequestBody, Temperature, TopP
 from arriero.server.service import Service
 
+DEFAULT_TOKENS = 512
 Exchange = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
 class Prompt(RequestBody):
     """A question, and the questions and answers before it as [question, answer] pairs.
 
-    `max_length` counts the answer's tokens only. The tutorial sends `prompt` alone, its relatives the others too.
+    `max_length` counts the answer's tokens only; without it there are at most 512, as in the tutorial. The tutorial
+    sends `prompt` alone, its relatives the others too.
     """
 
     prompt: str
@@ -35,7 +37,8 @@ class Prompt(RequestBody):
 
     def sampling(self) -> Sampling:
         """How to choose tokens."""
-        return Sampling(max_new_tokens=self.max_length, temperature=self.temperature, top_p=self.top_p)
+        limit = DEFAULT_TOKENS if self.max_length is None else self.max_length
+        return Sampling(max_new_tokens=limit, temperature=self.temperature, top_p=self.top_p)
 
 
 class PromptResponse(BaseModel):
