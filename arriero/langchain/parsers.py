@@ -34,11 +34,19 @@ class _Whole(BaseOutputParser[Any]):
                 f"the structured answer reached its limit of {limit} tokens before it was complete",
                 hint="allow more: max_tokens=…",
             )
-        if reason is not None and not message.tool_calls and not _is_json(message.text):
+        if reason is not None and not _is_complete(message):
             raise CutOffError(
                 f"the structured answer ended before it was complete (finish reason {reason}): {message.text!r}",
                 hint="leave out stop strings that may stand in it",
             )
+
+
+def _is_complete(message: AIMessage) -> bool:
+    """Whether a message holds whole calls, or is JSON; LangChain repairs cut arguments of streamed calls."""
+    chunks = getattr(message, "tool_call_chunks", ())
+    if message.invalid_tool_calls or not all(_is_json(chunk["args"] or "{}") for chunk in chunks):
+        return False
+    return bool(message.tool_calls) or _is_json(message.text)
 
 
 def _is_json(text: str) -> bool:

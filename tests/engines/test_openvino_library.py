@@ -15,6 +15,7 @@ import openvino_genai as genai
 import pytest
 
 from arriero.engines.openvino.cache import exported
+from arriero.engines.openvino.engine import described
 from arriero.engines.openvino.pipeline import Model
 from tests.conftest import build_tokenizer
 
@@ -35,7 +36,7 @@ PLAIN = {  # grammars as one would write them, and what they allow
 @pytest.fixture(scope="module")
 def answers(model_dir):
     """Finished answers of a random model under one of the library's own constraints."""
-    pipeline, tokenizer = Model(str(exported(model_dir)), True, {}, {}).build(), build_tokenizer()
+    pipeline, tokenizer = Model(**described(model_dir, exported(model_dir), "int8")).build(), build_tokenizer()
 
     def made(constraint):
         kind = "grammar" if isinstance(constraint, str) else "json_schema"

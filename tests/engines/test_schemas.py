@@ -26,7 +26,7 @@ random_json = settings(max_examples=300, suppress_health_check=[HealthCheck.too_
 
 @pytest.fixture(scope="module")
 def engine(model_dir):
-    made = OpenVINOEngine(model_dir, (END,), {})
+    made = OpenVINOEngine(model_dir, (END,))
     yield made
     made.close()
 
