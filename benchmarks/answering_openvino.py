@@ -61,7 +61,8 @@ def recorded(job: Document) -> Call:
     genai.ContinuousBatchingPipeline = record
     try:
         precision = "int8" if job["precision"] == "auto" else job["precision"]
-        Model(**described(exported(Path(job["model"]), precision), precision)).build()
+        model = Path(job["model"])
+        Model(**described(model, exported(model, precision), precision)).build()
     finally:
         genai.ContinuousBatchingPipeline = real
     return calls[0]
