@@ -10,7 +10,7 @@ for, so a piece carries exactly the log-probabilities of its own text.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from arriero.engines import Generation
@@ -125,10 +125,6 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         """Where asked for and already there, that of the token that ended the turn, which is in no piece."""
         last = self._generation.logprobs[-1:]
         return last[0] if last and self._answer.ends(last[0].token_id) else None
-
-    def when_done(self, call: Callable[[], None]) -> None:
-        """Have `call` called once, from some thread, when the engine has ended its work on this answer."""
-        self._generation.when_done(call)
 
     def cancel(self) -> None:
         """Stop the engine's work on this answer, from any thread; it ends with the reason "cancelled"."""

@@ -35,6 +35,9 @@ class EngineOptions:
     room_for: Sequence[Path] = ()
 
 
+DEFAULT_OPTIONS = EngineOptions()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """An engine as it is known before it is loaded.

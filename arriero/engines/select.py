@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero.engines.base import Engine
-from arriero.engines.registry import ENTRIES, EngineName, EngineOptions, Entry, find
+from arriero.engines.registry import DEFAULT_OPTIONS, ENTRIES, EngineName, EngineOptions, Entry, find
 from arriero.errors import EngineError, UsageError
 from arriero.hardware import gpus
 
-DEFAULTS = EngineOptions()
 REFERENCE = find("transformers")
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class Selection:
 
 
 def select_engine(
-    engine: EngineName = "auto", model_dir: Path | None = None, options: EngineOptions = DEFAULTS
+    engine: EngineName = "auto", model_dir: Path | None = None, options: EngineOptions = DEFAULT_OPTIONS
 ) -> Selection:
     """Select an engine, for a model if one is given and for what `options` ask of it.
 
@@ -64,7 +63,10 @@ def usable() -> dict[str, str | None]:
 
 
 def load_engine(
-    model_dir: Path, stop_token_ids: Sequence[int], engine: EngineName = "auto", options: EngineOptions = DEFAULTS
+    model_dir: Path,
+    stop_token_ids: Sequence[int],
+    engine: EngineName = "auto",
+    options: EngineOptions = DEFAULT_OPTIONS,
 ) -> Engine:
     """Load a model into the selected engine. Announces the selection.
 

@@ -35,11 +35,10 @@ from arriero.engines.openvino.adapter import Weights, adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported
 from arriero.engines.openvino.grammar import grammar
 from arriero.engines.openvino.process import Answer, Process
-from arriero.engines.registry import EngineOptions
+from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.errors import EngineError, UnsupportedError
 from arriero.messages import Sampling
 
-DEFAULT_OPTIONS = EngineOptions()
 PROPERTIES = {
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"},
     "int4": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"},

@@ -20,7 +20,7 @@ from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.base import Adapter, Feature, Generation, Precision, check_own, require
 from arriero.engines.grammar import Grammars, check
-from arriero.engines.registry import EngineOptions
+from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.requests import Request
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
-DEFAULT_OPTIONS = EngineOptions()
 
 
 class LoadedAdapter(Adapter):

@@ -26,13 +26,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from arriero.constraint import Constraint
 from arriero.engines.adapters import check_fit, lora_rank
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
-from arriero.engines.registry import EngineOptions, find
+from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions, find
 from arriero.engines.vllm.requests import parameters, probabilities
 from arriero.engines.vllm.start import interrupt, start
 from arriero.errors import ContextLengthError, EngineError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling
 
-DEFAULT_OPTIONS = EngineOptions()
 ENDINGS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "cancelled"}
 T = TypeVar("T")
 
