@@ -64,7 +64,9 @@ class Client:
 
 CLIENTS = (
     Client("openai_chat.py", "openai"),
+    Client("openai_tools.py", "openai"),
     Client("openai_responses.py", "openai"),
+    Client("openai_items.py", "openai"),
     Client("agents_sdk.py", "openai-agents"),
     Client("anthropic_sdk.py", "anthropic"),
     Client("ollama_sdk.py", "ollama"),
