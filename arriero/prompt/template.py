@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import hashlib
+import itertools
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool, ToolCall
@@ -16,6 +19,9 @@ from arriero.prompt.tracing import Tracer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class TemplateError(UsageError):
@@ -32,6 +38,27 @@ class Template:
             **tokenizer.special_tokens_map,
             **variables,
         }
+        self._given: Mapping[str, Any] = {}
+
+    def given(self, variables: Mapping[str, Any]) -> Self:
+        """The same template with further variables, whose texts are no more than text, as those of messages are.
+
+        Raises UsageError for a name that the template has without them, and for what is no JSON or not Unicode text.
+        """
+        own = {"messages", "tools", "documents", "add_generation_prompt", *self._context}
+        if taken := sorted(variables.keys() & own.union(self._compiled.globals)):
+            raise UsageError(
+                f"chat_template_kwargs may not set {', '.join(taken)}: the template has that from elsewhere",
+                hint="leave it out; messages, tools and add_generation_prompt are given beside chat_template_kwargs",
+            )
+        made = copy.copy(self)
+        made._given = json.loads(as_json(dict(variables)))
+        for where, text in made._given_texts():
+            _check_unicode(where, text)
+        return made
+
+    def _given_texts(self) -> Iterable[tuple[str, str]]:
+        return ((f"the template's variable {name}", as_json(value)) for name, value in self._given.items())
 
     @property
     def source(self) -> str:
@@ -60,9 +87,17 @@ class Template:
         marked = self.tracer.marked if traced else _as_it_is
         shown = list(_as_dicts(messages, self._arguments, marked))
         definitions = [marked(json.loads(as_json(tool.definition))) for tool in tools]
-        return self._render(shown, definitions, answer_follows=answer_follows)
+        given = {name: marked(value) for name, value in self._given.items()}
+        return self._render(shown, definitions, given, answer_follows=answer_follows)
 
-    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Any] = (), *, answer_follows: bool) -> str:
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Sequence[Any] = (),
+        given: Mapping[str, Any] = NOTHING,
+        *,
+        answer_follows: bool,
+    ) -> str:
         import jinja2
 
         try:
@@ -72,6 +107,7 @@ class Template:
                 documents=None,
                 add_generation_prompt=answer_follows,
                 **self._context,
+                **given,
             )
         except (
             jinja2.TemplateError,
@@ -84,7 +120,7 @@ class Template:
 
     def check(self, messages: Iterable[Message], tools: Iterable[Tool] = ()) -> None:
         """Raise UsageError where a special token, or what is not Unicode text, would get into the prompt."""
-        for where, text in _texts(messages, tools):
+        for where, text in itertools.chain(_texts(messages, tools), self._given_texts()):
             if (found := self.tracer.specials.search(text)) is not None:
                 raise UsageError(
                     f"{where} holds the special token {found[0]}, which would be read as a part of the prompt's "
