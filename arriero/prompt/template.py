@@ -10,7 +10,6 @@ import json
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from arriero.errors import UsageError
@@ -19,9 +18,6 @@ from arriero.prompt.tracing import Tracer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class TemplateError(UsageError):
@@ -51,6 +47,7 @@ class Template:
                 f"chat_template_kwargs may not set {', '.join(taken)}: the template has that from elsewhere",
                 hint="leave it out; messages, tools and add_generation_prompt are given beside chat_template_kwargs",
             )
+        self.tracer  # noqa: B018  the copies share it
         made = copy.copy(self)
         made._given = json.loads(as_json(dict(variables)))
         for where, text in made._given_texts():
@@ -93,8 +90,8 @@ class Template:
     def _render(
         self,
         messages: list[dict[str, Any]],
-        tools: Sequence[Any] = (),
-        given: Mapping[str, Any] = NOTHING,
+        tools: Sequence[Any],
+        given: Mapping[str, Any],
         *,
         answer_follows: bool,
     ) -> str:
@@ -114,6 +111,9 @@ class Template:
             TypeError,
             ValueError,
             RecursionError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
         ) as error:  # templates fail in all these ways
             raise UsageError(f"the chat template refuses this conversation: {error}") from error
         return text
@@ -152,7 +152,7 @@ class Template:
         turns = (Message("user", "probe"), Message("assistant", "", (call,)), Message("tool", "", (), call.id))
         try:
             shown = list(_as_dicts(turns, lambda _: call.arguments, _as_it_is))
-            return call.arguments in self._render(shown, answer_follows=True)
+            return call.arguments in self._render(shown, (), self._given, answer_follows=True)
         except UsageError:
             return False
 

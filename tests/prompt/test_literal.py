@@ -241,8 +241,17 @@ def test_variables_that_the_template_has_already_are_refused(name):
 
 @pytest.mark.parametrize("value", [object(), "\ud800", float("nan")])
 def test_variables_that_are_no_json_are_refused(value):
-    with pytest.raises(UsageError, match="cannot be written as JSON|variable mode is not Unicode text"):
+    with pytest.raises(UsageError, match=r"cannot be written as JSON|variable mode is not Unicode text"):
         RENDERERS["tiny"].prompt([Message("user", "a")], chat_template_kwargs={"mode": value})
+
+
+@pytest.mark.parametrize("write", ["{{ 1 // n }}", "{% for i in range(n) %}{% endfor %}", "{{ n | list }}"])
+def test_a_template_that_fails_on_a_variable_refuses_it(write):
+    """Only messages and tools were there to fail on, and they never made a template divide by zero."""
+    renderer = renderer_of("{% for m in messages %}{{ m.content }}{% endfor %}" + write)
+    bad = {"n": 10**9 if "range" in write else 0}
+    with pytest.raises(UsageError, match="the chat template refuses this conversation"):
+        renderer.prompt([Message("user", "a")], chat_template_kwargs=bad)
 
 
 def test_training_still_refuses_them():

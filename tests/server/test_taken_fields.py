@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -12,14 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arriero.embeddings import Embedder
-from arriero.server.lenient import LONGEST_HEADER, NO_EFFECT, Unless
+from arriero.server.lenient import LONGEST_HEADER
 from arriero.server.models import Models
-from arriero.server.routes.chat import ChatRequest
-from arriero.server.routes.completions import CompletionRequest
-from arriero.server.routes.conversation import ChatMessage
-from arriero.server.routes.embeddings import EmbeddingRequest
-from arriero.server.routes.tokens import TokenizeRequest
-from arriero.server.routes.wire import StreamOptions
 from tests.conftest import TOOL_TEMPLATE, ids_of
 from tests.server.test_errors import error_of
 
@@ -271,35 +264,3 @@ def test_chat_template_kwargs_reach_the_template(client_of, scripted_chat):
     assert error_of(client.post(TOKENIZE, json=body | {"messages": None, "prompt": "x"}), 400)["param"] == (
         "chat_template_kwargs"
     )
-
-
-REQUESTS = {
-    "chat": ChatRequest,
-    "completions": CompletionRequest,
-    "embeddings": EmbeddingRequest,
-    "tokenize": TokenizeRequest,
-    "a message": ChatMessage,
-    "stream_options": StreamOptions,
-}
-
-
-def kinds() -> set[tuple[str, str, str]]:
-    """(field, where, what happens to it) as the classes have it."""
-
-    def kind(field) -> str:
-        refused = any(isinstance(each, Unless) for each in field.metadata)
-        return "refused" if refused else "taken" if NO_EFFECT in field.metadata else "used"
-
-    return {(name, where, kind(field)) for where, made in REQUESTS.items() for name, field in made.model_fields.items()}
-
-
-def test_the_docs_table_is_what_the_server_does():
-    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-    rows = re.findall(r"^\| (.+?) \| (.+?) \| (used|taken|refused) \|$", text, re.MULTILINE)
-    told = {
-        (name, where, what)
-        for fields, places, what in rows
-        for name in re.findall(r"`([a-z_]+)`", fields)
-        for where in places.split(", ")
-    }
-    assert told == kinds()
