@@ -139,6 +139,7 @@ def serve(
     drain_seconds: float = 30.0,
     log_json: bool = False,
     log_prompts: bool = False,
+    strict: bool = False,
 ) -> None:
     """Serve the tutorial's POST /, OpenAI's /v1 and the web page on one port, from one loaded model.
 
@@ -150,6 +151,8 @@ def serve(
         Write the log as one JSON object for each line.
     log_prompts
         Write the bodies of requests to the log, prompts included.
+    strict
+        Refuse fields that OpenAI's API does not have, on its paths, instead of ignoring those that change no answer.
 
     """
     from arriero.server import create_app
@@ -158,7 +161,15 @@ def serve(
     keys = access.keys()
     adapters = _named(model.adapter)
     hosts = access.hosts(open_to_all=not keys.wanted)
-    app = create_app(None, limits=limits, keys=keys, origins=access.allow_origin, hosts=hosts, log_prompts=log_prompts)
+    app = create_app(
+        None,
+        limits=limits,
+        keys=keys,
+        origins=access.allow_origin,
+        hosts=hosts,
+        log_prompts=log_prompts,
+        strict=strict,
+    )
     tls = access.tls()
     listener = listen(access.host, access.port)
     _log(as_json=log_json)

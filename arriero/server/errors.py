@@ -187,7 +187,9 @@ def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
     if not param:
         return RequestError("the body must be a JSON object")
     if fault["type"] == "extra_forbidden":
-        return RequestError(f"the field {param} is not supported", param=param, code="unsupported_parameter")
+        allowed = fault.get("ctx", {}).get("allowed")
+        told = f"supported only as {allowed}, got {reprlib.repr(fault['input'])}" if allowed else "not supported"
+        return RequestError(f"the field {param} is {told}", param=param, code="unsupported_parameter")
     if fault["type"] == "missing":
         return RequestError(f"the field {param} is missing", param=param)
     return RequestError(f"{param}: {fault['msg']}, got {reprlib.repr(fault['input'])}", param=param)

@@ -24,6 +24,7 @@ from arriero.server.record import Record
 from arriero.server.service import Service
 
 OPEN_PATHS = ("/health", "/ready")
+EXPOSED = "x-request-id, x-arriero-clamped, x-arriero-ignored, retry-after"  # what a page's script may read
 BODY_SECONDS = 60.0  # within which a request's body has to come
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 HEADERS = {
@@ -94,11 +95,13 @@ class Gate:
                 found["x-request-id"] = record.id
                 if record.clamped is not None:
                     found["x-arriero-clamped"] = f"max_tokens={record.clamped}"
+                if record.ignored:
+                    found["x-arriero-ignored"] = record.ignored
                 if record.path.startswith(ANTHROPIC):
                     found["request-id"] = record.id  # where its clients look for it
                 if self._allowed(origin):  # also on what never reaches the CORS middleware: refusals and failures
                     found.setdefault("access-control-allow-origin", origin)
-                    found.setdefault("access-control-expose-headers", "x-request-id, x-arriero-clamped, retry-after")
+                    found.setdefault("access-control-expose-headers", EXPOSED)
                     found.add_vary_header("origin")
                 if caller is not None and headers.get("authorization", "").lower().startswith("basic"):
                     secure = scope["scheme"] == "https"

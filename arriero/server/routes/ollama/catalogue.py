@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from arriero.chat import Chat
 from arriero.prompt.template import TemplateError
@@ -91,9 +92,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return Tags(models=[_tag(service.models.find(name)) for name in service.models])
 
     @app.post("/api/show", responses=FAULTS)
-    async def show(body: ShowBody) -> Shown:
+    async def show(body: ShowBody, request: Request) -> Shown:
         """What is known of a model."""
-        note_ignored("/api/show", body)
+        note_ignored(request, body)
         name = body.model or body.name
         if name is None:
             raise RequestError("the field model is missing", param="model")
