@@ -8,12 +8,6 @@ from smoke import MODEL, QUESTION, SYSTEM, URL, City, check, raises, report
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none")
 COMMON = {"model": MODEL, "temperature": 0, "max_output_tokens": 40}
 ASK = COMMON | {"input": QUESTION, "instructions": SYSTEM}
-TOOL = {
-    "type": "function",
-    "name": "weather",
-    "description": "Weather of a city",
-    "parameters": SCHEMA,
-    "strict": False,
 
 
 @check
