@@ -27,7 +27,7 @@ def weather(city: City) -> str:
 
 
 def agent(model, tool_choice=None, **options):
-    settings = ModelSettings(temperature=0, max_tokens=40, tool_choice=tool_choice)
+    settings = ModelSettings(temperature=0, max_tokens=200, tool_choice=tool_choice)
     return Agent(name="Guide", instructions=SYSTEM, model=model, model_settings=settings, **options)
 
 
