@@ -139,6 +139,7 @@ def serve(
     drain_seconds: float = 30.0,
     log_json: bool = False,
     log_prompts: bool = False,
+    no_store: bool = False,
 ) -> None:
     """Serve the tutorial's POST /, OpenAI's /v1 and the web page on one port, from one loaded model.
 
@@ -150,6 +151,8 @@ def serve(
         Write the log as one JSON object for each line.
     log_prompts
         Write the bodies of requests to the log, prompts included.
+    no_store
+        Keep no responses of /v1/responses, also for requests that ask for it.
 
     """
     from arriero.server import create_app
@@ -158,7 +161,15 @@ def serve(
     keys = access.keys()
     adapters = _named(model.adapter)
     hosts = access.hosts(open_to_all=not keys.wanted)
-    app = create_app(None, limits=limits, keys=keys, origins=access.allow_origin, hosts=hosts, log_prompts=log_prompts)
+    app = create_app(
+        None,
+        limits=limits,
+        keys=keys,
+        origins=access.allow_origin,
+        hosts=hosts,
+        log_prompts=log_prompts,
+        store=not no_store,
+    )
     tls = access.tls()
     listener = listen(access.host, access.port)
     _log(as_json=log_json)

@@ -101,15 +101,17 @@ def create_app(
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
     log_prompts: bool = False,
+    store: bool = True,
 ) -> Application:
     """Serve a chat; the caller closes it. None for one that comes later, by `app.service.open`.
 
     `keys` are the API keys that are good; without them anybody is let in. `origins` are other sites ("https://a.b")
-    whose pages may use this server, `hosts` the names it answers to, by default all.
+    whose pages may use this server, `hosts` the names it answers to, by default all. With `store` responses are kept
+    under ARRIERO_HOME unless their requests say otherwise.
 
     Another ASGI app may be mounted at "/" afterwards: it gets every request that is not to a path of this one.
     """
-    service = Service(limits, keys or Keys({}), log_prompts=log_prompts)
+    service = Service(limits, keys or Keys({}), log_prompts=log_prompts, store=store)
     app = Application(service, origins, hosts)
     if chat_or_none is not None:
         service.open(Models(chat_or_none))

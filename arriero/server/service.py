@@ -32,11 +32,12 @@ PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldo
 class Service:
     """One server's state. It is "loading" until `open` gives it a model, and refuses work from `drain` on."""
 
-    def __init__(self, limits: Limits, keys: Keys, *, log_prompts: bool = False) -> None:
+    def __init__(self, limits: Limits, keys: Keys, *, log_prompts: bool = False, store: bool = True) -> None:
         self.admission = Admission(limits)
         self.keys = keys
         self.metrics = Metrics(self.admission)
         self.log_prompts = log_prompts
+        self.keeps_responses = store
         self._models: Models | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # the server's, once it runs
         self._broken_off = False
