@@ -46,11 +46,22 @@ class OwnRoute(APIRoute):
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As in Starlette, except that a wrong method is a partial match at "/" only."""
+        """As in Starlette, except that a method that no route of the path has is a partial match at "/" only."""
         match, child_scope = super().matches(scope)
-        if match is Match.PARTIAL and self.path != "/":
+        if match is Match.PARTIAL and self.path != "/" and scope["method"] not in self._allowed(scope):
             match = Match.FULL  # handling a full match answers 405
         return match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As in Starlette, except that what is allowed are the methods of all routes of this path."""
+        allowed = self._allowed(scope)
+        if scope["method"] not in allowed:
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(allowed))})
+        await super().handle(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> set[str]:
+        own = (route for route in scope["app"].routes if isinstance(route, OwnRoute) and route.path == self.path)
+        return {method for route in own for method in route.methods or ()}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, given a JsonRequest."""

@@ -46,10 +46,12 @@ def _kind(value: object) -> object:
 
 
 class TextPart(Lenient):
-    """Text."""
+    """Text; what an answer's part holds besides may come back with it."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
 
 
 class RefusalPart(Lenient):

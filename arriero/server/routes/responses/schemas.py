@@ -66,8 +66,9 @@ class TextBody(Lenient):
 
 
 ToolBody = Annotated[FunctionTool, only("a tool", "function")]
-NamedChoice = Annotated[
-    Annotated[NamedFunction | AllowedTools, Field(discriminator="type")], only("a choice", "function", "allowed_tools")
+ToolChoiceBody = Annotated[
+    Literal["none", "auto", "required"] | Annotated[NamedFunction | AllowedTools, Field(discriminator="type")],
+    only("a choice", "function", "allowed_tools"),
 ]
 
 
@@ -82,7 +83,7 @@ class ResponseRequest(SamplingBody, Lenient):
     stream: bool | None = None
     max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
     tools: list[ToolBody] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    tool_choice: ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     include: list[str] | None = None
