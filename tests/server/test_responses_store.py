@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
+import os
+import signal
+import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import openai
 import pytest
 from fastapi.testclient import TestClient
@@ -222,22 +228,41 @@ def test_what_is_deleted_is_not_in_the_file_any_more(tmp_path):
     assert b"secret of the llamas" not in (tmp_path / "kept").read_bytes()
 
 
-def _fill(file, name, count):
+def _fill(file, name, count, *, killed=False):
     for number in range(count):
-        Store(file, most=1000).put("", kept(f"{name}-{number}"))
+        Store(file).put("", kept(f"{name}-{number}"))
+    if killed:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_several_processes_and_threads_keep_in_one_file(tmp_path):
+def test_several_processes_and_threads_keep_in_one_file_also_those_that_are_killed(tmp_path):
     file = tmp_path / "kept"
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_fill, args=(file, f"p{number}", 20)) for number in range(2)]
+    arguments = [(file, f"p{number}", 20) for number in range(2)]
+    others = [context.Process(target=_fill, args=each, kwargs={"killed": True}) for each in arguments]
     for other in others:
         other.start()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: _fill(file, f"t{number}", 5), range(8)))
     for other in others:
         other.join(60)
-    assert [other.exitcode for other in others] == [0, 0]
+    assert [other.exitcode for other in others] == [-signal.SIGKILL] * 2
     names = [f"p{p}-{n}" for p in range(2) for n in range(20)] + [f"t{t}-{n}" for t in range(8) for n in range(5)]
     store = Store(file)
     assert [name for name in names if store.get("", name) is None] == []
+
+
+def test_a_file_that_is_locked_holds_up_nobody_else(serve, scripted_chat, home):
+    """On the event loop the write would stop the whole server, and give up before /health is answered."""
+    chat = scripted_chat("Hello", template=TOOL_TEMPLATE)
+    served = serve(chat=chat)
+    Store().put("", kept("r"))
+    with contextlib.closing(sqlite3.connect(home / "responses.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with httpx.stream("POST", served.url + RESPONSES, json={"input": "hi", "stream": True}, timeout=30) as response:
+            lines = response.iter_lines()
+            next(line for line in lines if '"delta":"o"' in line)
+            assert httpx.get(served.url + "/health", timeout=30).status_code == 200
+            other.execute("ROLLBACK")
+            *_, last = [line for line in lines if line]
+    assert json.loads(last.removeprefix("data: "))["response"]["store"] is True
