@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
-from arriero.chat import Chat, Reply
+from arriero.chat import Chat
 from arriero.messages import CallDelta, Piece, Usage
 from arriero.server.answer import Answers, ending
 from arriero.server.errors import describe
@@ -147,29 +147,16 @@ class Answer:
         self._keep = keep
         self._number = 0
 
-    async def whole(self, reply: Reply) -> dict[str, Any]:
+    async def whole(self, answers: Answers) -> dict[str, Any]:
         """The response to a request without a stream."""
-        deltas = tuple(
-            CallDelta(index, call.arguments, call.id, call.name) for index, call in enumerate(reply.tool_calls)
-        )
-        last = Piece(reply.text, reply.finish_reason, reply.usage, reply.tool_calls, reply.logprobs, call_deltas=deltas)
-        for _ in self._output.push(last):
-            pass
-        return (await self._ended(last))[1]
+        *_, last = [made async for made in self._made(answers)]
+        return dict(last["response"])
 
     async def events(self, answers: Answers) -> AsyncGenerator[bytes, None]:
         """The events of a stream, in the order that OpenAI's have."""
-        for kind in ("created", "in_progress"):
-            yield self._bytes({"type": f"response.{kind}", "response": self._now("in_progress")})
         try:
-            async for _, piece in answers:
-                for made in self._output.push(piece):
-                    yield self._bytes(made)
-                if piece.finish_reason is not None:
-                    last, response = await self._ended(piece)
-                    for made in last:
-                        yield self._bytes(made)
-                    yield self._bytes({"type": f"response.{response['status']}", "response": response})
+            async for made in self._made(answers):
+                yield self._bytes(made)
         except Exception as error:
             fault = describe(error)[1]["error"]
             told = {"code": fault["code"] or fault["type"], "message": fault["message"], "param": None}
@@ -177,16 +164,28 @@ class Answer:
             failure = {"code": "server_error", "message": fault["message"]}
             yield self._bytes({"type": "response.failed", "response": self._now("failed", error=failure)})
 
-    async def _ended(self, last: Piece) -> tuple[list[Event], dict[str, Any]]:
-        """The last events of the items, and the whole response; incomplete where it reached the limit of tokens."""
-        reason, usage = ending(last)
-        events = list(self._output.end(reason))
-        status = "incomplete" if reason == "length" else "completed"
-        details = {"reason": "max_output_tokens"} if reason == "length" else None
-        response = self._now(status, output=self._output.items, usage=_counts(usage), incomplete_details=details)
-        response["completed_at"] = now() if reason != "length" else None
+    async def _made(self, answers: Answers) -> AsyncGenerator[Event, None]:
+        """All events but those of a failure; the last has the whole response."""
+        for kind in ("created", "in_progress"):
+            yield {"type": f"response.{kind}", "response": self._now("in_progress")}
+        async for _, piece in answers:
+            for made in self._output.push(piece):
+                yield made
+            if piece.finish_reason is not None:
+                reason, usage = ending(piece)
+                for made in self._output.end(reason):
+                    yield made
+                response = await self._ended(reason, usage)
+                yield {"type": f"response.{response['status']}", "response": response}
+
+    async def _ended(self, reason: str, usage: Usage) -> dict[str, Any]:
+        """The whole response; incomplete where it reached the limit of tokens."""
+        response = self._now("completed", output=self._output.items, usage=_counts(usage), completed_at=now())
+        if reason == "length":
+            details = {"reason": "max_output_tokens"}
+            response |= {"status": "incomplete", "incomplete_details": details, "completed_at": None}
         response["store"] = response["store"] and await self._keep(response)
-        return events, response
+        return response
 
     def _now(self, status: str, **more: Any) -> dict[str, Any]:
         return {**self._head, "status": status, "output": [], "usage": None, **more}

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from arriero.chat import Stream
 from arriero.errors import ArrieroError
 from arriero.messages import Message
-from arriero.server.answer import EventStream
+from arriero.server.answer import EventStream, while_connected
 from arriero.server.errors import RequestError
 from arriero.server.lenient import note_ignored
 from arriero.server.routes.responses.answer import Answer, head
@@ -63,6 +63,7 @@ class ItemList(BaseModel):
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add responses to `app`."""
     shelf = _Shelf(Store() if service.keeps_responses else None)
+    _add_kept(app, service, shelf)
 
     @app.post(PATH, response_model=ResponseBody, responses=STREAM_TOO)
     async def respond(body: ResponseRequest, request: Request) -> Response:
@@ -87,9 +88,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
         answer = Answer(served.chat, head(served, body, store=shelf.keeps(body)), keep)
         if body.stream:
             return EventStream(answer.events(answers), answers)
-        [reply] = await answers.replies(request.receive)
-        return JSONResponse(await answer.whole(reply))
+        try:
+            return JSONResponse(await while_connected(request.receive, answer.whole(answers)))
+        finally:
+            answers.close()
 
+
+def _add_kept(app: FastAPI, service: Service, shelf: _Shelf) -> None:
     @app.get(ONE, response_model=ResponseBody)
     def retrieve(response_id: str, request: Request, *, stream: bool = False) -> Response:
         """A kept response."""
