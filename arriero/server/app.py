@@ -54,9 +54,8 @@ class OwnRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As in Starlette, except that what is allowed are the methods of all routes of this path."""
-        allowed = self._allowed(scope)
-        if scope["method"] not in allowed:
-            raise HTTPException(405, headers={"allow": ", ".join(sorted(allowed))})
+        if scope["method"] not in (self.methods or ()):
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(self._allowed(scope)))})
         await super().handle(scope, receive, send)
 
     def _allowed(self, scope: Scope) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import openai
 import pytest
@@ -41,7 +42,7 @@ def client(serve, scripted_chat):
 
 def strictly(data: dict) -> BaseModel:
     """An event as the client's type for it, with every field that has to be there."""
-    kinds = {kind.model_fields["type"].annotation.__args__[0]: kind for kind in _kinds()}
+    kinds = {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in _kinds()}
     return kinds[data["type"]].model_validate(data, strict=True)
 
 

@@ -64,8 +64,8 @@ class Output:
         self._chat = chat
         self.items: list[dict[str, Any]] = []
         self._open = False
+        self._calls = 0  # that were begun
         self._whole_calls = 0
-        self._calls = 0
 
     def push(self, piece: Piece) -> Iterator[Event]:
         """The events of a piece."""
