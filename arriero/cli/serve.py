@@ -10,7 +10,7 @@ import ssl
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,7 +126,29 @@ class AccessOptions:
         return self.tls_certfile, self.tls_keyfile
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class HandlingOptions:
+    """How requests are handled.
+
+    Parameters
+    ----------
+    log_prompts
+        Write the bodies of requests to the log, prompts included.
+    strict
+        Refuse fields that OpenAI's API does not have, on its paths, instead of ignoring those that change no answer.
+    no_store
+        Keep no responses of /v1/responses, also for requests that ask for it.
+
+    """
+
+    log_prompts: bool = False
+    strict: bool = False
+    no_store: bool = False
+
+
 MODEL = ServedOptions()
+HANDLING = HandlingOptions()
 ACCESS = AccessOptions()
 LIMITS = Limits()
 
@@ -138,8 +160,7 @@ def serve(
     limits: Annotated[Limits, Parameter(name="*")] = LIMITS,
     drain_seconds: float = 30.0,
     log_json: bool = False,
-    log_prompts: bool = False,
-    strict: bool = False,
+    handling: HandlingOptions = HANDLING,
 ) -> None:
     """Serve the tutorial's POST /, OpenAI's /v1 and the web page on one port, from one loaded model.
 
@@ -149,10 +170,6 @@ def serve(
         How long answers may still take once the server is told to end.
     log_json
         Write the log as one JSON object for each line.
-    log_prompts
-        Write the bodies of requests to the log, prompts included.
-    strict
-        Refuse fields that OpenAI's API does not have, on its paths, instead of ignoring those that change no answer.
 
     """
     from arriero.server import create_app
@@ -167,8 +184,7 @@ def serve(
         keys=keys,
         origins=access.allow_origin,
         hosts=hosts,
-        log_prompts=log_prompts,
-        strict=strict,
+        **asdict(handling),
     )
     tls = access.tls()
     listener = listen(access.host, access.port)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from typing import Any, Unpack
 
 from fastapi import FastAPI, HTTPException
 from fastapi.routing import APIRoute
@@ -32,7 +32,7 @@ from arriero.server.routes import (
     tokens,
     tutorial,
 )
-from arriero.server.service import Service
+from arriero.server.service import Handling, Service
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 LIMITS = Limits()
@@ -46,11 +46,21 @@ class OwnRoute(APIRoute):
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As in Starlette, except that a wrong method is a partial match at "/" only."""
+        """As in Starlette, except that a method that no route of the path has is a partial match at "/" only."""
         match, child_scope = super().matches(scope)
-        if match is Match.PARTIAL and self.path != "/":
+        if match is Match.PARTIAL and self.path != "/" and scope["method"] not in self._allowed(scope):
             match = Match.FULL  # handling a full match answers 405
         return match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As in Starlette, except that what is allowed are the methods of all routes of this path."""
+        if scope["method"] not in (self.methods or ()):
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(self._allowed(scope)))})
+        await super().handle(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> set[str]:
+        own = (route for route in scope["app"].routes if isinstance(route, OwnRoute) and route.path == self.path)
+        return {method for route in own for method in route.methods or ()}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, given a JsonRequest."""
@@ -100,18 +110,16 @@ def create_app(
     keys: Keys | None = None,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
-    log_prompts: bool = False,
-    strict: bool = False,
+    **handling: Unpack[Handling],
 ) -> Application:
     """Serve a chat; the caller closes it. None for one that comes later, by `app.service.open`.
 
     `keys` are the API keys that are good; without them anybody is let in. `origins` are other sites ("https://a.b")
-    whose pages may use this server, `hosts` the names it answers to, by default all. `strict` refuses fields that
-    OpenAI's API does not have, on its paths.
+    whose pages may use this server, `hosts` the names it answers to, by default all.
 
     Another ASGI app may be mounted at "/" afterwards: it gets every request that is not to a path of this one.
     """
-    service = Service(limits, keys or Keys({}), log_prompts=log_prompts, strict=strict)
+    service = Service(limits, keys or Keys({}), **handling)
     app = Application(service, origins, hosts)
     if chat_or_none is not None:
         service.open(Models(chat_or_none))

@@ -141,7 +141,8 @@ async def _respond(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         headers, error = error.headers, _refused(request, error)
     elif isinstance(error, RequestValidationError):
-        error = _invalid(error.errors(), error.body)
+        faults = error.errors()
+        error = _invalid(faults, dict(request.query_params) if faults[0]["loc"][0] == "query" else error.body)
     return response(request.url.path, error, headers)
 
 
@@ -177,7 +178,7 @@ def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
     fault = next((fault for fault in of_field if not fault["type"].endswith("_type")), faults[0])
     param = ""
     last = len(fault["loc"]) - 1
-    for place, part in enumerate(fault["loc"][1:], 1):  # the first is always "body"
+    for place, part in enumerate(fault["loc"][1:], 1):  # the first is "body" or "query"
         # Pydantic also names which one of several shapes it tried, which is nothing that is in the body.
         inside = part in body if isinstance(body, dict) else isinstance(body, list) and isinstance(part, int)
         if inside or (fault["type"] == "missing" and place == last):

@@ -7,7 +7,7 @@ import schemathesis
 SENSIBLE = {"messages": [{"role": "user", "content": "hi"}], "input": "hi", "prompt": "hi", "stream": None}
 FREE = (
     *("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "logit_bias", "options", "thread"),
-    *("dimensions", "input_type"),
+    *("dimensions", "input_type", "previous_response_id", "conversation", "background", "prompt", "moderation"),
 )
 
 
