@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]")  # noqa: S104  nothing listens there
 SCHEMES = ("app", "file", "tauri", "vscode-file", "vscode-webview")
 LOCAL = (
     *(f"{scheme}://{name}:*" for scheme in ("http", "https") for name in LOOPBACK_NAMES),
