@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from arriero.chat import Chat
@@ -65,13 +65,19 @@ class OwnRoute(APIRoute):
         return handle
 
 
-class Unpaged(Route):
+class Unpaged(APIRoute):
     """`GET /` where no page is mounted there, which would be found after it."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """A partial match, upon which the router goes on looking for a full one."""
         match, child_scope = super().matches(scope)
-        return (Match.PARTIAL, child_scope) if match is Match.FULL else (Match.NONE, {})
+        return Match.PARTIAL if match is Match.FULL else match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer GET, and 405 for the methods that neither this nor the tutorial's route takes."""
+        if scope["method"] != "GET":
+            raise HTTPException(405, headers={"Allow": "GET, POST"})
+        await super().handle(scope, receive, send)
 
 
 class Application(FastAPI):
@@ -136,7 +142,8 @@ def create_app(
             allow_private_network=True,  # asked for by browsers of the years before they ask their users instead
         )
     app.router.route_class = OwnRoute
-    app.router.routes.append(Unpaged("/", _running, include_in_schema=False))
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    app.router.add_api_route("/", running, response_model=None, responses=text, route_class_override=Unpaged)
     errors.add_handlers(app)
     openai = (chat, completions, responses, embeddings, catalogue)
     for room in (state, tutorial, *openai, tokens, anthropic, ollama):
@@ -156,5 +163,6 @@ def create_app(
     return app
 
 
-async def _running(_: Request) -> Response:
+async def running() -> Response:
+    """The web page, or, where none is installed, a line that says that there is a server."""
     return PlainTextResponse("Arriero is running")
