@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Unpack
 
@@ -9,7 +10,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +21,8 @@ from arriero.server.body import JsonRequest
 from arriero.server.gate import OPEN_PATHS, Gate
 from arriero.server.keys import Keys
 from arriero.server.models import Models
+from arriero.server.origins import pattern_of
+from arriero.server.paths import Paths
 from arriero.server.routes import (
     anthropic,
     catalogue,
@@ -72,10 +75,25 @@ class OwnRoute(APIRoute):
         return handle
 
 
+class Unpaged(APIRoute):
+    """`GET /` where no page is mounted there, which would be found after it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """A partial match, upon which the router goes on looking for a full one."""
+        match, child_scope = super().matches(scope)
+        return Match.PARTIAL if match is Match.FULL else match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer GET, and 405 for the methods that neither this nor the tutorial's route takes."""
+        if scope["method"] != "GET":
+            raise HTTPException(405, headers={"Allow": "GET, POST"})
+        await super().handle(scope, receive, send)
+
+
 class Application(FastAPI):
     """FastAPI behind a Gate, which all requests pass before anything of FastAPI's."""
 
-    def __init__(self, service: Service, origins: Collection[str], hosts: Collection[str]) -> None:
+    def __init__(self, service: Service, origins: re.Pattern[str], hosts: Collection[str]) -> None:
         # The pages of documentation would load their scripts from another machine.
         super().__init__(
             title="Arriero",
@@ -85,7 +103,8 @@ class Application(FastAPI):
             responses={"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}},
         )
         self.state.service = self.service = service
-        self._gate = Gate(super().__call__, service, origins, hosts)
+        self.paths = Paths(self.routes)
+        self._gate = Gate(super().__call__, service, self.paths, origins, hosts)
 
     def openapi(self) -> dict[str, Any]:
         """FastAPI's document, with the key that is needed where one is."""
@@ -114,20 +133,27 @@ def create_app(
 ) -> Application:
     """Serve a chat; the caller closes it. None for one that comes later, by `app.service.open`.
 
-    `keys` are the API keys that are good; without them anybody is let in. `origins` are other sites ("https://a.b")
-    whose pages may use this server, `hosts` the names it answers to, by default all.
+    `keys` are the API keys that are good; without them anybody is let in. `origins` are other sites ("https://a.b", or
+    patterns as in `pattern_of`) whose pages may use this server, `hosts` the names it answers to, by default all.
 
     Another ASGI app may be mounted at "/" afterwards: it gets every request that is not to a path of this one.
     """
+    allowed = pattern_of(origins)
     service = Service(limits, keys or Keys({}), **handling)
-    app = Application(service, origins, hosts)
+    app = Application(service, allowed, hosts)
     if chat_or_none is not None:
         service.open(Models(chat_or_none))
     if origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=METHODS, allow_headers=["*"], max_age=600
+            CORSMiddleware,
+            allow_origin_regex=allowed.pattern,
+            allow_methods=["HEAD", *METHODS],
+            allow_headers=["*"],
+            allow_private_network=True,  # asked for by browsers of the years before they ask their users instead
         )
     app.router.route_class = OwnRoute
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    app.router.add_api_route("/", running, response_model=None, responses=text, route_class_override=Unpaged)
     errors.add_handlers(app)
     openai = (chat, completions, responses, embeddings, catalogue)
     for room in (state, tutorial, *openai, tokens, anthropic, ollama):
@@ -135,8 +161,18 @@ def create_app(
 
     @app.api_route("/v1/{_:path}", methods=METHODS, include_in_schema=False)
     @app.api_route("/api/{_:path}", methods=METHODS, include_in_schema=False)
-    async def unknown() -> None:
+    async def unknown(request: Request) -> None:
         """Paths of these APIs that are not served stay errors in their shapes instead of becoming the page."""
-        raise HTTPException(404)
+        root = request.scope["root_path"]
+        base = app.paths.base(request.url.path.removeprefix(root))
+        if base is None:
+            raise HTTPException(404)
+        told = f"the client's base URL should be {request.url.replace(path=root + base, query='')}"
+        raise errors.RequestError(f"{request.method} {request.url.path}: Not Found; {told}", status=404)
 
     return app
+
+
+async def running() -> Response:
+    """The web page, or, where none is installed, a line that says that there is a server."""
+    return PlainTextResponse("Arriero is running")

@@ -121,10 +121,10 @@ def test_a_body_that_is_no_json_object(app_of, path, content):
 
 def test_unknown_paths_and_wrong_methods(app_of):
     client, _ = app_of("x")
-    assert error_of(client.get("/"), 405)["message"] == "GET /: Method Not Allowed"
+    assert error_of(client.put("/"), 405)["message"] == "PUT /: Method Not Allowed"
     assert error_of(client.get("/nothing"), 404)["message"] == "GET /nothing: Not Found"
     assert error_of(client.post("/v1/images/generations", json=ASK), 404)
-    assert error_of(client.get("/health/"), 404)
+    assert error_of(client.get("/healthy/"), 404)
     refused = client.get(COMPLETIONS)
     assert error_of(refused, 405)["message"] == f"GET {COMPLETIONS}: Method Not Allowed"
     assert refused.headers["allow"] == "POST"

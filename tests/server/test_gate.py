@@ -85,7 +85,7 @@ PATHS = [
     ("GET", "/"), ("POST", "/"), ("POST", COMPLETIONS), ("POST", "/v1/completions"), ("POST", "/v1/responses"),
     ("GET", "/v1/models"), ("GET", "/v1/models/tiny"), ("POST", "/v1/adapters"), ("DELETE", "/v1/adapters/x"),
     ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nothing"),
-    ("GET", "/health/"), ("GET", "//health"), ("GET", "/health%2f.."), ("OPTIONS", "/"),
+    ("GET", "//health"), ("GET", "/health%2f.."), ("OPTIONS", "/"),
 ]  # fmt: skip
 
 

@@ -80,6 +80,19 @@ class Embeddings(BaseModel):
     usage: EmbeddingCounts
 
 
+async def compute(service: Service, request: Request, embedder: Embedder, texts: list[list[int]]) -> Vectors:
+    """The vectors of texts given as ids, in one place, counted; broken off when the client goes away."""
+    record = request.scope["record"]
+    record.prompt_tokens = sum(map(len, texts))
+    try:
+        vectors = await service.compute(request, embedder.name, lambda: embedder.submit(texts))
+    except ClientDisconnect:
+        service.metrics.cancelled.labels(embedder.name).inc()
+        raise
+    service.metrics.embedded(record, len(texts))
+    return vectors
+
+
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add embeddings to `app`."""
 
@@ -88,18 +101,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """The vectors of one or several texts."""
         note_ignored(request, body)
         embedder = service.models.embedding(body.model)
-        record = request.scope["record"]
         texts = await run_in_threadpool(body.ids, embedder)
-        record.prompt_tokens = sum(map(len, texts))
-        try:
-            vectors = await service.compute(request, embedder.name, lambda: embedder.submit(texts))
-        except ClientDisconnect:
-            service.metrics.cancelled.labels(embedder.name).inc()
-            raise
-        service.metrics.embedded(record, len(texts))
+        vectors = await compute(service, request, embedder, texts)
 
         def written() -> bytes:
-            tokens = record.prompt_tokens
+            tokens = request.scope["record"].prompt_tokens
             return to_json(
                 {
                     "object": "list",
