@@ -51,7 +51,7 @@ def schema():
 def tools():
     code = "def weather(city: str) -> str:\n    'Weather of a city'\n    return 'sunny'\n"
     for streamed in ((), ("--no-stream",)):
-        llm("-m", MODEL, *OPTIONS, "--functions", code, "--chain-limit", "0", *streamed, QUESTION)
+        assert llm("-m", MODEL, *OPTIONS, "--functions", code, *streamed, QUESTION).strip()
 
 
 @check

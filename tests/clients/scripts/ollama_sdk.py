@@ -42,7 +42,8 @@ def tools_and_answers_sent_back():
     call = {"function": {"name": "weather", "arguments": {"name": "Lima", "capital": True}}}
     messages += [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "", "tool_calls": [call]}]
     messages.append({"role": "tool", "tool_name": "weather", "content": "sunny"})
-    assert client.chat(**ASK | {"messages": messages}, tools=[TOOL]).message.role == "assistant"
+    answered = client.chat(**ASK | {"messages": messages}, tools=[TOOL]).message
+    assert answered.content or answered.tool_calls
 
 
 @check
