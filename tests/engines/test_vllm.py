@@ -481,16 +481,3 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_says_so(tiny_dir, tmp_pa
     with pytest.raises(EngineError, match="vLLM cannot load strange"):
         load_engine(strange, (2,), "vllm")
     assert not witness.exists()
-
-
-def test_the_number_of_gpus(tmp_path):
-    from arriero.engines.vllm.start import gpus_for
-
-    (tmp_path / "config.json").write_text('{"num_attention_heads": 12}')
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(1000)
-    assert gpus_for(tmp_path, 8, 2000) == 1
-    assert gpus_for(tmp_path, 8, 1000) == 2
-    assert gpus_for(tmp_path, 3, 500) == 2, "the most there are"
-    assert gpus_for(tmp_path, 8, 400) == 4
-    assert gpus_for(tmp_path, 8, 100) == 4, "12 heads do not divide by 8"
