@@ -64,7 +64,7 @@ class Run:
             text = captured([sys.executable, *map(str, command)], log, left)
             if text is None:
                 log.seek(start)
-                raise FailedError(last_line(log.read().decode(errors="replace")))
+                raise FailedError(reason(log.read().decode(errors="replace")))
         with (self.out / f"{self.part}.json").open("a") as file:
             file.write(text)
         try:
@@ -103,10 +103,10 @@ def captured(command: list[str], log: Any, seconds: float) -> str | None:
     return text if process.returncode == 0 else None
 
 
-def last_line(text: str) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it wrote nothing"
+def reason(text: str) -> str:
+    """The last line of what a failed command wrote, after the error where that line is only what to try."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it wrote nothing"]
+    return " ".join(lines[-2:] if lines[-1].startswith("try:") else lines[-1:])
 
 
 def train(run: Run) -> Iterator[Line]:
@@ -133,10 +133,12 @@ def trained(run: Run, adapter: Path, *options: object) -> Iterator[Line]:
 
 def asked_and_merged(run: Run, adapter: Path, *options: object) -> Iterator[Line]:
     """An answer with the adapter, and the adapter in its base."""
+    base = ("--model", run.model("1b"))
     asked = ("--engine", "transformers", "--temperature", 0, "--max-new-tokens", 16)
-    answer = run.arriero("ask", "Who are you?", "--adapter", adapter, *asked)
+    answer = run.arriero("ask", "Who are you?", "--adapter", adapter, *base, *asked)
     yield "ask --adapter", f"{answer['usage']['completion_tokens']} tokens by {answer['engine']}"
-    merged = run.arriero("merge", adapter, "--output", adapter.with_name(f"{adapter.name}-merged"), *options)
+    target = adapter.with_name(f"{adapter.name}-merged")
+    merged = run.arriero("merge", adapter, "--output", target, *base, *options)
     yield " ".join(map(str, ("merge", *options))), f"mean KL {merged['mean_kl']:.1e} to the adapter unmerged"
 
 
@@ -186,8 +188,8 @@ def answering(*variants: str) -> Callable[[Run], Iterator[Line]]:
         for variant, figures in found["variants"].items():
             rates = [f"{each['tokens_per_second']['median']:,.0f}" for each in figures["requests"].values()]
             yield f"{variant}, {' / '.join(figures['requests'])} at once", f"{' / '.join(rates)} tokens/s"
-        for variant, reason in found["not_measured"].items():
-            yield variant, f"failed: {reason}"
+        for variant, why in found["not_measured"].items():
+            yield variant, f"failed: {why}"
 
     return part
 
@@ -235,11 +237,11 @@ def lines(run: Run, name: str) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     try:
         rows.extend((name, what, figure) for what, figure in part(run))
-    except SkippedError as reason:
-        rows.append((name, "", f"skipped: {reason}"))
+    except SkippedError as why:
+        rows.append((name, "", f"skipped: {why}"))
     except Exception as error:  # no fault of one part may take the table from the others
-        why = str(error) if isinstance(error, FailedError) else f"{type(error).__name__}: {error}"
-        rows.append((name, "", f"failed: {why}"))
+        told = str(error) if isinstance(error, FailedError) else f"{type(error).__name__}: {error}"
+        rows.append((name, "", f"failed: {told}"))
     return [*rows, (name, "seconds", f"{time.monotonic() - started:.0f}")]
 
 
