@@ -4,11 +4,42 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 SPINS = 1000  # turns of a waiting thread before it sleeps; docs/benchmarks.md has others
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """A module that a GPU wants beside what Arriero needs, for what, and the command that installs it."""
+
+    module: str
+    merit: str
+    install: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can be imported."""
+        return importlib.util.find_spec(self.module) is not None
+
+
+FLASH_3 = "https://github.com/Dao-AILab/flash-attention#subdirectory=hopper"  # no index that pip asks has it
+SPEEDUPS = {
+    "vllm": Speedup("vllm", "answers many requests at once", 'pip install "arriero[vllm]"'),
+    "liger-kernel": Speedup(
+        "liger_kernel", "trains with fused norm, SwiGLU and rotary embedding", 'pip install "arriero[cuda]"'
+    ),
+    "bitsandbytes": Speedup("bitsandbytes", "holds base weights in 4 bits", 'pip install "arriero[cuda]"'),
+    "flash-attn-3": Speedup(
+        "flash_attn_interface",
+        "flash attention 3 in torch, on Hopper",
+        f'pip install --no-build-isolation "git+{FLASH_3}"',
+    ),
+}
 
 
 @functools.cache

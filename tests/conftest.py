@@ -6,6 +6,7 @@ detokenizer has to put characters together as it does with a real model.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any, get_args
 
 import pytest
 from hypothesis import settings
+from packaging.version import Version
 
 from arriero.chat import Chat
 from arriero.engines import Generation
@@ -52,6 +54,11 @@ TOOL_TEMPLATE = (
     " + '\", \"arguments\": ' + call.function.arguments | tojson + '}\n</tool_call>' }}{% endfor %}{{ '</s>' }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<bot>' }}{% endif %}"
 )
+
+
+def since_transformers(version: str, why: str) -> pytest.MarkDecorator:
+    """Skip with an older transformers that the package takes all the same."""
+    return pytest.mark.skipif(Version(importlib.metadata.version("transformers")) < Version(version), reason=why)
 
 
 def ids_of(text: str) -> list[int]:

@@ -15,9 +15,12 @@ from arriero import hub, settings
 from arriero.cli import output
 from arriero.cli.options import Json, examples
 from arriero.errors import DownloadError
-from arriero.hardware import fast_bfloat16, gpus
+from arriero.hardware import SPEEDUPS, fast_bfloat16, gpus
 
-PACKAGES = "torch transformers peft openvino openvino-genai nncf fastapi streamlit langchain-core modelscope-hub vllm"
+PACKAGES = (
+    "torch transformers peft openvino openvino-genai nncf vllm liger-kernel bitsandbytes fastapi streamlit "
+    "langchain-core modelscope-hub"
+)
 
 models = App(
     name="models",
@@ -115,7 +118,7 @@ def remove(name: str, /, *, as_json: Json = False) -> None:
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Say what this machine has, and which engine and precision Arriero would use, and why."""
+    """Say what this machine has, which engine and precision Arriero would use and why, and what a GPU lacks."""
     report = _examine()
     if as_json:
         output.document(report)
@@ -125,7 +128,7 @@ def doctor(*, as_json: Json = False) -> None:
             print(f"{name}")
             for key, detail in value.items():
                 print(f"  {key:18} {detail if detail is not None else 'not installed'}")
-        else:
+        elif value is not None:
             print(f"{name:20} {value}")
 
 
@@ -155,7 +158,16 @@ def _examine() -> dict[str, Any]:
             "answering": "int8" if choice.engine == "openvino" else "the model's own" if fast else "float32",
             "because": computes,
         },
+        "full_speed": _full_speed() if cuda else None,
         "packages": {package: _version(package) for package in PACKAGES.split()},
+    }
+
+
+def _full_speed() -> dict[str, str]:
+    """For each package that a GPU wants: "installed", or what it would bring and how to get it."""
+    return {
+        name: "installed" if wanted.installed else f"not installed; {wanted.merit}: {wanted.install}"
+        for name, wanted in SPEEDUPS.items()
     }
 
 

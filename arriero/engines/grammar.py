@@ -23,7 +23,9 @@ from arriero.constraint import Choice, Constraint, JsonSchema, Series, Text
 from arriero.errors import UsageError
 from arriero.prompt import load_tokenizer
 
-WHITESPACE = r"[ \n\t]{0,40}"  # between the parts of JSON; without a limit a weak model writes blank lines for ever
+# Between the parts of JSON: without a limit a weak model writes blanks for ever, and no llguidance below 1.8, as vLLM
+# pins it, keeps to a `whitespace_pattern`. Separators are regular expressions.
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in our grammar, which nobody has seen
 LISTING = re.compile(r"\n\s*1 \| start:|\n<state>")
 DEAD_END = "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
@@ -114,8 +116,8 @@ def lark(constraint: Constraint) -> str:
             case Choice(alternatives):
                 return f"({' | '.join(map(expression, alternatives))})"
             case JsonSchema(schema):
-                options = {"whitespace_pattern": WHITESPACE}  # in place of given ones, one of which drops keywords
-                schemas.append(json.dumps({**schema, "x-guidance": options}))
+                # in place of given options, one of which drops keywords
+                schemas.append(json.dumps({**schema, "x-guidance": LAYOUT}))
                 return f"json_{len(schemas) - 1}"
 
     start = f"start: {expression(constraint)}\n"

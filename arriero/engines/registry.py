@@ -115,9 +115,9 @@ ENTRIES = (
     ),
     Entry(
         name="vllm",
-        home="arriero.engines.vllm:VLLMEngine",
+        home="arriero.engines.vllm.engine:VLLMEngine",
         packages=("vllm",),
-        install='pip install "arriero[vllm]", in an environment of its own',
+        install='pip install "arriero[vllm]"',
         device="cuda",
         merit="answers many requests at once",
         adapter_limits=AdapterLimits(

@@ -64,7 +64,7 @@ def _four_bits() -> Any:
     if not gpus():
         raise UsageError("--load-in-4bit needs a CUDA GPU, and this machine has none", hint="leave the option out")
     if find_spec("bitsandbytes") is None:
-        raise UsageError("--load-in-4bit needs the package bitsandbytes", hint="pip install bitsandbytes")
+        raise UsageError("--load-in-4bit needs the package bitsandbytes", hint='pip install "arriero[cuda]"')
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

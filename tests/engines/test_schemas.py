@@ -82,7 +82,7 @@ def test_where_nothing_is_allowed_the_error_says_so_and_not_how_llguidance_stand
     with pytest.raises(UsageError, match=r"^the schema cannot be used: nothing is allowed .* leads back to itself$"):
         check(JsonSchema({"$ref": "#"}))
     grammar = grammars.make(JsonSchema(NO_END))
-    for byte in b'{"a":':
+    for byte in b'{"a": ':
         assert grammar.allowed()[6 + byte]
         grammar.accept(6 + byte)
     with pytest.raises(UsageError, match=r"^the schema cannot be used any further: nothing is allowed .* itself$"):

@@ -125,7 +125,7 @@ def test_every_engine_says_what_it_lacks_here(install):
     found = usable()
     assert found["transformers"] is None
     assert found["openvino"] is None
-    assert found["vllm"] == 'vllm is not installed: pip install "arriero[vllm]", in an environment of its own'
+    assert found["vllm"] == 'vllm is not installed: pip install "arriero[vllm]"'
     install("vllm")
     assert usable()["vllm"] is None
 

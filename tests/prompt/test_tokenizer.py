@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from arriero.prompt import load_tokenizer
+from tests.conftest import since_transformers
 
 TEXT = "<s><user>骆驼 hums</s> don't\n\n 123"
 
@@ -51,6 +52,7 @@ def test_where_tables_decide_auto_tokenizer_does(model_dir, tmp_path, change):
     same(load_tokenizer(tmp_path / "model"), automatic(tmp_path / "model"))
 
 
+@since_transformers("5.20", "before, transformers itself imports torch")
 def test_preparing_a_prompt_imports_no_torch(model_dir):
     """torch takes half of the time to a first answer, and OpenVINO does not need it."""
     code = (

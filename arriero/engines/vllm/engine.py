@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import contextlib
 import itertools
+import logging
 import multiprocessing
 import secrets
 import threading
@@ -23,17 +24,20 @@ from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.adapters import check_fit, lora_rank
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions, find
 from arriero.engines.vllm.requests import parameters, probabilities
+from arriero.engines.vllm.room import described
 from arriero.engines.vllm.start import interrupt, start
 from arriero.errors import ContextLengthError, EngineError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling
 
 ENDINGS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "cancelled"}
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class LoadedAdapter(Adapter):
@@ -106,6 +110,7 @@ class VLLMEngine:
         self._window: int = config.model_config.max_model_len
         kind = str(config.model_config.dtype).removeprefix("torch.")
         self.description = f"vllm, {config.device_config.device_type}, {kind}"
+        log.info("vLLM: %s", described(hub.window(model_dir), config))
 
     def submit(
         self,

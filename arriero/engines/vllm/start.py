@@ -27,21 +27,18 @@ from vllm.model_executor.models import supports_lora
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from arriero import hub
-from arriero.engines.adapters import lora_rank
 from arriero.engines.base import Precision
-from arriero.errors import EngineError
+from arriero.engines.vllm.room import Memory, gpus_for, lora_room, memory_share
+from arriero.errors import ArrieroError, EngineError
 from arriero.hardware import free_memory
 
-RANK = 32  # adapters up to this rank can be added later, whatever the engine was started with
-SLOTS = 4, 16  # adapters in one step of the model: at least, at most; others wait for their turn
 KEPT = 1000  # adapters vLLM may hold; beyond, it would read one again from a directory that may have changed
 
 
 async def start(model_dir: Path, adapters: Sequence[Path], precision: Precision) -> AsyncLLM:
     """A running vLLM with room for these adapters, none loaded yet. It belongs to the loop that awaits this.
 
-    Raises EngineError for a model that vLLM does not do, or has no memory for.
+    Raises EngineError for a model that vLLM does not do, MemoryLimitError for one whose weights do not fit.
     """
     try:
         arguments = _arguments(model_dir, precision)
@@ -50,7 +47,7 @@ async def start(model_dir: Path, adapters: Sequence[Path], precision: Precision)
             llm = AsyncLLM.from_engine_args(arguments)
         await llm.get_supported_tasks()
     except Exception as error:
-        if isinstance(error, EngineError):
+        if isinstance(error, ArrieroError):
             raise
         raise EngineError(
             f"vLLM cannot load {model_dir.name}: {' '.join(str(error).split())}",
@@ -80,23 +77,12 @@ def _arguments(model_dir: Path, precision: Precision) -> AsyncEngineArgs:
         disable_log_stats=True,
     )
     if current_platform.is_cuda():
-        free, total = torch.cuda.mem_get_info()
-        arguments.gpu_memory_utilization = min(0.9, 0.95 * free / total)
-        arguments.tensor_parallel_size = gpus_for(model_dir, torch.cuda.device_count(), total)
+        gpus = [Memory(*torch.cuda.mem_get_info(index)) for index in range(torch.cuda.device_count())]
+        arguments.tensor_parallel_size = gpus_for(model_dir, gpus)
+        arguments.gpu_memory_utilization = memory_share(gpus[: arguments.tensor_parallel_size])
     elif current_platform.is_cpu():
         arguments.kv_cache_memory_bytes = free_memory() // 4  # VLLM_CPU_KVCACHE_SPACE says otherwise
     return arguments
-
-
-def gpus_for(model_dir: Path, count: int, memory: int) -> int:
-    """How many of `count` GPUs, with `memory` bytes each, a model is spread over.
-
-    The fewest that leave a third of their memory to keys and values; vLLM wants the attention heads to divide evenly.
-    """
-    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    heads = hub.read_json(model_dir / "config.json").get("num_attention_heads", 1)
-    possible = [number for number in (1, 2, 4, 8) if number <= count and heads % number == 0]
-    return next((number for number in possible if 3 * weights <= 2 * number * memory), possible[-1])
 
 
 def _make_room(arguments: AsyncEngineArgs, adapters: Sequence[Path]) -> None:
@@ -115,10 +101,9 @@ def _make_room(arguments: AsyncEngineArgs, adapters: Sequence[Path]) -> None:
             hint="use --engine transformers",
         )
     if able and (adapters or not current_platform.is_cpu()):
-        wanted = max([RANK, *map(lora_rank, adapters)])
+        room = lora_room(adapters, get_args(MaxLoRARanks))
         arguments.enable_lora = True
-        arguments.max_lora_rank = next(rank for rank in get_args(MaxLoRARanks) if rank >= wanted)
-        arguments.max_loras = min(max(SLOTS[0], len(adapters)), SLOTS[1])
+        arguments.max_lora_rank, arguments.max_loras = room.rank, room.slots
         arguments.max_cpu_loras = KEPT
 
 

@@ -1,0 +1,78 @@
+"""How much of a machine vLLM takes, told from sizes and files: GPUs, their memory, room for adapters.
+
+Imports no vLLM, so that it can be tested where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arriero import hub
+from arriero.engines.adapters import lora_rank
+from arriero.errors import MemoryLimitError
+
+RANK = 32  # adapters up to this rank can be added later, whatever the engine was started with
+SLOTS = 4, 16  # adapters in one step of the model: at least, at most; others wait for their turn
+SHARE = 0.9  # of a GPU's memory, at most: weights, KV cache and what a step needs
+OF_FREE = 0.95  # of what other programs leave: vLLM does not start if it finds less than it was told
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one GPU: those that can still be allocated, and all."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRoom:
+    """The largest rank of an adapter, and how many adapters one step of the model computes with."""
+
+    rank: int
+    slots: int
+
+
+def lora_room(adapters: Sequence[Path], ranks: Sequence[int]) -> LoraRoom:
+    """Room for these adapters, and for others up to RANK; vLLM has memory laid out for some `ranks`, ascending."""
+    wanted = max([RANK, *map(lora_rank, adapters)])
+    return LoraRoom(next(rank for rank in ranks if rank >= wanted), min(max(SLOTS[0], len(adapters)), SLOTS[1]))
+
+
+def memory_share(gpus: Sequence[Memory]) -> float:
+    """The share of the memory of each of these GPUs that vLLM is told to fill."""
+    return min(SHARE, *(OF_FREE * gpu.free / gpu.total for gpu in gpus))
+
+
+def gpus_for(model_dir: Path, gpus: Sequence[Memory]) -> int:
+    """How many of the GPUs a model is spread over: the fewest whose free memory keeps a third for the KV cache.
+
+    vLLM wants the attention heads to divide evenly. Raises MemoryLimitError where the weights do not fit into any
+    number of them, which vLLM would find out after a minute.
+    """
+    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    heads = hub.read_json(model_dir / "config.json").get("num_attention_heads", 1)
+    possible = [number for number in (1, 2, 4, 8) if number <= len(gpus) and heads % number == 0]
+    room = {number: number * min(gpu.free for gpu in gpus[:number]) for number in possible}
+    most = max(room.values())
+    if weights > SHARE * most:
+        raise MemoryLimitError(
+            f"the weights of {model_dir.name} take {weights / 1e9:.1f} GB, and the GPUs have {most / 1e9:.1f} GB free",
+            hint="end what else computes there (nvidia-smi lists it), or take a smaller model",
+        )
+    return next((number for number in possible if 3 * weights <= 2 * room[number]), max(room, key=room.__getitem__))
+
+
+def described(whole: int, config: Any) -> str:
+    """What vLLM made of its memory, by its VllmConfig: context (`whole` is the model's own), KV cache, adapters."""
+    window, cache, lora = config.model_config.max_model_len, config.cache_config, config.lora_config
+    parts = [f"a context of {window:,} tokens"]
+    if window < whole:
+        parts[0] += f", since memory does not hold the model's {whole:,}"
+    if cache.num_gpu_blocks:
+        parts.append(f"a KV cache of {cache.num_gpu_blocks * cache.block_size:,}")
+    parts.append(f"adapters up to rank {lora.max_lora_rank}, {lora.max_loras} in a step" if lora else "no adapters")
+    return "; ".join(parts)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# What a GPU does with Arriero, in one go of at most eight minutes, on a bare machine: CUDA PyTorch, and no network.
+#
+#     OUT=DIRECTORY benchmarks/gpu.sh [--wheels DIRECTORY] [--tiny] [--parts NAME …] [--seconds N]
+#
+# Everything goes into OUT (default: runs/gpu), table.md last: it has a line for every part, also for one that failed or
+# ran out of time. What the machine lacks comes as wheels in a directory; they are unpacked beside its own packages, and
+# removed again. Models have random weights, so no figure says how good an answer is. --tiny runs it all on a CPU.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+export OUT=${OUT:-$here/runs/gpu}
+mkdir -p "$OUT"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [ "${1:-}" = --wheels ]; then
+    [ $# -ge 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+    "${PYTHON:-python3}" -m pip install --quiet --no-index --no-deps --target "$work/wheels" "$2"/*.whl
+    shift 2
+fi
+export PYTHONPATH="$work/wheels:$here${PYTHONPATH:+:$PYTHONPATH}" ARRIERO_HOME="$work/home" HF_HUB_OFFLINE=1
+"${PYTHON:-python3}" "$here/benchmarks/gpu.py" --work "$work" "$@"

@@ -1,0 +1,63 @@
+"""benchmarks/gpu.sh, run as on a machine with a GPU, with models that are small enough for this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+SECONDS = 600  # on a machine that does other things, too
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Run it; `(part, what was measured) -> figure` of the table it wrote, and the exit code."""
+
+    def run(*arguments: object, wheels: Path | None = None) -> tuple[dict[tuple[str, str], str], int]:
+        command = [SCRIPT, *(("--wheels", wheels) if wheels else ()), "--tiny", *arguments]
+        environment = os.environ | {"OUT": str(tmp_path / "out"), "PYTHON": sys.executable}
+        ended = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, timeout=SECONDS, check=False, env=environment
+        )
+        text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+        assert ended.stdout.endswith(f"{text}\n"), ended.stderr[-3000:]
+        rows = [line.strip("| ").split(" | ") for line in text.splitlines()[4:]]
+        return {(row[0].strip(), row[1].strip()): row[-1] for row in rows}, ended.returncode
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_every_part_that_a_cpu_can_do_has_its_figures(table):
+    found, code = table("--parts", "train", "training", "engine", "graphs", "--seconds", SECONDS)
+    assert not [figure for figure in found.values() if figure.startswith("failed")], found
+    assert code == 0
+    assert found["train", "train"].endswith(" GB")
+    assert found["train", "check of the first step"].startswith("worst ")
+    assert found["train", "ask --adapter"].endswith(" tokens by transformers")
+    assert found["train", "merge"].startswith("mean KL ")
+    for workload in ("rows as long as the tutorial's", "full rows of 96 tokens"):
+        assert "of the matrix rate, ratio 1.0," in found["training", f"{workload}: tutorial"]
+        assert "of the matrix rate, ratio " in found["training", f"{workload}: arriero train"]
+    for variant in ("arriero-transformers", "transformers"):
+        rates = found["engine", f"{variant}, 1 / 3 at once"].removesuffix(" tokens/s").split(" / ")
+        assert all(float(rate.replace(",", "")) > 0 for rate in rates)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_parts_that_fail_or_have_no_time_are_lines_of_the_table(table):
+    found, code = table("--parts", "four_bit", "vllm", "train", "--seconds", 60)
+    assert found["four_bit", ""].startswith("failed: ")
+    assert "CUDA" in found["four_bit", ""], "the reason, not only what to try"
+    assert found["vllm", ""] == "skipped: vllm is not installed"
+    assert ("train", "seconds") in found
+    assert code == 1
+    found, code = table("--parts", "training", "train", "--seconds", 0.5)
+    assert found["training", ""].startswith(("failed: not done after 0 s", "skipped: no time"))
+    assert found["train", ""] == "skipped: no time was left"

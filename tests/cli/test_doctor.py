@@ -1,0 +1,73 @@
+"""What `arriero doctor` says of a machine with a GPU and of one without."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from arriero.cli.main import main
+from arriero.hardware import SPEEDUPS
+
+
+@pytest.fixture
+def doctor(capsys, home):
+    """The document, and the same for people."""
+
+    def examine():
+        assert main(["doctor", "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert main(["doctor"]) == 0
+        return document, capsys.readouterr().out
+
+    return examine
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, as `hardware.gpus` would tell."""
+    for module in ("arriero.engines.select", "arriero.cli.machine"):
+        monkeypatch.setattr(importlib.import_module(module), "gpus", lambda: ("NVIDIA H200",))
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Of the packages that a GPU wants, exactly these can be found; they hold nothing."""
+    empty = tmp_path / "packages"
+
+    def only(*modules):
+        for module in modules:
+            (empty / module).mkdir(parents=True)
+            (empty / module / "__init__.py").touch()
+        monkeypatch.syspath_prepend(empty)
+        absent = {wanted.module for wanted in SPEEDUPS.values()} - set(modules)
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else find(name))
+
+    return only
+
+
+def test_without_a_gpu_it_asks_for_nothing(doctor):
+    document, text = doctor()
+    assert document["full_speed"] is None
+    assert "full_speed" not in text
+
+
+def test_on_a_gpu_it_says_what_full_speed_lacks_and_how_to_get_it(doctor, gpu, packages):
+    """It named the engine only: training without Liger was slow, and nothing said so."""
+    packages("liger_kernel")
+    document, text = doctor()
+    found = document["full_speed"]
+    assert document["gpus"] == "NVIDIA H200"
+    assert found["liger-kernel"] == "installed"
+    assert found["vllm"] == 'not installed; answers many requests at once: pip install "arriero[vllm]"'
+    assert found["bitsandbytes"] == 'not installed; holds base weights in 4 bits: pip install "arriero[cuda]"'
+    assert found["flash-attn-3"].startswith("not installed; flash attention 3")
+    assert "pip install" in found["flash-attn-3"]
+    assert all(f"  {name:18} {value}\n" in text for name, value in found.items())
+
+
+def test_with_everything_installed_it_says_so(doctor, gpu, packages):
+    packages(*(wanted.module for wanted in SPEEDUPS.values()))
+    assert set(doctor()[0]["full_speed"].values()) == {"installed"}
