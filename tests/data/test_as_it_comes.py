@@ -1,4 +1,4 @@
-"""Data as people have it: what the content is, not the ending; fields under other names; fields that change the meaning."""
+"""Data as people have it: what the content is, fields under other names, fields that change the meaning."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_line_s_cause_stands_with_its_reason(tmp_path, line, hint):
 )
 def test_a_name_that_stands_twice_is_refused_wherever_it_stands(tmp_path, name, content):
     """Within an object, and in a table's header, the last one was taken silently."""
-    with pytest.raises(DataError, match="the name '(x|output)' stands twice"):
+    with pytest.raises(DataError, match=r"the name '(x|output)' stands twice"):
         load(tmp_path, name, content)
 
 

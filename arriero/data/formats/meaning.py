@@ -29,8 +29,8 @@ def refuse_other_tasks(record: Mapping[str, Any]) -> None:
     """Raise UsageError for a row that is for another kind of training, or that wants not to be learnt."""
     if (pair := next((name for name in PAIRS if record.get(name) is not None), None)) is not None:
         raise UsageError(
-            f"holds an answer that is not wanted ({pair}): a preference pair, which takes DPO or the like; to learn the "
-            "chosen answers only, leave that field out and name the other one with --columns output=chosen"
+            f"holds an answer that is not wanted ({pair}): a preference pair, which takes DPO or the like; to learn "
+            "the chosen answers only, leave that field out and name the other one with --columns output=chosen"
         )
     for name in VERDICTS:
         if record.get(name) is False:

@@ -40,7 +40,7 @@ def unused(record: Mapping[str, Any], name: FormatName) -> set[str]:
     theirs = {column for _, column in shape.names} if shape is not None else set()
     left = record.keys() - theirs - set(FIELDS[name]) - set(LOSS)
     left = {column for column in left if record[column] is not None}
-    turns = next((record[column] for column in theirs if isinstance(record.get(column), list)), [])
+    turns: list[Any] = next((record[column] for column in theirs if isinstance(record.get(column), list)), [])
     inner = {key for turn in turns if isinstance(turn, Mapping) for key in turn if turn[key] is not None}
     return left | {f"{key} of a turn" for key in inner - TURN_FIELDS}
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,7 +158,7 @@ class _Buffer:
         return bool(text)
 
 
-def lines(file: Path, stream: IO[str]) -> Iterator[Any]:
+def lines(file: Path, stream: TextIOWrapper) -> Iterator[Any]:
     """One value a line, with a comma after it or without; a line that is none is a Fault and hides no other.
 
     `stream` turns bytes that are no text into lone surrogates.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 from arriero.errors import DataError
 
@@ -46,7 +46,7 @@ class Part:
         with failing(self.file), self.open() as stream:
             return stream.read(size)
 
-    def text(self, encoding: str, *, newline: str | None = None, errors: Errors = "strict") -> IO[str]:
+    def text(self, encoding: str, *, newline: str | None = None, errors: Errors = "strict") -> io.TextIOWrapper:
         """The whole as text."""
         return io.TextIOWrapper(self.open(), encoding=encoding, errors=errors, newline=newline)
 
@@ -56,7 +56,7 @@ def parts_of(file: Path) -> Iterator[Part]:
     part = Part(file, file.name, lambda: file.open("rb"))
     magic = part.head(4)
     if magic[:2] == b"\x1f\x8b":
-        part = Part(file, file.name, lambda: gzip.open(file))
+        part = Part(file, file.name, lambda: cast(IO[bytes], gzip.open(file)))  # noqa: SIM115  the reader closes it
     elif magic == b"PK\x03\x04" and not _is_workbook(file):
         yield from _members(file)
         return

@@ -21,9 +21,8 @@ def separator_of(header: str, known: Collection[str]) -> str:
 
     def named(separator: str) -> tuple[int, int]:
         names = _names(header, separator)
-        return len(known & set(names)), len(names)
+        return len(set(known).intersection(names)), len(names)
 
-    known = set(known)
     return max(SEPARATORS, key=named)
 
 
