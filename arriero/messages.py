@@ -26,13 +26,14 @@ class Message:
     """One turn of a conversation.
 
     An assistant's turn may hold calls of tools besides, or instead of, text; a turn of the role "tool" is the result
-    of the call that `tool_call_id` names.
+    of the call that `tool_call_id` names. Training takes a loss on the assistant's turns that are `trained`.
     """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    trained: bool = True
 
     @classmethod
     def of(cls, value: Message | Mapping[str, Any]) -> Message:
@@ -100,10 +101,11 @@ class Conversation:
 
     After an assistant's turn with tool calls come their results, one for each call, and then the assistant again, or
     the user. Raises UsageError where the order makes no sense, a user turn is blank, an answer is empty or the
-    arguments of a call are not a JSON object. `turns_of` is what answering takes.
+    arguments of a call are not a JSON object. `turns_of` is what answering takes. `tools` are shown to the model.
     """
 
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -137,7 +139,7 @@ class Conversation:
 
     def with_system(self, system: str | None) -> Conversation:
         """This conversation with `system` in front, unless it brings its own or `system` is None."""
-        return Conversation(with_system(self.messages, system))
+        return replace(self, messages=with_system(self.messages, system))
 
 
 _AFTER: Mapping[Role, tuple[Role, ...]] = {

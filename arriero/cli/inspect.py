@@ -39,8 +39,8 @@ def inspect(
     Parameters
     ----------
     data
-        A file (JSON, JSON Lines, CSV, Parquet), a directory of these, owner/name of a data set on Hugging Face, or
-        modelscope:owner/name.
+        A file (JSON, JSON Lines, CSV, Parquet, Excel, gz, zip; its content decides), a directory of these,
+        owner/name of a data set on Hugging Face, or modelscope:owner/name.
     show
         Print so many rows as tokens: prompt grey, loss green, special tokens in bold.
     limit

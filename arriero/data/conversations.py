@@ -14,23 +14,24 @@ import json
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero import hub, settings
-from arriero.data.formats import FIELDS, detect, parse
+from arriero.data.formats import KNOWN, Shape, parse, renamed, shape_of, unused
 from arriero.data.options import DataOptions, FormatName
-from arriero.data.records import files_of, read
+from arriero.data.records import ENDINGS, files_of, read
 from arriero.errors import DataError, UsageError
-from arriero.messages import Conversation, Message
+from arriero.messages import Conversation, Message, Tool, ToolCall
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of the cached files; raise it when what they hold changes
+VERSION = 2  # of the cached files; raise it when what they hold changes
 BATCH = 1000  # rows
 
 
@@ -71,7 +72,9 @@ def load(source: str | Path, options: DataOptions | None = None) -> Loaded:
     path = _path(source)
     files = files_of(path)
     names = tuple(str(file.relative_to(path)) if path.is_dir() else file.name for file in files)
-    key = cache_key(VERSION, names, *map(hub.store.sha256, files), chosen.format, chosen.join_input)
+    key = cache_key(
+        VERSION, names, *map(hub.store.sha256, files), chosen.format, chosen.join_input, chosen.columns, chosen.encoding
+    )
     folder = settings.cache_dir() / "data" / key
     if not (folder / "rows.json").is_file():
         _read_into(folder, files, names, chosen)
@@ -80,6 +83,10 @@ def load(source: str | Path, options: DataOptions | None = None) -> Loaded:
     told = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     dropped = tuple(Dropped(**drop) for drop in told["dropped"])
     log.info("%s: %d rows in the %s format", path.name, told["rows"] + len(dropped), told["format"])
+    if told["shapes"].keys() - {told["format"]}:
+        log.info(
+            "%s: rows by format: %s", path.name, "; ".join(f"{rows} {name}" for name, rows in told["shapes"].items())
+        )
     if told["unused"]:
         log.warning("%s: fields that are not used: %s", path.name, ", ".join(told["unused"]))
     table = Dataset.from_file(str(folder / "conversations.arrow"))
@@ -100,6 +107,7 @@ def _read_into(folder: Path, files: list[Path], names: tuple[str, ...], options:
             for columns in reader.batches():
                 writer.write_batch(pa.record_batch(columns, schema))
         told: dict[str, Any] = {"format": reader.format, "rows": reader.rows, "unused": sorted(reader.unused)}
+        told["shapes"] = dict(reader.shapes.most_common())
         told["dropped"] = [asdict(drop) for drop in reader.dropped]
         (partial / "rows.json").write_text(json.dumps(told), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,6 +126,9 @@ class _Reader:
         self.format: FormatName = options.format
         self.rows = 0
         self.unused: set[str] = set()
+        self.shapes: Counter[str] = Counter()
+        self._fallback: FormatName = "alpaca"  # what a row without a format of its own is said to lack
+        self._columns = options.renamed
         self.dropped: list[Dropped] = []
 
     def batches(self) -> Iterator[list[list[Any]]]:
@@ -137,27 +148,49 @@ class _Reader:
                 columns, size = [[], [], [], [], []], 0
         if columns[0]:
             yield columns
-        if not self.rows:
-            reason = f"none of its {len(self.dropped)} rows can be used"
-            if self.dropped:
-                reason += f"; the first: row {self.dropped[0].row}: {self.dropped[0].reason}"
-            hint = 'expected rows like {"instruction": …, "input": "", "output": …}'
-            raise DataError(self._names[0], reason, hint=hint)
+        self._refuse_unusable()
+        if self.format == "auto":
+            self.format = self._fallback
+
+    def _refuse_unusable(self) -> None:
+        """Raise DataError where no row, or fewer than half of them, can be used."""
+        if len(self.dropped) <= self.rows and self.rows:
+            return
+        reasons = Counter(drop.reason for drop in self.dropped)
+        count = len(self.dropped) + self.rows
+        reason = f"{len(self.dropped)} of its {count} rows cannot be used" if self.rows else ""
+        reason = reason or f"none of its {count} rows can be used"
+        if self.dropped:
+            reason += f"; the first: row {self.dropped[0].row}: {self.dropped[0].reason}"
+        if len(reasons) > 1:
+            reason += f"; most often: {reasons.most_common(1)[0][0]}"
+        hint = 'expected rows like {"instruction": …, "input": "", "output": …}'
+        raise DataError(self._names[0], reason, hint=f"{hint}, or --columns instruction=question,output=answer")
 
     def _records(self) -> Iterator[tuple[int, int, Any]]:
-        every = ((index, row, record) for index, file in enumerate(self._files) for row, record in read(file))
-        if self.format != "auto":
-            return every
-        head = list(itertools.islice(every, 100))
-        self.format = detect([record for _, _, record in head]) or "alpaca"
-        return itertools.chain(head, every)
+        options, known = self._options, KNOWN.union(self._columns.values())
+        every = (
+            (index, row, record)
+            for index, file in enumerate(self._files)
+            for row, record in read(file, encoding=options.encoding, known=known)
+        )
+        head = [(file, row, self._ours(record)) for file, row, record in itertools.islice(every, 100)]
+        formats = Counter(shape.format for _, _, record in head if (shape := shape_of(record)) is not None)
+        if formats:
+            self._fallback = formats.most_common(1)[0][0]
+        return itertools.chain(head, ((file, row, self._ours(record)) for file, row, record in every))
+
+    def _ours(self, record: Any) -> Any:
+        """A record with the names that --columns gives its fields."""
+        return renamed(record, self._columns) if self._columns and isinstance(record, dict) else record
 
     def _parsed(self, file: int, row: int, record: Any) -> tuple[str, int, int] | None:
+        shape = shape_of(record, self._options.format)
+        name = self._options.format if self._options.format != "auto" else shape.format if shape else self._fallback
         try:
-            messages = parse(record, self.format, self._options).messages
-            turns = [(message.role, message.content) for message in messages]
+            turns = as_turns(parse(record, name, self._options))
             text = json.dumps(turns, ensure_ascii=False)
-            keys = _hash(json.dumps(turns[:-1], ensure_ascii=False)), _hash(text)
+            keys = _hash(json.dumps(_before_answer(turns), ensure_ascii=False)), _hash(text)
         except UsageError as error:
             self.dropped.append(Dropped(row, error.message, self._names[file]))
             return None
@@ -165,8 +198,37 @@ class _Reader:
             reason = f"is not Unicode text: a lone surrogate {error.object[error.start]!r}"
             self.dropped.append(Dropped(row, reason, self._names[file]))
             return None
-        self.unused |= record.keys() - FIELDS[self.format]
+        self.shapes[_told(shape, name)] += 1
+        self.unused |= unused(record, name)
         return text, *keys
+
+
+def _told(shape: Shape | None, name: FormatName) -> str:
+    return shape.told if shape is not None else name
+
+
+def _before_answer(turns: Any) -> Any:
+    """What the last answer answers; see `as_turns`."""
+    return {**turns, "turns": turns["turns"][:-1]} if isinstance(turns, dict) else turns[:-1]
+
+
+def as_turns(conversation: Conversation) -> Any:
+    """A conversation as JSON: [role, content] for each turn; what else one has in a third place, tools around them."""
+    turns = []
+    for message in conversation.messages:
+        more: dict[str, Any] = {} if message.trained else {"trained": False}
+        if message.tool_calls:
+            more["calls"] = [call.definition for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            more["result"] = message.tool_call_id
+        turns.append((message.role, message.content, more) if more else (message.role, message.content))
+    tools = [tool.definition for tool in conversation.tools]
+    return {"tools": tools, "turns": turns} if tools else turns
+
+
+def _as_message(role: Any, content: str, more: dict[str, Any]) -> Message:
+    calls = tuple(map(ToolCall.of, more.get("calls", ())))
+    return Message(role, content, calls, more.get("result"), more.get("trained", True))
 
 
 def _hash(text: str) -> int:
@@ -175,7 +237,10 @@ def _hash(text: str) -> int:
 
 def as_conversation(text: str) -> Conversation:
     """A row's JSON text as a conversation."""
-    return Conversation(tuple(Message(role, content) for role, content in json.loads(text)))
+    told = json.loads(text)
+    turns, tools = (told["turns"], told["tools"]) if isinstance(told, dict) else (told, ())
+    messages = (_as_message(role, content, *(more or ({},))) for role, content, *more in turns)
+    return Conversation(tuple(messages), tuple(map(Tool.of, tools)))
 
 
 def cache_key(*parts: object) -> str:
@@ -186,7 +251,7 @@ def cache_key(*parts: object) -> str:
 def _path(source: str | Path) -> Path:
     """A path as it is; any other name is a hub's data set."""
     path = Path(source).expanduser()
-    looks_like_a_file = path.suffix.lower() in (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".txt")
+    looks_like_a_file = path.suffix.lower() in (*ENDINGS, ".txt")
     if path.exists() or looks_like_a_file or path.is_absolute() or str(source).startswith("."):
         return path
     return hub.dataset(str(source))

@@ -19,7 +19,12 @@ class DataOptions:
     Parameters
     ----------
     format
-        Of the rows. auto: detected from the first ones, and announced.
+        Of the rows. auto: detected row by row, and announced.
+    columns
+        What the rows' fields are called, as OURS=THEIRS: instruction=question,output=answer. Well-known names, such as
+        question and answer, are understood without it.
+    encoding
+        Of text files. auto: UTF-8, UTF-16 with its mark, GB18030 and other wide ones as told from the bytes.
     join_input
         What stands between instruction and a non-empty input: a newline, or nothing as in the tutorial.
     answers
@@ -37,6 +42,8 @@ class DataOptions:
 
     # written out: what reads the signature of a subclass elsewhere does not know this file's names
     format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion"] = "auto"
+    columns: str = ""
+    encoding: str = "auto"
     join_input: Literal["newline", "nothing"] = "newline"
     answers: Literal["all", "last"] = "all"
     max_length: int | None = None
@@ -46,12 +53,22 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         self._one_of("format", *get_args(FormatName))
+        self.renamed  # noqa: B018  raises where they are no pairs
         self._one_of("join_input", "newline", "nothing")
         self._one_of("answers", "all", "last")
         self._one_of("too_long", "drop", "cut")
         self._need("eval_fraction", 0 <= self.eval_fraction < 1, "at least 0 and less than 1")
         self._need("max_length", self.max_length is None or self.max_length >= 2, "at least 2 tokens")
         self._need("seed", 0 <= self.seed < 2**32, "at least 0 and less than 2**32")
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """The pairs of `columns`: our name of a field -> the rows'."""
+        pairs = [pair.partition("=") for pair in self.columns.split(",") if pair.strip()]
+        names = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+        self._need("columns", all(names) and all(names.values()), "pairs such as instruction=question,output=answer")
+        self._need("columns", len(names) == len(pairs), "pairs that name each field once")
+        return names
 
     @classmethod
     def refuse_unknown(cls, verb: str, names: Iterable[str]) -> None:

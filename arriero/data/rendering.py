@@ -183,7 +183,11 @@ class _Job:
         reasons: list[str | None] = [None] * len(batch)
         for place, text in enumerate(batch.column("conversation").to_pylist()):
             try:
-                layouts.append(self.renderer.layout(as_conversation(text).with_system(self.renderer.system)))
+                layout = self.renderer.layout(as_conversation(text).with_system(self.renderer.system))
+                if not self.cut and self.renderer.surely_longer(layout.text, self.limit):
+                    reasons[place] = f"{len(layout.text)} characters, more than {self.limit} tokens, which is the limit"
+                    continue
+                layouts.append(layout)
                 places.append(place)
             except TemplateError:
                 raise

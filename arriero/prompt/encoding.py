@@ -25,12 +25,14 @@ class Layout:
 
     `cuts` are the positions in `text` where an answer begins, ascending; `turns` the indices of those messages.
     `structure` are the spans of the special tokens that the template wrote, None where the text holds no others.
+    `learnt` are those of `turns` that training takes a loss on.
     """
 
     text: str
     cuts: tuple[int, ...]
     turns: tuple[int, ...]
     structure: Spans | None = None
+    learnt: tuple[int, ...] = ()
 
 
 class Encoder:

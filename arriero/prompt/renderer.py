@@ -58,6 +58,8 @@ class Rendered:
     def cut(self, length: int) -> Rendered | None:
         """Shortened to `length` ids by cutting the last answer and keeping its end token; None if there is no room."""
         start, end = self.spans[-1]
+        if end <= length < len(self.ids):
+            return Rendered(self.ids[:end], self.spans)
         if start >= length - 1 or len(self.ids) <= length:
             return self if len(self.ids) <= length else None
         ids = (*self.ids[: length - 1], self.ids[end - 1])
@@ -206,17 +208,18 @@ class Renderer:
         """The text of a conversation to learn from, and where its answers begin.
 
         Raises TemplateError where the template is not prefix-stable, naming the turn, or takes no tools, and UsageError
-        where it refuses the conversation, the content holds a special token or is not Unicode text.
+        where it refuses the conversation, no answer is to be learnt, or the content holds a special token or is not
+        Unicode text.
         """
-        messages = conversation.messages
-        self.chat_template.check(messages)
-        if any(message.tool_calls for message in messages):
+        messages, tools = conversation.messages, conversation.tools
+        self.chat_template.check(messages, tools)
+        if tools or any(message.tool_calls for message in messages):
             messages = self.call_form.fitted(messages)
-        text = self.chat_template.text(messages, answer_follows=False)
+        text = self.chat_template.text(messages, answer_follows=False, tools=tools)
         turns = tuple(index for index, message in enumerate(messages) if message.role == "assistant")
         cuts = []
         for turn in turns:
-            before = self.chat_template.text(messages[:turn], answer_follows=True)
+            before = self.chat_template.text(messages[:turn], answer_follows=True, tools=tools)
             if not text.startswith(before):
                 raise TemplateError(
                     f"the chat template {self.chat_template.named} is not prefix-stable: the prompt before message "
@@ -224,7 +227,18 @@ class Renderer:
                     hint="use a model whose template renders earlier turns the same way whatever follows",
                 )
             cuts.append(len(before))
-        return Layout(text, tuple(cuts), turns)
+        learnt = tuple(turn for turn in (turns if self.answers == "all" else turns[-1:]) if messages[turn].trained)
+        if turns and not learnt:
+            raise UsageError("none of the answers that are trained is to be learnt (weight, train or loss)")
+        return Layout(text, tuple(cuts), turns, learnt=learnt)
+
+    def surely_longer(self, text: str, tokens: int) -> bool:
+        """Whether a text has more than so many tokens, judged by its beginning; False where that does not suffice."""
+        size = 8 * (tokens + 64)  # characters
+        if len(text) <= 2 * size:
+            return False
+        (beginning,) = self._encoder.encode([text[:size]])
+        return len(beginning.ids) > tokens + 64
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -249,8 +263,7 @@ class Renderer:
         if not layout.cuts:
             raise UsageError("the conversation has no assistant message, so there is nothing to learn from it")
         ids, starts = self._encoder.starts(layout, encoding)
-        begin = 0 if self.answers == "all" else len(starts) - 1
-        answers = list(zip(starts, layout.turns, strict=True))[begin:]
+        answers = [(start, turn) for start, turn in zip(starts, layout.turns, strict=True) if turn in layout.learnt]
         return Rendered(tuple(ids), tuple((start, self._end_of_turn(ids, start, turn)) for start, turn in answers))
 
     def _end_of_turn(self, ids: Ids, start: int, turn: int) -> int:

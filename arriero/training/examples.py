@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,14 +12,15 @@ import torch
 
 from arriero import data
 from arriero.data import Dropped, Loaded
-from arriero.errors import DataError
-from arriero.messages import Conversation
+from arriero.errors import DataError, UsageError
+from arriero.messages import Conversation, Message
 from arriero.prompt import Rendered, Renderer
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+log = logging.getLogger(__name__)
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 Batch = dict[str, torch.Tensor]
 
@@ -52,6 +55,8 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
     train, held_out = data.split(rows.column("prompt_key"), options.eval_fraction, options.seed)
     if not len(train):
         raise DataError(loaded.files[0], f"all {len(held_out)} rows are held out", hint="lower --eval-fraction")
+    if options.eval_fraction and not len(held_out):
+        _none_held_out(len(rows), options)
     part = rows.table.select(train)
     lengths = pc.list_value_length(rows.table.with_format("arrow")["ids"][:])
     return Examples(
@@ -59,10 +64,30 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
         held_out=[rows[int(index)] for index in held_out],
         held_out_places=[int(place) for place in rows.places[held_out]],
         dropped=rows.dropped,
-        sample=loaded.conversation(int(rows.places[0])),
+        sample=_sample(loaded, rows.places),
         loaded=loaded,
         longest=int(pc.max(lengths).as_py()),
     )
+
+
+def _sample(loaded: Loaded, places: Iterable[int]) -> Conversation:
+    """The first conversation of words alone, which a contract can hold; a stand-in where the first ones have calls."""
+    for place in itertools.islice(places, 1000):
+        found = loaded.conversation(int(place))
+        if not found.tools and all(Message(turn.role, turn.content) == turn for turn in found.messages):
+            return found
+    return Conversation((Message("user", "hello"), Message("assistant", "hello")))
+
+
+def _none_held_out(rows: int, options: TrainOptions) -> None:
+    """Say that nothing is evaluated; raises UsageError where that was to decide something."""
+    said = f"nothing is held out for evaluation: {rows} rows are few for a part of {options.eval_fraction}"
+    if options.early_stopping_patience or options.keep == "best":
+        raise UsageError(
+            f"{said}, so there is no best adapter to keep or to stop at",
+            hint="give more rows, a larger --eval-fraction or another --seed, or leave those options out",
+        )
+    log.warning("%s; a larger --eval-fraction holds some out", said)
 
 
 def collate(examples: Sequence[Rendered]) -> Batch:

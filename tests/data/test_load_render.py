@@ -88,8 +88,10 @@ def test_a_directory_counts_rows_by_file(tmp_path):
 
 
 def test_mixed_formats_are_reported(tmp_path):
-    loaded = data.load(write(tmp_path, [GOOD, GOOD, {"prompt": "q", "completion": "a"}]))
-    assert loaded.dropped[0].reason == "is in the prompt-completion format, the data in alpaca"
+    file = write(tmp_path, [GOOD, GOOD, {"prompt": "q", "completion": "a"}])
+    assert len(data.load(file).table) == 3
+    (drop,) = data.load(file, DataOptions(format="alpaca")).dropped
+    assert drop.reason == "is in the prompt-completion format, the data in alpaca"
     with pytest.raises(DataError, match="none of its 3 rows"):
         data.load(write(tmp_path, [GOOD, GOOD, 3]), DataOptions(format="sharegpt"))
 

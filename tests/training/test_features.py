@@ -149,3 +149,10 @@ def test_the_report_has_answers_before_and_after(tmp_path, rows_file, model_dir)
     assert report["evaluation"]["base"]["nll"] != report["evaluation"]["adapter"]["nll"]
     assert report["evaluation"]["adapter"]["nll"] == pytest.approx(report["result"]["eval_loss"], rel=1e-4)
     assert "<svg" in (output / "report.html").read_text()
+
+
+@pytest.mark.parametrize("options", [{"early_stopping_patience": 2}, {"keep": "best"}])
+def test_nothing_held_out_of_few_rows_is_said_and_refuses_what_needs_it(tmp_path, rows_file, model_dir, options):
+    """Without a word the last adapter was written as the best."""
+    with pytest.raises(UsageError, match="nothing is held out for evaluation: 8 rows are few"):
+        train_tiny(rows_file, model_dir, tmp_path / "run", eval_fraction=1e-9, **options)
