@@ -22,9 +22,12 @@ from arriero.errors import UsageError
 from arriero.server.admission import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from arriero.server.app import Application
     from arriero.server.keys import Keys
     from arriero.server.models import Models
+    from arriero.web import Visitor
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -164,7 +167,7 @@ def serve(
     _log(as_json=log_json)
     tell = log.info if log_json else output.note  # then every line is JSON
     access.warn()
-    show = _mount_page(app)
+    show = _mount_page(app, access)
     scheme = "https" if tls else "http"
     address = f"{scheme}://{f'[{access.host}]' if ':' in access.host else access.host}:{listener.getsockname()[1]}"
 
@@ -229,16 +232,27 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
     return models
 
 
-def _mount_page(app: Application) -> Callable[[Models], None]:
+def _mount_page(app: Application, access: AccessOptions) -> Callable[[Models], None]:
     """Mount the web page, if it is installed; returns what gives it its model."""
     try:
-        from arriero.web import mount, set_source
+        from starlette.datastructures import Headers
 
-        mount(app, None)
+        from arriero.web import Local, Site, Visitor, mount, set_site
+
+        mount(app)
     except UsageError as error:
         log.warning("no web page: %s; %s", error.message, error.hint)
         return lambda _: None
-    return lambda models: set_source(lambda: app.service.admitted(models.default.chat))
+
+    def visitor(headers: Mapping[str, str]) -> Visitor:
+        caller = app.service.keys.caller(Headers(headers))
+        if caller is None:  # no keys: who reaches the machine's own address sits at it
+            return Visitor(admin=access.host in LOOPBACK)
+        return Visitor(caller.name, caller.admin)
+
+    return lambda models: set_site(
+        Site(Local(lambda: ((served.name, app.service.admitted(served.chat)) for served in models.served())), visitor)
+    )
 
 
 def _log(*, as_json: bool) -> None:

@@ -19,14 +19,14 @@ from starlette.routing import Match, Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from arriero.errors import UsageError
-from arriero.web.state import set_chat, set_source
+from arriero.web.backend import Local
+from arriero.web.state import Site, set_site
+from arriero.web.visitor import Visitor
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from arriero.chat import Chat
-
-__all__ = ["mount", "set_chat", "set_source"]
+__all__ = ["Local", "Site", "Visitor", "mount", "set_site"]
 
 SCRIPT = Path(__file__).with_name("page.py")
 FILES = ("", "/", "/favicon.png", "/manifest.json")
@@ -49,8 +49,8 @@ SETTINGS = {
 }
 
 
-def mount(app: FastAPI, chat: Chat | None) -> None:
-    """Serve the page at "/" of `app`, answering with `chat`, or with what `set_source` gives later.
+def mount(app: FastAPI, site: Site | None = None) -> None:
+    """Serve the page at "/" of `app`, over `site`, or over what `set_site` gives later.
 
     The app's own routes come first.
 
@@ -65,8 +65,8 @@ def mount(app: FastAPI, chat: Chat | None) -> None:
         ) from error
     for name, value in SETTINGS.items():
         config.set_option(name, value)
-    if chat is not None:
-        set_chat(chat)
+    if site is not None:
+        set_site(site)
     page = _Page()
     app.router.routes.append(_PageMount("/", page, name="page"))
     app.router.lifespan_context = _both(app.router.lifespan_context, page)

@@ -1,33 +1,43 @@
-"""The Chat behind the page. Streamlit runs `page.py` anew for every visit and click, so the page looks it up here.
+"""What stands behind the page. Streamlit runs its script anew for every visit and click, so the page looks it up here.
 
-One process serves one page (Streamlit's own limit), so there is one source of Chats to hold; `mount` sets it.
+One process serves one page (Streamlit's own limit), so there is one site to hold; `mount` sets it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arriero.errors import UsageError
+from arriero.web.visitor import Visitor
 
 if TYPE_CHECKING:
-    from arriero.chat import Chat
-
-_source: list[Callable[[], Chat]] = []
+    from arriero.web.backend import Backend
 
 
-def set_source(source: Callable[[], Chat]) -> None:
-    """Let the page answer with the Chat that `source` gives when a question is asked; it may be another each time."""
-    _source[:] = [source]
+def _anybody(_: Mapping[str, str]) -> Visitor:
+    return Visitor()
 
 
-def set_chat(chat: Chat) -> None:
-    """Let the page always answer with this Chat."""
-    set_source(lambda: chat)
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The models behind the page, and who a visitor is by the headers that his browser sends."""
+
+    backend: Backend
+    visitor: Callable[[Mapping[str, str]], Visitor] = _anybody
 
 
-def get_chat() -> Chat:
-    """The Chat that the page answers with now; raises UsageError before `set_source`."""
-    if not _source:
+_site: list[Site] = []
+
+
+def set_site(site: Site) -> None:
+    """Let the page answer with this."""
+    _site[:] = [site]
+
+
+def get_site() -> Site:
+    """What the page answers with now; raises UsageError before `set_site`."""
+    if not _site:
         raise UsageError("the page has no model to answer with", hint="start it with `arriero serve`")
-    return _source[0]()
+    return _site[0]

@@ -1,0 +1,3 @@
+"""What the conversation says."""
+
+WORDS: dict[str, tuple[str, str]] = {}

@@ -1,0 +1,3 @@
+"""What the page "compare" says."""
+
+WORDS: dict[str, tuple[str, str]] = {}

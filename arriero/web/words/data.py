@@ -1,0 +1,3 @@
+"""What the page "data" says."""
+
+WORDS: dict[str, tuple[str, str]] = {}

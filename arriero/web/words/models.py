@@ -1,0 +1,3 @@
+"""What the page "models" says."""
+
+WORDS: dict[str, tuple[str, str]] = {}

@@ -1,0 +1,3 @@
+"""What the page "train" says."""
+
+WORDS: dict[str, tuple[str, str]] = {}
