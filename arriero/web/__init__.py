@@ -20,8 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from arriero.errors import UsageError
 from arriero.web.backend import Local
-from arriero.web.state import Site, set_site
-from arriero.web.visitor import Visitor
+from arriero.web.state import Site, Visitor, set_site
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -6,7 +6,7 @@ The page asks for the models at each turn, so that what is added, replaced or re
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from arriero.chat import Chat
@@ -26,7 +26,7 @@ class Choice:
     parent: str | None = None
     system: str | None = None
     window: int | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     engine: str | None = None
 
 
@@ -50,7 +50,7 @@ class Backend(Protocol):
 class Local:
     """The models of this process. `served` gives them by name, the default first, each ready to be asked."""
 
-    address = None
+    address: str | None = None
 
     def __init__(self, served: Callable[[], Iterable[tuple[str, Chat]]]) -> None:
         self._served = served

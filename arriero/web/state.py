@@ -10,10 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arriero.errors import UsageError
-from arriero.web.visitor import Visitor
 
 if TYPE_CHECKING:
     from arriero.web.backend import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """One person. `owner` is whose conversations these are: None is who sits at this machine, as in the terminal.
+
+    `admin` may train, change data and models.
+    """
+
+    owner: str | None = None
+    admin: bool = True
 
 
 def _anybody(_: Mapping[str, str]) -> Visitor:

@@ -1,23 +1,10 @@
-"""Who looks at the page: whose conversations are shown, what may be done, which language is spoken."""
+"""In which language the page speaks to its visitor."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import streamlit as st
 
 from arriero.web.words import LANGUAGES, Language, preferred, say, speak
-
-
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """One person. `owner` is whose conversations these are: None is who sits at this machine, as in the terminal.
-
-    `admin` may train, change data and models.
-    """
-
-    owner: str | None = None
-    admin: bool = True
 
 
 def language() -> Language:
