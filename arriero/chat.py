@@ -38,6 +38,7 @@ class Form(TypedDict, total=False):
     continue_final_message: bool | None
     add_generation_prompt: bool | None
     parallel_tool_calls: bool
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 class Options(Form, total=False):
@@ -96,6 +97,7 @@ class Chat:
             _wanted(form),
             continue_final_message=form.get("continue_final_message"),
             add_generation_prompt=form.get("add_generation_prompt"),
+            chat_template_kwargs=form.get("chat_template_kwargs"),
         )
 
     def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
@@ -103,7 +105,8 @@ class Chat:
 
         Where the last message is an assistant's text, the answer goes on from there, and what comes is what follows.
         `continue_final_message` false, or `add_generation_prompt` true, begin a new answer after it; both false add
-        nothing at all to the messages. (The names are those of transformers' apply_chat_template.)
+        nothing at all to the messages. `chat_template_kwargs` are further variables of the chat template, such as
+        `enable_thinking`. (The names are those of transformers' apply_chat_template, and of vLLM.)
 
         `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
         name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"

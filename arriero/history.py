@@ -4,32 +4,27 @@
     message        conversation, position, the message as OpenAI's JSON object
 
 Every message is a row that is written as the message happens, in a transaction of its own, so a crash loses nothing
-that was said. Several processes may use the file at once; each transaction begins with the write lock, so all wait
-their turn (https://www.sqlite.org/lockingv3.html). A conversation's revision counts its changes: who writes must have
-seen the newest, so two programs never mix their turns in one conversation.
+that was said. Several processes may use the file at once. A conversation's revision counts its changes: who writes must
+have seen the newest, so two programs never mix their turns in one conversation.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from arriero import settings
+from arriero.database import Database
 from arriero.errors import ArrieroError, NotFoundError
 from arriero.messages import Message
 
 FORMAT = 1  # the file's user_version; raise it with every change of the tables, and convert older files
 TITLE_LENGTH = 60
-BUSY_SECONDS = 10.0
 TABLES = """
     CREATE TABLE conversation (
         id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, model TEXT NOT NULL, adapter TEXT, system TEXT,
@@ -64,32 +59,15 @@ class Saved:
     changed: datetime = field(default_factory=datetime.now, kw_only=True)
 
 
-class History:
+class History(Database):
     """The conversations in one file, made with its first one. Use it from any number of threads.
 
     Every method raises ArrieroError where the file cannot be read or written.
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        self.file = file or settings.home() / "conversations.sqlite3"
-        self._lock = threading.Lock()
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's files beside it get the same mode
-            self._db = sqlite3.connect(self.file, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA foreign_keys = ON")
-        except (OSError, sqlite3.Error) as error:
-            raise self._failure(error) from error
-        with self._transaction() as db:
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found > FORMAT:
-                raise ArrieroError(
-                    f"{self.file} has format {found}, this version reads format {FORMAT}", hint="upgrade arriero"
-                )
-            if found < FORMAT:
-                for statement in TABLES.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {FORMAT}")
+        chosen = file or settings.home() / "conversations.sqlite3"
+        super().__init__(chosen, TABLES, FORMAT, what="conversations", hint="--no-history does without")
 
     def save(self, saved: Saved, messages: Sequence[Message]) -> Saved:
         """Make the stored conversation consist of `messages`; returns it as it is now stored.
@@ -99,7 +77,7 @@ class History:
         """
         title = saved.title or _title(messages)
         texts = [json.dumps(as_object(message), ensure_ascii=False) for message in messages]
-        with self._transaction() as db:
+        with self.transaction() as db:
             if not messages:
                 db.execute("DELETE FROM conversation WHERE id = ? AND revision = ?", (saved.id, saved.revision))
                 return replace(saved, id=None, title="", length=0, revision=0)
@@ -158,43 +136,24 @@ class History:
 
     def messages(self, identity: int) -> list[Message]:
         """What was said in a conversation, in order; nothing where there is no such conversation."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute("SELECT message FROM message WHERE conversation = ? ORDER BY position", (identity,))
             return [Message.of(json.loads(text)) for (text,) in rows]
 
     def delete(self, identity: int) -> None:
         """Forget a conversation; NotFoundError where there is none of that id."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             if not db.execute("DELETE FROM conversation WHERE id = ?", (identity,)).rowcount:
                 raise NotFoundError(f"no conversation has the number {identity}")
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
-
     def _select(self, rest: str, values: tuple[Any, ...]) -> list[Saved]:
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(
                 "SELECT model, adapter, system, title, id, (SELECT count(*) FROM message WHERE conversation = "  # noqa: S608
                 f"conversation.id), revision, changed FROM conversation {rest}",
                 values,
             )
             return [Saved(*row[:-1], changed=datetime.fromtimestamp(row[-1])) for row in rows]
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, against threads and other processes."""
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                with self._db:
-                    yield self._db
-            except sqlite3.Error as error:
-                raise self._failure(error) from error
-
-    def _failure(self, error: Exception) -> ArrieroError:
-        return ArrieroError(f"conversations cannot be kept in {self.file}: {error}", hint="--no-history does without")
 
 
 def as_object(message: Message) -> dict[str, Any]:

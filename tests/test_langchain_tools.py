@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import json
+import operator
 
 import pytest
 from langchain_core.messages import HumanMessage
@@ -63,7 +66,36 @@ def test_calls_of_an_answer_and_of_a_stream_are_the_same(model):
         assert message.response_metadata["finish_reason"] == "tool_calls"
         assert len({call["id"] for call in message.tool_calls}) == 2
     assert [chunk.text for chunk in chunks[:3]] == ["H", "m", "."]
-    assert [part["index"] for chunk in chunks for part in chunk.tool_call_chunks] == [0, 1]
+
+
+def test_arguments_of_a_streamed_call_come_as_they_are_made(model):
+    """Calls came whole at their end: who streams a long text as an argument saw nothing until then."""
+    chunks = list(model(TWO).bind_tools([weather, clock]).stream("hi"))
+    parts = [part for chunk in chunks for part in chunk.tool_call_chunks]
+    first, second = ([part for part in parts if part["index"] == number] for number in (0, 1))
+    assert parts == [*first, *second]
+    assert "".join(part["args"] for part in first) == '{"city": "Potosí"}'
+    assert len(first) > len("Potosí")
+    assert [part["name"] for part in parts if part["name"] is not None] == ["weather", "clock"]
+    assert [bool(part["id"]) for part in first] == [True] + [False] * (len(first) - 1)
+    grown = list(itertools.accumulate(chunks, operator.add))
+    cities = [args["city"] for message in grown for name, args in calls(message) if "city" in args]
+    assert list(dict.fromkeys(cities)) == ["", "P", "Po", "Pot", "Poto", "Potos", "Potosí"]
+    assert calls(grown[-1]) == [("weather", {"city": "Potosí"}), ("clock", {})]
+
+
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_parallel_calls_can_be_switched_off(model, way):
+    """It raised: LangChain's name for OpenAI's parameter was an unknown argument."""
+    made = model(TWO)
+
+    def answered(**options):
+        bound = made.bind_tools([weather, clock], **options)
+        return bound.invoke("hi") if way == "invoke" else functools.reduce(operator.add, bound.stream("hi"))
+
+    assert calls(answered(parallel_tool_calls=False)) == [("weather", {"city": "Potosí"})]
+    for both in ({}, {"parallel_tool_calls": True}, {"parallel_tool_calls": None}):
+        assert len(calls(answered(**both))) == 2
 
 
 def test_a_loop_of_calls_and_results_gives_the_ids_of_chat_render(model):

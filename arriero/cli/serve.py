@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import ssl
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from arriero.cli import output
 from arriero.cli.options import ServedOptions, Texts
 from arriero.errors import UsageError
 from arriero.server.admission import Limits
+from arriero.server.origins import LOCAL, SITE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,9 @@ class AccessOptions:
     no_api_key
         Let anybody who reaches the address use the model.
     allow_origin
-        A site, such as https://example.org, whose pages may use this server, or * for all; may be given several times.
+        A site, such as https://example.org, whose pages may use this server, or * for all; https://*.example.org and
+        http://example.org:* are many at once. May be given several times. On loopback without any key the pages of
+        this machine's own programs may anyhow.
     allow_host
         A name this server is reached by; may be given several times. With it, and on loopback without a key, requests
         under other names are refused.
@@ -78,7 +80,7 @@ class AccessOptions:
         if self.tls_keyfile is not None and self.tls_certfile is None:
             raise UsageError("--tls-keyfile needs --tls-certfile")
         for site in self.allow_origin:
-            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", site):
+            if not SITE.fullmatch(site):
                 raise UsageError(f"a site is written as browsers do, https://example.org, got {site!r}")
 
     def keys(self) -> Keys:
@@ -114,6 +116,15 @@ class AccessOptions:
             return ("localhost", "127.0.0.1", "[::1]", *(name.lower() for name in self.allow_host))
         return ()
 
+    def origins(self, keys: Keys) -> tuple[str, ...]:
+        """The sites whose pages may use it: also this machine's own where every program of it may do everything.
+
+        Not where there is a key, the administrator's included: cookies know no ports, so a page of another one would
+        come with its visitor's.
+        """
+        local = self.host in LOOPBACK and not (keys.wanted or keys.administered)
+        return (*self.allow_origin, *(LOCAL if local else ()))
+
     def tls(self) -> tuple[Path, Path | None] | None:
         """The certificate and its key; UsageError where they cannot be used."""
         if self.tls_certfile is None:
@@ -129,7 +140,29 @@ class AccessOptions:
         return self.tls_certfile, self.tls_keyfile
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class HandlingOptions:
+    """How requests are handled.
+
+    Parameters
+    ----------
+    log_prompts
+        Write the bodies of requests to the log, prompts included.
+    strict
+        Refuse fields that OpenAI's API does not have, on its paths, instead of ignoring those that change no answer.
+    no_store
+        Keep no responses of /v1/responses, also for requests that ask for it.
+
+    """
+
+    log_prompts: bool = False
+    strict: bool = False
+    no_store: bool = False
+
+
 MODEL = ServedOptions()
+HANDLING = HandlingOptions()
 ACCESS = AccessOptions()
 LIMITS = Limits()
 
@@ -141,7 +174,7 @@ def serve(
     limits: Annotated[Limits, Parameter(name="*")] = LIMITS,
     drain_seconds: float = 30.0,
     log_json: bool = False,
-    log_prompts: bool = False,
+    handling: HandlingOptions = HANDLING,
 ) -> None:
     """Serve the tutorial's POST /, OpenAI's /v1 and the web page on one port, from one loaded model.
 
@@ -151,8 +184,6 @@ def serve(
         How long answers may still take once the server is told to end.
     log_json
         Write the log as one JSON object for each line.
-    log_prompts
-        Write the bodies of requests to the log, prompts included.
 
     """
     from arriero.server import create_app
@@ -160,8 +191,8 @@ def serve(
 
     keys = access.keys()
     adapters = _named(model.adapter)
-    hosts = access.hosts(open_to_all=not keys.wanted)
-    app = create_app(None, limits=limits, keys=keys, origins=access.allow_origin, hosts=hosts, log_prompts=log_prompts)
+    hosts, origins = access.hosts(open_to_all=not keys.wanted), access.origins(keys)
+    app = create_app(None, limits=limits, keys=keys, origins=origins, hosts=hosts, **asdict(handling))
     tls = access.tls()
     listener = listen(access.host, access.port)
     _log(as_json=log_json)

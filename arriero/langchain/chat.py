@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any, Literal, get_args
 
 from langchain_core.language_models import BaseChatModel
@@ -48,7 +47,8 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
     ) -> Runnable[Any, AIMessage]:
         """The model with tools that it may call; "any", True, or the name of one as `tool_choice` demand a call.
 
-        A demanded call always comes, for the engine is held to its form.
+        A demanded call always comes, for the engine is held to its form. With `parallel_tool_calls` false an answer
+        ends with its first call.
         """
         made = [convert_to_openai_tool(tool, strict=kwargs.get("strict")) for tool in tools]
         kwargs.pop("strict", None)
@@ -115,5 +115,5 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
     def _turns(self, prompt: list[BaseMessage]) -> Sequence[Message]:
         return turns(prompt)
 
-    def _chunk(self, piece: Piece, numbers: count[int]) -> ChatGenerationChunk:
-        return ChatGenerationChunk(message=answer_chunk(piece, self._facts(piece), numbers))
+    def _chunk(self, piece: Piece) -> ChatGenerationChunk:
+        return ChatGenerationChunk(message=answer_chunk(piece, self._facts(piece)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
@@ -55,7 +54,7 @@ class OverChat(BaseModel):
     def _turns(self, prompt: Any) -> Sequence[Message]:
         raise NotImplementedError
 
-    def _chunk(self, piece: Piece, numbers: count[int]) -> Any:
+    def _chunk(self, piece: Piece) -> Any:
         raise NotImplementedError
 
     def _options(self, given: dict[str, Any]) -> Options:
@@ -132,20 +131,18 @@ class OverChat(BaseModel):
 
     def _stream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[Any]:
         messages, sampling, options = self._request(prompt, stop, kwargs)
-        numbers = count()
         with closing(self.chat.stream(messages, sampling, **options)) as pieces:  # whoever breaks off stops the engine
             for piece in pieces:
-                chunk = self._chunk(piece, numbers)
+                chunk = self._chunk(piece)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
 
     async def _astream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kw: Any) -> AsyncIterator[Any]:
         messages, sampling, options = self._request(prompt, stop, kw)
-        numbers = count()
         async with aclosing(self.chat.astream(messages, sampling, **options)) as pieces:
             async for piece in pieces:
-                chunk = self._chunk(piece, numbers)
+                chunk = self._chunk(piece)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -185,5 +182,5 @@ class ArrieroLLM(OverChat, LLM):
     def _turns(self, prompt: str) -> Sequence[Message]:
         return [Message("user", prompt)]
 
-    def _chunk(self, piece: Piece, numbers: count[int]) -> GenerationChunk:
+    def _chunk(self, piece: Piece) -> GenerationChunk:
         return GenerationChunk(text=piece.text, generation_info=self._facts(piece) or None)

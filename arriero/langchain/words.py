@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import count
 from typing import Any, Literal
 
 from langchain_core.messages import (
@@ -79,11 +78,17 @@ def answer(reply: Reply, facts: Mapping[str, Any]) -> AIMessage:
     return AIMessage(reply.text, tool_calls=calls, invalid_tool_calls=cut, **facts)
 
 
-def answer_chunk(piece: Piece, facts: Mapping[str, Any], numbers: count[int]) -> AIMessageChunk:
-    """A part of an answer, whose calls take the next of `numbers`."""
+def answer_chunk(piece: Piece, facts: Mapping[str, Any]) -> AIMessageChunk:
+    """A part of an answer; of a call, what has come of it since the last part."""
     calls = [
-        ToolCallChunk(name=call.name, args=call.arguments, id=call.id, index=next(numbers), type="tool_call_chunk")
-        for call in piece.tool_calls
+        ToolCallChunk(
+            name=delta.name or None,
+            args=delta.arguments,
+            id=delta.id or None,
+            index=delta.index,
+            type="tool_call_chunk",
+        )
+        for delta in piece.call_deltas
     ]
     last: Literal["last"] | None = None if piece.finish_reason is None else "last"
     return AIMessageChunk(content=piece.text, tool_call_chunks=calls, chunk_position=last, **facts)
@@ -101,11 +106,13 @@ def choice_of(value: str | bool | Mapping[str, Any] | None) -> ToolChoice:
 
 
 def chat_options(given: dict[str, Any]) -> Options:
-    """Take what `Chat.stream` calls tools, tool_choice and schema out of a call's arguments."""
+    """Take what `Chat.stream` calls tools, tool_choice, parallel_tool_calls and schema out of a call's arguments."""
     options = Options()
     if given.get("tools"):
         options["tools"] = [convert_to_openai_tool(tool) for tool in given["tools"]]
         options["tool_choice"] = choice_of(given.get("tool_choice"))
+    if given.get("parallel_tool_calls") is not None:
+        options["parallel_tool_calls"] = given["parallel_tool_calls"]
     if (response_format := given.get("response_format")) is not None:
         match response_format:
             case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
@@ -118,7 +125,7 @@ def chat_options(given: dict[str, Any]) -> Options:
                 raise UsageError(
                     f"response_format must be OpenAI's json_schema or json_object, got {response_format!r}"
                 )
-    for name in ("tools", "tool_choice", "response_format"):
+    for name in ("tools", "tool_choice", "parallel_tool_calls", "response_format"):
         given.pop(name, None)
     return options
 

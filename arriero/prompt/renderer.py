@@ -111,12 +111,14 @@ class Renderer:
         *,
         continue_final_message: bool | None = None,
         add_generation_prompt: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Ids:
         """The ids an engine continues: turns in whatever order the template takes them, and how the answer begins.
 
         Where an assistant's text is the last turn it goes on, unless the flags, `Chat.stream`'s, say otherwise. What
         is `wanted` of the answer is shown to the model: tools where the template puts them, an instruction at the end
-        of the system prompt. Raises UsageError where the template refuses the turns or leaves one out.
+        of the system prompt. `chat_template_kwargs` are further variables of the template, none that it has already.
+        Raises UsageError where the template refuses the turns or leaves one out.
         """
         wanted = wanted or Wanted()
         turns = with_system(turns_of(messages), self.system)
@@ -134,7 +136,8 @@ class Renderer:
             turns, tools, told = tuple(in_plain_turns(turns)), (), told_generic(tools)
         if instruction := "\n\n".join(filter(None, (told, wanted.instruction))):
             turns = self._instructed(turns, instruction)
-        return self._answer_ids(Asking(self.chat_template, tools, ending, form).layout(turns))
+        template = self.chat_template.given(chat_template_kwargs) if chat_template_kwargs else self.chat_template
+        return self._answer_ids(Asking(template, tools, ending, form).layout(turns))
 
     def _answer_ids(self, layout: Layout) -> Ids:
         """The ids of a layout, in which special tokens are nothing but structure."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import hashlib
+import itertools
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool, ToolCall
@@ -32,6 +34,28 @@ class Template:
             **tokenizer.special_tokens_map,
             **variables,
         }
+        self._given: Mapping[str, Any] = {}
+
+    def given(self, variables: Mapping[str, Any]) -> Self:
+        """The same template with further variables, whose texts are no more than text, as those of messages are.
+
+        Raises UsageError for a name that the template has without them, and for what is no JSON or not Unicode text.
+        """
+        own = {"messages", "tools", "documents", "add_generation_prompt", *self._context}
+        if taken := sorted(variables.keys() & own.union(self._compiled.globals)):
+            raise UsageError(
+                f"chat_template_kwargs may not set {', '.join(taken)}: the template has that from elsewhere",
+                hint="leave it out; messages, tools and add_generation_prompt are given beside chat_template_kwargs",
+            )
+        self.tracer  # noqa: B018  the copies share it
+        made = copy.copy(self)
+        made._given = json.loads(as_json(dict(variables)))
+        for where, text in made._given_texts():
+            _check_unicode(where, text)
+        return made
+
+    def _given_texts(self) -> Iterable[tuple[str, str]]:
+        return ((f"the template's variable {name}", as_json(value)) for name, value in self._given.items())
 
     @property
     def source(self) -> str:
@@ -60,9 +84,17 @@ class Template:
         marked = self.tracer.marked if traced else _as_it_is
         shown = list(_as_dicts(messages, self._arguments, marked))
         definitions = [marked(json.loads(as_json(tool.definition))) for tool in tools]
-        return self._render(shown, definitions, answer_follows=answer_follows)
+        given = {name: marked(value) for name, value in self._given.items()}
+        return self._render(shown, definitions, given, answer_follows=answer_follows)
 
-    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Any] = (), *, answer_follows: bool) -> str:
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Sequence[Any],
+        given: Mapping[str, Any],
+        *,
+        answer_follows: bool,
+    ) -> str:
         import jinja2
 
         try:
@@ -72,19 +104,23 @@ class Template:
                 documents=None,
                 add_generation_prompt=answer_follows,
                 **self._context,
+                **given,
             )
         except (
             jinja2.TemplateError,
             TypeError,
             ValueError,
             RecursionError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
         ) as error:  # templates fail in all these ways
             raise UsageError(f"the chat template refuses this conversation: {error}") from error
         return text
 
     def check(self, messages: Iterable[Message], tools: Iterable[Tool] = ()) -> None:
         """Raise UsageError where a special token, or what is not Unicode text, would get into the prompt."""
-        for where, text in _texts(messages, tools):
+        for where, text in itertools.chain(_texts(messages, tools), self._given_texts()):
             if (found := self.tracer.specials.search(text)) is not None:
                 raise UsageError(
                     f"{where} holds the special token {found[0]}, which would be read as a part of the prompt's "
@@ -116,7 +152,7 @@ class Template:
         turns = (Message("user", "probe"), Message("assistant", "", (call,)), Message("tool", "", (), call.id))
         try:
             shown = list(_as_dicts(turns, lambda _: call.arguments, _as_it_is))
-            return call.arguments in self._render(shown, answer_follows=True)
+            return call.arguments in self._render(shown, (), self._given, answer_follows=True)
         except UsageError:
             return False
 

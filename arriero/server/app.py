@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from typing import Any, Unpack
 
 from fastapi import FastAPI, HTTPException
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +21,8 @@ from arriero.server.body import JsonRequest
 from arriero.server.gate import OPEN_PATHS, Gate
 from arriero.server.keys import Keys
 from arriero.server.models import Models
+from arriero.server.origins import pattern_of
+from arriero.server.paths import Paths
 from arriero.server.routes import (
     anthropic,
     catalogue,
@@ -32,7 +35,7 @@ from arriero.server.routes import (
     tokens,
     tutorial,
 )
-from arriero.server.service import Service
+from arriero.server.service import Handling, Service
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 LIMITS = Limits()
@@ -46,11 +49,21 @@ class OwnRoute(APIRoute):
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As in Starlette, except that a wrong method is a partial match at "/" only."""
+        """As in Starlette, except that a method that no route of the path has is a partial match at "/" only."""
         match, child_scope = super().matches(scope)
-        if match is Match.PARTIAL and self.path != "/":
+        if match is Match.PARTIAL and self.path != "/" and scope["method"] not in self._allowed(scope):
             match = Match.FULL  # handling a full match answers 405
         return match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As in Starlette, except that what is allowed are the methods of all routes of this path."""
+        if scope["method"] not in (self.methods or ()):
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(self._allowed(scope)))})
+        await super().handle(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> set[str]:
+        own = (route for route in scope["app"].routes if isinstance(route, OwnRoute) and route.path == self.path)
+        return {method for route in own for method in route.methods or ()}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, given a JsonRequest."""
@@ -62,10 +75,25 @@ class OwnRoute(APIRoute):
         return handle
 
 
+class Unpaged(APIRoute):
+    """`GET /` where no page is mounted there, which would be found after it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """A partial match, upon which the router goes on looking for a full one."""
+        match, child_scope = super().matches(scope)
+        return Match.PARTIAL if match is Match.FULL else match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer GET, and 405 for the methods that neither this nor the tutorial's route takes."""
+        if scope["method"] != "GET":
+            raise HTTPException(405, headers={"Allow": "GET, POST"})
+        await super().handle(scope, receive, send)
+
+
 class Application(FastAPI):
     """FastAPI behind a Gate, which all requests pass before anything of FastAPI's."""
 
-    def __init__(self, service: Service, origins: Collection[str], hosts: Collection[str]) -> None:
+    def __init__(self, service: Service, origins: re.Pattern[str], hosts: Collection[str]) -> None:
         # The pages of documentation would load their scripts from another machine.
         super().__init__(
             title="Arriero",
@@ -75,7 +103,8 @@ class Application(FastAPI):
             responses={"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}},
         )
         self.state.service = self.service = service
-        self._gate = Gate(super().__call__, service, origins, hosts)
+        self.paths = Paths(self.routes)
+        self._gate = Gate(super().__call__, service, self.paths, origins, hosts)
 
     def openapi(self) -> dict[str, Any]:
         """FastAPI's document, with the key that is needed where one is."""
@@ -100,24 +129,31 @@ def create_app(
     keys: Keys | None = None,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
-    log_prompts: bool = False,
+    **handling: Unpack[Handling],
 ) -> Application:
     """Serve a chat; the caller closes it. None for one that comes later, by `app.service.open`.
 
-    `keys` are the API keys that are good; without them anybody is let in. `origins` are other sites ("https://a.b")
-    whose pages may use this server, `hosts` the names it answers to, by default all.
+    `keys` are the API keys that are good; without them anybody is let in. `origins` are other sites ("https://a.b", or
+    patterns as in `pattern_of`) whose pages may use this server, `hosts` the names it answers to, by default all.
 
     Another ASGI app may be mounted at "/" afterwards: it gets every request that is not to a path of this one.
     """
-    service = Service(limits, keys or Keys({}), log_prompts=log_prompts)
-    app = Application(service, origins, hosts)
+    allowed = pattern_of(origins)
+    service = Service(limits, keys or Keys({}), **handling)
+    app = Application(service, allowed, hosts)
     if chat_or_none is not None:
         service.open(Models(chat_or_none))
     if origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=METHODS, allow_headers=["*"], max_age=600
+            CORSMiddleware,
+            allow_origin_regex=allowed.pattern,
+            allow_methods=["HEAD", *METHODS],
+            allow_headers=["*"],
+            allow_private_network=True,  # asked for by browsers of the years before they ask their users instead
         )
     app.router.route_class = OwnRoute
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    app.router.add_api_route("/", running, response_model=None, responses=text, route_class_override=Unpaged)
     errors.add_handlers(app)
     openai = (chat, completions, responses, embeddings, catalogue)
     for room in (state, tutorial, *openai, tokens, anthropic, ollama):
@@ -125,8 +161,18 @@ def create_app(
 
     @app.api_route("/v1/{_:path}", methods=METHODS, include_in_schema=False)
     @app.api_route("/api/{_:path}", methods=METHODS, include_in_schema=False)
-    async def unknown() -> None:
+    async def unknown(request: Request) -> None:
         """Paths of these APIs that are not served stay errors in their shapes instead of becoming the page."""
-        raise HTTPException(404)
+        root = request.scope["root_path"]
+        base = app.paths.base(request.url.path.removeprefix(root))
+        if base is None:
+            raise HTTPException(404)
+        told = f"the client's base URL should be {request.url.replace(path=root + base, query='')}"
+        raise errors.RequestError(f"{request.method} {request.url.path}: Not Found; {told}", status=404)
 
     return app
+
+
+async def running() -> Response:
+    """The web page, or, where none is installed, a line that says that there is a server."""
+    return PlainTextResponse("Arriero is running")

@@ -33,11 +33,23 @@ def parts(kind: str) -> Callable[[object], object]:
     return listed
 
 
-MaxTokens = Annotated[int, Field(ge=1)]
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _wholes(values: object) -> object:
+    floats = isinstance(values, list) and float in set(map(type, values))
+    return [_whole(value) for value in values] if floats and isinstance(values, list) else values
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]  # 16.0 is one: JSON has one kind of number
+AnyTokenIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_wholes)]
+TokenIds = Annotated[AnyTokenIds, Field(min_length=1)]
+MaxTokens = Annotated[Whole, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Choices = Annotated[int, Field(ge=1, le=128)]
+Choices = Annotated[Whole, Field(ge=1, le=128)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 StopString = Annotated[str, Field(min_length=1)]
@@ -61,11 +73,11 @@ class SamplingBody(RequestBody):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     stop: Stop | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[TokenId, Bias] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[Whole, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
 

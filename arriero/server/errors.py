@@ -141,7 +141,8 @@ async def _respond(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         headers, error = error.headers, _refused(request, error)
     elif isinstance(error, RequestValidationError):
-        error = _invalid(error.errors(), error.body)
+        faults = error.errors()
+        error = _invalid(faults, dict(request.query_params) if faults[0]["loc"][0] == "query" else error.body)
     return response(request.url.path, error, headers)
 
 
@@ -177,7 +178,7 @@ def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
     fault = next((fault for fault in of_field if not fault["type"].endswith("_type")), faults[0])
     param = ""
     last = len(fault["loc"]) - 1
-    for place, part in enumerate(fault["loc"][1:], 1):  # the first is always "body"
+    for place, part in enumerate(fault["loc"][1:], 1):  # the first is "body" or "query"
         # Pydantic also names which one of several shapes it tried, which is nothing that is in the body.
         inside = part in body if isinstance(body, dict) else isinstance(body, list) and isinstance(part, int)
         if inside or (fault["type"] == "missing" and place == last):
@@ -187,7 +188,9 @@ def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
     if not param:
         return RequestError("the body must be a JSON object")
     if fault["type"] == "extra_forbidden":
-        return RequestError(f"the field {param} is not supported", param=param, code="unsupported_parameter")
+        allowed = fault.get("ctx", {}).get("allowed")
+        told = f"supported only as {allowed}, got {reprlib.repr(fault['input'])}" if allowed else "not supported"
+        return RequestError(f"the field {param} is {told}", param=param, code="unsupported_parameter")
     if fault["type"] == "missing":
         return RequestError(f"the field {param} is missing", param=param)
     return RequestError(f"{param}: {fault['msg']}, got {reprlib.repr(fault['input'])}", param=param)

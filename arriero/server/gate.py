@@ -1,4 +1,4 @@
-"""What every request passes before it gets anywhere: its id, who sends it, whether it may come in, how long it may be.
+"""What every request passes before it gets anywhere: its path, id, who sends it, whether it may come in, its length.
 
 Plain ASGI around the whole application, so that also what fails inside leaves with a request id and safe headers. Only
 `/health` and `/ready` need no key. A page of another site cannot use the model through its visitor's browser: requests
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import shlex
 from collections.abc import Collection
 
 from fastapi import HTTPException
@@ -20,10 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arriero.server.errors import ANTHROPIC, RequestError, response
 from arriero.server.keys import Caller
+from arriero.server.origins import SITE
+from arriero.server.paths import Paths
 from arriero.server.record import Record
 from arriero.server.service import Service
 
 OPEN_PATHS = ("/health", "/ready")
+EXPOSED = "x-request-id, x-arriero-clamped, x-arriero-ignored, retry-after"  # what a page's script may read
 BODY_SECONDS = 60.0  # within which a request's body has to come
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 HEADERS = {
@@ -39,12 +43,16 @@ LOADING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" con
 class Gate:
     """The checks, around `app`.
 
-    `origins` are other sites whose pages may send requests, `hosts` the names this server answers to, by default all.
+    `origins` fits the other sites whose pages may send requests, `hosts` are the names this server answers to, by
+    default all.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, origins: Collection[str], hosts: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, service: Service, paths: Paths, origins: re.Pattern[str], hosts: Collection[str]
+    ) -> None:
         self._app = app
         self._service = service
+        self._paths = paths
         self._origins = origins
         self._hosts = hosts
 
@@ -55,13 +63,16 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        method = scope.get("method", "WEBSOCKET")
+        if scope["type"] == "http":
+            scope = self._plain(scope)
         headers = Headers(scope=scope)
         sent_id = headers.get("x-request-id", "")
         request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(12)}"
         client = scope.get("client")
         caller = self._service.keys.caller(headers)
         who = caller or Caller(client[0] if client else "local")
-        record = Record(request_id, who, scope.get("method", "WEBSOCKET"), scope["path"])
+        record = Record(request_id, who, method, scope["path"])
         scope["record"] = record
         outgoing = self._outgoing(send, scope, headers, caller)
         try:
@@ -76,6 +87,12 @@ class Gate:
         finally:
             self._service.ended(record, scope)
 
+    def _plain(self, scope: Scope) -> Scope:
+        """The request as our routes have it: under its one path, and GET for HEAD, which only leaves out the body."""
+        root = scope.get("root_path", "")
+        path = root + self._paths.plain(scope["path"].removeprefix(root))
+        return {**scope, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+
     def _outgoing(self, send: Send, scope: Scope, headers: Headers, caller: Caller | None) -> Send:
         """`send` that notes the status and puts in the headers that every response has."""
         record: Record = scope["record"]
@@ -86,6 +103,8 @@ class Gate:
                 record.status = 101
             elif message["type"] == "websocket.close":
                 record.status = record.status or 403
+            elif message["type"] == "http.response.body" and record.method == "HEAD":
+                message = {**message, "body": b""}
             elif message["type"] == "http.response.start":
                 record.status = message["status"]
                 found = MutableHeaders(scope=message)
@@ -94,11 +113,13 @@ class Gate:
                 found["x-request-id"] = record.id
                 if record.clamped is not None:
                     found["x-arriero-clamped"] = f"max_tokens={record.clamped}"
+                if record.ignored:
+                    found["x-arriero-ignored"] = record.ignored
                 if record.path.startswith(ANTHROPIC):
                     found["request-id"] = record.id  # where its clients look for it
                 if self._allowed(origin):  # also on what never reaches the CORS middleware: refusals and failures
                     found.setdefault("access-control-allow-origin", origin)
-                    found.setdefault("access-control-expose-headers", "x-request-id, x-arriero-clamped, retry-after")
+                    found.setdefault("access-control-expose-headers", EXPOSED)
                     found.add_vary_header("origin")
                 if caller is not None and headers.get("authorization", "").lower().startswith("basic"):
                     secure = scope["scheme"] == "https"
@@ -108,7 +129,7 @@ class Gate:
         return outgoing
 
     def _allowed(self, origin: str) -> bool:
-        return bool(origin) and (origin in self._origins or "*" in self._origins)
+        return bool(origin) and self._origins.fullmatch(origin) is not None
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._service.state == "loading" and scope["path"] == "/" and scope.get("method") == "GET":
@@ -120,10 +141,10 @@ class Gate:
         """RequestError for a request that may not come in."""
         host = headers.get("host", "")
         if self._hosts and _name(host).lower() not in self._hosts:
-            raise RequestError(f"this server is not called {host!r}", status=403, code="unknown_host")
+            raise _unknown_host(host)
         origin = headers.get("origin", "")
         if origin and origin.partition("://")[2] != host and not self._allowed(origin):
-            raise RequestError(f"pages of {origin} may not use this server", status=403, code="origin_not_allowed")
+            raise _not_allowed(origin)
         preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
         if scope["path"] in OPEN_PATHS or (preflight and self._allowed(origin)):
             return
@@ -177,6 +198,17 @@ def _limited(receive: Receive, limit: int, record: Record) -> Receive:
         return message
 
     return counted
+
+
+def _unknown_host(host: str) -> RequestError:
+    way = f"; if it is: arriero serve --allow-host {shlex.quote(_name(host))}" if host else ""
+    return RequestError(f"this server is not called {host!r}{way}", status=403, code="unknown_host")
+
+
+def _not_allowed(origin: str) -> RequestError:
+    # A page without an origin, in a sandboxed frame or from a file, says "null", which nothing tells from another's.
+    way = f"; if they should: arriero serve --allow-origin {shlex.quote(origin)}" if SITE.fullmatch(origin) else ""
+    return RequestError(f"pages of {origin} may not use this server{way}", status=403, code="origin_not_allowed")
 
 
 def _too_long(limit: int) -> RequestError:

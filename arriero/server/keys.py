@@ -67,6 +67,10 @@ class Keys:
                 found = caller
         return found
 
+    def owner(self, caller: Caller) -> str:
+        """A digest of the caller's key, by which what is kept for it is known; "" for anybody without a key."""
+        return next((digest.hex() for known, digest, _ in self._callers if known == caller), "")
+
     def cookie(self, caller: Caller, *, secure: bool) -> str:
         """The Set-Cookie header by which a browser is known from now on; `secure` over HTTPS only."""
         value = next(cookie for known, _, cookie in self._callers if known == caller)

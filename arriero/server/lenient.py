@@ -1,36 +1,63 @@
 """Bodies of which more is taken than is used, for APIs whose clients send fields that mean nothing here.
 
-What cannot change the answer is ignored and named in the log; what would change it, and is not supported, is declared
-as `Unsupported` and refused by its name.
+What cannot change the answer is ignored, and named in the log and in the header `x-arriero-ignored`; what would change
+it, and is not supported, is declared as `Unsupported` and refused by its name.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import logging
-from collections.abc import Iterator
-from typing import Annotated, Any
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
+from starlette.requests import Request
 
 from arriero.server.body import RequestBody, StopString
+from arriero.server.body import Whole as Whole
+from arriero.server.errors import RequestError
+
+if TYPE_CHECKING:
+    from arriero.server.record import Record
 
 log = logging.getLogger(__name__)
+LONGEST_NAME, LONGEST_HEADER = 80, 1000  # characters
 
 
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+@dataclass(frozen=True, eq=False)
+class Unless:
+    """Refuses a field by its name, unless its value is null or one of `neutral`, which ask for nothing else."""
+
+    neutral: tuple[object, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Pydantic's hook: check after the type."""
+        return no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Pydantic's hook: the values that are taken."""
+        return {"enum": [None, *self.neutral]}
+
+    def _checked(self, value: object) -> object:
+        same = (value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.neutral)
+        if value is None or any(same):
+            return value
+        allowed = "" if self is NOTHING else " or ".join(map(json.dumps, self.neutral))
+        # as a field that is not declared
+        raise PydanticCustomError("extra_forbidden", "This is not supported", {"allowed": allowed})
 
 
-def _refused(value: object) -> object:
-    if value:
-        raise PydanticCustomError("extra_forbidden", "This is not supported")  # as a field that is not declared
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]  # 16.0 is one, for JSON knows no other numbers
-Unsupported = Annotated[Any, AfterValidator(_refused)]  # null, false, empty and 0 ask for nothing
+NOTHING = Unless((False, 0, "", [], {}))
+NO_EFFECT = object()  # marks fields that nobody reads
+Unsupported = Annotated[Any, NOTHING]
+Taken = Annotated[Any, NO_EFFECT]
 Stops = Annotated[list[StopString], Field(max_length=64)]
 
 
@@ -39,11 +66,30 @@ class Lenient(RequestBody):
 
     model_config = ConfigDict(extra="allow")
 
+    def overridden(self) -> Iterable[str]:
+        """The fields that others make ineffective."""
+        return ()
 
-def note_ignored(path: str, body: BaseModel) -> None:
-    """Name in the log, once for each path, what `body` holds and nobody reads."""
-    for name in _ignored(body):
-        _note(path, name[:80])
+
+class OpenAIBody(Lenient):
+    """Base of those of OpenAI's API: where the server is strict, fields that are not declared are refused."""
+
+
+def note_ignored(request: Request, body: Lenient) -> None:
+    """Name what `body` holds and nobody reads: in the response's header, and in the log once for each path.
+
+    RequestError for a field that is not declared where the server is strict.
+    """
+    record: Record = request.scope["record"]
+    strict = isinstance(body, OpenAIBody) and request.app.state.service.strict
+    names = set(body.overridden())
+    for param, declared in _ignored(body):
+        if strict and not declared:
+            raise RequestError(f"the field {param} is not supported", param=param, code="unsupported_parameter")
+        names.add(re.sub(r"\[\d+\]", "", param)[:LONGEST_NAME])
+    for name in names:
+        _note(record.path, name)
+    record.ignored = _header(sorted(names))
 
 
 @functools.lru_cache(maxsize=1000)
@@ -51,10 +97,30 @@ def _note(path: str, name: str) -> None:
     log.info("%s: the field %r is taken and has no effect", path, name)
 
 
-def _ignored(body: BaseModel) -> Iterator[str]:
-    yield from body.model_extra or ()
-    for name in type(body).model_fields:
-        value = getattr(body, name)
-        for each in value if isinstance(value, list) else (value,):
-            if isinstance(each, BaseModel):
-                yield from (f"{name}.{inner}" for inner in _ignored(each))
+def _header(names: Iterable[str]) -> str:
+    """The names as a header may hold them, which ends with "..." where there are too many."""
+    found = ", ".join(quote(name, safe="", errors="replace") for name in names)
+    return found if len(found) <= LONGEST_HEADER else f"{found[:LONGEST_HEADER].rpartition(', ')[0]}, ..."
+
+
+def _ignored(body: BaseModel, path: str = "") -> Iterator[tuple[str, bool]]:
+    """Which fields of a body are not read, as `messages[0].id`, and whether they are declared nevertheless."""
+    declared, without_effect = _fields(type(body))
+    for name in body.model_fields_set:
+        value = getattr(body, name) if name in declared else (body.model_extra or {})[name]
+        if name not in declared and value is not None:
+            yield path + name, False
+        elif name in without_effect and value:  # false and nothing at all are obeyed
+            yield path + name, True
+        if isinstance(value, BaseModel):
+            yield from _ignored(value, f"{path}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            for index, each in enumerate(value):
+                yield from _ignored(each, f"{path}{name}[{index}].")
+
+
+@functools.cache
+def _fields(kind: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
+    """The names of all declared fields, and of those without effect."""
+    declared = kind.model_fields
+    return frozenset(declared), frozenset(name for name, field in declared.items() if NO_EFFECT in field.metadata)

@@ -68,12 +68,12 @@ class Models:
 
     @property
     def default(self) -> Served:
-        """What POST / and the page answer with."""
+        """What POST /, the page and requests that name no model are answered with."""
         return self._served[self._default]
 
-    def find(self, name: str) -> Served:
-        """The model of that name; RequestError 404 where there is none."""
-        served = self._served.get(name)
+    def find(self, name: str | None) -> Served:
+        """The model of that name, the default one for None; RequestError 404 where there is none."""
+        served = self._served.get(self._default if name is None else name)
         if served is None:
             if self.embedder is not None and name == self.embedder.name:
                 raise RequestError(

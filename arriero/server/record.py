@@ -31,6 +31,7 @@ class Record:
     first_token_s: float | None = None
     finish_reasons: list[str] = field(default_factory=list)
     clamped: int | None = None  # the limit of tokens, where the window has room for fewer than were asked for
+    ignored: str = ""  # the fields that were sent in vain, as the header names them
     refused: str | None = None  # the error's code, where it was turned away
     body: Any = None  # set only where prompts are logged
     begun: float = field(default_factory=time.perf_counter)

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -29,14 +29,28 @@ T = TypeVar("T")
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldom of interest
 
 
+class Handling(TypedDict, total=False):
+    """How requests are handled, by default none of it.
+
+    `log_prompts` writes bodies to the log. `strict` refuses fields that OpenAI's API does not have, on its paths.
+    `no_store` keeps no responses, which otherwise lie under ARRIERO_HOME unless their requests say otherwise.
+    """
+
+    log_prompts: bool
+    strict: bool
+    no_store: bool
+
+
 class Service:
     """One server's state. It is "loading" until `open` gives it a model, and refuses work from `drain` on."""
 
-    def __init__(self, limits: Limits, keys: Keys, *, log_prompts: bool = False) -> None:
+    def __init__(self, limits: Limits, keys: Keys, **handling: Unpack[Handling]) -> None:
         self.admission = Admission(limits)
         self.keys = keys
         self.metrics = Metrics(self.admission)
-        self.log_prompts = log_prompts
+        self.log_prompts = handling.get("log_prompts", False)
+        self.strict = handling.get("strict", False)
+        self.keeps_responses = not handling.get("no_store", False)
         self._models: Models | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # the server's, once it runs
         self._broken_off = False

@@ -12,7 +12,7 @@ from typing import Any
 
 from arriero.errors import NotFoundError, UsageError
 from arriero.history import Saved, as_object
-from arriero.messages import Conversation, Message, Sampling
+from arriero.messages import Message, Sampling, turns_of
 from arriero.terminal.dialogue import Dialogue
 from arriero.terminal.reader import Complete, Reader
 from arriero.terminal.screen import note
@@ -151,10 +151,10 @@ class Commands:
     def load(self, file: str) -> None:
         """Go on with a conversation from such a file."""
         path = _path(file)
-        conversation = read_conversation(path)
-        turns = list(conversation.turns)
-        self.draft = turns.pop().content if turns[-1].role == "user" else ""
-        self.dialogue.begin(turns, system=conversation.system)
+        turns = read_conversation(path)
+        system = turns.pop(0).content if turns[0].role == "system" else None
+        self.draft = turns.pop().content if turns and turns[-1].role == "user" else ""
+        self.dialogue.begin(turns, system=system)
         note(f"{len(turns)} messages read from {path}")
 
     def history(self, text: str) -> None:
@@ -205,8 +205,8 @@ def recall(saved: Saved, turns: Sequence[Message]) -> None:
         note(("> " if message.role == "user" else "") + "\n".join(lines[:10]) + ("\n…" if len(lines) > 10 else ""))
 
 
-def read_conversation(file: Path) -> Conversation:
-    """A conversation from a JSON list of messages, or an object that has one as `messages`; UsageError otherwise."""
+def read_conversation(file: Path) -> list[Message]:
+    """The turns of a JSON list of messages, or of an object that has one as `messages`; UsageError otherwise."""
     if not file.is_file():
         raise NotFoundError(f"no file {file}")
     try:
@@ -214,7 +214,7 @@ def read_conversation(file: Path) -> Conversation:
         messages = document.get("messages") if isinstance(document, dict) else document
         if not isinstance(messages, list):
             raise UsageError(f"expected a list of messages, got {type(messages).__name__}")
-        return Conversation.of(messages)
+        return list(turns_of(messages))
     except (OSError, ValueError, UsageError) as error:
         raise UsageError(f"{file} holds no conversation: {error}") from error
 

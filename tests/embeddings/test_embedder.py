@@ -50,6 +50,7 @@ def test_vectors_are_the_models_pooled_and_normalised(embedder, embedding_dir):
     assert embedder.embed([]).shape == (0, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "pool"),
     [("pooling_mode_cls_token", lambda hidden: hidden[0]), ("pooling_mode_lasttoken", lambda hidden: hidden[-1])],
@@ -85,6 +86,7 @@ def test_prompts_are_the_models_own(tmp_path):
         np.testing.assert_array_equal(made.embed(["vet"], kind="query"), made.submit([[2, 9, 5, 3]]).result())
 
 
+@pytest.mark.slow
 def test_vectors_are_cut_only_where_the_model_was_trained_for_it(tmp_path, embedder):
     with pytest.raises(UsageError, match="16 numbers and were not made to be cut, got 4"):
         embedder.embed(["vet"], dimensions=4)

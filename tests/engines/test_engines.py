@@ -89,6 +89,7 @@ def test_a_prompts_log_probabilities_are_hugging_faces(name, model_dir, trained_
         made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_embedded_models_scores_are_hugging_faces(name, embedded_model):
@@ -137,6 +138,7 @@ def test_closing_ends_what_runs_and_what_waits(model_dir):
             engine.submit(PROMPT, GREEDY, max_new_tokens=1)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize(("name", "precision"), [("openvino", "int8"), ("transformers", "bfloat16")])
 def test_a_deterministic_answer_is_the_same_alone_and_in_a_crowd(name, precision, embedded_model):

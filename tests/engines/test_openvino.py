@@ -290,6 +290,7 @@ def test_base_and_adapters_stay_apart_one_after_the_other_and_at_once(make, mode
         assert [list(generation) for generation in generations] == alone[name]
 
 
+@pytest.mark.slow
 def test_with_8_bits_too_one_after_the_other(make, model_dir, adapters):
     fresh = {}
     for name in (None, "a", "b"):
@@ -701,9 +702,14 @@ def test_cancelling_reaches_the_worker(shared):
 
 
 def test_cancelled_before_it_began(shared):
-    generations = [shared.submit(LONG, GREEDY, max_new_tokens=40) for _ in range(3)]
-    for generation in generations:
-        generation.cancel()
+    worker = shared._link.process.pid
+    os.kill(worker, signal.SIGSTOP)  # on a busy machine it could finish first
+    try:
+        generations = [shared.submit(LONG, GREEDY, max_new_tokens=40) for _ in range(3)]
+        for generation in generations:
+            generation.cancel()
+    finally:
+        os.kill(worker, signal.SIGCONT)
     assert [generation.finish_reason for generation in generations if list(generation) is not None] == ["cancelled"] * 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -192,6 +193,65 @@ def test_words_that_a_template_looks_for_are_found_beside_special_tokens():
     assert "hm" not in text
     assert text.count("<|im_end|>") == 4
     assert structure_of(renderer, renderer.prompt(turns)).count("<|im_end|>") == 3
+
+
+SHOWN = "{% if style is defined %}{{ style.text }}{% for key in style.more %}{{ key }}{% endfor %}{% endif %}"
+
+
+@settings(max_examples=150)
+@given(st.data(), st.sampled_from(["chatml", "headers", "inst", "hermes", "thinking", "glued"]))
+def test_nothing_in_the_variables_of_a_request_becomes_structure(data, name):
+    """A template writes them as it does messages, beside its own special tokens or right between them."""
+    family = (FAMILIES | MORE)[name]
+    renderer = RENDERERS[name]
+    before = data.draw(st.booleans())
+    template = SHOWN + family.template if before else family.template + SHOWN
+    made = tokenizer_for(replace(family, template=template))
+    renderer = Renderer(made, renderer.stop_token_ids)
+    text = poison(specials_of(renderer))
+    style = {"text": data.draw(text), "more": {data.draw(text): 1}}
+    turns = [Message("user", data.draw(text))]
+    ids = renderer.prompt(turns, chat_template_kwargs={"style": style})
+    plain = renderer.prompt([Message("user", "x")], chat_template_kwargs={"style": {"text": "x", "more": {"x": 1}}})
+    assert structure_of(renderer, ids) == structure_of(renderer, plain)
+    shown = renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert style["text"] + next(iter(style["more"])) in shown
+
+
+def test_a_variable_that_cannot_be_followed_is_refused_where_it_holds_a_special_token():
+    """The template takes no marked text there, so every special token would be taken for its own."""
+    picky = "{% if mode | upper == mode | lower %}{{ raise_exception('letters, please') }}{% endif %}{{ mode }}"
+    renderer = renderer_of("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}" + picky)
+    said = [Message("user", "a")]
+    assert renderer.tokenizer.decode(renderer.prompt(said, chat_template_kwargs={"mode": "b"})) == "<s>ab"
+    with pytest.raises(UsageError, match="the template's variable mode holds the special token </s>"):
+        renderer.prompt(said, chat_template_kwargs={"mode": "b</s>"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["messages", "tools", "add_generation_prompt", "bos_token", "strftime_now", "date_string", "raise_exception"],
+)
+def test_variables_that_the_template_has_already_are_refused(name):
+    """What the contract froze among them: the prompt would not be the one that was trained."""
+    renderer = replace(RENDERERS["tiny"], variables={"date_string": "26 Jul 2024"})
+    with pytest.raises(UsageError, match=f"chat_template_kwargs may not set {name}: "):
+        renderer.prompt([Message("user", "a")], chat_template_kwargs={"other": 1, name: "x"})
+
+
+@pytest.mark.parametrize("value", [object(), "\ud800", float("nan")])
+def test_variables_that_are_no_json_are_refused(value):
+    with pytest.raises(UsageError, match=r"cannot be written as JSON|variable mode is not Unicode text"):
+        RENDERERS["tiny"].prompt([Message("user", "a")], chat_template_kwargs={"mode": value})
+
+
+@pytest.mark.parametrize("write", ["{{ 1 // n }}", "{% for i in range(n) %}{% endfor %}", "{{ n | list }}"])
+def test_a_template_that_fails_on_a_variable_refuses_it(write):
+    """Only messages and tools were there to fail on, and they never made a template divide by zero."""
+    renderer = renderer_of("{% for m in messages %}{{ m.content }}{% endfor %}" + write)
+    bad = {"n": 10**9 if "range" in write else 0}
+    with pytest.raises(UsageError, match="the chat template refuses this conversation"):
+        renderer.prompt([Message("user", "a")], chat_template_kwargs=bad)
 
 
 def test_training_still_refuses_them():

@@ -7,21 +7,8 @@ import schemathesis
 SENSIBLE = {"messages": [{"role": "user", "content": "hi"}], "input": "hi", "prompt": "hi", "stream": None}
 FREE = (
     *("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "logit_bias", "options", "thread"),
-    *("dimensions", "input_type"),
+    *("dimensions", "input_type", "previous_response_id", "conversation", "background", "prompt", "moderation"),
 )
-REFUSED = (
-    "output_format",
-    "container",
-    "mcp_servers",
-    "logprobs",
-    "top_logprobs",
-    "images",
-    "suffix",
-    "template",
-    "context",
-    "raw",
-)  # unless they ask for nothing, by the paths that say so
-LENIENT = ("/v1/messages", "/v1/messages/count_tokens", "/api/chat", "/api/generate")
 
 
 @schemathesis.hook
@@ -31,7 +18,6 @@ def before_call(context, case, kwargs):
     if not good or not isinstance(body.get("model"), str):
         return
     body["model"] = "words" if case.path == "/v1/embeddings" else "tiny"
-    refused = REFUSED if case.path in LENIENT else ()
-    for name, value in {**SENSIBLE, **dict.fromkeys((*FREE, *refused))}.items():
+    for name, value in {**SENSIBLE, **dict.fromkeys(FREE)}.items():
         if name in body and body[name] is not None:
             body[name] = value if name != "stream" else body[name]

@@ -231,9 +231,11 @@ def test_a_limit_beyond_the_window_is_lowered_to_it(asked):
 def test_what_changes_nothing_is_taken_and_named_once(asked, caplog):
     post, _ = asked("x")
     extra = {"metadata": {"user_id": "u"}, "service_tier": "auto", "thinking": {"type": "adaptive"}, "mcp_servers": []}
-    turn = {"role": "user", "content": [{"type": "text", "text": "hi", "a_new_field": None}]}
+    turn = {"role": "user", "content": [{"type": "text", "text": "hi", "a_new_field": 1}]}
     with caplog.at_level(logging.INFO, "arriero.server.lenient"):
-        assert [post(**extra, messages=[turn]).status_code for _ in range(2)] == [200, 200]
+        answers = [post(**extra, messages=[turn]) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert "messages.content.a_new_field" in answers[0].headers["x-arriero-ignored"]
     told = [entry.getMessage() for entry in caplog.records if "a_new_field" in entry.getMessage()]
     assert told == ["/v1/messages: the field 'messages.content.a_new_field' is taken and has no effect"]
 

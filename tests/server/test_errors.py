@@ -45,7 +45,6 @@ def part(**fields):
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 1.5}, "max_tokens", "valid integer"),
         ({"max_tokens": True}, "max_tokens", "valid integer"),
-        ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "not both"),
         ({"seed": 1.5}, "seed", "valid integer"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"n": 33}, None, "33 answers were asked for at once, this server gives 32"),
@@ -55,11 +54,9 @@ def part(**fields):
         ({"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
         ({"stop": ""}, "stop", "at least 1 character"),
         ({"stream": 1}, "stream", "valid boolean"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when stream is true"),
-        ({"stream": True, "stream_options": {"more": 1}}, "stream_options.more", "not supported"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "valid boolean"),
         ({"user": 7}, "user", "valid string"),
-        ({"functions": []}, "functions", "the field functions is not supported"),
-        ({"store": True}, "store", "Input should be False, got True"),
+        ({"functions": [{"name": "f"}]}, "functions", "the field functions is not supported"),
         ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs to be true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
@@ -70,8 +67,7 @@ def part(**fields):
         ({"tool_choice": "some"}, "tool_choice", "'none', 'auto' or 'required'"),
         ({"response_format": {"type": "xml"}}, "response_format", "json_object"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
-        ({"tmperature": 0.5}, "tmperature", "not supported"),
-        ({"model": None}, "model", "valid string"),
+        ({"model": 7}, "model", "valid string"),
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": "hi"}, "messages", "valid list"),
         ({"messages": ["hi"]}, "messages[0]", "valid dictionary"),
@@ -80,7 +76,6 @@ def part(**fields):
         ({"messages": [{"role": "user"}]}, "messages[0].content", "the content is missing"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "the content is missing"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "text or a list of text parts"),
-        ({"messages": [*HELLO, {"role": "user", "content": "hi", "nam": "x"}]}, "messages[1].nam", "not supported"),
         (part(type="image_url", image_url={"url": "x"}), "messages[0].content[0].type", "got 'image_url'"),
         (part(type="text"), "messages[0].content[0].text", "missing"),
         ({"continue_final_message": True}, None, "the last message must be an assistant's text to be continued"),
@@ -95,7 +90,6 @@ def test_a_bad_field_is_named(app_of, change, param, message):
 
 def test_a_missing_field_is_named(app_of):
     client, _ = app_of("x")
-    assert error_of(client.post(COMPLETIONS, json={"messages": HELLO}), 400)["param"] == "model"
     assert error_of(client.post(COMPLETIONS, json={"model": "tiny"}), 400)["param"] == "messages"
 
 
@@ -127,10 +121,10 @@ def test_a_body_that_is_no_json_object(app_of, path, content):
 
 def test_unknown_paths_and_wrong_methods(app_of):
     client, _ = app_of("x")
-    assert error_of(client.get("/"), 405)["message"] == "GET /: Method Not Allowed"
+    assert error_of(client.put("/"), 405)["message"] == "PUT /: Method Not Allowed"
     assert error_of(client.get("/nothing"), 404)["message"] == "GET /nothing: Not Found"
     assert error_of(client.post("/v1/images/generations", json=ASK), 404)
-    assert error_of(client.get("/health/"), 404)
+    assert error_of(client.get("/healthy/"), 404)
     refused = client.get(COMPLETIONS)
     assert error_of(refused, 405)["message"] == f"GET {COMPLETIONS}: Method Not Allowed"
     assert refused.headers["allow"] == "POST"
@@ -140,8 +134,8 @@ def test_unknown_paths_and_wrong_methods(app_of):
 def test_openais_client_raises_its_own_errors(serve):
     with openai.OpenAI(base_url=f"{serve('x').url}/v1", api_key="none", max_retries=0) as client:
         with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(**ASK, prediction={"type": "content", "content": "x"})
-        assert (caught.value.param, caught.value.code) == ("prediction", "unsupported_parameter")
+            client.chat.completions.create(**ASK, audio={"voice": "ash", "format": "wav"})
+        assert (caught.value.param, caught.value.code) == ("audio", "unsupported_parameter")
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a" * 300}])
         assert caught.value.code == "context_length_exceeded"
@@ -233,8 +227,9 @@ def test_hints_for_the_command_line_are_not_sent():
 def test_the_openapi_document_describes_the_bodies(app_of):
     document = app_of("x")[0].get("/openapi.json").json()
     schemas = document["components"]["schemas"]
-    assert schemas["ChatRequest"]["required"] == ["model", "messages"]
-    assert schemas["ChatRequest"]["additionalProperties"] is False
+    assert schemas["ChatRequest"]["required"] == ["messages"]
+    assert schemas["ChatRequest"]["additionalProperties"] is True
+    assert schemas["Prompt"]["additionalProperties"] is False
     assert schemas["Prompt"]["required"] == ["prompt"]
     operation = document["paths"][COMPLETIONS]["post"]
     assert set(operation["responses"]) == {"200", "4XX", "5XX"}

@@ -9,7 +9,13 @@ from hypothesis import HealthCheck, given, settings
 
 from arriero.engines.grammar import check as check_by_llguidance
 from arriero.engines.openvino.grammar import grammar as check_by_openvino
+from arriero.messages import Message
+from arriero.server.routes.anthropic.schemas import MessagesRequest
+from arriero.server.routes.ollama.schemas import ChatBody
 from tests.conftest import TOOL_TEMPLATE, ScriptedEngine
+from tests.prompt.templates import GLUED, HERMES, THINKING
+from tests.prompt.test_asking import ALTERNATING, renderer_of
+from tests.prompt.test_templates import RENDERERS
 from tests.schemas import broken_schemas, json_values, schemas
 
 HELLO = [{"role": "user", "content": "hi"}]
@@ -91,3 +97,19 @@ def test_messages_of_one_role_in_a_row_are_the_same_prompt_in_responses_as_in_ch
     assert client.post("/v1/chat/completions", json={"model": "tiny", "messages": messages}).status_code == 200
     one, other = (ids for ids, _, _ in client.app.state.service.models.default.chat.engine.asked)
     assert one == other
+
+
+SAID = [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e")]
+TEMPLATES = {"tools": TOOL_TEMPLATE, "alternating": ALTERNATING, "hermes": HERMES, "thinking": THINKING, "glued": GLUED}
+OTHERS = {name: renderer_of(template) for name, template in TEMPLATES.items()}
+
+
+@pytest.mark.parametrize("name", [*RENDERERS, *OTHERS])
+@pytest.mark.parametrize("body", [MessagesRequest, ChatBody], ids=["anthropic", "ollama"])
+def test_turns_in_a_row_are_the_templates_business_on_every_api(body, name):
+    """Anthropic's and Ollama's were joined before the template was asked: not what training has, nor OpenAI's path."""
+    renderer = (RENDERERS | OTHERS)[name]
+    for said in (SAID, SAID[:2], SAID[:4]):
+        sent = {"model": "tiny", "messages": [{"role": role, "content": text} for role, text in said]}
+        expected = [Message(role, text) for role, text in said]
+        assert renderer.prompt(body.model_validate(sent).conversation()) == renderer.prompt(expected)

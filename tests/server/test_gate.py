@@ -81,10 +81,11 @@ def test_an_id_that_could_be_mischief_is_not(client_of, mine):
 
 
 PATHS = [
+    ("GET", "/v1/responses/x"), ("DELETE", "/v1/responses/x"), ("GET", "/v1/responses/x/input_items"),
     ("GET", "/"), ("POST", "/"), ("POST", COMPLETIONS), ("POST", "/v1/completions"), ("POST", "/v1/responses"),
     ("GET", "/v1/models"), ("GET", "/v1/models/tiny"), ("POST", "/v1/adapters"), ("DELETE", "/v1/adapters/x"),
     ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nothing"),
-    ("GET", "/health/"), ("GET", "//health"), ("GET", "/health%2f.."), ("OPTIONS", "/"),
+    ("GET", "//health"), ("GET", "/health%2f.."), ("OPTIONS", "/"),
 ]  # fmt: skip
 
 

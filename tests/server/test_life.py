@@ -201,3 +201,18 @@ def test_a_connection_that_says_nothing_does_not_keep_it_from_ending(program):
         served.signal(signal.SIGTERM)
         code, _ = served.end()
         assert (code, silent.recv(1)) == (-signal.SIGTERM, b"")
+
+
+def test_a_response_outlives_a_killed_server_and_is_never_made_with_no_store(program):
+    def ask(served: Program) -> dict:
+        return httpx.post(f"{served.ready()}/v1/responses", json={"input": "hi"}).json()
+
+    served = program()
+    first = ask(served)
+    served.signal(signal.SIGKILL)
+    assert served.end()[0] == -signal.SIGKILL
+    assert httpx.get(f"{program().ready()}/v1/responses/{first['id']}").json() == first
+    without = program("--no-store")
+    assert (first["store"], ask(without)["store"]) == (True, False)
+    refused = httpx.get(f"{without.url}/v1/responses/{first['id']}")
+    assert (refused.status_code, "--no-store" in refused.text) == (404, True)

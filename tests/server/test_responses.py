@@ -105,9 +105,80 @@ def test_structured_output_is_parsed(client):
     assert engine.options[0]["constraint"] is not None
 
 
-@pytest.mark.parametrize("field", ["tools", "previous_response_id", "reasoning", "background"])
-def test_what_is_not_supported_is_refused_by_name(client, field):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("background", True), ("conversation", "conv_1"), ("prompt", {"id": "p"}), ("moderation", {"model": "m"})],
+)
+def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(client, field, value):
     asked, engine, _ = client("x")
     with pytest.raises(openai.BadRequestError, match=f"the field {field} is not supported"):
-        asked.responses.create(model="tiny", input="hi", extra_body={field: []})
+        asked.responses.create(model="tiny", input="hi", extra_body={field: value})
     assert engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("body", "named", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "a tool of the type web_search", "tools[0]"),
+        ({"tools": [{"type": "custom", "name": "x"}]}, "a tool of the type custom", "tools[0]"),
+        ({"tool_choice": {"type": "mcp", "server_label": "x"}}, "a choice of the type mcp", "tool_choice"),
+        ({"input": [{"type": "computer_call", "id": "x"}]}, "an item of the type computer_call", "input[0]"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:"}]}]},
+            "content of the type input_image",
+            "input[0].content[0]",
+        ),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file"}]}]},
+            "content of the type input_file",
+            "input[0].output[0]",
+        ),
+        ({"input": None}, "the field input is missing", "input"),
+        ({"top_logprobs": 21}, "top_logprobs", "top_logprobs"),
+    ],
+)
+def test_a_refusal_names_the_type_and_the_place(client, body, named, param):
+    asked, engine, _ = client("x")
+    with pytest.raises(openai.BadRequestError) as refused:
+        asked.responses.create(model="tiny", input="hi", extra_body=body)
+    assert named in refused.value.message
+    assert refused.value.param == param
+    assert engine.asked == []
+
+
+def test_what_does_not_change_the_answer_is_taken_and_told_back(client):
+    """All of these were refused by name, though OpenAI's clients and agents send them as they please."""
+    asked, engine, _ = client("Hello")
+    told = {"metadata": {"run": "7"}, "reasoning": {"effort": "low"}, "max_tool_calls": 3, "prompt_cache_key": "k",
+            "safety_identifier": "s", "user": "u"}  # fmt: skip
+    taken = {"background": False, "truncation": "auto", "service_tier": "flex", "a_new_field": 1, "conversation": None,
+             "include": ["reasoning.encrypted_content"], "stream_options": {"include_obfuscation": True}}  # fmt: skip
+    found = asked.responses.create(
+        input="hi", max_output_tokens=16.0, text={"verbosity": "low"}, extra_body={**told, **taken, "model": None}
+    )
+    assert found.output_text == "Hello"
+    assert {name: found.model_dump(exclude_none=True)[name] for name in told} == told
+    assert (found.text.verbosity, found.text.format.type, found.truncation) == ("low", "text", "disabled")
+    assert (found.model, found.service_tier, engine.asked[0][2]) == ("tiny", "default", 16)
+
+
+@pytest.mark.parametrize("more", [{"include": ["message.output_text.logprobs"]}, {"top_logprobs": 2}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities(client, more, stream):
+    asked, engine, _ = client("é!")
+    if stream:
+        events = list(asked.responses.create(model="tiny", input="hi", stream=True, **more))
+        found = events[-1].response
+        deltas = [each for event in events if event.type == "response.output_text.delta" for each in event.logprobs]
+        assert [each.logprob for each in deltas] == [0.0, -1.0, -2.0]
+    else:
+        found = asked.responses.create(model="tiny", input="hi", **more)
+    tokens = found.output[0].content[0].logprobs
+    assert [(token.bytes, token.logprob) for token in tokens] == [([0xC3], 0.0), ([0xA9], -1.0), ([0x21], -2.0)]
+    assert engine.options[0]["logprobs"] == more.get("top_logprobs", 0)
+
+
+def test_without_being_asked_for_there_are_no_log_probabilities(client):
+    asked, engine, _ = client("x")
+    assert asked.responses.create(model="tiny", input="hi").output[0].content[0].logprobs == []
+    assert engine.options[0]["logprobs"] is None

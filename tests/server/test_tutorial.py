@@ -75,7 +75,7 @@ def test_the_tutorial_s_answers_end_at_512_tokens(serve, scripted_chat):
         ({"prompt": 3}, "prompt"),
         ({"prompt": "hi", "top_k": 5}, "top_k"),
         ({"prompt": "hi", "max_length": 0}, "max_length"),
-        ({"prompt": "hi", "max_length": 2048.0}, "max_length"),
+        ({"prompt": "hi", "max_length": 2048.5}, "max_length"),
         ({"prompt": "hi", "temperature": True}, "temperature"),
         ({"prompt": "hi", "top_p": "0.5"}, "top_p"),
         ({"prompt": "hi", "history": [["only a question"]]}, "history[0]"),

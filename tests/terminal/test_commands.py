@@ -114,12 +114,30 @@ def test_saved_to_a_file_and_loaded_again(scripted_chat, talk, tmp_path, history
 
 
 @pytest.mark.parametrize(
-    "content", ["[", "{}", "[1]", '[{"role": "user"}]', '[{"role": "assistant", "content": "x"}]', "[]", b"\xff"]
+    "content", ["[", "{}", "[1]", '[{"role": "user"}]', '[{"role": "robot", "content": "x"}]', "[]", b"\xff"]
 )
 def test_a_file_that_holds_no_conversation(scripted_chat, talk, tmp_path, content):
     (tmp_path / "bad.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     found = talk(scripted_chat("one"), f"/load {tmp_path}/bad.json")
     assert "bad.json holds no conversation: " in found.err
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("assistant", "Welcome.")],
+        [("system", "Be brief.")],
+        [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "")],
+        [("user", "a"), ("system", "Now in French."), ("assistant", "c")],
+    ],
+)
+def test_turns_are_loaded_in_whatever_order_the_template_takes_them(scripted_chat, talk, tmp_path, turns):
+    """An order that training would not take was no conversation here, though the model answers it."""
+    chat = scripted_chat("one")
+    messages = [{"role": role, "content": content} for role, content in turns]
+    (tmp_path / "kept.json").write_text(json.dumps(messages))
+    talk(chat, f"/load {tmp_path}/kept.json", "more")
+    assert chat.engine.asked[0][0] == chat.render([*messages, {"role": "user", "content": "more"}])
 
 
 def test_conversations_are_listed_opened_and_deleted(scripted_chat, talk, history):

@@ -29,6 +29,7 @@ def running(rows_file, model_dir, tmp_path):
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_by_name_and_goes_on_once_the_first_is_killed(running, tmp_path):
     """With --resume both wrote into one directory."""
     process, arguments = running

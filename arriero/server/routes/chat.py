@@ -1,12 +1,12 @@
 """OpenAI's chat completions, as https://platform.openai.com/docs/api-reference/chat describes them.
 
-What is not supported is refused by name, never ignored; only `user`, an opaque tag, is accepted and has no effect.
+What would change the answer and is not supported is refused by name; what else is not used is named in a header.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -18,43 +18,43 @@ from starlette.responses import Response
 from arriero.chat import Chat, Reply, Stream
 from arriero.messages import Piece, TokenLogprob, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
-from arriero.server.body import Choices, MaxTokens, SamplingBody
+from arriero.server.body import Choices, MaxTokens, SamplingBody, Whole
 from arriero.server.errors import RequestError, describe
+from arriero.server.fields import ChatFields
+from arriero.server.lenient import note_ignored
 from arriero.server.routes.conversation import Asked, Turns, conversation
 from arriero.server.routes.wire import (
     DONE,
     STREAM_TOO,
-    StreamOptions,
+    Streamed,
     TokenCounts,
     counts,
     event,
     now,
     token_entries,
-    wants_usage,
 )
 from arriero.server.service import Service
 
 
-class ChatRequest(Asked, SamplingBody):
-    """The body of `POST /v1/chat/completions`. null counts as absent."""
+class ChatRequest(SamplingBody, ChatFields, Asked, Streamed):
+    """The body of `POST /v1/chat/completions`. null counts as absent; without `model` the default one answers."""
 
-    model: str
+    model: str | None = None
     messages: Turns
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     n: Choices | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    user: str | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+
+    def overridden(self) -> Iterable[str]:
+        """`max_tokens`, the older word for `max_completion_tokens`, where both are given and differ; see `Streamed`."""
+        yield from super().overridden()
+        if self.max_tokens is not None and self.limit() != self.max_tokens:
+            yield "max_tokens"
 
     def limit(self) -> int | None:
-        """The longest answer in tokens; RequestError where two fields contradict each other."""
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise RequestError("give max_tokens or max_completion_tokens, not both", param="max_tokens")
+        """The longest answer in tokens."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def alternatives(self) -> int | None:
@@ -118,9 +118,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
     )
     async def complete(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation, at once or as a stream of server-sent events."""
+        note_ignored(request, body)
         served = service.models.find(body.model)
         chat = served.chat
-        with_usage = wants_usage(body.stream_options, stream=body.stream)
         messages, form, limit, wanted = conversation(body.messages), body.form(), body.limit(), body.alternatives()
 
         def start(number: int) -> Stream:
@@ -133,7 +133,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": now(), "model": served.name}
         spelled = wanted is not None
         if body.stream:
-            return EventStream(_Events(chat, head, with_usage=with_usage, spelled=spelled).of(answers), answers)
+            return EventStream(_Events(chat, head, with_usage=body.wants_usage, spelled=spelled).of(answers), answers)
         replies = await answers.replies(request.receive)
         choices = [_choice(chat, index, reply, spelled=spelled) for index, reply in enumerate(replies)]
         return JSONResponse({**head, "choices": choices, "usage": counts([reply.usage for reply in replies])})

@@ -21,38 +21,35 @@ from starlette.responses import Response
 from arriero.chat import Chat, Stream
 from arriero.messages import TokenLogprob, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
-from arriero.server.body import Choices, SamplingBody
+from arriero.server.body import Choices, SamplingBody, TokenIds, Whole
 from arriero.server.errors import RequestError, describe
+from arriero.server.fields import CompletionFields
+from arriero.server.lenient import note_ignored
 from arriero.server.routes.wire import (
     DONE,
     STREAM_TOO,
-    StreamOptions,
+    Streamed,
     TokenCounts,
     counts,
     event,
     logprob,
     now,
-    wants_usage,
 )
 from arriero.server.service import Service
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 DEFAULT_TOKENS = 16  # OpenAI's
 
 
-class CompletionRequest(SamplingBody):
-    """The body of `POST /v1/completions`. null counts as absent."""
+class CompletionRequest(SamplingBody, CompletionFields, Streamed):
+    """The body of `POST /v1/completions`. null counts as absent; without `model` the default one answers."""
 
-    model: str
+    model: str | None = None
     prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=0)] | None = None
     n: Choices | None = None
     best_of: Choices | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
 
     def check(self) -> None:
         """RequestError for what is asked for and cannot be given."""
@@ -103,9 +100,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", response_model=TextCompletion, responses=STREAM_TOO)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Go on from one or several prompts, at once or as a stream of server-sent events."""
+        note_ignored(request, body)
         served = service.models.find(body.model)
         chat = served.chat
-        with_usage = wants_usage(body.stream_options, stream=body.stream)
         body.check()
         prompts = await run_in_threadpool(body.prompts, chat)
         each = body.n or 1
@@ -128,7 +125,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             "model": served.name,
         }
         if body.stream:
-            return EventStream(_events(head, answers, texts, each if with_usage else 0), answers)
+            return EventStream(_events(head, answers, texts, each if body.wants_usage else 0), answers)
         replies = await answers.replies(request.receive)
         choices = [
             {"index": index, **text.part(reply.text, reply.logprobs, last=True), "finish_reason": reply.finish_reason}

@@ -5,72 +5,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from arriero.chat import Form
 from arriero.constraint import JsonSchema
 from arriero.messages import Message, Tool
-from arriero.server.body import RequestBody, Schema, parts
+from arriero.server.body import Schema, Whole, parts
 from arriero.server.errors import RequestError, at
-from arriero.tools import ToolCall
+from arriero.server.fields import MessageFields, PromptFields
+from arriero.server.lenient import NO_EFFECT, OpenAIBody
+from arriero.tools import NO_PARAMETERS, ToolCall
 
 OWN_ROLES = {"developer": "system"}
 
 
-class TextPart(RequestBody):
-    """A part of a message's content."""
+class TextPart(OpenAIBody):
+    """A part of a message's content; a refusal, as which an answer may come, says its text as `refusal`."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text", "refusal"]
+    text: Annotated[str, Field(validation_alias=AliasChoices("text", "refusal"))]
 
 
 Content = Annotated[list[TextPart], BeforeValidator(parts("text"), json_schema_input_type=str | list[TextPart])]
 
 
-class CalledFunction(RequestBody):
+class CalledFunction(OpenAIBody):
     """Which function is called; `arguments` is the text of a JSON object."""
 
     name: str
     arguments: str
 
 
-class CallBody(RequestBody):
+class CallBody(OpenAIBody):
     """A call of a tool that the model made."""
 
     id: str
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
     function: CalledFunction
-    index: int | None = None  # as in the chunks of a stream; without effect
+    index: Annotated[Whole | None, NO_EFFECT] = None  # as in the chunks of a stream
+
+    def call(self) -> ToolCall:
+        """This call in our words."""
+        function = {"name": self.function.name, "arguments": self.function.arguments}
+        return ToolCall.of({"id": self.id, "function": function})
 
 
-class ChatMessage(RequestBody):
+class ChatMessage(MessageFields):
     """One turn; the parts of its content are joined.
 
-    "developer" is the newer word for "system". `name` has no effect: chat templates have no place for it. What an
-    answer's message holds besides may come back only empty.
+    "developer" is the newer word for "system". Chat templates have no place for `name`. A `refusal` is what the
+    assistant said where it said nothing else.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    name: str | None = None
     tool_calls: list[CallBody] | None = None
     tool_call_id: str | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    refusal: str | None = None
 
     def message(self) -> Message:
         """This turn as a Message."""
         if self.content is None and self.role != "assistant":
             raise RequestError("the content is missing", param="content")
-        calls = [ToolCall.of(call.model_dump(exclude={"index"})) for call in self.tool_calls or ()]
-        text = "".join(part.text for part in self.content or ())
+        calls = [call.call() for call in self.tool_calls or ()]
+        text = "".join(part.text for part in self.content or ()) or self.refusal or ""
         role: Any = OWN_ROLES.get(self.role, self.role)
         return Message(role, text, tuple(calls), self.tool_call_id)
 
 
-class FunctionBody(RequestBody):
+class FunctionBody(OpenAIBody):
     """A function that may be called. `strict` changes nothing: a call that must be made always fits its schema."""
 
     name: str
@@ -79,27 +82,32 @@ class FunctionBody(RequestBody):
     strict: bool | None = None
 
 
-class ToolBody(RequestBody):
+class ToolBody(OpenAIBody):
     """A tool; functions are the only ones."""
 
     type: Literal["function"]
     function: FunctionBody
 
+    def tool(self) -> Tool:
+        """This tool in our words."""
+        parameters = NO_PARAMETERS if self.function.parameters is None else self.function.parameters
+        return Tool(self.function.name, self.function.description or "", parameters)
 
-class NamedFunction(RequestBody):
+
+class NamedFunction(OpenAIBody):
     """The name of a function."""
 
     name: str
 
 
-class NamedToolBody(RequestBody):
+class NamedToolBody(OpenAIBody):
     """The choice of one tool that must be called."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class SchemaBody(RequestBody):
+class SchemaBody(OpenAIBody):
     """A JSON schema that the answer fits. `name` and `description` have no effect, `strict` is always so."""
 
     name: str
@@ -108,19 +116,19 @@ class SchemaBody(RequestBody):
     strict: bool | None = None
 
 
-class TextFormat(RequestBody):
+class TextFormat(OpenAIBody):
     """Free text."""
 
     type: Literal["text"]
 
 
-class ObjectFormat(RequestBody):
+class ObjectFormat(OpenAIBody):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class SchemaFormat(RequestBody):
+class SchemaFormat(OpenAIBody):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
@@ -146,7 +154,7 @@ def conversation(turns: Sequence[Turn], field: str = "messages", *, system: str 
     return found
 
 
-class Asked(RequestBody):
+class Asked(PromptFields):
     """The tools that may be called, the form of the answer, and what the prompt ends with (`Chat.stream` says how)."""
 
     tools: list[ToolBody] | None = None
@@ -155,15 +163,17 @@ class Asked(RequestBody):
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    chat_template_kwargs: Schema | None = None
 
     def form(self) -> Form:
         """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
         found: Form = {
             "continue_final_message": self.continue_final_message,
             "add_generation_prompt": self.add_generation_prompt,
+            "chat_template_kwargs": self.chat_template_kwargs,
         }
         with at("tools"):
-            found["tools"] = [Tool.of(tool.model_dump(exclude_none=True)) for tool in self.tools or ()]
+            found["tools"] = [tool.tool() for tool in self.tools or ()]
         chosen = self.tool_choice or "auto"
         found["tool_choice"] = chosen if isinstance(chosen, str) else chosen.model_dump()
         if self.parallel_tool_calls is False:

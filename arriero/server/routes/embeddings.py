@@ -18,24 +18,24 @@ from starlette.responses import Response
 
 from arriero.embeddings import Embedder, Vectors
 from arriero.errors import TooLongError
-from arriero.server.body import RequestBody
+from arriero.server.body import TokenIds, Whole
 from arriero.server.errors import RequestError, at
-from arriero.server.routes.completions import TokenIds
+from arriero.server.fields import EmbeddingFields
+from arriero.server.lenient import note_ignored
 from arriero.server.service import Service
 
 MOST = 2048  # texts in a request, as OpenAI's
 Texts = Annotated[list[str], Field(min_length=1, max_length=MOST)]
 
 
-class EmbeddingRequest(RequestBody):
+class EmbeddingRequest(EmbeddingFields):
     """The body of `POST /v1/embeddings`; token ids are the embedding model's own, with its special tokens."""
 
     model: str | None = None
     input: str | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[Whole, Field(ge=1)] | None = None
     input_type: Literal["query", "document"] | None = None
-    user: str | None = None
 
     def ids(self, embedder: Embedder) -> list[list[int]]:
         """Every text's token ids; RequestError for what is asked for and cannot be given."""
@@ -80,25 +80,32 @@ class Embeddings(BaseModel):
     usage: EmbeddingCounts
 
 
+async def compute(service: Service, request: Request, embedder: Embedder, texts: list[list[int]]) -> Vectors:
+    """The vectors of texts given as ids, in one place, counted; broken off when the client goes away."""
+    record = request.scope["record"]
+    record.prompt_tokens = sum(map(len, texts))
+    try:
+        vectors = await service.compute(request, embedder.name, lambda: embedder.submit(texts))
+    except ClientDisconnect:
+        service.metrics.cancelled.labels(embedder.name).inc()
+        raise
+    service.metrics.embedded(record, len(texts))
+    return vectors
+
+
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add embeddings to `app`."""
 
     @app.post("/v1/embeddings", response_model=Embeddings)
     async def embed(body: EmbeddingRequest, request: Request) -> Response:
         """The vectors of one or several texts."""
+        note_ignored(request, body)
         embedder = service.models.embedding(body.model)
-        record = request.scope["record"]
         texts = await run_in_threadpool(body.ids, embedder)
-        record.prompt_tokens = sum(map(len, texts))
-        try:
-            vectors = await service.compute(request, embedder.name, lambda: embedder.submit(texts))
-        except ClientDisconnect:
-            service.metrics.cancelled.labels(embedder.name).inc()
-            raise
-        service.metrics.embedded(record, len(texts))
+        vectors = await compute(service, request, embedder, texts)
 
         def written() -> bytes:
-            tokens = record.prompt_tokens
+            tokens = request.scope["record"].prompt_tokens
             return to_json(
                 {
                     "object": "list",

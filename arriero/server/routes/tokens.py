@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import FastAPI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from arriero.chat import Chat
-from arriero.server.body import RequestBody
+from arriero.server.body import AnyTokenIds
 from arriero.server.errors import RequestError
+from arriero.server.lenient import OpenAIBody, Unsupported, note_ignored
 from arriero.server.routes.conversation import Asked, Turns, conversation
 from arriero.server.service import Service
 
@@ -22,19 +22,19 @@ class TokenizeRequest(Asked):
     prompt: str | None = None
     messages: Turns | None = None
     add_special_tokens: bool | None = None
+    return_token_strs: Unsupported = None
 
     def ids(self, chat: Chat) -> list[int]:
         """The token ids; RequestError unless exactly one of prompt and messages is given."""
         if (self.prompt is None) == (self.messages is None):
             raise RequestError("give either prompt or messages", param="prompt")
         if self.messages is not None:
-            if self.add_special_tokens is not None:
+            if self.add_special_tokens:
                 raise RequestError("the chat template says which tokens there are", param="add_special_tokens")
             return chat.render(conversation(self.messages), **self.form())
-        if self.tools or self.response_format:
-            raise RequestError(
-                "tools and formats belong to messages", param="tools" if self.tools else "response_format"
-            )
+        for field in ("tools", "response_format", "chat_template_kwargs"):
+            if getattr(self, field):
+                raise RequestError(f"{field} belongs to messages, not to a prompt", param=field)
         with_special = self.add_special_tokens is not False
         return list(chat.renderer.tokenizer.encode(self.prompt, add_special_tokens=with_special))
 
@@ -47,11 +47,11 @@ class Tokens(BaseModel):
     max_model_len: int
 
 
-class DetokenizeRequest(RequestBody):
+class DetokenizeRequest(OpenAIBody):
     """Token ids. Without `model` those of the default one."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: AnyTokenIds
 
 
 class Detokenized(BaseModel):
@@ -63,19 +63,18 @@ class Detokenized(BaseModel):
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add tokenize and detokenize to `app`."""
 
-    def chosen(model: str | None) -> Chat:
-        return (service.models.default if model is None else service.models.find(model)).chat
-
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> Tokens:
+    async def tokenize(body: TokenizeRequest, request: Request) -> Tokens:
         """The token ids of a text, or of the prompt that a conversation becomes."""
-        chat = chosen(body.model)
+        note_ignored(request, body)
+        chat = service.models.find(body.model).chat
         ids = await run_in_threadpool(body.ids, chat)
         return Tokens(tokens=ids, count=len(ids), max_model_len=chat.window)
 
     @app.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest) -> Detokenized:
+    async def detokenize(body: DetokenizeRequest, request: Request) -> Detokenized:
         """The text of token ids."""
-        chat = chosen(body.model)
+        note_ignored(request, body)
+        chat = service.models.find(body.model).chat
         chat.check_ids(body.tokens)
         return Detokenized(prompt=await run_in_threadpool(chat.renderer.tokenizer.decode, body.tokens))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 from pydantic_core import to_json
 
 from arriero.chat import Chat
 from arriero.messages import TokenLogprob, Usage
-from arriero.server.errors import RequestError
+from arriero.server.lenient import NO_EFFECT, OpenAIBody
 
 STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 DONE = b"data: [DONE]\n\n"
@@ -63,19 +63,24 @@ def token_entries(chat: Chat, tokens: Iterable[TokenLogprob]) -> list[dict[str, 
     ]
 
 
-class StreamOptions(BaseModel, extra="forbid", strict=True):
-    """What a stream carries besides text. `include_obfuscation` may only be off: nothing is padded here."""
+class StreamOptions(OpenAIBody):
+    """What a stream carries besides text. Nothing is padded here, whatever `include_obfuscation` says."""
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_obfuscation: Annotated[bool | None, NO_EFFECT] = None
 
 
-def wants_usage(options: StreamOptions | None, *, stream: bool | None) -> bool:
-    """Whether a stream ends with token counts; RequestError where there is no stream."""
-    if options is None:
-        return False
-    if not stream:
-        raise RequestError("stream_options is only allowed when stream is true", param="stream_options")
-    if options.include_obfuscation:
-        raise RequestError("streams are not obfuscated here", param="stream_options.include_obfuscation")
-    return bool(options.include_usage)
+class Streamed(OpenAIBody):
+    """What is answered whole or as a stream."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def overridden(self) -> Iterable[str]:
+        """The options, where there is no stream."""
+        return ("stream_options",) if self.stream_options is not None and not self.stream else ()
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with token counts."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)

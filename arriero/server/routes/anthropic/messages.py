@@ -77,7 +77,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Answer a conversation, at once or as a stream of server-sent events."""
         served = service.models.find(body.model)
         messages, form, sampling = body.conversation(), body.form(), body.sampling()
-        note_ignored(ANTHROPIC, body)
+        note_ignored(request, body)
 
         def start(_: int) -> Stream:
             return served.chat.stream(messages, sampling, **form)
@@ -91,11 +91,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return JSONResponse(answer.whole(answer.blocks(reply.text, reply.tool_calls), last))
 
     @app.post(f"{ANTHROPIC}/count_tokens", responses=FAULTS)
-    async def count(body: ConversationBody) -> TokenCount:
+    async def count(body: ConversationBody, request: Request) -> TokenCount:
         """How many tokens the prompt of this conversation has, without answering it."""
         chat = service.models.find(body.model).chat
         messages, form = body.conversation(), body.form()
-        note_ignored(f"{ANTHROPIC}/count_tokens", body)
+        note_ignored(request, body)
         ids = await run_in_threadpool(lambda: chat.render(messages, **form))
         return TokenCount(input_tokens=len(ids))
 

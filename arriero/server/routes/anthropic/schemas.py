@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from arriero.chat import Form
-from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice, joined
+from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from arriero.server.body import Schema, Temperature, TopP, parts
 from arriero.server.errors import NO_THREADS, RequestError, at
 from arriero.server.lenient import Lenient, Stops, Unsupported, Whole
@@ -141,7 +141,7 @@ class ConversationBody(Lenient):
     def conversation(self) -> list[Message]:
         """The turns, the system prompt first."""
         system = [] if self.system is None else [Message("system", _text(self.system))]
-        return joined([*system, *(message for turn in self.messages for message in turn.messages())])
+        return [*system, *(message for turn in self.messages for message in turn.messages())]
 
     def check(self) -> None:
         """RequestError for what would change the answer and is not supported."""

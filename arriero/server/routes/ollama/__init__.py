@@ -1,4 +1,4 @@
-"""Ollama's API, as https://github.com/ollama/ollama/blob/main/docs/api.md describes it: what answers, and what lists.
+"""Ollama's API, as https://github.com/ollama/ollama/blob/main/docs/api.md describes it: what answers, embeds and lists.
 
 Models stay what they are here: nothing is pulled, created, unloaded or deleted by it.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from arriero.server.routes.ollama import answers, catalogue
+from arriero.server.routes.ollama import answers, catalogue, embed
 from arriero.server.service import Service
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add Ollama's paths to `app`."""
     answers.add_routes(app, service)
+    embed.add_routes(app, service)
     catalogue.add_routes(app, service)

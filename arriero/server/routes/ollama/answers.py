@@ -84,7 +84,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             return JSONResponse(_Lines(body.model, _turn).loaded())
         messages, tools, sampling = body.conversation(), body.tools_given(), body.sampling()
         schema = body.schema_wanted()
-        note_ignored("/api/chat", body)
+        note_ignored(request, body)
 
         def start() -> Stream:
             return model.stream(messages, sampling, tools=tools, schema=schema)
@@ -98,7 +98,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         if not body.prompt:
             return JSONResponse(_Lines(body.model, _text).loaded())
         messages, sampling, schema = body.conversation(), body.sampling(), body.schema_wanted()
-        note_ignored("/api/generate", body)
+        note_ignored(request, body)
         return await respond(body, request, lambda: model.stream(messages, sampling, schema=schema), _text)
 
 

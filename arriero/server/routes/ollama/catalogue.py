@@ -9,8 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from arriero.chat import Chat
+from arriero.embeddings import Embedder
 from arriero.prompt.template import TemplateError
 from arriero.server.errors import RequestError
 from arriero.server.lenient import Lenient, note_ignored
@@ -20,6 +22,8 @@ from arriero.server.routes.ollama.schemas import LATEST, find
 from arriero.server.service import Service
 
 SPOKEN = "0.9.0"  # the version of Ollama whose API this is: clients look for features by it
+
+ARCHITECTURE = {"general.architecture": "arriero"}  # what the names of other facts begin with
 
 
 class Version(BaseModel):
@@ -31,7 +35,7 @@ class Version(BaseModel):
 class Details(BaseModel):
     """What is known of a model: for an adapter, the model it belongs to."""
 
-    parent_model: str
+    parent_model: str = ""
     format: str = ""
     family: str = ""
     families: list[str] = []
@@ -88,33 +92,54 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/api/tags", responses=FAULTS)
     async def tags() -> Tags:
         """All models that are served."""
-        return Tags(models=[_tag(service.models.find(name)) for name in service.models])
+        models = service.models
+        served = [models.find(name) for name in models]
+        listed = [_tag(each.name, each.created, each.parent) for each in served]
+        embedders = [models.embedder] if models.embedder is not None else []
+        return Tags(models=[*listed, *(_tag(embedder.name, models.created, None) for embedder in embedders)])
 
     @app.post("/api/show", responses=FAULTS)
-    async def show(body: ShowBody) -> Shown:
+    async def show(body: ShowBody, request: Request) -> Shown:
         """What is known of a model."""
-        note_ignored("/api/show", body)
+        note_ignored(request, body)
         name = body.model or body.name
         if name is None:
             raise RequestError("the field model is missing", param="model")
+        embedder = service.models.embedder
+        if embedder is not None and embedder.name == name.removesuffix(LATEST):
+            return _embedding_shown(embedder, service.models.created)
         served = find(service, name)
         return await run_in_threadpool(_shown, served)
 
 
-def _tag(served: Served) -> Tag:
-    name = served.name + LATEST
-    digest = hashlib.sha256(f"{served.name} {served.created}".encode()).hexdigest()
-    return Tag(name=name, model=name, modified_at=_time(served), digest=digest, details=_details(served))
+def _tag(name: str, created: int, parent: str | None) -> Tag:
+    digest = hashlib.sha256(f"{name} {created}".encode()).hexdigest()
+    named, details = name + LATEST, Details(parent_model=parent or "")
+    return Tag(name=named, model=named, modified_at=_time(created), digest=digest, details=details)
+
+
+def _embedding_shown(embedder: Embedder, created: int) -> Shown:
+    return Shown(
+        template="",
+        details=Details(),
+        model_info={
+            **ARCHITECTURE,
+            "arriero.context_length": embedder.window,
+            "arriero.embedding_length": embedder.dimension,
+        },
+        capabilities=["embedding"],
+        modified_at=_time(created),
+    )
 
 
 def _shown(served: Served) -> Shown:
     chat = served.chat
     return Shown(
         template=chat.renderer.chat_template.source,
-        details=_details(served),
-        model_info={"general.architecture": "arriero", "arriero.context_length": chat.window},
+        details=Details(parent_model=served.parent or ""),
+        model_info={**ARCHITECTURE, "arriero.context_length": chat.window},
         capabilities=["completion", "tools"] if _takes_tools(chat) else ["completion"],
-        modified_at=_time(served),
+        modified_at=_time(served.created),
     )
 
 
@@ -125,9 +150,5 @@ def _takes_tools(chat: Chat) -> bool:
         return False
 
 
-def _details(served: Served) -> Details:
-    return Details(parent_model=served.parent or "")
-
-
-def _time(served: Served) -> str:
-    return datetime.fromtimestamp(served.created, UTC).isoformat().replace("+00:00", "Z")
+def _time(created: int) -> str:
+    return datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")

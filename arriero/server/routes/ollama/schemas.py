@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from arriero.messages import Message, Role, Sampling, Tool, ToolCall, joined
+from arriero.messages import Message, Role, Sampling, Tool, ToolCall
 from arriero.server.body import Penalty, Schema, StopString, Temperature, TopP
 from arriero.server.errors import RequestError, at
 from arriero.server.lenient import Lenient, Stops, Unsupported, Whole
@@ -163,7 +163,7 @@ class ChatBody(AskingBody):
             waiting = [_call(call, f"call_{number}_{index}") for index, call in enumerate(turn.tool_calls or ())]
             role: Role = turn.role
             found.append(Message(role, turn.content or "", tuple(waiting)))
-        return joined(found)
+        return found
 
 
 class GenerateBody(AskingBody):

@@ -1,0 +1,211 @@
+"""`POST /v1/responses`, whole or as a stream, and the responses that are kept."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arriero.chat import Stream
+from arriero.errors import ArrieroError
+from arriero.messages import Message
+from arriero.server.answer import EventStream, while_connected
+from arriero.server.errors import RequestError
+from arriero.server.lenient import note_ignored
+from arriero.server.routes.responses.answer import Answer, head
+from arriero.server.routes.responses.items import Item, ReferenceItem, kept, parsed, turns
+from arriero.server.routes.responses.schemas import ResponseRequest
+from arriero.server.routes.responses.store import Kept, Store
+from arriero.server.routes.wire import STREAM_TOO
+from arriero.server.service import Service
+
+log = logging.getLogger(__name__)
+PATH = "/v1/responses"
+ONE = f"{PATH}/{{response_id}}"
+
+
+class ResponseBody(BaseModel, extra="allow"):
+    """A response; times are in seconds since 1970."""
+
+    id: str
+    object: Literal["response"]
+    created_at: float
+    status: Literal["completed", "incomplete", "in_progress", "failed"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+
+
+class Deleted(BaseModel):
+    """A response that was forgotten."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
+
+
+class ItemList(BaseModel):
+    """Some of the items that a response answered."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add responses to `app`."""
+    shelf = _Shelf(Store() if service.keeps_responses else None)
+    _add_kept(app, service, shelf)
+
+    @app.post(PATH, response_model=ResponseBody, responses=STREAM_TOO)
+    async def respond(body: ResponseRequest, request: Request) -> Response:
+        """Answer a text or a conversation, at once or as a stream of server-sent events."""
+        models = service.models
+        served = models.default if body.model is None else models.find(body.model)
+        form, wanted, owner = body.form(), body.alternatives(), _owner(service, request)
+        items = await run_in_threadpool(shelf.items, owner, body)
+        system = [] if body.instructions is None else [Message("system", body.instructions)]
+        messages = [*system, *turns(items)]
+        note_ignored(request, body)
+
+        def start(_: int) -> Stream:
+            if wanted is not None:
+                served.chat.spell(0)  # the first time takes long, and this is not the event loop
+            return served.chat.stream(messages, body.sampling_of(body.max_output_tokens), logprobs=wanted, **form)
+
+        async def keep(response: dict[str, Any]) -> bool:
+            return await run_in_threadpool(shelf.keep, owner, response, items)
+
+        answers = await service.begin(request, served, start)
+        answer = Answer(served.chat, head(served, body, store=shelf.keeps(body)), keep)
+        if body.stream:
+            return EventStream(answer.events(answers), answers)
+        try:
+            return JSONResponse(await while_connected(request.receive, answer.whole(answers)))
+        finally:
+            answers.close()
+
+
+def _add_kept(app: FastAPI, service: Service, shelf: _Shelf) -> None:
+    @app.get(ONE, response_model=ResponseBody)
+    def retrieve(response_id: str, request: Request, *, stream: bool = False) -> Response:
+        """A kept response."""
+        if stream:
+            raise RequestError("only background responses can be streamed again", param="stream")
+        return JSONResponse(shelf.get(_owner(service, request), response_id).response)
+
+    @app.delete(ONE)
+    def delete(response_id: str, request: Request) -> Deleted:
+        """Forget a kept response. Those that went on from it keep what they have of it."""
+        shelf.delete(_owner(service, request), response_id)
+        return Deleted(id=response_id)
+
+    @app.get(f"{ONE}/input_items")
+    def list_items(
+        response_id: str,
+        request: Request,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> ItemList:
+        """The items that a kept response answered, those of the responses before it too; `after` is an item's id."""
+        items = shelf.get(_owner(service, request), response_id).items
+        return _page(items if order == "asc" else items[::-1], after, limit)
+
+    @app.post(f"{ONE}/cancel", response_model=ResponseBody)
+    def cancel(response_id: str, request: Request) -> Response:
+        """Refused: only background responses can be cancelled, and there are none."""
+        shelf.get(_owner(service, request), response_id)
+        raise RequestError("only background responses can be cancelled, and this server has none")
+
+
+def _owner(service: Service, request: Request) -> str:
+    return service.keys.owner(request.scope["record"].caller)
+
+
+def _page(items: list[dict[str, Any]], after: str | None, limit: int) -> ItemList:
+    ids = [item["id"] for item in items]
+    if after is not None and after not in ids:
+        raise RequestError(f"there is no item {after!r}", param="after")
+    begin = 0 if after is None else ids.index(after) + 1
+    data, shown = items[begin : begin + limit], ids[begin : begin + limit]
+    first, last = (shown[0], shown[-1]) if shown else (None, None)
+    return ItemList(data=data, first_id=first, last_id=last, has_more=begin + limit < len(items))
+
+
+class _Shelf:
+    """The store, or what stands in its place where nothing is kept."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+
+    def keeps(self, body: ResponseRequest) -> bool:
+        """Whether the response to this request is kept."""
+        return self._store is not None and body.store is not False
+
+    def items(self, owner: str, body: ResponseRequest) -> list[Item]:
+        """The whole conversation of a request: what the previous response has, then its own items."""
+        found: list[Item] = []
+        if body.previous_response_id is not None:
+            before = self._previous(owner, body.previous_response_id)
+            found += parsed([*before.items, *before.response["output"]])
+        for number, item in enumerate(body.items()):
+            found.append(self._item(owner, item, f"input[{number}]") if isinstance(item, ReferenceItem) else item)
+        return found
+
+    def keep(self, owner: str, response: dict[str, Any], items: list[Item]) -> bool:
+        """Keep a response; False where that failed, which the log tells: the answer itself is good."""
+        if self._store is None:
+            return False
+        try:
+            self._store.put(owner, Kept(response, kept(items)))
+        except ArrieroError as error:
+            log.warning("%s", error)
+            return False
+        return True
+
+    def get(self, owner: str, identity: str) -> Kept:
+        """A kept response; RequestError 404 where there is none."""
+        found = self._store.get(owner, identity) if self._store is not None else None
+        if found is None:
+            raise self._missing(f"the response {identity!r}")
+        return found
+
+    def delete(self, owner: str, identity: str) -> None:
+        """Forget a response; RequestError 404 where there is none."""
+        if self._store is None or not self._store.delete(owner, identity):
+            raise self._missing(f"the response {identity!r}")
+
+    def _previous(self, owner: str, identity: str) -> Kept:
+        param, code = "previous_response_id", "previous_response_not_found"
+        if self._store is None:
+            raise _kept_nowhere(param)
+        found = self._store.get(owner, identity)
+        if found is None:
+            raise self._missing(f"the response {identity!r}", param, code)
+        return found
+
+    def _item(self, owner: str, item: ReferenceItem, param: str) -> Item:
+        if self._store is None:
+            raise _kept_nowhere(param)
+        found = self._store.item(owner, item.id)
+        if found is None:
+            raise self._missing(f"the item {item.id!r}", param)
+        return parsed([found])[0]
+
+    def _missing(self, what: str, param: str | None = None, code: str | None = None) -> RequestError:
+        why = "; the server was started with --no-store" if self._store is None else ""
+        return RequestError(f"{what} is not kept here{why}", param=param, code=code, status=404)
+
+
+def _kept_nowhere(param: str) -> RequestError:
+    message = "no responses are kept: the server was started with --no-store; send the whole conversation instead"
+    return RequestError(message, param=param, code="unsupported_parameter")

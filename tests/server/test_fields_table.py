@@ -1,0 +1,45 @@
+"""The docs' table of fields says what the server does with each; it is held to the classes of the requests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from arriero.server.lenient import NO_EFFECT, Unless
+from arriero.server.routes.chat import ChatRequest
+from arriero.server.routes.completions import CompletionRequest
+from arriero.server.routes.conversation import ChatMessage
+from arriero.server.routes.embeddings import EmbeddingRequest
+from arriero.server.routes.tokens import TokenizeRequest
+from arriero.server.routes.wire import StreamOptions
+
+REQUESTS = {
+    "chat": ChatRequest,
+    "completions": CompletionRequest,
+    "embeddings": EmbeddingRequest,
+    "tokenize": TokenizeRequest,
+    "a message": ChatMessage,
+    "stream_options": StreamOptions,
+}
+
+
+def kinds() -> set[tuple[str, str, str]]:
+    """(field, where, what happens to it) as the classes have it."""
+
+    def kind(field) -> str:
+        refused = any(isinstance(each, Unless) for each in field.metadata)
+        return "refused" if refused else "taken" if NO_EFFECT in field.metadata else "used"
+
+    return {(name, where, kind(field)) for where, made in REQUESTS.items() for name, field in made.model_fields.items()}
+
+
+def test_the_docs_table_is_what_the_server_does():
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (used|taken|refused) \|$", text, re.MULTILINE)
+    told = {
+        (name, where, what)
+        for fields, places, what in rows
+        for name in re.findall(r"`([a-z_]+)`", fields)
+        for where in places.split(", ")
+    }
+    assert told == kinds()
