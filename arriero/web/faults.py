@@ -16,7 +16,7 @@ def draw_fault(error: ArrieroError | Failure) -> None:
     """The error's message and its hint. Both may quote a file, so neither is Markdown."""
     with st.container(border=True, gap="small"):
         st.markdown(f":red[:material/error: **{say('data.fault')}**]")
-        st.text(f"{error.message[:1].upper()}{error.message[1:]}")
+        st.text(error.message)
         if error.hint:
             st.caption(say("data.try", hint=plain(error.hint)))
 

@@ -84,7 +84,7 @@ def find(folder: Path) -> Job | None:
     about = _read(folder / "about.json")
     if about is None:
         return None
-    alive = _process(folder) is not None  # looked at first: a process that is gone writes nothing any more
+    alive = process_of(folder) is not None  # looked at first: a process that is gone writes nothing any more
     progress, result = _read(folder / "progress.json") or {}, _read(folder / "result.json")
     error = _read(folder / "error.json")
     if result is not None or (error is None and alive):
@@ -95,7 +95,7 @@ def find(folder: Path) -> Job | None:
 
 def cancel(folder: Path) -> None:
     """End a running job and what it started; what it has on disk stays for the next try."""
-    process = _process(folder)
+    process = process_of(folder)
     if process is None:
         return
     write(folder / "error.json", {"kind": "cancelled", "message": "cancelled", "hint": ""})
@@ -108,7 +108,7 @@ def cancel(folder: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Remove what a job that has ended left."""
-    if _process(folder) is None:
+    if process_of(folder) is None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -121,7 +121,7 @@ def work(do: Callable[[Mapping[str, Any], Path, Tell], Mapping[str, Any]]) -> No
     except ArrieroError as error:
         failure = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
         write(folder / "error.json", failure)
-    except (Exception, MemoryError) as error:
+    except Exception as error:
         traceback.print_exc()  # into log.txt
         what = f"{type(error).__name__}: {error}"
         write(folder / "error.json", {"kind": "defect", "message": what, "hint": f"{folder / 'log.txt'} says where"})
@@ -144,7 +144,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     return document
 
 
-def _process(folder: Path) -> psutil.Process | None:
+def process_of(folder: Path) -> psutil.Process | None:
     """The job's process if it is alive: the same one, not another that was given its number."""
     told = _read(folder / "process.json")
     try:

@@ -21,15 +21,28 @@ def edits_of(prepared: Prepared) -> dict[tuple[int, int], Any]:
     return every.setdefault(repr(prepared.report["paths"]), {})
 
 
-def edit_row(prepared: Prepared, row: Row, options: DataOptions) -> None:
-    """Open the form of one row."""
-    st.dialog(say("data.edit_row", row=f"{row.row:,}"), width="large")(_form)(prepared, row, options)
+def begin(place: int) -> None:
+    """Have the form of the row that stands there opened."""
+    st.session_state["data_editing"] = place
+
+
+def _end() -> None:
+    st.session_state.pop("data_editing", None)
+
+
+def edit_row(prepared: Prepared, options: DataOptions) -> None:
+    """The form of the row that is being edited, over the page, if there is one."""
+    place = st.session_state.get("data_editing")
+    if place is not None and place < len(prepared.table):
+        row = prepared.row(place)
+        title = say("data.edit_row", row=f"{row.row:,}")
+        st.dialog(title, width="medium", on_dismiss=_end)(_form)(prepared, row, options)
 
 
 def _form(prepared: Prepared, row: Row, options: DataOptions) -> None:
     made = edits_of(prepared)
-    record = made.get(row.place) or row.record
     name = prepared.report["format"]
+    record = edits.begun(made.get(row.place) or row.record, name)
     if row.record is None:
         st.caption(say("data.unreadable"))
     values = {}
@@ -47,6 +60,7 @@ def _form(prepared: Prepared, row: Row, options: DataOptions) -> None:
     if undone:
         del made[row.place]
     if kept or out or undone:
+        _end()
         st.rerun()
 
 
@@ -89,7 +103,7 @@ def _save(files: list[Path], made: dict[tuple[int, int], Any], target: Path, rep
         draw_fault(error)
         return None
     made.clear()
-    told = say("data.saved", path=saved.path, rows=f"{saved.rows:,}")
+    told = say("data.saved_as", path=saved.path, rows=f"{saved.rows:,}")
     if saved.unreadable:
         told += " " + say("data.saved_without", rows=f"{saved.unreadable:,}")
     st.session_state["data_told"] = told

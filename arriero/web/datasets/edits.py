@@ -17,16 +17,19 @@ from arriero.data.options import FormatName
 from arriero.data.records import Fault, read
 from arriero.errors import ArrieroError, DataError, UsageError
 
-Path_ = tuple[str | int, ...]  # of a text inside a record
+Inside = tuple[str | int, ...]  # of a text inside a record
 Edits = Mapping[tuple[int, int], Any]  # (file, row) -> the record instead, None to leave the row out
-TURNS = ("messages", "conversations", "history")
+EMPTY: Mapping[str, Any] = {
+    "messages": {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]},
+    "sharegpt": {"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": ""}]},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
     """A text that can be edited: where it stands in the record, and in words ("output", "messages 2, assistant")."""
 
-    path: Path_
+    path: Inside
     label: str
     value: str
 
@@ -40,12 +43,19 @@ class Saved:
     unreadable: int
 
 
-def texts(record: Any, name: FormatName) -> list[Text]:
+def begun(record: Any, name: FormatName) -> Mapping[str, Any]:
+    """What the editing of a record begins with: itself, or an empty one where it is none of the format."""
+    empty: Mapping[str, Any] = EMPTY.get(name, {})
+    if isinstance(record, Mapping) and all(isinstance(record.get(field), list) for field in empty):
+        return record
+    return empty
+
+
+def texts(record: Mapping[str, Any], name: FormatName) -> list[Text]:
     """The texts of a record in a format; those that it must have and lacks are there, empty."""
-    usable = record if isinstance(record, Mapping) else {}
     found = []
     for field in FIELDS[name]:
-        value = usable.get(field)
+        value = record.get(field)
         if isinstance(value, list):
             found += [text for index, turn in enumerate(value) for text in _turn(field, index, turn)]
         elif isinstance(value, str) or field in KEYS[name]:
@@ -63,9 +73,9 @@ def _turn(field: str, index: int, turn: Any) -> Iterator[Text]:
             yield Text((field, index, part), f"{field} {index + 1}.{part + 1}", text)
 
 
-def changed(record: Any, values: Mapping[Path_, str]) -> Any:
+def changed(record: Mapping[str, Any], values: Mapping[Inside, str]) -> dict[str, Any]:
     """A record in which texts have other values; the one given stays as it is."""
-    edited = copy.deepcopy(record) if isinstance(record, Mapping) else {}
+    edited = copy.deepcopy(dict(record))
     for path, value in values.items():
         holder: Any = edited
         for part in path[:-1]:

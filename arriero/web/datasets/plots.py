@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import altair as alt
-import pandas as pd
 
 from arriero.web.words import say
 
@@ -15,29 +14,29 @@ HEIGHT = 220
 
 def lengths(bars: Sequence[Mapping[str, int]]) -> alt.Chart:
     """Rows by their length; `bars` as of `Report.lengths`."""
-    frame = pd.DataFrame({"first": [b["first"] for b in bars], "end": [b["last"] + 1 for b in bars]})
-    frame["rows"] = [bar["rows"] for bar in bars]
+    values = [{"first": bar["first"], "end": bar["last"] + 1, "rows": bar["rows"]} for bar in bars]
     x = alt.X("first:Q", bin="binned", title=say("data.tokens"), axis=alt.Axis(tickMinStep=1))
     tips = [alt.Tooltip("first:Q", title=say("data.tokens")), alt.Tooltip("rows:Q", title=say("data.rows"))]
-    chart = alt.Chart(frame).mark_bar(color=COLOUR).encode(x=x, x2="end:Q", y=_rows(), tooltip=tips)
+    chart = alt.Chart(alt.Data(values=values)).mark_bar(color=COLOUR).encode(x=x, x2="end:Q", y=_rows(), tooltip=tips)
     return _calm(chart)
 
 
 def dots(pairs: Sequence[tuple[int, int]]) -> alt.Chart:
     """Loss tokens over prompt tokens, a dot for each row."""
-    frame = pd.DataFrame(pairs, columns=["prompt", "loss"])
+    values = [{"prompt": prompt, "loss": loss} for prompt, loss in pairs]
     x = alt.X("prompt:Q", title=say("data.prompt_tokens"), axis=alt.Axis(tickMinStep=1))
     y = alt.Y("loss:Q", title=say("data.loss_tokens"), axis=alt.Axis(tickMinStep=1))
-    return _calm(alt.Chart(frame).mark_circle(color=COLOUR, opacity=0.45, size=28).encode(x=x, y=y))
+    chart = alt.Chart(alt.Data(values=values)).mark_circle(color=COLOUR, opacity=0.45, size=28)
+    return _calm(chart.encode(x=x, y=y))
 
 
 def counts(pairs: Sequence[tuple[str, int]]) -> alt.Chart:
     """How often each text holds, the most frequent first."""
-    frame = pd.DataFrame(pairs, columns=["text", "rows"])
-    y = alt.Y("text:N", sort="-x", title=None, axis=alt.Axis(labelLimit=240, ticks=False, domain=False))
+    values = [{"text": text, "rows": rows} for text, rows in pairs]
+    y = alt.Y("text:N", sort="-x", title=None, axis=alt.Axis(labelLimit=180, ticks=False, domain=False))
     x = alt.X("rows:Q", title=say("data.rows"), axis=alt.Axis(tickMinStep=1))
     tips = [alt.Tooltip("text:N", title=" "), alt.Tooltip("rows:Q", title=say("data.rows"))]
-    chart = alt.Chart(frame).mark_bar(color=COLOUR, size=14).encode(x=x, y=y, tooltip=tips)
+    chart = alt.Chart(alt.Data(values=values)).mark_bar(color=COLOUR, size=14).encode(x=x, y=y, tooltip=tips)
     return _calm(chart, height=60 + 26 * len(pairs))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,12 @@ import streamlit as st
 from arriero.templates import count, percent
 from arriero.web.datasets import plots
 from arriero.web.words import say
+
+STYLE = """<style>
+dl.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.5rem,1fr));gap:.9rem 1rem;
+margin:.2rem 0 .6rem;padding:0}
+.figures dt{font-size:.8rem;opacity:.65;font-weight:400} .figures dd{font-size:1.35rem;margin:0;padding:0}
+</style>"""
 
 
 def draw_report(report: Mapping[str, Any]) -> None:
@@ -37,7 +44,7 @@ def _prompt(report: Mapping[str, Any]) -> None:
 
 
 def _figures(report: Mapping[str, Any]) -> None:
-    """Four to a line on a wide screen; Streamlit stacks them on a narrow one, so they flow in one row instead."""
+    """As many to a line as there is room for; what each means shows under the pointer."""
     saved = 1 - report["computed_tokens"] / report["tokens"]
     shown = {
         "data.rows": count(report["rows"]),
@@ -53,9 +60,11 @@ def _figures(report: Mapping[str, Any]) -> None:
         "data.median": count(report["median"]),
         "data.saved": percent(saved),
     }
-    with st.container(horizontal=True, gap="medium"):
-        for key, value in shown.items():
-            st.metric(say(key), value, help=say(f"{key}_help"), width=120)
+    pairs = "".join(
+        f'<div title="{html.escape(say(f"{key}_help"))}"><dt>{html.escape(say(key))}</dt><dd>{value}</dd></div>'
+        for key, value in shown.items()
+    )
+    st.html(f'{STYLE}<dl class="figures">{pairs}</dl>')
 
 
 def _picture(key: str, chart: Any) -> None:

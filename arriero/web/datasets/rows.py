@@ -12,7 +12,7 @@ import streamlit as st
 
 from arriero.data import DataOptions
 from arriero.web.datasets import tokens
-from arriero.web.datasets.editor import edit_row, edits_of
+from arriero.web.datasets.editor import begin, edit_row, edits_of
 from arriero.web.datasets.prepared import FLAGS, Prepared, Row
 from arriero.web.words import say
 
@@ -23,40 +23,36 @@ MANY = 8000
 
 def draw_rows(prepared: Prepared, options: DataOptions) -> None:
     """Filters, the page of rows, and the way to other pages."""
-    places = _chosen(prepared)
+    places, filters = _chosen(prepared)
     pages = max(1, -(-len(places) // ROWS))
+    key = f"data_page_{filters}_{pages}"  # other rows begin at their first page
     st.caption(say("data.found", rows=f"{len(places):,}", all=f"{len(prepared.table):,}"))
-    page = min(max(1, st.session_state.get("data_page", 1)), pages)
+    page = st.session_state.get(key, 1)
     st.html(tokens.STYLE)
     st.html(tokens.key(say("data.key_prompt"), say("data.key_loss"), say("data.key_special")))
     for place in places[(page - 1) * ROWS : page * ROWS]:
-        _draw(prepared, place, options)
+        _draw(prepared, place)
+    edit_row(prepared, options)
     if pages > 1:
-        st.session_state["data_page"] = page
-        st.pagination(pages, key="data_page", max_visible_pages=5)
+        st.pagination(pages, key=key, max_visible_pages=5)
 
 
-def _chosen(prepared: Prepared) -> list[int]:
-    """Where the rows stand that the filters leave."""
+def _chosen(prepared: Prepared) -> tuple[list[int], str]:
+    """Where the rows stand that the filters leave, and the filters."""
     faults = [kind for kind, _ in prepared.report["faults"]]
     kinds = ["", "kept", *(["dropped"] if faults else []), *FLAGS, *faults, "edited"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        kind = st.selectbox(say("data.show"), kinds, format_func=_kind_name, key="data_kind", on_change=_first_page)
-        text = st.text_input(say("data.search"), key="data_text", on_change=_first_page)
+        kind = st.selectbox(say("data.show"), kinds, format_func=_kind_name, key="data_kind")
+        text = st.text_input(say("data.search"), key="data_text")
         last = len(prepared.table) - 1
-        jump = st.number_input(
-            say("data.jump"), 0, last, None, 1, key="data_jump", placeholder=f"0–{last}", on_change=_first_page
-        )
+        jump = st.number_input(say("data.jump"), 0, last, None, 1, key="data_jump", placeholder=f"0–{last}")
+    filters = f"{kind} {text} {jump} {prepared.folder.name}"
     if jump is not None:
-        return [int(jump)]
+        return [int(jump)], filters
     if kind != "edited":
-        return prepared.places(kind or "", text or "")
+        return prepared.places(kind, text), filters
     edits = edits_of(prepared)
-    return [place for place in prepared.places("", text or "") if prepared.row(place).place in edits]
-
-
-def _first_page() -> None:
-    st.session_state["data_page"] = 1
+    return [place for place in prepared.places("", text) if prepared.row(place).place in edits], filters
 
 
 def _kind_name(kind: str) -> str:
@@ -64,14 +60,16 @@ def _kind_name(kind: str) -> str:
     return say(f"data.kind_{kind}") if kind in named else kind or say("data.kind_all")
 
 
-def _draw(prepared: Prepared, place: int, options: DataOptions) -> None:
+def _draw(prepared: Prepared, place: int) -> None:
     row = prepared.row(place)
     edits = edits_of(prepared)
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.caption(" · ".join(_about(prepared, row, edited=row.place in edits)))
-            if st.button(say("data.edit"), key=f"data_edit_{place}", icon=":material/edit:", type="tertiary"):
-                edit_row(prepared, row, options)
+            icon, asked = ":material/edit:", (place,)
+            st.button(
+                say("data.edit"), key=f"data_edit_{place}", icon=icon, type="tertiary", on_click=begin, args=asked
+            )
         if row.reason is not None:
             st.caption(f":material/block: {say('data.left_out')}")
             st.text(row.reason)

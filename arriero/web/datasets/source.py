@@ -19,6 +19,7 @@ from arriero.web import jobs
 ENDINGS = tuple(READERS)
 LARGEST = 200 * 10**6  # bytes of an upload, which the server holds in memory while it arrives
 EARLIER = 10
+KEPT = 20  # inspections on disk, each about as large as its file
 
 
 def uploads() -> Path:
@@ -52,8 +53,7 @@ def keep(name: str, content: bytes) -> Path:
 
 def offered() -> list[str]:
     """Paths to choose from, each once: uploads and what was opened, the latest first, then a checkout's examples."""
-    latest = sorted(_jobs_dir().glob("*/about.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    opened = [job.about["source"] for file in latest if (job := jobs.find(file.parent)) is not None]
+    opened = [job.about["source"] for folder in _latest() if (job := jobs.find(folder)) is not None]
     kept = sorted(uploads().glob("[!.]*"), key=lambda file: file.stat().st_mtime, reverse=True)
     examples = sorted((Path(arriero.__file__).parents[1] / "examples" / "data").glob("*.json"))
     every = dict.fromkeys([*opened[:EARLIER], *map(str, kept), *map(str, examples)])
@@ -70,6 +70,18 @@ def job_of(source: str, model: str, system: str | None, options: DataOptions) ->
     about = {"source": str(path), "model": model, "system": system, "options": asdict(options)}
     key = hashlib.sha256(repr((states, sorted(about.items()))).encode("utf-8", "surrogatepass")).hexdigest()
     return _jobs_dir() / key[:24], about
+
+
+def tidy() -> None:
+    """Remove all inspections but the latest."""
+    for folder in _latest()[KEPT:]:
+        jobs.forget(folder)
+
+
+def _latest() -> list[Path]:
+    """The folders of inspections, the latest first."""
+    begun = _jobs_dir().glob("*/about.json")
+    return [file.parent for file in sorted(begun, key=lambda file: file.stat().st_mtime, reverse=True)]
 
 
 def _jobs_dir() -> Path:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 Decode = Callable[[list[int]], str]
 HALF = "\ufffd"  # what a decoder makes of a part of a character
 MOST = 4  # bytes of a character in UTF-8, so ids that it can be spread over
-VISIBLE = str.maketrans({"\n": "↵\n", "\t": "⇥\t"})
+VISIBLE = str.maketrans({"\n": "↵\n", "\r": "␍", "\t": "⇥\t"})
 STYLE = """<style>
 .ids{font:0.85rem/1.9 var(--ids-font,ui-monospace,"Cascadia Mono","DejaVu Sans Mono",monospace);white-space:pre-wrap;
 overflow-wrap:anywhere;unicode-bidi:isolate}
-.ids span{padding:.12em 1px;border-radius:3px;box-shadow:inset 1px 0 rgb(128 128 128/.55);unicode-bidi:isolate}
+.ids span{padding:.12em 1px;box-shadow:inset 1px 0 rgb(128 128 128/.55);unicode-bidi:isolate}
 .ids .p{background:rgb(128 128 128/.13)} .ids .l{background:rgb(38 160 105/.28)}
 .ids .s{font-weight:700;font-size:.78em;outline:1px dashed rgb(128 128 128/.7);outline-offset:-1px;padding:.12em .3em}
 .key span{padding:.1em .5em;margin-right:.5em}
@@ -64,9 +64,11 @@ def as_html(found: Iterable[Piece]) -> str:
     spans = []
     for piece in found:
         kind = ("l" if piece.loss else "p") + (" s" if piece.special else "")
-        text = html.escape(piece.text.translate(VISIBLE))
-        spans.append(f'<span class="{kind}" title="{" ".join(map(str, piece.ids))}">{text}</span>')
-    return f'<div class="ids" dir="auto">{"".join(spans)}</div>'
+        shown = html.escape(piece.text.translate(VISIBLE))
+        text = shown.rstrip("\n")
+        after = shown[len(text) :]  # a line that ends inside a span goes on with an empty box
+        spans.append(f'<span class="{kind}" title="{" ".join(map(str, piece.ids))}">{text}</span>{after}')
+    return f'<div class="ids" dir="auto">{"".join(spans).rstrip()}</div>'
 
 
 def key(prompt: str, loss: str, special: str) -> str:

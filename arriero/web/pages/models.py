@@ -6,6 +6,7 @@ import streamlit as st
 
 from arriero import settings
 from arriero.errors import ArrieroError
+from arriero.hub.catalog import Source
 from arriero.web.backend import Choice
 from arriero.web.faults import administrators_only, draw_fault, plain
 from arriero.web.shelf import shelf
@@ -13,7 +14,7 @@ from arriero.web.shelf.draw import draw_downloads, draw_model
 from arriero.web.state import get_site
 from arriero.web.words import say
 
-SOURCES = ("auto", "huggingface", "modelscope")
+SOURCES: tuple[Source, ...] = ("auto", "huggingface", "modelscope")
 
 
 def main() -> None:
@@ -67,31 +68,33 @@ def served() -> list[Choice]:
 def catalogue() -> None:
     """Names that can be fetched, and a field for any other."""
     st.caption(say("models.where", path=plain(str(settings.models_dir()))))
-    with st.form("models_get", border=False):
-        name = st.selectbox(
-            say("models.name"),
-            shelf.fetchable(),
-            index=None,
-            accept_new_options=True,
-            placeholder=say("models.name_placeholder"),
-            key="models_name",
-        )
-        source = st.segmented_control(
+    for origin in shelf.fetchable():
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            sources = ", ".join(say(f"models.from_{source}") for source in origin.sources())
+            st.markdown(f"**{plain(origin.name)}**  \n:gray[{sources}]", width="content")
+            if st.button(say("models.download"), key=f"models_get_{origin.name}", icon=":material/download:"):
+                begin(origin.name, "auto")
+    with st.form("models_get", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input(say("models.other"), placeholder="owner/name", key="models_name")
+        source = st.selectbox(
             say("models.from"),
             SOURCES,
-            default="auto",
-            required=True,
             format_func=lambda source: say(f"models.from_{source}"),
             key="models_source",
         )
         pressed = st.form_submit_button(say("models.download"), icon=":material/download:")
-    if pressed and name:
-        try:
-            shelf.download(name, source or "auto")
-        except ArrieroError as error:
-            draw_fault(error)
-        else:
-            st.rerun()
+    if pressed and name.strip():
+        begin(name, source)
+
+
+def begin(name: str, source: Source) -> None:
+    """Start a download, or say why not."""
+    try:
+        shelf.download(name, source)
+    except ArrieroError as error:
+        draw_fault(error)
+    else:
+        st.rerun()
 
 
 if __name__ == "__main__":

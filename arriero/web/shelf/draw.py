@@ -30,14 +30,22 @@ def draw_model(model: shelf.OnDisk, choices: list[Choice]) -> None:
             if st.button(say("models.verify"), key=f"models_verify_{model.name}", icon=icon, disabled=checking):
                 shelf.verify(model)
                 st.rerun()
-            if st.button(
+            st.button(
                 say("models.remove"),
                 key=f"models_remove_{model.name}",
                 icon=":material/delete:",
                 disabled=served,
                 help=say("models.served_help") if served else None,
-            ):
-                st.dialog(say("models.remove_title"))(_confirm)(model, choices)
+                on_click=_ask,
+                args=(model.name,),
+            )
+    if st.session_state.get("models_removing") == model.name:
+        st.dialog(say("models.remove_title"), on_dismiss=_ask)(_confirm)(model, choices)
+
+
+def _ask(name: str | None = None) -> None:
+    """Have the removal's question asked of this model; of none."""
+    st.session_state["models_removing"] = name
 
 
 def _facts(model: shelf.OnDisk) -> list[str]:
@@ -72,6 +80,7 @@ def _confirm(model: shelf.OnDisk, choices: list[Choice]) -> None:
         except ArrieroError as error:
             draw_fault(error)
             return
+        _ask()
         st.rerun()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arriero import hub, settings
 from arriero.errors import ArrieroError, NotFoundError
-from arriero.hub.catalog import CATALOG, Source, lookup
+from arriero.hub.catalog import CATALOG, Origin, Source, lookup
 from arriero.web import jobs
 from arriero.web.backend import Choice
 
@@ -67,10 +67,10 @@ def licence_of(path: Path) -> str | None:
     return None
 
 
-def fetchable() -> list[str]:
-    """The catalogue's names that are not on disk."""
-    present = {model.name for model in hub.models()}
-    return [name for name in CATALOG if name not in present]
+def fetchable() -> list[Origin]:
+    """What of the catalogue is neither on disk nor being fetched."""
+    present = {model.name for model in hub.models()} | {job.folder.name for job in downloads() if job.running}
+    return [origin for name, origin in CATALOG.items() if name not in present]
 
 
 def is_served(model: OnDisk, choices: Iterable[Choice]) -> bool:

@@ -36,8 +36,8 @@ OPENING = {
     "max_length": ("Longest row in tokens", "最长词元数"),
     "window": ("the model's window", "模型窗口"),
     "too_long": ("Longer rows", "超长的行"),
-    "long_drop": ("are left out", "略去"),
-    "long_cut": ("are cut", "截断"),
+    "too_long_drop": ("are left out", "略去"),
+    "too_long_cut": ("are cut", "截断"),
     "stage_starting": ("Starting …", "正在启动……"),
     "stage_reading": ("Reading the file …", "正在读取文件……"),
     "stage_rendering": ("Rendering {rows} rows as tokens …", "正在将 {rows} 行转换为词元……"),
@@ -45,8 +45,9 @@ OPENING = {
     "stop": ("Stop", "停止"),
     "stopped": ("Stopped.", "已停止。"),
     "again": ("Try again", "重试"),
-    "tab_report": ("Report", "报告"),
-    "tab_rows": ("Rows", "数据行"),
+    "view": ("What is shown", "显示内容"),
+    "view_report": ("Report", "报告"),
+    "view_rows": ("Rows", "数据行"),
 }
 
 REPORT = {
@@ -130,7 +131,7 @@ EDITING = {
     "save": ("Save", "保存"),
     "saving": ("Saving …", "正在保存……"),
     "discard": ("Discard all edits", "放弃所有修改"),
-    "saved": ("Saved {rows} rows as {path}.", "已将 {rows} 行保存为 {path}。"),
+    "saved_as": ("Saved {rows} rows as {path}.", "已将 {rows} 行保存为 {path}。"),
     "saved_without": ("{rows} rows that cannot be read were left out.", "无法读取的 {rows} 行未写入。"),
 }
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arriero.data import DataOptions, load
 from arriero.data.records import read
 from arriero.errors import ArrieroError, DataError, UsageError
-from arriero.web.datasets.edits import changed, check, save, texts
+from arriero.web.datasets.edits import begun, changed, check, save, texts
 from tests.conftest import ROWS
 
 VALUES = st.recursive(
@@ -20,6 +20,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 RECORDS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), min_size=1, max_size=6)
+ENDINGS = st.sampled_from(["json", "jsonl"])
 FORMS = {
     "alpaca": {"instruction": "who?", "input": "", "output": "me", "history": [["a", "b"]], "id": 7},
     "messages": {"messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me"}], "id": 7},
@@ -33,7 +34,7 @@ def values(file):
     return [json.dumps(record) for _, record in read(file)]
 
 
-@given(records=RECORDS, source=st.sampled_from(["json", "jsonl"]), target=st.sampled_from(["json", "jsonl"]), data=st.data())
+@given(records=RECORDS, source=ENDINGS, target=ENDINGS, data=st.data())
 def test_only_edited_rows_differ(tmp_path_factory, records, source, target, data):
     folder = tmp_path_factory.mktemp("edits")
     file, new = folder / f"rows.{source}", folder / f"new.{target}"
@@ -112,16 +113,23 @@ def test_every_text_of_a_record_can_be_edited_in_its_place(name):
     check(changed(record, {}), name, DataOptions())
 
 
-@pytest.mark.parametrize("record", [None, 7, "text", {"output": None}, {"instruction": 3}])
-def test_a_faulty_record_offers_the_texts_it_lacks_and_can_be_mended(record):
-    found = texts(record, "alpaca")
-    assert {text.label for text in found} == {"instruction", "output"}
+@pytest.mark.parametrize("record", [None, 7, "text", [], {}, {"output": None, "completion": 3, "messages": "text"}])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_faulty_record_offers_the_texts_it_lacks_and_can_be_mended(record, name):
+    base = begun(record, name)
+    found = texts(base, name)
+    assert len(found) == 2
     with pytest.raises(UsageError, match="empty"):
-        check(changed(record, {text.path: text.value for text in found}), "alpaca", DataOptions())
-    check(changed(record, {text.path: "text" for text in found}), "alpaca", DataOptions())
+        check(changed(base, {text.path: text.value for text in found}), name, DataOptions())
+    check(changed(base, {text.path: "text" for text in found}), name, DataOptions())
+    assert not any(text.value for text in texts(begun(None, name), name)), "what is empty stays empty"
 
 
 def test_the_saved_file_is_read_by_inspect(tmp_path, home, rows_file):
-    save([rows_file], {(0, 2): {**ROWS[2], "output": "骆驼 \ud800".encode("utf-8", "replace").decode()}}, tmp_path / "a.jsonl")
+    save(
+        [rows_file],
+        {(0, 2): {**ROWS[2], "output": "骆驼"}},
+        tmp_path / "a.jsonl",
+    )
     loaded = load(tmp_path / "a.jsonl")
     assert (len(loaded.table), loaded.dropped) == (len(ROWS), ())

@@ -52,6 +52,7 @@ def test_a_leading_space_that_a_tokenizer_drops_at_the_beginning_is_shown():
 
 
 def test_what_a_file_holds_is_text_and_line_ends_are_visible():
-    page = as_html([Piece((7, 8), "<img src=x onerror=1>\n", True, False)])
-    assert "&lt;img src=x onerror=1&gt;↵\n" in page
-    assert 'class="l" title="7 8"' in page
+    found = [Piece((7, 8), "<img src=x onerror=1>\n", True, False), Piece((9,), "a\nb", False, False)]
+    html = as_html(found)
+    assert '<span class="l" title="7 8">&lt;img src=x onerror=1&gt;↵</span>\n<span' in html
+    assert ">a↵\nb</span></div>" in html
