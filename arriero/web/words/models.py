@@ -36,7 +36,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "fetching": ("Fetching {total} from {source} …", "正在从 {source} 获取 {total}……"),
     "progress": ("{there} of {total}", "已下载 {there}，共 {total}"),
     "cancel": ("Cancel", "取消"),
-    "cancelled": ("Cancelled. What has arrived stays for the next try.", "已取消。已下载的部分保留，供下次继续。"),
+    "cancelled": ("Cancelled. Complete files stay for the next try.", "已取消。已完成的文件会保留，供下次使用。"),
     "fetched": ("On disk and verified.", "已下载并通过校验。"),
     "again": ("Try again", "重试"),
     "dismiss": ("Dismiss", "关闭"),

@@ -74,7 +74,7 @@ def test_a_download_is_seen_by_everybody_and_can_be_cancelled(hub_server, home):
     another = opened("models")
     assert "**owner/name**" in text(another).replace("\\", "")
     another.button(key="models_cancel_owner--name").click()
-    assert "Cancelled. What has arrived stays for the next try." in text(drawn(another))
+    assert "Cancelled. Complete files stay for the next try." in text(drawn(another))
     assert "Cancelled" in text(drawn(page))
     hub_server.gate.set()
     page.button(key="models_again_owner--name").click()
