@@ -76,6 +76,16 @@ def test_a_file_may_be_saved_over_itself(tmp_path):
     assert [record["output"] for _, record in read(file)][:2] == ["mended", "you"]
 
 
+def test_a_file_that_ends_in_the_middle_leaves_the_one_to_be_replaced_as_it_was(tmp_path):
+    """A half of the new file would have stood where the old one was."""
+    (tmp_path / "rows.json").write_text('[{"a": 1}, {"a": 2}, {"a"')
+    (tmp_path / "new.json").write_text("mine")
+    with pytest.raises(DataError, match="row 2"):
+        save([tmp_path / "rows.json"], {}, tmp_path / "new.json", replace=True)
+    assert (tmp_path / "new.json").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "edits", "error"),
     [
