@@ -69,7 +69,7 @@ def wait(folder: Path) -> None:
         st.rerun()
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator]
 def opened(folder: Path, written: int, _report: Mapping[str, Any]) -> Prepared:  # noqa: ARG001  a part of the key
     """A finished inspection, `written` then; rows stay mapped and the tokenizer loaded from one click to the next."""
     return Prepared(folder, _report)
