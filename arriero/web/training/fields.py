@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -60,17 +61,10 @@ def _widget(name: str) -> Any:
         return st.toggle(label, default, **about)
     if get_origin(kind) is tuple:
         return tuple(st.multiselect(label, list(default), list(default), accept_new_options=True, **about))
-    return _number(name)(label, value=default, **about)
-
-
-def _number(name: str) -> Callable[..., Any]:
-    whole = int in (TYPES[name], *get_args(TYPES[name]))
-
-    def draw(label: str, **options: Any) -> Any:
-        form = {"step": 1, "format": "%d"} if whole else {"step": 1e-9, "format": "%g"}
-        return st.number_input(label, **form, placeholder=say("train.automatic"), **options)
-
-    return draw
+    if int in (kind, *get_args(kind)):
+        return st.number_input(label, value=default, step=1, format="%d", placeholder=say("train.automatic"), **about)
+    step = 10.0 ** math.floor(math.log10(default)) if default else 0.01
+    return st.number_input(label, value=float(default), step=step, format="%g", **about)
 
 
 def _optional(name: str) -> bool:

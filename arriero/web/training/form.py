@@ -75,7 +75,7 @@ def _upload() -> None:
 
 def _directory(data: str | None) -> Path | None:
     """Where the adapter goes; None where there is no good name for it yet."""
-    if data is not None and "train_name" not in st.session_state:
+    if data is not None and not st.session_state.get("train_name"):
         st.session_state["train_name"] = sources.free_name(data)
     name = st.text_input(say("train.name"), key="train_name", help=say("train.name_help"))
     if not sources.NAME.fullmatch(name):

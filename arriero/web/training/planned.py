@@ -37,7 +37,7 @@ def _follow() -> None:
     language()
     kept: tuple[Record, Planning] | None = st.session_state.get(KEY)
     if kept is None:
-        st.rerun()
+        return
     record, planning = kept
     try:
         plan = planning.result()
