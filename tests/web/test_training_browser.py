@@ -45,7 +45,7 @@ def test_a_training_is_planned_started_stopped_taken_up_and_served(rows_file, mo
     expect.set_options(timeout=WAIT)
     program = Program(tmp_path, model_dir, page=True)
     try:
-        address = program.wait_for(r"serving .* at (http://\S+) ")[1]
+        address = program.ready()
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_context(locale="en-GB").new_page()
@@ -58,7 +58,7 @@ def test_a_training_is_planned_started_stopped_taken_up_and_served(rows_file, mo
             browser.close()
             assert [text for text in complaints if "Content Security Policy" in text] == []
     finally:
-        program.close()
+        program.kill()
 
 
 def train(page: Page, rows: Path, model_dir: Path) -> None:

@@ -89,7 +89,6 @@ def test_the_form_makes_the_record_that_the_command_line_would_be_given(opened, 
         ("batch_size", 0, "Batch\\_size must be at least 1, got 0"),
         ("learning_rate", 2.0, "Learning\\_rate must be less than 1, got 2\\.0"),
         ("eval_fraction", 1.0, "Eval\\_fraction must be at least 0 and less than 1, got 1\\.0"),
-        ("rank", None, "A number is needed here."),
     ],
 )
 def test_a_wrong_option_is_refused_in_the_command_lines_words_and_nothing_can_be_planned(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import fields
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -28,11 +27,6 @@ def draw_options() -> TrainOptions | None:
     _draw(MAIN, values, places)
     with st.expander(say("train.more_options"), icon=":material/tune:"):
         _draw([each.name for each in fields(TrainOptions) if each.name not in MAIN], values, places)
-    missing = [name for name, value in values.items() if value is None and not _optional(name)]
-    for name in missing:
-        places[name].error(say("train.missing"), icon=":material/error:")
-    if missing:
-        return None
     try:
         return TrainOptions.of(values)
     except UsageError as error:  # its first word is the option's name
@@ -65,7 +59,3 @@ def _widget(name: str) -> Any:
         return st.number_input(label, value=default, step=1, format="%d", placeholder=say("train.automatic"), **about)
     step = 10.0 ** math.floor(math.log10(default)) if default else 0.01
     return st.number_input(label, value=float(default), step=step, format="%g", **about)
-
-
-def _optional(name: str) -> bool:
-    return get_origin(TYPES[name]) in (Union, UnionType) and NoneType in get_args(TYPES[name])

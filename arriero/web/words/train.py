@@ -47,7 +47,6 @@ WORDS: dict[str, tuple[str, str]] = options.WORDS | {
     "kept_in": ("Kept in {path}", "保存于 {path}"),
     "more_options": ("All other options", "其他选项"),
     "automatic": ("automatic", "自动"),
-    "missing": ("A number is needed here.", "此处需要一个数字。"),
     # its plan
     "plan": ("Make a plan", "生成计划"),
     "planning": ("Reading the data and reckoning …", "正在读取数据并估算……"),
