@@ -63,7 +63,7 @@ def test_a_training_is_planned_started_stopped_taken_up_and_served(rows_file, mo
 
 def train(page: Page, rows: Path, model_dir: Path) -> None:
     pick(page, "Data", str(rows))
-    expect(page.get_by_label("Name of the adapter")).to_have_value(re.compile("^browser"))
+    expect(page.get_by_role("textbox", name="Name of the adapter")).to_have_value(re.compile("^browser"))
     pick(page, "Base model", str(model_dir))
     number(page, "Epochs", 1500)
     number(page, "Batch size", 4)
