@@ -63,7 +63,7 @@ def _draw(plan: dict[str, Any]) -> None:
     figures = [
         (say("train.steps"), f"{plan['steps']:,}"),
         (say("train.time"), duration(plan["seconds"])),
-        (say("train.memory"), f"{plan['memory_bytes'] / 1e9:.1f} GB"),
+        (say("train.memory"), size(plan["memory_bytes"])),
         (say("train.tokens"), f"{plan['computed_tokens']:,}"),
     ]
     with st.container(border=True):
@@ -79,3 +79,8 @@ def _draw(plan: dict[str, Any]) -> None:
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss, for people of any language."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def size(count: float) -> str:
+    """Bytes as GB, or as MB where that is more telling."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
