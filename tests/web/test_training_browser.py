@@ -65,14 +65,14 @@ def train(page: Page, rows: Path, model_dir: Path) -> None:
     pick(page, "Data", str(rows))
     expect(page.get_by_role("textbox", name="Name of the adapter")).to_have_value(re.compile("^browser"))
     pick(page, "Base model", str(model_dir))
-    number(page, "Epochs", 1500)
+    number(page, "Epochs", 1000)
     number(page, "Batch size", 4)
     number(page, "Eval fraction", 0)
     page.get_by_role("button", name="Make a plan").click()
-    expect(page.get_by_test_id("stMetricValue").first).to_have_text("3,000")  # steps
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("2,000")  # steps
     page.get_by_role("button", name="Start training").click()
 
-    expect(page.get_by_text(re.compile(r"^[\d,]+ of 3,000 steps"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^[\d,]+ of 2,000 steps"))).to_be_visible()
     expect(page.get_by_test_id("stVegaLiteChart").locator("canvas, svg").first).to_be_visible()
     record = listed()[0]
     assert (record.data, state_of(record).name) == (str(rows), "running")
@@ -85,4 +85,4 @@ def train(page: Page, rows: Path, model_dir: Path) -> None:
     expect(report.get_by_text("Rows").first).to_be_visible()
     page.get_by_role("button", name="Chat with it").click()
     expect(page).not_to_have_url(re.compile("train"))
-    expect(page.get_by_text("browser").first).to_be_visible()
+    expect(page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^browser"))
