@@ -281,9 +281,11 @@ def _mount_page(app: Application, access: AccessOptions) -> Callable[[Models], N
             return Visitor(admin=access.host in LOOPBACK)
         return Visitor(caller.name, caller.admin)
 
-    return lambda models: set_site(
-        Site(Local(lambda: ((served.name, app.service.admitted(served.chat)) for served in models.served())), visitor)
-    )
+    def answer_with(models: Models) -> None:
+        local = Local(lambda: ((served.name, app.service.admitted(served.chat)) for served in models.served()))
+        set_site(Site(local, visitor, models.load))
+
+    return answer_with
 
 
 def _log(*, as_json: bool) -> None:

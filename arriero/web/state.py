@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arriero.errors import UsageError
@@ -32,10 +33,14 @@ def _anybody(_: Mapping[str, str]) -> Visitor:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The models behind the page, and who a visitor is by the headers that his browser sends."""
+    """The models behind the page, and who a visitor is by the headers that his browser sends.
+
+    `adopt` serves an adapter's directory under a name from now on; None where the models are another server's.
+    """
 
     backend: Backend
     visitor: Callable[[Mapping[str, str]], Visitor] = _anybody
+    adopt: Callable[[str, Path], object] | None = None
 
 
 _site: list[Site] = []
