@@ -1,12 +1,14 @@
 # make demo   everything once, from an empty machine: install, fetch, ask, fine-tune, ask again, serve, compare
 # make test   checks and tests        make check  style, types, who may import whom
 # make setup  only install            make slow   the long tests        make clean  remove what these made
+# make clients  installs the clients of others that tests/clients runs against the server, runs them, and writes the docs' table
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CLIENTS := .clients/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check slow clean
+.PHONY: setup demo test check slow clients clean
 
 setup: $(INSTALLED)
 
@@ -33,5 +35,20 @@ slow: setup
 	arriero download smollm2-135m-instruct
 	pytest -m slow
 
+clients: setup $(CLIENTS)
+	arriero download smollm2-135m-instruct
+	arriero download all-minilm-l6-v2
+	pytest -m slow tests/clients; status=$$?; python -m tests.clients.catalogue && exit $$status
+
+$(CLIENTS): tests/clients/requirements.txt tests/clients/requirements-openai2.txt tests/clients/package-lock.json
+	@echo "installing into .clients: a few minutes, some 1.2 GB"
+	rm -rf .clients
+	$(PYTHON) -m venv .clients/python
+	.clients/python/bin/pip install --quiet --progress-bar off --requirement tests/clients/requirements.txt
+	$(PYTHON) -m venv .clients/python-openai2
+	.clients/python-openai2/bin/pip install --quiet --progress-bar off --requirement tests/clients/requirements-openai2.txt
+	PATH="$(CURDIR)/.clients/python/bin:$$PATH" npm ci --prefix tests/clients --no-audit --no-fund
+	touch $@
+
 clean:
-	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .clients tests/clients/node_modules runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -189,6 +189,12 @@ def test_a_changed_config_or_tokenizer_is_exported_again(home, model_dir, tmp_pa
     assert exported(changed) not in (before, second)
 
 
+def test_an_export_draws_nothing_where_there_is_no_terminal(home, model_dir, capfd):
+    """`arriero serve --log-json` promises one JSON object on each line; nncf's progress bar came between them."""
+    exported(model_dir, "int8")
+    assert "Compression" not in "".join(capfd.readouterr())
+
+
 def test_two_exports_at_once_make_one_and_leave_nothing_else(home, model_dir, caplog):
     caplog.set_level("INFO")
     found: list[Path] = []

@@ -8,6 +8,7 @@ the shape OpenVINO GenAI expects. Weight names survive the trace, so PEFT's safe
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import shutil
 import sys
@@ -211,13 +212,14 @@ def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' tables and tracer warnings away, and their bars off standard output."""
+    """Keep the libraries' tables and tracer warnings away; their bars go to standard error, if that is a terminal."""
     chatty = [logging.getLogger(name) for name in ("nncf", "openvino_tokenizers")]
     levels = [logger.level for logger in chatty]
     for logger in chatty:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        bars = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(bars):
             warnings.simplefilter("ignore")
             yield
     finally:
