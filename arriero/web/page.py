@@ -9,8 +9,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from arriero.web.state import get_site
 from arriero.web.language import language, language_switch
+from arriero.web.state import get_site
 from arriero.web.words import say
 
 PAGES = Path(__file__).with_name("pages")
@@ -34,7 +34,7 @@ def main() -> None:
             PAGES / f"{name}.py", title=say(f"common.page_{name}"), icon=f":material/{icon}:", default=name == "chat"
         )
         for name, icon in ICONS.items()
-        if visitor.admin or name not in FOR_ADMIN
+        if (visitor.admin or name not in FOR_ADMIN) and (PAGES / f"{name}.py").is_file()
     ]
     chosen = st.navigation(pages)
     with st.sidebar:

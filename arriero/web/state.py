@@ -6,20 +6,21 @@ One process serves one page (Streamlit's own limit), so there is one site to hol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from arriero.errors import UsageError
-
-if TYPE_CHECKING:
-    from arriero.web.backend import Backend
+from arriero.history import History
+from arriero.web.answers import Answers
+from arriero.web.backend import Backend
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """One person. `owner` is whose conversations these are: None is who sits at this machine, as in the terminal.
 
-    `admin` may train, change data and models.
+    "" is somebody who cannot be told from others, so that his conversations are his for one visit. `admin` may train,
+    change data and models.
     """
 
     owner: str | None = None
@@ -30,12 +31,22 @@ def _anybody(_: Mapping[str, str]) -> Visitor:
     return Visitor()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Site:
-    """The models behind the page, and who a visitor is by the headers that his browser sends."""
+    """The models behind the page, who a visitor is by his browser's headers, and the file of conversations.
+
+    `by_cookie`: browsers are told apart by a cookie, for nothing else tells who they are.
+    """
 
     backend: Backend
     visitor: Callable[[Mapping[str, str]], Visitor] = _anybody
+    by_cookie: bool = False
+    history: History = field(default_factory=History)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """The answers in flight."""
+        return Answers(self.backend)
 
 
 _site: list[Site] = []
