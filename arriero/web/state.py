@@ -5,14 +5,19 @@ One process serves one page (Streamlit's own limit), so there is one site to hol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+
+from starlette.requests import cookie_parser
 
 from arriero.errors import UsageError
 from arriero.history import History
 from arriero.web.answers import Answers
 from arriero.web.backend import Backend
+
+COOKIE = "arriero_browser"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,12 @@ class Visitor:
 
     owner: str | None = None
     admin: bool = True
+
+
+def browser(headers: Mapping[str, str]) -> str | None:
+    """The name of the browser that sends these headers, which nobody can guess; None before it has the cookie."""
+    found = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    return f"browser-{found}" if re.fullmatch("[0-9a-f]{32}", found) else None
 
 
 def _anybody(_: Mapping[str, str]) -> Visitor:
@@ -55,6 +66,11 @@ _site: list[Site] = []
 def set_site(site: Site) -> None:
     """Let the page answer with this."""
     _site[:] = [site]
+
+
+def told_by_cookie() -> bool:
+    """Whether browsers are to be given a cookie; not before `set_site`."""
+    return any(site.by_cookie for site in _site)
 
 
 def get_site() -> Site:
