@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def mount_page(app: Application, *, loopback: bool) -> Callable[[Models], None]:
-    """Mount the web page, if it is installed; returns what gives it its models. `loopback`: only this machine reaches it."""
+    """Mount the web page, if it is installed; returns what gives it its models.
+
+    `loopback`: only who sits at this machine reaches it, unless there are keys.
+    """
     try:
         from starlette.datastructures import Headers
 

@@ -129,8 +129,11 @@ class Answers:
         if (continued := request.continued) is not None:
             answer.text, answer.node = continued.message.content, continued.id
         with self._lock:
+            loop = self._running_loop()
+            if (other := self._answers.get(request.conversation)) is not None:  # of another thread, since
+                loop.call_soon_threadsafe(_cancel, other)
             self._answers[request.conversation] = answer
-            self._running_loop().call_soon_threadsafe(self._begin, answer)
+            loop.call_soon_threadsafe(self._begin, answer)
         return answer
 
     def stop(self, conversation: int, seconds: float = 5.0) -> None:

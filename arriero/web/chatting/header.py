@@ -95,22 +95,26 @@ def _dialog(title: str, body: object) -> None:
 def _rename(desk: Desk) -> None:
     if desk.saved is None:
         return
-    with st.form("rename_form", border=False):
-        title = st.text_input(say("chat.title"), desk.saved.title, key="new_title")
-        if st.form_submit_button(say("chat.rename"), type="primary") and title.strip():
-            desk.history.change(replace(desk.history.get(desk.identity), title=title.strip()))
-            st.rerun()
+    st.text_input(say("chat.title"), desk.saved.title, key="new_title")
+
+    def rename(desk: Desk) -> None:
+        title = st.session_state["new_title"].strip()
+        if desk.saved is not None and title:
+            desk.history.change(replace(desk.saved, title=title))
+
+    if st.button(say("chat.rename"), type="primary", key="rename_sure", on_click=act, args=(rename,)):
+        st.rerun()
 
 
 def _delete(desk: Desk) -> None:
     saved = desk.saved
     if saved is None or saved.id is None:
         return
+    identity = saved.id
     st.write(as_text(say("chat.delete_sure", title=saved.title)))
     with st.container(horizontal=True):
-        if st.button(say("chat.delete"), type="primary", key="delete_sure"):
-            identity = saved.id
-            act(lambda desk: desk.delete(identity))
+        sure = (lambda desk: desk.delete(identity),)
+        if st.button(say("chat.delete"), type="primary", key="delete_sure", on_click=act, args=sure):
             st.rerun()
         if st.button(say("chat.cancel"), key="delete_not"):
             st.rerun()

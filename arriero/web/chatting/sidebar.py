@@ -13,6 +13,10 @@ from arriero.web.words import say
 
 SHOWN = 20  # at first; each click on "more" shows as many again
 ALL = 1_000_000
+STYLE = (  # titles begin at the left and take one line; Streamlit's buttons have no such option
+    "<style>.st-key-conversations button * {justify-content: flex-start; text-align: left; min-width: 0}"
+    ".st-key-conversations button p {white-space: nowrap; overflow: hidden; text-overflow: ellipsis}</style>"
+)
 
 
 def sidebar(desk: Desk) -> None:
@@ -37,6 +41,7 @@ def sidebar(desk: Desk) -> None:
     found = desk.history.find(text.strip(), limit=limit + 1)
     if not found and text:
         st.caption(say("chat.nothing_found"))
+    st.html(STYLE)
     with st.container(gap=None, key="conversations"):
         for saved in found[:limit]:
             _entry(desk, saved)

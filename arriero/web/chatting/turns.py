@@ -42,11 +42,11 @@ def _turn(desk: Desk, node: Node) -> None:
         if user and st.session_state.get("editing") == node.id:
             _edit(node)
             return
-        if user:
-            st.text(node.message.content)  # as it was typed: neither HTML nor Markdown
-        else:
+        if not user:
             _answer(node)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            if user:
+                st.text(node.message.content, width="stretch")  # as it was typed: neither HTML nor Markdown
             _actions(desk, node)
 
 
