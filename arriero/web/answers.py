@@ -193,7 +193,7 @@ class Answers:
             await self._end(answer)
 
     async def _end(self, answer: Answer) -> None:
-        answer._ending = True
+        answer._ending, answer._pieces = True, None  # letting go of an adapter that may be gone by now
         try:
             await asyncio.to_thread(answer.save)
         except ArrieroError as error:

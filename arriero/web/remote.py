@@ -73,7 +73,7 @@ class Remote:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         for field in Sampling.__slots__:
             if (value := getattr(sampling, field)) not in (None, ()):
-                body[FIELDS.get(field, field)] = value
+                body[FIELDS.get(field, field)] = dict(value) if field == "logit_bias" else value
         if continue_final_message:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return RemotePieces(self._options, body)

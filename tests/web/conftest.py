@@ -18,7 +18,9 @@ def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     made: list[Site] = []
 
     def put(
-        chats: dict[str, Chat] | None = None, visitor: Callable[[Mapping[str, str]], Visitor] | None = None, **more: Chat
+        chats: dict[str, Chat] | None = None,
+        visitor: Callable[[Mapping[str, str]], Visitor] | None = None,
+        **more: Chat,
     ) -> Site:
         served = {} if chats is None else chats
         served.update(more)
