@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from arriero.chat import Chat
 from arriero.history import History
-from arriero.web import Local, Site, Visitor, set_site
+from arriero.web import Local, Site, set_site
 
 
 @pytest.fixture
@@ -17,15 +18,11 @@ def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Put chats behind the page, by name: `site(tiny=chat)`; what is put into the mapping later is there too."""
     made: list[Site] = []
 
-    def put(
-        chats: dict[str, Chat] | None = None,
-        visitor: Callable[[Mapping[str, str]], Visitor] | None = None,
-        **more: Chat,
-    ) -> Site:
+    def put(chats: dict[str, Chat] | None = None, options: dict[str, Any] | None = None, **more: Chat) -> Site:
         served = {} if chats is None else chats
         served.update(more)
-        options = {} if visitor is None else {"visitor": visitor}
-        made.append(Site(Local(served.items), history=History(tmp_path / "conversations.sqlite3"), **options))
+        history = History(tmp_path / "conversations.sqlite3")
+        made.append(Site(Local(served.items), history=history, **(options or {})))
         set_site(made[-1])
         return made[-1]
 

@@ -57,7 +57,8 @@ def test_stopping_keeps_what_was_said_and_frees_the_engine(scripted_chat, site, 
     here.answers.stop(answer.request.conversation)
     assert answer.ended.is_set()
     assert answer.finish_reason == "cancelled"
-    assert chat.engine.generations[0].cancelled
+    while not chat.engine.generations[0].cancelled:  # the thread that asked lets go of it a moment later
+        assert len(chat.engine.generations) == 1
     assert stored(here, answer) == ["hi", *kept]
     assert here.answers.get(answer.request.conversation) is None
 
