@@ -8,7 +8,8 @@ from pathlib import Path
 from arriero.chat import Chat
 from arriero.history import History, Saved
 from arriero.messages import Message, Sampling
-from arriero.web.answers import Answer, Answers, Request
+from arriero.web.answer import Answer, Request
+from arriero.web.answers import Answers
 from arriero.web.backend import Local
 
 

@@ -11,7 +11,7 @@ import pytest
 from arriero.errors import EngineError
 from arriero.history import Saved
 from arriero.messages import Message, Sampling, Usage
-from arriero.web.answers import Answer, Request
+from arriero.web.answer import Answer, Request
 
 
 def begin(site, question="hi", **options) -> Answer:
@@ -115,7 +115,7 @@ def test_a_model_that_is_gone_is_told(scripted_chat, site):
 
 
 def test_a_long_answer_is_saved_before_it_ends(scripted_chat, site, monkeypatch):
-    monkeypatch.setattr("arriero.web.answers.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("arriero.web.answer.SAVE_SECONDS", 0.0)
     chat = scripted_chat("abcdef", gate=3)
     here = site(tiny=chat)
     answer = begin(here)

@@ -19,7 +19,8 @@ import streamlit as st
 from arriero.errors import ArrieroError, NotFoundError
 from arriero.history import History, Node, Saved
 from arriero.messages import Message, Sampling
-from arriero.web.answers import Answer, Answers, Request
+from arriero.web.answer import Answer, Request
+from arriero.web.answers import Answers
 from arriero.web.backend import Backend, Choice
 from arriero.web.state import get_site
 

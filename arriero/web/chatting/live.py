@@ -7,7 +7,7 @@ import time
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from arriero.web.answers import Answer
+from arriero.web.answer import Answer
 from arriero.web.chatting.acting import act
 from arriero.web.chatting.blocks import apart, finished, worth_drawing
 from arriero.web.chatting.markdown import to_streamlit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from arriero.history import AnswerInfo, Node
-from arriero.web.answers import Answer
+from arriero.web.answer import Answer
 from arriero.web.chatting.acting import act, show_error
 from arriero.web.chatting.blocks import apart
 from arriero.web.chatting.controls import sampling
