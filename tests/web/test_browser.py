@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 
 from arriero.messages import Message
 from arriero.web import Visitor, browser, mount
+from tests.conftest import TEMPLATE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 expect.set_options(timeout=60_000)
@@ -264,7 +265,7 @@ def test_branches_and_another_model(scripted_chat, site, tab):
     expect(text(messages(page).last)).to_have_text("I am Killa")
     assert killa.engine.asked[0][0] == killa.render([Message("user", "Who?")])
     press(page, "previous")
-    expect(text(messages(page).last)).to_have_text("one")
+    expect(text(messages(page).last)).to_have_text("two")  # the newest below it
 
 
 def test_dialogs_rename_and_delete(scripted_chat, site, tab):
@@ -355,11 +356,11 @@ def test_a_chinese_browser_gets_a_chinese_page(scripted_chat, site, tab):
     expect(messages(page).last).to_contain_text("tokens/s")
 
 
-def test_a_long_answer_sends_little(scripted_chat, site, tab, tmp_path):
+def test_a_long_answer_sends_little(scripted_chat, site, tab):
     """3,000 tokens once sent 7.9 MB: the whole answer at each redraw."""
     paragraph = "A llama hums for **many** reasons, which are these:\n\n- to talk\n- to worry\n\n```\nhum()\n```\n\n"
     answer = paragraph * 30
-    chat = scripted_chat(answer, gate=0, template="")
+    chat = scripted_chat(answer, gate=0, template=TEMPLATE)
     site(tiny=chat)
     page = tab()
     received: list[int] = []
@@ -372,3 +373,14 @@ def test_a_long_answer_sends_little(scripted_chat, site, tab, tmp_path):
     expect(messages(page).last).to_contain_text("tokens/s")
     expect(messages(page).last.locator("li")).to_have_count(60)
     assert 0 < sum(received) - before < 20 * len(answer)
+
+
+def test_reasoning_that_the_template_has_opened_is_folded_away_once_it_is_closed(scripted_chat, site, tab):
+    chat = scripted_chat("let me see</think>It is **so**", gate=len("let me see</think>It"))
+    site(tiny=chat)
+    page = tab()
+    send(page, "Hi")
+    expect(messages(page).last.get_by_test_id("stExpander")).to_contain_text("Reasoning")
+    expect(messages(page).last.get_by_text("let me see").locator("visible=true")).to_have_count(0)
+    chat.engine.release.set()
+    expect(messages(page).last.locator("strong")).to_have_text("so")

@@ -39,24 +39,21 @@ class Growing:
 
 
 class Live:
-    """An answer in a container: its reasoning folded away, and what it says."""
+    """An answer in a place of its own: its reasoning folded away, and what it says."""
 
     def __init__(self, place: DeltaGenerator) -> None:
-        self._place = place
+        self._slot = place.empty()
+        self._place = self._slot.container()
         self._thought: Growing | None = None
         self._said: Growing | None = None
-        self._had_thought = False
 
     def draw(self, text: str) -> None:
         """Draw an answer that has grown."""
         thought, said = apart(text)
-        if (thought is not None) != self._had_thought and self._said is not None:
-            self._place = self._place.container()  # what was taken for the answer was reasoning
-            self._said = None
-        self._had_thought = thought is not None
-        if thought is not None:
-            if self._thought is None:
-                self._thought = Growing(self._place.expander(say("chat.reasoning"), icon=":material/psychology:"))
+        if thought is not None and self._thought is None:
+            self._place, self._said = self._slot.container(), None  # what was drawn as the answer was reasoning
+            self._thought = Growing(self._place.expander(say("chat.reasoning"), icon=":material/psychology:"))
+        if thought is not None and self._thought is not None:
             self._thought.draw(thought, whole=bool(said))
         if said:
             self._said = self._said or Growing(self._place.container())
