@@ -10,10 +10,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from arriero.chat import Chat
-from arriero.history import Saved
+from arriero.history import History, Saved
 from arriero.messages import Message, Sampling
-from arriero.web import SCRIPT
+from arriero.web import SCRIPT, Remote, Site, set_site
 from arriero.web.state import get_site
+from tests.server.conftest import serve  # noqa: F401  a fixture
 
 
 @pytest.fixture
@@ -241,3 +242,33 @@ def test_the_list_grows_on_demand(scripted_chat, opened):
 def test_the_context_meter(scripted_chat, opened):
     page = ask(opened(tiny=scripted_chat("abc")), "hi")
     assert "Context: 10 of 256 tokens" in [caption.value for caption in page.caption]
+
+
+def test_a_conversation_that_the_terminal_began(scripted_chat, opened):
+    page = opened(tiny=scripted_chat("abc"))
+    saved = get_site().history.save(Saved("tiny"), [Message("user", "hi"), Message("assistant", "yes")])
+    click(run(page), f"open-{saved.id}")
+    assert said(page) == ["hi", "yes"]
+    assert "Context: 9 of 256 tokens" in [caption.value for caption in page.caption], "counted: nobody told"
+    ask(page, "and?")
+    assert [message.content for message in get_site().history.messages(saved.id)] == ["hi", "yes", "and?", "abc"]
+
+
+def test_the_page_over_another_server_and_without_it(serve, tmp_path):  # noqa: F811
+    served = serve("abcdef", "def")
+    here = Site(Remote(served.url), history=History(tmp_path / "file"))
+    set_site(here)
+    page = run(AppTest.from_file(SCRIPT, default_timeout=60))
+    page.number_input(key="set_max_new_tokens").set_value(3)
+    ask(run(page), "hi")
+    assert said(page) == ["hi", "abc"]
+    click(page, keys(page, "continue")[0])
+    assert said(page) == ["hi", "abcdef"]
+    assert "Context: 12 of 256 tokens" in [caption.value for caption in page.caption]
+    here.answers.close()
+    set_site(Site(Remote("http://127.0.0.1:9"), history=here.history))
+    run(page)
+    assert "The server at http://127.0.0.1:9 cannot be reached" in page.error[0].value.replace("\\", "")
+    assert said(page) == ["hi", "abcdef"], "what was said can still be read"
+    ask(page, "and?")
+    assert page.error
