@@ -184,4 +184,6 @@ def _refused(status: int, content: str | bytes) -> ArrieroError:
 
 
 def _unreachable(address: object, error: Exception) -> ArrieroError:
-    return OfflineError(f"the server at {address} cannot be reached: {error or type(error).__name__}", hint="does the server run?")
+    return OfflineError(
+        f"the server at {address} cannot be reached: {error or type(error).__name__}", hint="does the server run?"
+    )

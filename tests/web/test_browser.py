@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from streamlit import config
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from arriero.errors import UsageError
 from arriero.messages import Message
 from arriero.web import Visitor, browser, mount
 from tests.conftest import TEMPLATE
@@ -384,3 +386,10 @@ def test_reasoning_that_the_template_has_opened_is_folded_away_once_it_is_closed
     expect(messages(page).last.get_by_text("let me see").locator("visible=true")).to_have_count(0)
     chat.engine.release.set()
     expect(messages(page).last.locator("strong")).to_have_text("so")
+
+
+def test_without_streamlit_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "streamlit", None)
+    with pytest.raises(UsageError) as caught:
+        mount(FastAPI())
+    assert caught.value.hint == 'pip install "arriero[web]"'
