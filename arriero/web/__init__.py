@@ -45,6 +45,7 @@ SETTINGS = {
     "client.toolbarMode": "minimal",
     "runner.fastReruns": False,  # with it a click looks like the stop button to the script
     "runner.magicEnabled": False,
+    "runner.postScriptGC": False,  # it stops the whole process after each click, for longer with an engine loaded
     "server.fileWatcherType": "none",
     "server.headless": True,
     "theme.primaryColor": "#2f6f62",

@@ -70,6 +70,7 @@ def test_the_page_and_the_apps_own_routes_live_side_by_side(address):
         assert client.get("/v1/chat/completions").status_code == 405
     assert config.get_option("browser.gatherUsageStats") is False
     assert config.get_option("server.fileWatcherType") == "none"
+    assert config.get_option("runner.postScriptGC") is False, "with it the stop button took a second"
 
 
 def test_a_page_of_another_site_may_not_open_the_connection(address, monkeypatch):
