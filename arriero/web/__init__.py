@@ -7,6 +7,7 @@ machine: usage statistics are off and a content security policy keeps the browse
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -20,20 +21,23 @@ from starlette.types import Message, Receive, Scope, Send
 
 from arriero.errors import UsageError
 from arriero.web.backend import Local
-from arriero.web.state import Site, Visitor, set_site
+from arriero.web.remote import Remote
+from arriero.web.state import COOKIE, Site, Visitor, browser, set_site, told_by_cookie
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Local", "Site", "Visitor", "mount", "set_site"]
+__all__ = ["Local", "Remote", "Site", "Visitor", "browser", "mount", "set_site"]
 
 SCRIPT = Path(__file__).with_name("page.py")
-FILES = ("", "/", "/favicon.png", "/manifest.json")
+PAGES = tuple(f"/{file.stem}" for file in Path(__file__).with_name("pages").glob("*.py"))
+FILES = ("", "/", "/favicon.png", "/manifest.json", *PAGES)
 FOLDERS = ("/_stcore/", "/static/", "/media/", "/component/")
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+COOKIE_SECONDS = 365 * 24 * 3600
 SETTINGS = {
     "browser.gatherUsageStats": False,
     "client.showErrorDetails": "type",  # a visitor does not get a stack trace; the server's log does
@@ -41,6 +45,7 @@ SETTINGS = {
     "client.toolbarMode": "minimal",
     "runner.fastReruns": False,  # with it a click looks like the stop button to the script
     "runner.magicEnabled": False,
+    "runner.postScriptGC": False,  # it stops the whole process after each click, for longer with an engine loaded
     "server.fileWatcherType": "none",
     "server.headless": True,
     "theme.primaryColor": "#2f6f62",
@@ -112,10 +117,22 @@ class _Page:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = POLICY
+                if (cookie := _new_cookie(scope)) is not None:
+                    headers.append("set-cookie", cookie)
             await send(message)
 
         await self.streamlit(scope, receive, guarded)
+
+
+def _new_cookie(scope: Scope) -> str | None:
+    """The cookie by which a browser that opens a page is known from now on, where there is need of one."""
+    page = scope.get("method") == "GET" and scope["path"] in ("", "/", *PAGES)
+    if not page or not told_by_cookie() or browser(Headers(scope=scope)) is not None:
+        return None
+    secure = "; Secure" if scope["scheme"] == "https" else ""
+    return f"{COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict{secure}"
 
 
 def _same_origin(headers: Headers) -> bool:

@@ -5,42 +5,62 @@ One process serves one page (Streamlit's own limit), so there is one site to hol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from starlette.requests import cookie_parser
 
 from arriero.errors import UsageError
+from arriero.history import History
+from arriero.web.answers import Answers
+from arriero.web.backend import Backend
 
-if TYPE_CHECKING:
-    from arriero.web.backend import Backend
+COOKIE = "arriero_browser"
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """One person. `owner` is whose conversations these are: None is who sits at this machine, as in the terminal.
 
-    `admin` may train, change data and models.
+    "" is somebody who cannot be told from others, so that his conversations are his for one visit. `admin` may train,
+    change data and models.
     """
 
     owner: str | None = None
     admin: bool = True
 
 
+def browser(headers: Mapping[str, str]) -> str | None:
+    """The name of the browser that sends these headers, which nobody can guess; None before it has the cookie."""
+    found = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    return f"browser-{found}" if re.fullmatch("[0-9a-f]{32}", found) else None
+
+
 def _anybody(_: Mapping[str, str]) -> Visitor:
     return Visitor()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Site:
-    """The models behind the page, and who a visitor is by the headers that his browser sends.
+    """The models behind the page, who a visitor is by his browser's headers, and the file of conversations.
 
-    `adopt` serves an adapter's directory under a name from now on; None where the models are another server's.
+    `by_cookie`: browsers are told apart by a cookie, for nothing else tells who they are. `adopt`
+    serves an adapter's directory under a name from now on; None where the models are another server's.
     """
 
     backend: Backend
     visitor: Callable[[Mapping[str, str]], Visitor] = _anybody
+    by_cookie: bool = False
+    history: History = field(default_factory=History)
     adopt: Callable[[str, Path], object] | None = None
+
+    @cached_property
+    def answers(self) -> Answers:
+        """The answers in flight."""
+        return Answers(self.backend)
 
 
 _site: list[Site] = []
@@ -49,6 +69,11 @@ _site: list[Site] = []
 def set_site(site: Site) -> None:
     """Let the page answer with this."""
     _site[:] = [site]
+
+
+def told_by_cookie() -> bool:
+    """Whether browsers are to be given a cookie; not before `set_site`."""
+    return any(site.by_cookie for site in _site)
 
 
 def get_site() -> Site:
