@@ -16,13 +16,13 @@ from markdown_it.tree import SyntaxTreeNode
 from arriero.markup.parser import PARSER
 
 LIVE = re.compile(r"(?:https?://|mailto:)\S", re.IGNORECASE)
-REPLACED = re.compile(  # by Streamlit, in a text: emoji, icons, addresses, arrows
+REPLACED = re.compile(  # by Streamlit, in a text: emoji and icons, addresses, and arrows, at their second character
     r":(?=[\w+/-]+:)|(?<=http):(?=//)|(?<=https):(?=//)|(?<=www)\.|@(?=[\w-]+\.)"
-    r"|(?<!\w)(?<=[<~>-])[->=](?!\w)",
+    r"|(?<!\S)(?:<-|[<>~-])[->=](?![^\s:.@])",
     re.IGNORECASE,
 )
 SPECIAL = re.compile(r"[\\`*_\[\]<>&$~|{}]")
-BEGINS_BLOCK = re.compile(r"(?m)^([#>+=-]|\d{1,9}(?=[.)]))")
+BEGINS_BLOCK = re.compile(r"^([#>+=-]|\d{1,9}(?=[.)]))")
 MARKS = {"strong": "**", "em": "_", "s": "~~"}
 SEAM = ":color[]"
 LINE = frozenset({"line"})
@@ -36,7 +36,20 @@ Pieces = list[tuple[str, str]]  # (Markdown, the mark at both its ends or "")
 
 def to_streamlit(text: str) -> str:
     """The answer `text`, or as much of it as there is, for `st.markdown`. Takes any text and raises nothing."""
-    return _blocks(SyntaxTreeNode(PARSER.parse(SURROGATES.sub("\ufffd", text))).children)
+    text = SURROGATES.sub("\ufffd", text)
+    blocks = SyntaxTreeNode(PARSER.parse(text)).children
+    if blocks and _begun(blocks[-1], text):
+        rest = text.split("\n")[blocks[-1].map[0] :] if blocks[-1].map else []
+        return "\n\n".join(filter(None, [_blocks(blocks[:-1]), _lines("\n".join(map(_text, rest)))]))
+    return _blocks(blocks)
+
+
+def _begun(block: SyntaxTreeNode, text: str) -> bool:
+    """Whether the last block has nothing in it yet: a "-" may become a list, or a number; "***" a rule, or bold."""
+    if block.type == "hr":
+        return block.markup[0] != "-" and not text.endswith("\n")
+    empty = block.type in ("bullet_list", "ordered_list", "heading", "blockquote")
+    return empty and not any(part.content for part in block.walk())
 
 
 # ---- blocks
@@ -47,15 +60,15 @@ def _blocks(nodes: Sequence[SyntaxTreeNode], *, between: str = "\n\n") -> str:
 
 
 def _paragraph(node: SyntaxTreeNode) -> str:
-    """Its text, with a formula that stands for itself between lines, which need no break then."""
-    parts = DISPLAY.split(_inline(node))
-    parts[::2] = [_lines(re.sub(r"^(?:\\\n)+|\\\n$", "", part)) for part in parts[::2]]
+    parts = DISPLAY.split(_inline(node))  # the odd ones are formulas that stand for themselves
+    parts[::2] = map(_lines, parts[::2])
     return "".join(parts).strip("\n")
 
 
 def _lines(text: str) -> str:
-    """Lines none of which begins a block."""
-    return BEGINS_BLOCK.sub(_escaped_begin, "\n".join(line.strip(" \t") for line in text.split("\n")))
+    """Lines that stay lines, as in the terminal, and none of which begins a block."""
+    lines = (line.strip(" \t") for line in text.split("\n"))
+    return "\\\n".join(BEGINS_BLOCK.sub(_escaped_begin, line) for line in lines if line)
 
 
 def _escaped_begin(found: re.Match[str]) -> str:
@@ -75,7 +88,8 @@ def _code(node: SyntaxTreeNode) -> str:
     language = re.match(r"[\w+#.-]*", node.info.strip())
     name = language[0] if language and language[0].lower() != DIAGRAM else ""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", node.content)), default=0))
-    return f"{fence}{name}\n{node.content.removesuffix(chr(10))}\n{fence}"
+    ended = "\n" if node.content and not node.content.endswith("\n") else ""
+    return f"{fence}{name}\n{node.content}{ended}{fence}"
 
 
 def _displayed(node: SyntaxTreeNode) -> str:
@@ -88,8 +102,7 @@ def _display(tex: str) -> str:
 
 
 def _verbatim(node: SyntaxTreeNode) -> str:
-    lines = (node.markup or node.content).split("\n")
-    return _lines("\\\n".join(_text(line) for line in lines if line.strip()))
+    return _lines("\n".join(map(_text, (node.markup or node.content).split("\n"))))
 
 
 def _quote(node: SyntaxTreeNode) -> str:
@@ -175,8 +188,9 @@ def _text(text: str) -> str:
     """Text that means nothing but itself, to Markdown and to Streamlit."""
     parts, begin = [], 0
     for found in REPLACED.finditer(text):
-        parts += [_plain(text[begin : found.start()]), f":color[{_plain(found[0])}]"]
-        begin = found.end()
+        cut = found.start() + (len(found[0]) > 1)
+        parts += [_plain(text[begin:cut]), f":color[{_plain(text[cut])}]"]
+        begin = cut + 1
     return "".join([*parts, _plain(text[begin:])])
 
 
@@ -188,7 +202,7 @@ def _plain(text: str) -> str:
 def _span(node: SyntaxTreeNode, within: frozenset[str]) -> str:
     code = node.content
     fence = "`" * (1 + max(map(len, re.findall("`+", code)), default=0))
-    pad = " " if code[:1] in "` " or code[-1:] in "` " else ""
+    pad = " " if code.strip(" ") and (code[0] in "` " or code[-1] in "` ") else ""
     return f"{fence}{pad}{code.replace('|', chr(92) + '|') if 'cell' in within else code}{pad}{fence}"
 
 
@@ -225,8 +239,8 @@ def _short(address: str) -> str:
 
 INLINE: dict[str, Callable[[SyntaxTreeNode, frozenset[str]], str]] = {
     "text": lambda node, _: _text(node.content),
-    "softbreak": lambda _, within: " " if "line" in within else "\\\n",  # a line is a line, as in the terminal
-    "hardbreak": lambda _, within: " " if "line" in within else "\\\n",
+    "softbreak": lambda _, within: " " if "line" in within else "\n",
+    "hardbreak": lambda _, within: " " if "line" in within else "\n",
     "code_inline": _span,
     "math": _maths,
     "link": _link,

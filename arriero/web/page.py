@@ -9,8 +9,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from arriero.web.state import get_site
 from arriero.web.language import language, language_switch
+from arriero.web.state import get_site
 from arriero.web.words import say
 
 PAGES = Path(__file__).with_name("pages")
