@@ -16,6 +16,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.parser_inline import ParserInline
+from markdown_it.ruler import RuleOptionsType
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.state_inline import Scanned
@@ -114,7 +115,7 @@ def _parser() -> MarkdownIt:
     made.inline = _Inline()
     made.inline.ruler, made.inline.ruler2 = rules.ruler, rules.ruler2
     made.inline.ruler.before("escape", "maths", _inline_maths)
-    interrupts = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    interrupts: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
     made.block.ruler.before("fence", "maths", _block_maths, interrupts)
     return made
 

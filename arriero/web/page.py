@@ -14,6 +14,7 @@ from arriero.web.state import get_site
 from arriero.web.words import say
 
 PAGES = Path(__file__).with_name("pages")
+LLAMA = Path(__file__).with_name("llama.svg")
 ICONS = {
     "chat": "forum",
     "compare": "compare",
@@ -26,7 +27,8 @@ FOR_ADMIN = ("data", "train", "models")
 
 def main() -> None:
     """Draw the frame and the page in it."""
-    st.set_page_config(page_title="Arriero", page_icon=str(PAGES.with_name("llama.svg")))
+    st.set_page_config(page_title="Arriero", page_icon=str(LLAMA))
+    st.logo(str(LLAMA), size="large")
     language()
     visitor = get_site().visitor(st.context.headers)
     pages = [
@@ -34,7 +36,7 @@ def main() -> None:
             PAGES / f"{name}.py", title=say(f"common.page_{name}"), icon=f":material/{icon}:", default=name == "chat"
         )
         for name, icon in ICONS.items()
-        if visitor.admin or name not in FOR_ADMIN
+        if (visitor.admin or name not in FOR_ADMIN) and (PAGES / f"{name}.py").is_file()
     ]
     chosen = st.navigation(pages)
     with st.sidebar:
