@@ -33,18 +33,16 @@ UNREAD = {
     ),
     *("color", "icon_position", "persist_state", "bind", "submit_mode", "accept_file", "run_every", "text_alignment"),
 }
-NAMES = {"Arriero"}
+NAMES = {"Arriero", "owner/name"}
 LOGS = {"logging", "logger", "log"}
 MARK = re.compile(r":material/\w+:|:[a-z-]+\[")  # icons and colours, Streamlit's
 SENTENCE = re.compile(r"[^\W\d_]{2,}[ ，。：]+[^\W\d_]{2,}|[\u4e00-\u9fff]")
 PLAIN_POSITIONS = {
+    **{name: {0} for name in ("Page", "switch_page", "columns", "form", "chat_message")},
     "download_button": {2, 3},
     "file_uploader": {1},
-    "Page": {0},
-    "switch_page": {0},
-    "columns": {0},
-    "form": {0},
 }
+PARSING = {"partition", "rpartition", "split", "startswith", "endswith", "removeprefix", "removesuffix", "replace"}
 
 
 def undeclared(source: str) -> list[tuple[int, str]]:
@@ -158,7 +156,7 @@ def _sentences(tree: ast.Module) -> Iterator[tuple[int, str]]:
     skipped: set[int] = set()
     for node in ast.walk(tree):
         raised = isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _name(node.func).endswith("Error"))
-        logged = isinstance(node, ast.Call) and (_root(node.func) in LOGS or _name(node.func) == "html")
+        logged = isinstance(node, ast.Call) and (_root(node.func) in LOGS or _name(node.func) in {"html", *PARSING})
         if raised or logged:
             skipped |= {id(part) for part in ast.walk(node)}
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
