@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Local", "Site", "Visitor", "mount", "set_site"]
 
-SCRIPT = Path(__file__).with_name("page.py")
-FILES = ("", "/", "/favicon.png", "/manifest.json")
+SCRIPT = Path(__file__).parent / "script" / "arriero_page.py"
+PAGES = tuple(f"/{file.stem}" for file in Path(__file__).with_name("pages").glob("*.py"))
+FILES = ("", "/", "/favicon.png", "/manifest.json", *PAGES)
 FOLDERS = ("/_stcore/", "/static/", "/media/", "/component/")
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -44,6 +45,7 @@ SETTINGS = {
     "server.fileWatcherType": "none",
     "server.headless": True,
     "theme.baseRadius": "medium",
+    "theme.headingFontSizes": ["1.75rem", "1.4rem", "1.2rem", "1.1rem", "1rem", "1rem"],
     "theme.showWidgetBorder": True,
     "theme.light.primaryColor": "#2f6f62",
     "theme.light.backgroundColor": "#fdfcf9",

@@ -1,4 +1,4 @@
-"""The page's frame: a Streamlit script, which Streamlit runs from top to bottom at every visit and every click.
+"""The page's frame, which `script` draws from top to bottom at every visit and every click.
 
 It knows who looks, in which language, and which pages there are; each page is a script in `pages`.
 """
@@ -42,7 +42,3 @@ def main() -> None:
     with st.sidebar:
         language_switch()
     chosen.run()
-
-
-if __name__ == "__main__":
-    main()

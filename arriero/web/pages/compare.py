@@ -24,6 +24,7 @@ def all_rounds() -> Rounds:
 
 def main() -> None:
     """Draw the page."""
+    st.set_page_config(layout="wide")
     st.title(say("common.page_compare"), anchor=False)
     try:
         draw(get_site().visitor(st.context.headers).owner)
