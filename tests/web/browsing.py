@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Page, Request, sync_playwright
+from streamlit.runtime import Runtime
 
 import arriero.web
 from arriero.web import mount
@@ -24,7 +25,11 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 @contextmanager
 def served(script: Path = arriero.web.SCRIPT) -> Iterator[str]:
-    """The page, or another script in its place, on a free port of this machine: host and port."""
+    """The page, or another script in its place, on a free port of this machine: host and port.
+
+    Streamlit allows one runtime in a process and keeps it when it has stopped, so that is let go of here.
+    """
+    Runtime._instance = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arriero.web, "SCRIPT", script)
         app = FastAPI()
@@ -38,6 +43,7 @@ def served(script: Path = arriero.web.SCRIPT) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+            Runtime._instance = None
 
 
 @contextmanager
