@@ -46,8 +46,9 @@ def draw(owner: str | None) -> None:
         rounds.start(owner, wanted, backend)
     round_ = rounds.get(owner)
     if round_ is not None:
+        above = st.container()  # always there: were it to go with its button, the answers would move and be seen twice
         if not round_.ended:
-            st.button(say("compare.stop"), icon=":material/stop:", on_click=rounds.stop, args=(owner,), key="stop")
+            above.button(say("compare.stop"), icon=":material/stop:", on_click=rounds.stop, args=(owner,), key="stop")
         draw_round(round_, votes, owner)
     draw_votes(votes.of(owner))
 
