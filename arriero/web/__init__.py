@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Local", "Remote", "Site", "Visitor", "browser", "mount", "set_site"]
 
-SCRIPT = Path(__file__).with_name("page.py")
+SCRIPT = Path(__file__).parent / "script" / "arriero_page.py"
 PAGES = tuple(f"/{file.stem}" for file in Path(__file__).with_name("pages").glob("*.py"))
 FILES = ("", "/", "/favicon.png", "/manifest.json", *PAGES)
 FOLDERS = ("/_stcore/", "/static/", "/media/", "/component/")
@@ -48,8 +48,23 @@ SETTINGS = {
     "runner.postScriptGC": False,  # it stops the whole process after each click, for longer with an engine loaded
     "server.fileWatcherType": "none",
     "server.headless": True,
-    "theme.primaryColor": "#2f6f62",
-    "theme.light.codeBackgroundColor": "#f4f6f5",
+    "theme.baseRadius": "medium",
+    "theme.headingFontSizes": ["1.75rem", "1.4rem", "1.2rem", "1.1rem", "1rem", "1rem"],
+    "theme.showWidgetBorder": True,
+    "theme.light.primaryColor": "#2f6f62",
+    "theme.light.backgroundColor": "#fdfcf9",
+    "theme.light.secondaryBackgroundColor": "#f3f0e8",
+    "theme.light.codeBackgroundColor": "#f4f2ec",
+    "theme.light.textColor": "#26302d",
+    "theme.light.linkColor": "#24695b",
+    "theme.light.borderColor": "#e0dbcf",
+    "theme.dark.primaryColor": "#3d8878",
+    "theme.dark.backgroundColor": "#171c1a",
+    "theme.dark.secondaryBackgroundColor": "#202725",
+    "theme.dark.codeBackgroundColor": "#1d2422",
+    "theme.dark.textColor": "#e4e9e6",
+    "theme.dark.linkColor": "#7cc4b3",
+    "theme.dark.borderColor": "#36403d",
 }
 
 

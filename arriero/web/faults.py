@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from arriero.errors import ArrieroError
 from arriero.web.jobs import Failure
@@ -12,9 +13,9 @@ from arriero.web.state import get_site
 from arriero.web.words import say
 
 
-def draw_fault(error: ArrieroError | Failure) -> None:
+def draw_fault(error: ArrieroError | Failure, where: DeltaGenerator | None = None) -> None:
     """The error's message and its hint. Both may quote a file, so neither is Markdown."""
-    with st.container(border=True, gap="small"):
+    with (st if where is None else where).container(border=True, gap="small"):
         st.markdown(f":red[:material/error: **{say('data.fault')}**]")
         st.text(error.message)
         if error.hint:
@@ -23,7 +24,7 @@ def draw_fault(error: ArrieroError | Failure) -> None:
 
 def plain(text: str) -> str:
     """A text as Markdown that shows it as it is."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$~:])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$~:])", r"\\\1", text).replace("\n", "  \n")
 
 
 def administrators_only() -> None:

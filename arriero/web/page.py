@@ -1,4 +1,4 @@
-"""The page's frame: a Streamlit script, which Streamlit runs from top to bottom at every visit and every click.
+"""The page's frame, which `script` draws from top to bottom at every visit and every click.
 
 It knows who looks, in which language, and which pages there are; each page is a script in `pages`.
 """
@@ -14,6 +14,7 @@ from arriero.web.state import get_site
 from arriero.web.words import say
 
 PAGES = Path(__file__).with_name("pages")
+LLAMA = Path(__file__).with_name("llama.svg")
 ICONS = {
     "chat": "forum",
     "compare": "compare",
@@ -26,7 +27,8 @@ FOR_ADMIN = ("data", "train", "models")
 
 def main() -> None:
     """Draw the frame and the page in it."""
-    st.set_page_config(page_title="Arriero", page_icon=str(PAGES.with_name("llama.svg")))
+    st.set_page_config(page_title="Arriero", page_icon=str(LLAMA))
+    st.logo(str(LLAMA), size="large")
     language()
     visitor = get_site().visitor(st.context.headers)
     pages = [
@@ -40,7 +42,3 @@ def main() -> None:
     with st.sidebar:
         language_switch()
     chosen.run()
-
-
-if __name__ == "__main__":
-    main()

@@ -7,10 +7,10 @@ import time
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from arriero.markup import to_streamlit
 from arriero.web.answer import Answer
 from arriero.web.chatting.acting import act
 from arriero.web.chatting.blocks import apart, finished, worth_drawing
-from arriero.web.chatting.markdown import to_streamlit
 from arriero.web.words import say
 
 REDRAW_SECONDS = 0.05

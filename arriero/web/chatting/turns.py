@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from arriero.history import AnswerInfo, Node
+from arriero.markup import to_streamlit
 from arriero.web.answer import Answer
 from arriero.web.chatting.acting import act, show_error
 from arriero.web.chatting.blocks import apart
 from arriero.web.chatting.controls import sampling
 from arriero.web.chatting.desk import Desk
 from arriero.web.chatting.live import follow
-from arriero.web.chatting.markdown import to_streamlit
 from arriero.web.words import say
 
-USER, MODEL = ":material/person:", ":material/forum:"
+USER, MODEL = ":material/person:", str(Path(__file__).parents[1] / "llama.svg")
 
 
 def turns(desk: Desk) -> None:

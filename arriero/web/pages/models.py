@@ -9,6 +9,7 @@ from arriero.errors import ArrieroError
 from arriero.hub.catalog import Source
 from arriero.web.backend import Choice
 from arriero.web.faults import administrators_only, draw_fault, plain
+from arriero.web.language import language
 from arriero.web.shelf import shelf
 from arriero.web.shelf.draw import draw_downloads, draw_model
 from arriero.web.state import get_site
@@ -38,6 +39,7 @@ def main() -> None:
 
 def following(busy: list[str]) -> None:
     """The downloads, drawn anew each second while any runs; the whole page, when one that ran has ended."""
+    language()
     present = [job for model in shelf.on_disk() if (job := shelf.verification(model)) is not None]
     every = shelf.downloads()
     running = {str(job.folder) for job in (*every, *present) if job.running}

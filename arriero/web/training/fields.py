@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from arriero.errors import UsageError
 from arriero.training import TrainOptions
-from arriero.web.training.faults import draw_fault
+from arriero.web.faults import draw_fault
 from arriero.web.words import say
 
 MAIN = ("epochs", "batch_size", "learning_rate", "rank", "max_length", "eval_fraction", "precision", "seed")

@@ -10,8 +10,8 @@ import streamlit as st
 from arriero import settings
 from arriero.errors import ArrieroError
 from arriero.runs.registry import Record, absolute
+from arriero.web.faults import draw_fault
 from arriero.web.training import sources
-from arriero.web.training.faults import draw_fault
 from arriero.web.training.fields import draw_options
 from arriero.web.words import say
 

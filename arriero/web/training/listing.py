@@ -9,8 +9,8 @@ import streamlit as st
 from arriero import runs
 from arriero.runs import Metrics, Record, state_of
 from arriero.runs.state import METRICS
+from arriero.web.faults import plain
 from arriero.web.language import language
-from arriero.web.training.faults import plain
 from arriero.web.words import say
 
 COLOURS = {

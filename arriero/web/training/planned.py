@@ -11,8 +11,8 @@ import streamlit as st
 from arriero import runs
 from arriero.errors import ArrieroError
 from arriero.runs import Planning, Record
+from arriero.web.faults import draw_fault, plain
 from arriero.web.language import language
-from arriero.web.training.faults import draw_fault, plain
 from arriero.web.words import say
 
 KEY = "train_plan"

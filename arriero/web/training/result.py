@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from arriero.errors import ArrieroError
 from arriero.runs import Record
 from arriero.runs.state import report_of
 from arriero.training.output.page import page
+from arriero.web.faults import draw_fault
 from arriero.web.state import get_site
-from arriero.web.training.faults import draw_fault
 from arriero.web.training.listing import metrics_of
 from arriero.web.words import say
 
+PAGES = Path(__file__).parents[1] / "pages"
 HEIGHT = 900  # pixels
 
 
@@ -53,4 +56,4 @@ def _go(record: Record, name: str) -> None:
     st.session_state["model"] = record.name
     st.session_state["conversation"] = None
     st.session_state["compare_models"] = [str(report_of(record).get("model", "")), record.name]
-    st.switch_page(f"pages/{name}.py")
+    st.switch_page(PAGES / f"{name}.py")

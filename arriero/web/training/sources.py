@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from arriero import hub, runs, settings
-from arriero.errors import DataError
 from arriero.runs.registry import Record
+from arriero.web.datasets.source import keep as keep
+from arriero.web.datasets.source import uploads
 
 ENDINGS = ("json", "jsonl", "csv", "parquet")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # what the server lets an adapter be called
-
-
-def uploads() -> Path:
-    """Where uploaded files are kept."""
-    return settings.home() / "datasets" / "uploads"
-
-
-def keep(name: str, content: bytes) -> Path:
-    """Keep an upload; one of the same name and other content stays, and this one gets a number."""
-    if not content.strip():
-        raise DataError(name, "is empty", hint='expected [{"instruction": …, "input": "", "output": …}, …]')
-    plain = re.sub(r"[^\w.\-]+", "_", re.split(r"[/\\]", name)[-1]).lstrip(".")[-100:]
-    target = uploads() / plain
-    if target.exists() and target.read_bytes() != content:
-        target = target.with_stem(f"{target.stem}-{hashlib.sha256(content).hexdigest()[:8]}")
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(target)
-    return target
 
 
 def data_files(records: Sequence[Record]) -> list[str]:

@@ -12,8 +12,8 @@ from arriero import runs
 from arriero.errors import ArrieroError
 from arriero.runs import Metrics, Record, State, log_tail, state_of
 from arriero.training.output.curves import decimated, series
+from arriero.web.faults import draw_fault, plain
 from arriero.web.language import language
-from arriero.web.training.faults import draw_fault, plain
 from arriero.web.training.listing import badge, metrics_of
 from arriero.web.training.planned import duration
 from arriero.web.training.result import draw_result

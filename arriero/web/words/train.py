@@ -7,7 +7,6 @@ WORDS: dict[str, tuple[str, str]] = options.WORDS | {
         "Training is for administrators: open the page on the machine itself, or with the administrator's key.",
         "训练仅限管理员：请在本机打开此页面，或使用管理员密钥。",
     ),
-    "try": ("Try: {hint}", "可以尝试：{hint}"),
     # the list
     "no_runs": ("Nothing has been trained on this machine yet.", "本机还没有训练过。"),
     "open": ("Open", "打开"),
