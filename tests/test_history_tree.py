@@ -200,7 +200,7 @@ def test_export(history, begun, tmp_path):
     exported = document(saved, path, nodes)
     assert [node["content"] for node in exported["nodes"]] == ["A", "a", "**b**"]
     (tmp_path / "a.json").write_text(json.dumps(exported), encoding="utf-8")
-    assert read_conversation(tmp_path / "a.json").messages == (Message("system", "Be kind."), user("A"), bot("**b**"))
+    assert read_conversation(tmp_path / "a.json") == [Message("system", "Be kind."), user("A"), bot("**b**")]
 
 
 @given(st.lists(st.integers(0, 10), min_size=1, max_size=12))

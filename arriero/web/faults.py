@@ -15,11 +15,10 @@ from arriero.web.words import say
 
 def draw_fault(error: ArrieroError | Failure, where: DeltaGenerator | None = None) -> None:
     """The error's message and its hint. Both may quote a file, so neither is Markdown."""
-    with (st if where is None else where).container(border=True, gap="small"):
-        st.markdown(f":red[:material/error: **{say('data.fault')}**]")
-        st.text(error.message)
-        if error.hint:
-            st.caption(say("data.try", hint=plain(error.hint)))
+    text = plain(error.message)
+    if error.hint:
+        text += f"  \n{say('data.try', hint=plain(error.hint))}"
+    (st if where is None else where).error(text, icon=":material/error:")
 
 
 def plain(text: str) -> str:

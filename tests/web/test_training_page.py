@@ -44,7 +44,7 @@ def chosen(page: AppTest, rows_file: Path) -> AppTest:
 
 
 def errors(page: AppTest) -> list[str]:
-    return [error.value for error in page.error]
+    return [error.value.replace("\\", "") for error in page.error]
 
 
 def test_only_an_administrator_sees_more_than_a_word(opened):
@@ -86,9 +86,9 @@ def test_the_form_makes_the_record_that_the_command_line_would_be_given(opened, 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("batch_size", 0, "Batch\\_size must be at least 1, got 0"),
-        ("learning_rate", 2.0, "Learning\\_rate must be less than 1, got 2\\.0"),
-        ("eval_fraction", 1.0, "Eval\\_fraction must be at least 0 and less than 1, got 1\\.0"),
+        ("batch_size", 0, "batch_size must be at least 1, got 0"),
+        ("learning_rate", 2.0, "learning_rate must be less than 1, got 2.0"),
+        ("eval_fraction", 1.0, "eval_fraction must be at least 0 and less than 1, got 1.0"),
     ],
 )
 def test_a_wrong_option_is_refused_in_the_command_lines_words_and_nothing_can_be_planned(

@@ -47,21 +47,22 @@ def _figures(report: Mapping[str, Any]) -> None:
     """As many to a line as there is room for; what each means shows under the pointer."""
     saved = 1 - report["computed_tokens"] / report["tokens"]
     shown = {
-        "data.rows": count(report["rows"]),
-        "data.kept": count(report["kept"]),
-        "data.dropped": count(report["dropped"]),
-        "data.cut": count(report["cut"]),
-        "data.duplicates": count(report["duplicates"]),
-        "data.contradictions": count(report["contradictions"]),
-        "data.held_out": count(report["held_out"]),
-        "data.tokens": count(report["tokens"]),
-        "data.loss_tokens": count(report["loss_tokens"]),
-        "data.longest": count(report["longest"]),
-        "data.median": count(report["median"]),
-        "data.saved": percent(saved),
+        "rows": count(report["rows"]),
+        "kept": count(report["kept"]),
+        "dropped": count(report["dropped"]),
+        "cut": count(report["cut"]),
+        "duplicates": count(report["duplicates"]),
+        "contradictions": count(report["contradictions"]),
+        "held_out": count(report["held_out"]),
+        "tokens": count(report["tokens"]),
+        "loss_tokens": count(report["loss_tokens"]),
+        "longest": count(report["longest"]),
+        "median": count(report["median"]),
+        "saved": percent(saved),
     }
     pairs = "".join(
-        f'<div title="{html.escape(say(f"{key}_help"))}"><dt>{html.escape(say(key))}</dt><dd>{value}</dd></div>'
+        f'<div title="{html.escape(say(f"data.{key}_help"))}">'
+        f"<dt>{html.escape(say(f'data.{key}'))}</dt><dd>{value}</dd></div>"
         for key, value in shown.items()
     )
     st.html(f'{STYLE}<dl class="figures">{pairs}</dl>')

@@ -7,7 +7,6 @@
     listing.py   all runs
     watch.py     one run while it lasts
     result.py    what came of it
-    faults.py    an error in its place
 
 Whoever visits sees the same runs: what a run is lies on disk, and the session holds only what is being filled in.
 """

@@ -2,7 +2,6 @@
 
 OPENING = {
     "admins_only": ("This page is for administrators.", "此页面仅限管理员。"),
-    "fault": ("That did not work", "出错了"),
     "try": ("Try: {hint}", "可以试试：{hint}"),
     "file": ("Instruction file", "指令数据文件"),
     "file_placeholder": ("Choose one, or type a path on this machine", "选择文件，或输入本机上的路径"),

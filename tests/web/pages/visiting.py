@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psutil
@@ -51,8 +52,8 @@ def after_jobs(page: AppTest, folder: Path) -> AppTest:
 
 
 def text(page: AppTest) -> str:
-    """Everything the page says."""
+    """Everything the page says, without the escapes of Markdown."""
     kinds = ("title", "header", "subheader", "markdown", "caption", "text", "error", "info", "success")
     said = [element.value for kind in kinds for element in page.get(kind)]
     said += [element.proto.body for element in page.get("html")]
-    return "\n".join(map(str, said))
+    return re.sub(r"\\([^A-Za-z0-9\s])", r"\1", "\n".join(map(str, said)))
