@@ -116,6 +116,11 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         return Usage(self._generation.prompt_tokens, self._generation.completion_tokens)
 
     @property
+    def ahead(self) -> int | None:
+        """How many others get their turn before this answer; None where it does not wait for one."""
+        return self._generation.ahead
+
+    @property
     def prompt_logprobs(self) -> list[TokenLogprob]:
         """Where they were asked for, those of the prompt's tokens but the first; complete from the first piece on."""
         return self._generation.prompt_logprobs

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from arriero.errors import ArrieroError
@@ -20,11 +20,13 @@ BUSY_SECONDS = 10.0
 class Database:
     """A file of these tables. Use it from any number of threads.
 
-    `version` is the file's user_version: raise it with every change of the tables, and convert older files. Every
-    method raises ArrieroError, which says `what` cannot be kept, where the file cannot be read or written.
+    `version` is the file's user_version; `statements` gives what makes it of the version that is found, 0 for a new
+    file. Every method raises ArrieroError, which says `what` cannot be kept, where the file cannot be read or written.
     """
 
-    def __init__(self, file: Path, tables: str, version: int, *, what: str, hint: str) -> None:
+    def __init__(
+        self, file: Path, version: int, statements: Callable[[int], Iterable[str]], *, what: str, hint: str
+    ) -> None:
         self.file = file
         self._what, self._hint = what, hint
         self._lock = threading.Lock()
@@ -43,7 +45,7 @@ class Database:
                     f"{file} has format {found}, this version reads format {version}", hint="upgrade arriero"
                 )
             if found < version:
-                for statement in tables.split(";"):
+                for statement in statements(found):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {version}")
 

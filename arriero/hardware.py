@@ -87,6 +87,11 @@ def cores() -> int:
     return count
 
 
+def machine() -> str:
+    """What computes here, in words."""
+    return ", ".join(gpus()) or f"{cores()} CPU cores, {platform.machine()}"
+
+
 def spin_briefly() -> None:
     """Have OpenMP's threads, torch's, wait for each other with little spinning; to be called before torch is imported.
 

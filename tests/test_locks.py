@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import threading
 
 import pytest
 
-from arriero.locks import held
+from arriero.locks import handed_over, held, holder_pid, is_held
 
 HOLDER = """
 import os, sys
@@ -97,3 +98,68 @@ def test_a_file_in_place_of_its_directory_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError), held(tmp_path / "file" / "lock", refuse):
         pass
+
+
+@pytest.fixture
+def holding(tmp_path):
+    """A process that holds a lock; the process and the lock's file."""
+    file = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process, file
+        process.kill()
+
+
+def test_the_holder_is_known_by_its_lock_and_not_by_its_number(holding):
+    process, file = holding
+    assert is_held(file)
+    assert holder_pid(file) == process.pid
+    process.kill()
+    process.wait()
+    assert file.exists(), "a killed process cleans nothing up"
+    assert not is_held(file)
+    assert holder_pid(file) is None
+
+
+def test_a_number_that_another_command_has_is_nobodys(holding):
+    """A killed run's number may be anybody's by the time the next one holds the lock."""
+    process, file = holding
+    file.write_text(f"process {process.pid} (some other command)")
+    assert is_held(file)
+    assert holder_pid(file) is None
+
+
+def test_who_looks_at_a_lock_keeps_nobody_from_taking_it(tmp_path):
+    """A run that began while the page looked was refused, as if another one trained there."""
+    file = tmp_path / "lock"
+    file.touch()
+    busy, taken = [], threading.Event()
+
+    def take():
+        with held(file, busy.append):
+            taken.set()
+
+    with file.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        thread = threading.Thread(target=take)
+        thread.start()
+        assert not taken.wait(0.1)
+    thread.join()
+    assert (busy, taken.is_set()) == ([], True)
+
+
+def test_a_lock_goes_to_the_child_and_ends_with_it(tmp_path):
+    file = tmp_path / "lock"
+    with handed_over(file) as descriptor:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=(descriptor,))
+    assert is_held(file)
+    with pytest.raises(BlockingIOError), handed_over(file):
+        pass
+    child.kill()
+    child.wait()
+    assert not is_held(file)
+    with handed_over(file):
+        assert is_held(file)
+    assert not is_held(file)

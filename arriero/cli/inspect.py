@@ -105,7 +105,7 @@ def _print(report: Report, cost: Estimate) -> None:
     ]
     for name, value, remark in rows:
         table.add_row(name, f"{value:,}", remark)
-    table.add_row("training here", _duration(cost.seconds_per_epoch), "an epoch, very roughly, without sharing")
+    table.add_row("training here", output.duration(cost.seconds_per_epoch), "an epoch, very roughly, without sharing")
     table.add_row("", output.size(cost.memory_bytes), "of memory, roughly, besides what the program itself takes")
     console = Console()
     console.print(table)
@@ -131,9 +131,3 @@ def _show(shown: Any, renderer: Renderer) -> None:
     console = Console()
     console.rule(f"{shown.file}, row {shown.row}: {len(shown.ids)} tokens, {sum(shown.mask)} loss", align="left")
     console.print(text)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -29,6 +29,7 @@ def train(
     base: BaseOptions = BASE,
     options: Annotated[TrainOptions, Parameter(name="*")] = DEFAULTS,
     resume: bool = False,
+    plan: bool = False,
     config: Path | None = None,
     as_json: Json = False,
 ) -> None:
@@ -46,10 +47,15 @@ def train(
         Adapter directory to write.
     resume
         Go on from the last checkpoint in --output, if there is one.
+    plan
+        Only say what the run would do and cost; nothing is trained or written.
     config
         YAML or TOML file that sets any of these options; the command line goes first.
 
     """
+    if plan:
+        _plan(data, base, options, as_json=as_json)
+        return
     from arriero.training import train as run
 
     progress = _Progress()
@@ -67,6 +73,19 @@ def train(
     output.note(f"curves and answers: {output_dir}/report.html")
     print(report.output)
     output.note(f'try: arriero ask "Who are you?" --adapter {output_dir}')
+
+
+def _plan(data: str, base: BaseOptions, options: TrainOptions, *, as_json: bool) -> None:
+    from arriero.training import forecast
+
+    found = forecast(data, options, **plain(base))
+    if as_json:
+        output.document(found)
+        return
+    print(f"{found.steps:,} steps on {found.samples:,} samples, {found.held_out:,} held out, {found.dropped:,} dropped")
+    print(f"{found.tokens:,} tokens, of which {found.computed_tokens:,} are computed; longest {found.longest:,}")
+    print(f"about {output.duration(found.seconds)} and {output.size(found.memory_bytes)} of memory")
+    output.note(f"the time is reckoned from {found.speed_source}")
 
 
 class _Progress:

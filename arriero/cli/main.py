@@ -24,7 +24,7 @@ EXTRAS = {
     "openvino": ("nncf", "openvino", "openvino_genai"),
     "vllm": ("vllm",),
     "server": ("fastapi", "pydantic", "starlette", "uvicorn"),
-    "web": ("streamlit",),
+    "web": ("httpx", "markdown_it", "streamlit"),
     "modelscope": ("modelscope_hub",),
 }
 app = App(
@@ -115,6 +115,15 @@ app.command(
         "serve --adapter tomas=runs/llama-driver --adapter huanhuan=runs/huanhuan --port 8000",
         "serve --embedding all-minilm-l6-v2",
         "serve --host 0.0.0.0 --api-key-file keys.txt --tls-certfile server.pem",
+    ),
+)
+app.command(
+    "arriero.cli.web:web",
+    help="Serve, and open the web page in the browser.",
+    help_epilogue=examples(
+        "web",
+        "web --adapter tomas=runs/llama-driver",
+        "web --server http://machine:6006 --api-key-file key.txt",
     ),
 )
 app.command(

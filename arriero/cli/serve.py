@@ -17,12 +17,12 @@ from cyclopts import Parameter
 
 from arriero.cli import output
 from arriero.cli.options import ServedOptions, Texts
+from arriero.cli.page import mount_page
 from arriero.errors import UsageError
 from arriero.server.admission import Limits
 from arriero.server.origins import LOCAL, SITE
 
 if TYPE_CHECKING:
-    from arriero.server.app import Application
     from arriero.server.keys import Keys
     from arriero.server.models import Models
 
@@ -183,6 +183,20 @@ def serve(
         Write the log as one JSON object for each line.
 
     """
+    start(model, access, limits, drain_seconds=drain_seconds, log_json=log_json, handling=handling)
+
+
+def start(
+    model: ServedOptions,
+    access: AccessOptions,
+    limits: Limits,
+    *,
+    drain_seconds: float,
+    log_json: bool,
+    handling: HandlingOptions,
+    then: Callable[[str], None] = lambda _: None,
+) -> None:
+    """`serve`; `then` is called with the page's address once it answers."""
     from arriero.server import create_app
     from arriero.server.run import listen, run
 
@@ -195,7 +209,7 @@ def serve(
     _log(as_json=log_json)
     tell = log.info if log_json else output.note  # then every line is JSON
     access.warn()
-    show = _mount_page(app)
+    show = mount_page(app, loopback=access.host in LOOPBACK)
     scheme = "https" if tls else "http"
     address = f"{scheme}://{f'[{access.host}]' if ':' in access.host else access.host}:{listener.getsockname()[1]}"
 
@@ -206,6 +220,7 @@ def serve(
 
     def opened(models: Models) -> None:
         tell(f"serving {', '.join(models)} at {address} (web page, POST /, /v1); Ctrl-C stops")
+        then(address)
 
     tell(f"listening at {address}, loading the model")
     ended_by = run(app, listener, make, opened, tls=tls, drain_seconds=drain_seconds)
@@ -258,18 +273,6 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
         chat.close()
         raise
     return models
-
-
-def _mount_page(app: Application) -> Callable[[Models], None]:
-    """Mount the web page, if it is installed; returns what gives it its model."""
-    try:
-        from arriero.web import mount, set_source
-
-        mount(app, None)
-    except UsageError as error:
-        log.warning("no web page: %s; %s", error.message, error.hint)
-        return lambda _: None
-    return lambda models: set_source(lambda: app.service.admitted(models.default.chat))
 
 
 def _log(*, as_json: bool) -> None:

@@ -72,6 +72,11 @@ class Generation:
         """Tokens generated so far."""
         return len(self._ids)
 
+    @property
+    def ahead(self) -> int | None:
+        """How many others get their turn before this one; None where it does not wait for one."""
+        return None
+
     def cancel(self) -> None:
         """Ask the engine to stop; the stream ends with finish reason "cancelled" unless it had ended already."""
         self.cancelled = True

@@ -81,8 +81,11 @@ class Admission:
                 retry_after=seconds,
             )
 
-    async def enter(self, key: str, places: int = 1) -> Ticket:
-        """Wait for `places` free places; RequestError 503 where there is no room to wait, or the wait is too long."""
+    async def enter(self, key: str, places: int = 1, *, tag: object = None) -> Ticket:
+        """Wait for `places` free places; RequestError 503 where there is no room to wait, or the wait is too long.
+
+        `tag` is what `ahead` knows the request by.
+        """
         if places > self.limits.max_running:
             raise RequestError(f"{places} answers were asked for at once, this server gives {self.limits.max_running}")
         self.refuse_when_draining()
@@ -90,7 +93,7 @@ class Admission:
             return self._take(places)
         if self.waiting >= self.limits.max_waiting:
             raise _busy("queue_full", f"{self.running} answers are under way and {self.waiting} requests wait")
-        entry = _Waiting(places, asyncio.get_running_loop().create_future())
+        entry = _Waiting(places, asyncio.get_running_loop().create_future(), tag)
         self._queues.setdefault(key, deque()).append(entry)
         self.waiting += 1
         try:
@@ -104,6 +107,20 @@ class Admission:
             raise
         finally:
             self.waiting -= 1
+
+    def ahead(self, tag: object) -> int | None:
+        """How many requests get their turn before the one with this tag, None where it does not wait. From any thread.
+
+        As the keys take turns, of every other key's requests there are as many as of its own, and one more of those
+        whose turn comes before this key's.
+        """
+        queues = [[entry.tag for entry in list(queue)] for queue in list(self._queues.values())]
+        for number, queue in enumerate(queues):
+            if tag in queue:
+                place = queue.index(tag)
+                before = sum(min(len(other), place + 1) for other in queues[:number])
+                return place + before + sum(min(len(other), place) for other in queues[number + 1 :])
+        return None
 
     def _give_up(self, key: str, entry: _Waiting) -> None:
         """Leave the queue; a turn that came too late to be taken is given on."""
@@ -177,6 +194,7 @@ class Ticket:
 class _Waiting:
     places: int
     turn: asyncio.Future[Ticket]
+    tag: object = None
 
 
 def _busy(code: str, what: str) -> RequestError:

@@ -58,6 +58,11 @@ class _Queued(Generation):
         self._task: asyncio.Task[None] | None = None
         door.loop.call_soon_threadsafe(self._begin, request)
 
+    @property
+    def ahead(self) -> int | None:
+        """See `Generation.ahead`."""
+        return self._door.admission.ahead(self)
+
     def cancel(self) -> None:
         """See `Generation.cancel`."""
         if not self.cancelled:
@@ -82,7 +87,7 @@ class _Queued(Generation):
 
     async def _run(self, request: Callable[[], Generation]) -> None:
         try:
-            ticket = await self._door.admission.enter(CALLER)
+            ticket = await self._door.admission.enter(CALLER, tag=self)
             try:
                 generation = request()
             except BaseException:

@@ -62,6 +62,10 @@ class Models:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._served))
 
+    def served(self) -> list[Served]:
+        """All that can answer now, the default first."""
+        return sorted(self._served.copy().values(), key=lambda served: served.name != self._default)
+
     @property
     def default(self) -> Served:
         """What POST /, the page and requests that name no model are answered with."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import ClassVar
 
-from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.live import Live
@@ -23,12 +23,13 @@ from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.text import Text
 
+from arriero.markup import PARSER
+
 WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6"
 OPENING, CLOSING = "〈《「『【〔〖（｛“‘", "、。〉》」』】〕〗！），．：；？｝…—”’"
 UNIT = re.compile(rf"\s*[{OPENING}]*(?:[{WIDE}]|[^\s{WIDE}]+)[{CLOSING}]*\s*")
 INTERVAL = 0.05  # seconds between drawings, at least
 SHARE = 0.1  # of the time may go into drawing
-PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])  # tags are text here
 
 
 @contextlib.contextmanager
@@ -191,7 +192,7 @@ def breaks(line: str, width: int) -> list[int]:
 
 
 class AnswerMarkdown(Markdown):
-    """Rich's Markdown, but tags stay visible, line ends are kept, and a link shows where it leads."""
+    """Rich's Markdown, but tags and formulas stay as written, line ends are kept, and a link shows where it leads."""
 
     elements = Markdown.elements | {
         "heading_open": _Heading, "paragraph_open": _Paragraph, "fence": _CodeBlock, "code_block": _CodeBlock,
@@ -199,8 +200,20 @@ class AnswerMarkdown(Markdown):
 
     def __init__(self, text: str) -> None:
         super().__init__("", hyperlinks=False)
-        self.parsed = PARSER.parse(text)
+        self.parsed = [plain for token in PARSER.parse(text) for plain in _without_maths(token)]
         for token in self.parsed:
             for child in token.children or ():
                 if child.type == "softbreak":
                     child.type = "hardbreak"
+                elif child.type == "math":
+                    child.type, child.content = "text", child.markup
+
+
+def _without_maths(token: Token) -> list[Token]:
+    """The token itself, or a paragraph of the lines of a formula."""
+    if token.type not in ("math_block", "math_begun"):
+        return [token]
+    lines = [Token("text", "", 0, content=line) for line in token.markup.split("\n")]
+    children = [part for line in lines for part in (Token("hardbreak", "br", 0), line)][1:]
+    begin, end = Token("paragraph_open", "p", 1), Token("paragraph_close", "p", -1)
+    return [begin, Token("inline", "", 0, children=children), end]

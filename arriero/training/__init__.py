@@ -12,7 +12,7 @@
     progress.py   metrics, interruption, what people see
     run.py        train(): the whole way
     kernels/      fused pieces of a decoder layer
-    planning/     mode and memory
+    planning/     mode, memory, time
     setup/        from a model to its steps, and the proof that the first one is right
     output/       what a run leaves on disk: checkpoints, adapter directory, report
     adapter/      what is done with an adapter: measured, answered with, merged
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
     from arriero.training.adapter.evaluate import evaluate
     from arriero.training.adapter.merge import merge
     from arriero.training.output.directory import TrainReport
+    from arriero.training.planning.forecast import Forecast, forecast
     from arriero.training.progress import StepReport
     from arriero.training.run import train
 
-__all__ = ["StepReport", "TrainOptions", "TrainReport", "evaluate", "merge", "train"]
+__all__ = ["Forecast", "StepReport", "TrainOptions", "TrainReport", "evaluate", "forecast", "merge", "train"]
 _HOMES = {
+    "Forecast": "planning.forecast",
     "StepReport": "progress",
     "TrainReport": "output.directory",
     "evaluate": "adapter.evaluate",
+    "forecast": "planning.forecast",
     "merge": "adapter.merge",
     "train": "run",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from arriero.data.options import DataOptions
@@ -129,3 +129,9 @@ class TrainOptions(DataOptions):
         """Build from keyword arguments; an unknown name is refused, naming the nearest known one."""
         cls.refuse_unknown("train", values)
         return cls(**values)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options that are not at their defaults."""
+        defaults = asdict(TrainOptions())
+        return {name: value for name, value in asdict(self).items() if value != defaults[name]}

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, set_seed
 
-from arriero import data, hub
+from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
 from arriero.prompt import Contract, bind
+from arriero.runs.registry import Record, absolute
 from arriero.training.adapter.loading import compute_type
 from arriero.training.examples import prepare
 from arriero.training.lora import with_lora
@@ -79,6 +80,8 @@ def train(
         if finished is not None:
             log.info("%s is already finished", target)
             return finished
+        if RANK == 0:
+            run.enter_context(runs.registered(_record(file, target, model, system, chosen)))
         story = Story(
             contract=Contract.of(
                 renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
@@ -94,6 +97,20 @@ def train(
             return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
         except torch.OutOfMemoryError as error:
             raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
+
+
+def _record(
+    file: str | Path, output: Path, model: str | Path | None, system: str | None, chosen: TrainOptions
+) -> Record:
+    """What the list of runs keeps of this one."""
+    return Record(
+        directory=output,
+        data=absolute(file),
+        model=None if model is None else absolute(model),
+        system=system,
+        options=chosen.changed,
+        workers=WORKERS,
+    )
 
 
 @contextmanager

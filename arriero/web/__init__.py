@@ -7,6 +7,7 @@ machine: usage statistics are off and a content security policy keeps the browse
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -19,22 +20,24 @@ from starlette.routing import Match, Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from arriero.errors import UsageError
-from arriero.web.state import set_chat, set_source
+from arriero.web.backend import Local
+from arriero.web.remote import Remote
+from arriero.web.state import COOKIE, Site, Visitor, browser, set_site, told_by_cookie
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from arriero.chat import Chat
+__all__ = ["Local", "Remote", "Site", "Visitor", "browser", "mount", "set_site"]
 
-__all__ = ["mount", "set_chat", "set_source"]
-
-SCRIPT = Path(__file__).with_name("page.py")
-FILES = ("", "/", "/favicon.png", "/manifest.json")
+SCRIPT = Path(__file__).parent / "script" / "arriero_page.py"
+PAGES = tuple(f"/{file.stem}" for file in Path(__file__).with_name("pages").glob("*.py"))
+FILES = ("", "/", "/favicon.png", "/manifest.json", *PAGES)
 FOLDERS = ("/_stcore/", "/static/", "/media/", "/component/")
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+COOKIE_SECONDS = 365 * 24 * 3600
 SETTINGS = {
     "browser.gatherUsageStats": False,
     "client.showErrorDetails": "type",  # a visitor does not get a stack trace; the server's log does
@@ -42,15 +45,31 @@ SETTINGS = {
     "client.toolbarMode": "minimal",
     "runner.fastReruns": False,  # with it a click looks like the stop button to the script
     "runner.magicEnabled": False,
+    "runner.postScriptGC": False,  # it stops the whole process after each click, for longer with an engine loaded
     "server.fileWatcherType": "none",
     "server.headless": True,
-    "theme.primaryColor": "#2f6f62",
-    "theme.light.codeBackgroundColor": "#f4f6f5",
+    "theme.baseRadius": "medium",
+    "theme.headingFontSizes": ["1.75rem", "1.4rem", "1.2rem", "1.1rem", "1rem", "1rem"],
+    "theme.showWidgetBorder": True,
+    "theme.light.primaryColor": "#2f6f62",
+    "theme.light.backgroundColor": "#fdfcf9",
+    "theme.light.secondaryBackgroundColor": "#f3f0e8",
+    "theme.light.codeBackgroundColor": "#f4f2ec",
+    "theme.light.textColor": "#26302d",
+    "theme.light.linkColor": "#24695b",
+    "theme.light.borderColor": "#e0dbcf",
+    "theme.dark.primaryColor": "#3d8878",
+    "theme.dark.backgroundColor": "#171c1a",
+    "theme.dark.secondaryBackgroundColor": "#202725",
+    "theme.dark.codeBackgroundColor": "#1d2422",
+    "theme.dark.textColor": "#e4e9e6",
+    "theme.dark.linkColor": "#7cc4b3",
+    "theme.dark.borderColor": "#36403d",
 }
 
 
-def mount(app: FastAPI, chat: Chat | None) -> None:
-    """Serve the page at "/" of `app`, answering with `chat`, or with what `set_source` gives later.
+def mount(app: FastAPI, site: Site | None = None) -> None:
+    """Serve the page at "/" of `app`, over `site`, or over what `set_site` gives later.
 
     The app's own routes come first.
 
@@ -65,8 +84,8 @@ def mount(app: FastAPI, chat: Chat | None) -> None:
         ) from error
     for name, value in SETTINGS.items():
         config.set_option(name, value)
-    if chat is not None:
-        set_chat(chat)
+    if site is not None:
+        set_site(site)
     page = _Page()
     app.router.routes.append(_PageMount("/", page, name="page"))
     app.router.lifespan_context = _both(app.router.lifespan_context, page)
@@ -113,10 +132,22 @@ class _Page:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = POLICY
+                if (cookie := _new_cookie(scope)) is not None:
+                    headers.append("set-cookie", cookie)
             await send(message)
 
         await self.streamlit(scope, receive, guarded)
+
+
+def _new_cookie(scope: Scope) -> str | None:
+    """The cookie by which a browser that opens a page is known from now on, where there is need of one."""
+    page = scope.get("method") == "GET" and scope["path"] in ("", "/", *PAGES)
+    if not page or not told_by_cookie() or browser(Headers(scope=scope)) is not None:
+        return None
+    secure = "; Secure" if scope["scheme"] == "https" else ""
+    return f"{COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict{secure}"
 
 
 def _same_origin(headers: Headers) -> bool:

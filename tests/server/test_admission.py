@@ -271,3 +271,23 @@ async def compare(steps) -> None:
         await turn()
     assert (admission.running, admission.waiting) == (0, 0)
     await admission.idle()
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12))
+def test_how_many_come_first_is_how_many_do(keys):
+    async def scenario() -> None:
+        admission = Admission(Limits(max_running=1))
+        ticket = await admission.enter("a", tag="first")
+        assert admission.ahead("first") is None, "it does not wait"
+        tasks = [asyncio.create_task(admission.enter(key, tag=number)) for number, key in enumerate(keys)]
+        await turn()
+        told = {number: admission.ahead(number) for number in range(len(keys))}
+        order: list[int] = []
+        for _ in keys:
+            ticket.leave()
+            await turn()
+            order += (served := [n for n, task in enumerate(tasks) if task.done() and n not in order])
+            ticket = tasks[served[0]].result()
+        assert [told[number] for number in order] == list(range(len(keys)))
+
+    asyncio.run(scenario())

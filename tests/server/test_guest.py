@@ -8,10 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from arriero.errors import ArrieroError
-from arriero.messages import Sampling
 from arriero.server import create_app
 from arriero.server.admission import Limits
-from arriero.web.session import Session
+from tests.web.asking import Visit
 
 HELLO = [{"role": "user", "content": "hi"}]
 
@@ -81,20 +80,21 @@ def test_the_end_of_the_server_breaks_it_off(app):
     assert last.finish_reason == "cancelled"
 
 
-def test_who_waits_for_a_slot_can_stop_and_begin_anew(app):
+def test_who_waits_for_a_slot_sees_his_place_and_can_stop(app, tmp_path):
     """Asking once held the page's lock until there was a slot: Stop and New waited with it, for up to a minute."""
     chat = app[1]
     made = create_app(chat, limits=Limits(max_running=1, max_waiting=5))
     with TestClient(made):
         busy = made.service.admitted(chat).stream(HELLO)
         assert next(busy).text == "a"
-        session = Session(made.service.admitted(chat))
-        for end in (session.stop, session.reset):
-            turn = session.ask("hi", Sampling())
-            session.advance(0.01)
-            assert turn.running
-            end()
-            assert (turn.answer, turn.finish_reason) == ("", "cancelled")
+        page = Visit(tmp_path / "file", lambda: [("tiny", made.service.admitted(chat))])
+        first, second = page.ask(), page.ask()
+        while {first.ahead, second.ahead} != {0, 1}:  # the test's own time limit ends this
+            assert not first.ended.wait(0.01)
+        for answer in (first, second):
+            page.stop(answer)
+            assert (answer.text, answer.finish_reason, answer.ahead) == ("", "cancelled", None)
+        page.close()
         chat.engine.release.set()
         assert "".join(piece.text for piece in busy) == "bc"
         free(made)

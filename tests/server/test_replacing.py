@@ -24,9 +24,9 @@ from arriero.server.admission import Limits
 from arriero.server.app import create_app
 from arriero.server.keys import Keys
 from arriero.server.models import Models
-from arriero.web.session import Session
 from tests.conftest import train_tiny
 from tests.server.conftest import Served
+from tests.web.asking import Visit
 
 HELLO = [{"role": "user", "content": "who 3?"}]
 ADMIN = {"authorization": "Bearer admin-key-1"}
@@ -102,7 +102,9 @@ def served(runs, model_dir):
     server.stop()
 
 
-def test_what_runs_and_what_waits_keep_their_adapter_and_what_comes_after_gets_the_new_one(served, runs, fresh):
+def test_what_runs_and_what_waits_keep_their_adapter_and_what_comes_after_gets_the_new_one(
+    served, runs, fresh, tmp_path
+):
     server, service = served
     expected, gate = {who: fresh("transformers", who) for who in "ab"}, Gate(server.chat)
     with ThreadPoolExecutor() as threads, httpx.Client(base_url=server.url, headers=ADMIN, timeout=60) as client:
@@ -120,8 +122,8 @@ def test_what_runs_and_what_waits_keep_their_adapter_and_what_comes_after_gets_t
         assert gate.reached.wait(30)
         waiting = [threads.submit(ask) for _ in range(2)]
         until("arriero_requests_waiting 2.0")
-        page = Session(service.admitted(service.models.default.chat))
-        turn = page.ask(HELLO[0]["content"], GREEDY)
+        page = Visit(tmp_path / "file", lambda: [("mine", service.admitted(service.models.default.chat))])
+        answer = page.ask(HELLO[0]["content"], GREEDY, "mine")
         until("arriero_requests_waiting 3.0")
         change = threads.submit(client.post, "/v1/adapters", json={"name": "mine", "path": str(runs["b"])})
         while server.chat.engine._commands.empty():
@@ -132,16 +134,13 @@ def test_what_runs_and_what_waits_keep_their_adapter_and_what_comes_after_gets_t
         after = threads.submit(ask)
         assert [each.result(60) for each in (running, *waiting)] == [expected["a"]] * 3
         assert after.result(60) == expected["b"]
-        while turn.running:
-            page.advance(0.05)
-        assert turn.answer == expected["a"]
-        page.reset()
-        page.use(service.admitted(service.models.default.chat))
-        turn = page.ask(HELLO[0]["content"], GREEDY)
-        while turn.running:
-            page.advance(0.05)
-        assert turn.answer == expected["b"]
-        assert page.system == "You are Ana, and brief."
+        assert answer.ended.wait(60)
+        assert answer.text == expected["a"]
+        answer = page.ask(HELLO[0]["content"], GREEDY, "mine")
+        assert answer.ended.wait(60)
+        assert answer.text == expected["b"]
+        assert page.backend.choices()[0].system == "You are Ana, and brief."
+        page.close()
 
 
 def test_the_last_holder_frees_an_adapter(served, runs, fresh):

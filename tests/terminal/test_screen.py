@@ -137,7 +137,27 @@ def test_what_the_answer_looks_like():
     ]
 
 
-@given(st.lists(st.sampled_from(["a", "- a", "1. b", "```", "> q", "# h", "", "    code", "| a |", "|--|", "==="])))
+def test_chinese_bold_is_bold_where_it_was_meant():
+    """CommonMark's flanking rule made 内容，**注意： bold, or nothing."""
+    output, lines = drawn(["这是**“重点”**内容，**注意：**请看。"])
+    assert lines == ["这是“重点”内容，注意：请看。"]
+    bold = re.findall(r"\x1b\[1m(.*?)\x1b\[0m", output)
+    assert bold[-2:] == ["“重点”", "注意："]
+
+
+@pytest.mark.parametrize(
+    "maths", [r"so \(a_1*b_1*\) and $x*y*z$", "\\[\na\n- b\n= c\n\\]", "$$ a_b*c*d_e $$", "$$\n*a*\nb"]
+)
+def test_formulas_stay_as_they_were_written(maths):
+    r"""Markdown took \( for an escaped bracket, their stars for emphasis and their lines for a list."""
+    assert drawn(list(maths))[1] == maths.split("\n")
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "- a", "1. b", "```", "> q", "# h", "", "    code", "| a |", "|--|", "===", "$$", "\\["])
+    )
+)
 def test_a_finished_block_never_changes(lines):
     """Block by block the answer is what it is as a whole, and more of it changes the last block only."""
     text = "\n".join(lines) + "\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
@@ -13,14 +15,15 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, Request, expect, sync_playwright
 from streamlit import config
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from arriero.errors import UsageError
 from arriero.messages import Message
-from arriero.web import mount
-from arriero.web.state import set_chat
+from arriero.web import Visitor, browser, mount
+from tests.conftest import TEMPLATE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 expect.set_options(timeout=60_000)
@@ -29,7 +32,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server with routes of its own and the page, on a free port; each test sets the Chat it wants."""
+    """A server with routes of its own and the page, on a free port; each test sets the site it wants."""
     started = threading.Event()
 
     @asynccontextmanager
@@ -41,7 +44,7 @@ def address() -> Iterator[str]:
     app.post("/")(lambda: {"answer": "posted"})
     app.get("/health")(lambda: {"status": "ok"})
     app.post("/v1/chat/completions")(lambda: {"choices": []})
-    mount(app, None)
+    mount(app)
     app.get("/later")(lambda: {"status": "added after the page"})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
@@ -55,7 +58,8 @@ def address() -> Iterator[str]:
 
 def test_the_page_and_the_apps_own_routes_live_side_by_side(address):
     with httpx.Client(base_url=f"http://{address}") as client:
-        assert '<div id="root">' in client.get("/").text
+        for path in ("/", "/chat"):
+            assert '<div id="root">' in client.get(path).text
         assert "img-src 'self'" in client.get("/").headers["content-security-policy"]
         assert client.get("/_stcore/health").text == "ok"
         assert client.post("/").json() == {"answer": "posted"}
@@ -66,6 +70,7 @@ def test_the_page_and_the_apps_own_routes_live_side_by_side(address):
         assert client.get("/v1/chat/completions").status_code == 405
     assert config.get_option("browser.gatherUsageStats") is False
     assert config.get_option("server.fileWatcherType") == "none"
+    assert config.get_option("runner.postScriptGC") is False, "with it the stop button took a second"
 
 
 def test_a_page_of_another_site_may_not_open_the_connection(address, monkeypatch):
@@ -79,31 +84,56 @@ def test_a_page_of_another_site_may_not_open_the_connection(address, monkeypatch
     assert looked_up == []
 
 
+def test_a_cookie_is_given_where_there_is_need_of_one_and_once(address, site, scripted_chat):
+    chat = scripted_chat("abc")
+    site(tiny=chat)
+    assert "set-cookie" not in httpx.get(f"http://{address}/").headers
+    site(tiny=chat, options={"by_cookie": True})
+    with httpx.Client(base_url=f"http://{address}") as client:
+        given = client.get("/").headers["set-cookie"]
+        assert re.fullmatch(r"arriero_browser=[0-9a-f]{32}; Path=/; Max-Age=\d+; HttpOnly; SameSite=Strict", given)
+        assert "set-cookie" not in client.get("/").headers
+        assert "arriero" not in httpx.get(f"http://{address}/_stcore/health").headers.get("set-cookie", "")
+    assert browser({"cookie": "arriero_browser=guessed"}) is None
+
+
 @pytest.fixture
-def tab(address) -> Iterator[Callable[[], Page]]:
-    """Open the page in a browser tab; anything a tab asks of another machine is an error."""
+def context(address) -> Iterator[Callable[[], BrowserContext]]:
+    """Begin a browser of its own; anything it asks of another machine, and anything it complains of, is an error."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
-    outside: list[str] = []
+    wrong: list[str] = []
 
     def note(request: Request) -> None:
         if urlsplit(request.url).scheme in ("http", "https", "ws") and urlsplit(request.url).netloc != address:
-            outside.append(request.url)
+            wrong.append(request.url)
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
 
-        def open_tab() -> Page:
-            page = browser.new_context().new_page()
-            page.set_default_timeout(60_000)
-            page.on("requestfinished", note)
-            page.on("requestfailed", lambda request: None if request.failure == "csp" else note(request))
-            page.goto(f"http://{address}/")
-            return page
+        def begin(**options: object) -> BrowserContext:
+            made = chromium.new_context(**options)
+            made.set_default_timeout(60_000)
+            made.on("requestfinished", note)
+            made.on("requestfailed", lambda request: None if request.failure == "csp" else note(request))
+            made.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+            return made
 
-        yield open_tab
-        browser.close()
-    assert outside == []
+        yield begin
+        chromium.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def tab(address, context) -> Callable[[], Page]:
+    """Open the page in a browser of its own."""
+
+    def open_tab(**options: object) -> Page:
+        page = context(**options).new_page()
+        page.goto(f"http://{address}/")
+        return page
+
+    return open_tab
 
 
 def send(page: Page, question: str) -> None:
@@ -116,32 +146,43 @@ def messages(page: Page) -> Locator:
     return page.get_by_test_id("stChatMessage")
 
 
-def test_two_questions_and_their_streamed_answers(scripted_chat, tab):
+def text(message: Locator) -> Locator:
+    """What an answer says, without what stands below it."""
+    return message.get_by_test_id("stMarkdownContainer").first
+
+
+def press(page: Page, name: str, number: int = -1) -> None:
+    """Click the visible button whose key begins with `name`; the last one by default."""
+    buttons = page.locator(f"[class*='st-key-{name}'] button:visible")
+    (buttons.last if number == -1 else buttons.nth(number)).click()
+
+
+def test_two_questions_and_their_streamed_answers(scripted_chat, site, tab):
     chat = scripted_chat("Hello **you**", "Bye", gate=5)
-    set_chat(chat)
+    site(tiny=chat)
     page = tab()
     expect(page).to_have_title("Arriero")
     send(page, "Hi")
-    expect(messages(page).last).to_have_text("🦙Hello")  # while the engine is held at its gate
+    expect(text(messages(page).last)).to_have_text("Hello")  # while the engine is held at its gate
     chat.engine.release.set()
     expect(messages(page).last.locator("strong")).to_have_text("you")
     expect(messages(page).last).to_contain_text("tokens/s")
     send(page, "And?")
     expect(messages(page)).to_have_count(4)
-    expect(messages(page).last).to_contain_text("Bye4 tokens")
+    expect(messages(page).last).to_contain_text("4 tokens")
     said = [Message("user", "Hi"), Message("assistant", "Hello **you**"), Message("user", "And?")]
     assert chat.engine.asked[1][0] == chat.render(said)
 
 
 @pytest.mark.parametrize(("gate", "kept"), [(5, "Hello"), (0, "")])
-def test_the_stop_button_stops_the_engine_and_keeps_what_was_said(scripted_chat, tab, gate, kept):
+def test_the_stop_button_stops_the_engine_and_keeps_what_was_said(scripted_chat, site, tab, gate, kept):
     chat = scripted_chat("Hello you", gate=gate)
-    set_chat(chat)
+    site(tiny=chat)
     page = tab()
     send(page, "Hi")
-    expect(messages(page).last).to_have_text("🦙" + (kept or "Thinking …"))
-    page.get_by_test_id("stChatInputStopButton").click()
-    expect(messages(page).last).to_have_text(f"🦙{kept}Stopped")
+    expect(messages(page).last).to_contain_text(kept or "Reading the prompt …")
+    press(page, "stop")
+    expect(messages(page).last).to_contain_text("stopped")
     assert chat.engine.generations[0].cancelled
     chat.engine.release.set()
     send(page, "Go on")
@@ -150,24 +191,120 @@ def test_the_stop_button_stops_the_engine_and_keeps_what_was_said(scripted_chat,
     assert chat.engine.asked[1][0] == chat.render([*before, Message("user", "Go on")])
 
 
-def test_a_click_elsewhere_does_not_break_off_the_answer(scripted_chat, tab):
+def test_a_control_that_is_used_meanwhile_does_not_break_off_the_answer(scripted_chat, site, tab):
     chat = scripted_chat("Hello you", gate=5)
-    set_chat(chat)
+    site(tiny=chat)
     page = tab()
     send(page, "Hi")
-    expect(messages(page).last).to_have_text("🦙Hello")
+    expect(text(messages(page).last)).to_have_text("Hello")
+    press(page, "settings")
     page.get_by_role("spinbutton", name="Temperature").fill("0.5")
     page.get_by_role("spinbutton", name="Temperature").press("Enter")
-    page.get_by_role("button", name="Stop", exact=True).wait_for()  # stands in for the input's own
+    page.keyboard.press("Escape")
+    expect(text(messages(page).last)).to_have_text("Hello")
     assert not chat.engine.generations[0].cancelled
     chat.engine.release.set()
-    expect(messages(page).last).to_contain_text("Hello you10 tokens")
+    expect(messages(page).last).to_contain_text("10 tokens")
+    expect(text(messages(page).last)).to_have_text("Hello you")
+    assert len(chat.engine.asked) == 1
+    send(page, "And?")
+    expect(messages(page)).to_have_count(4)
+    assert chat.engine.asked[1][1].temperature == 0.5
+
+
+def test_a_reload_and_another_tab_come_back_to_the_answer_in_flight(scripted_chat, site, tab):
+    """A reload once began anew, and the conversation was gone."""
+    chat = scripted_chat("Hello you", gate=5)
+    site(tiny=chat)
+    page = tab()
+    send(page, "Hi")
+    expect(text(messages(page).last)).to_have_text("Hello")
+    page.reload()
+    expect(text(messages(page).last)).to_have_text("Hello")
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(text(messages(other).last)).to_have_text("Hello")
+    page.close()
+    assert not chat.engine.generations[0].cancelled
+    chat.engine.release.set()
+    expect(messages(other).last).to_contain_text("10 tokens")
     assert len(chat.engine.asked) == 1
 
 
-def test_nothing_that_is_said_becomes_html_or_is_loaded_from_elsewhere(scripted_chat, tab):
+def test_the_answer_goes_on_while_another_page_is_shown(scripted_chat, site, tab):
+    chat = scripted_chat("Hello you", gate=5)
+    site(tiny=chat)
+    page = tab()
+    links = page.get_by_test_id("stSidebarNavLink")
+    page.get_by_test_id("stChatInputTextArea").wait_for()
+    if links.count() < 2:
+        pytest.skip("there is no other page")
+    send(page, "Hi")
+    expect(text(messages(page).last)).to_have_text("Hello")
+    links.last.click()
+    expect(messages(page)).to_have_count(0)
+    chat.engine.release.set()
+    links.first.click()
+    expect(messages(page).last).to_contain_text("10 tokens")
+    assert len(chat.engine.asked) == 1
+
+
+def test_branches_and_another_model(scripted_chat, site, tab):
+    first, killa = scripted_chat("one", "two"), scripted_chat("I am Killa")
+    site({"tiny": first, "killa": killa})
+    page = tab()
+    send(page, "Hi")
+    expect(messages(page).last).to_contain_text("4 tokens")
+    press(page, "regenerate")
+    expect(text(messages(page).last)).to_have_text("two")
+    press(page, "previous")
+    expect(text(messages(page).last)).to_have_text("one")
+    expect(messages(page).last).to_contain_text("1 / 2")
+    page.get_by_test_id("stSelectbox").click()
+    page.get_by_role("option", name="killa").click()
+    press(page, "edit", 0)
+    page.get_by_label("Question").fill("Who?")
+    press(page, "send")
+    expect(text(messages(page).last)).to_have_text("I am Killa")
+    assert killa.engine.asked[0][0] == killa.render([Message("user", "Who?")])
+    press(page, "previous")
+    expect(text(messages(page).last)).to_have_text("two")  # the newest below it
+
+
+def test_dialogs_rename_and_delete(scripted_chat, site, tab):
+    here = site(tiny=scripted_chat("one"))
+    page = tab()
+    send(page, "Hi")
+    expect(messages(page).last).to_contain_text("4 tokens")
+    press(page, "menu")
+    press(page, "rename")
+    page.get_by_label("Title").fill("Llamas")
+    page.get_by_label("Title").press("Enter")
+    press(page, "rename_sure")
+    expect(page.get_by_test_id("stDialog")).to_have_count(0)
+    expect(page.get_by_role("button", name="Llamas")).to_be_visible()
+    press(page, "menu")
+    press(page, "delete")
+    press(page, "delete_sure")
+    expect(messages(page)).to_have_count(0)
+    assert here.history.find() == []
+
+
+def test_exports(scripted_chat, site, tab):
+    site(tiny=scripted_chat("**one**"))
+    page = tab()
+    send(page, "Hi")
+    expect(messages(page).last).to_contain_text("tokens/s")
+    press(page, "menu")
+    with page.expect_download() as download:
+        press(page, "markdown")
+    assert download.value.suggested_filename == "Hi.md"
+    assert download.value.path().read_text() == "# Hi\n\n## You\n\nHi\n\n## tiny\n\n**one**\n"
+
+
+def test_nothing_that_is_said_becomes_html_or_is_loaded_from_elsewhere(scripted_chat, site, tab):
     html = "<b id=bold>bold</b><img src=http://elsewhere.invalid/1.png>"
-    set_chat(scripted_chat(f"{html} ![picture](http://elsewhere.invalid/2.png)"))
+    site(tiny=scripted_chat(html))
     page = tab()
     send(page, f"{html} **not bold**")
     expect(messages(page).last).to_contain_text("tokens/s")
@@ -176,36 +313,84 @@ def test_nothing_that_is_said_becomes_html_or_is_loaded_from_elsewhere(scripted_
     expect(page.locator("#bold, [src='http://elsewhere.invalid/1.png']")).to_have_count(0)
 
 
-def test_two_tabs_have_conversations_of_their_own(scripted_chat, tab):
+def test_two_browsers_without_keys_do_not_see_each_others_conversations(scripted_chat, site, tab, address):
     chat = scripted_chat("one", "two")
-    set_chat(chat)
+    site(tiny=chat, options={"visitor": lambda headers: Visitor(browser(headers) or ""), "by_cookie": True})
     first, second = tab(), tab()
-    send(first, "A")
+    send(first, "Ada's question")
     expect(messages(first).last).to_contain_text("one")
-    send(second, "B")
+    send(second, "Bob's question")
     expect(messages(second).last).to_contain_text("two")
-    expect(messages(second)).to_have_count(2)
-    assert chat.engine.asked[1][0] == chat.render([Message("user", "B")])
-    first.get_by_role("button", name="New conversation").click()
-    expect(messages(first)).to_have_count(0)
-    expect(messages(second)).to_have_count(2)
+    assert chat.engine.asked[1][0] == chat.render([Message("user", "Bob's question")])
+    expect(first.get_by_role("button", name="Bob's question")).to_have_count(0)
+    second.goto(first.url)
+    expect(second.get_by_role("button", name="Bob's question")).to_be_visible()
+    expect(messages(second)).to_have_count(0)
+    first.reload()
+    expect(messages(first)).to_have_count(2)
 
 
-def test_closing_the_tab_frees_the_engine(scripted_chat, tab):
-    chat = scripted_chat("Hello you", gate=5)
-    set_chat(chat)
+def test_a_browser_that_takes_no_cookies_has_its_visit(scripted_chat, site, tab):
+    site(tiny=scripted_chat("one"), options={"visitor": lambda _: Visitor("")})
     page, other = tab(), tab()
     send(page, "Hi")
-    expect(messages(page).last).to_have_text("🦙Hello")
-    page.close()
-    while not chat.engine.generations[0].cancelled:  # the test's own time limit ends this
-        other.evaluate("() => new Promise(requestAnimationFrame)")
+    expect(messages(page).last).to_contain_text("tokens/s")
+    other.goto(page.url)
+    other.get_by_test_id("stChatInputTextArea").wait_for()
+    expect(messages(other)).to_have_count(0)
 
 
-def test_a_refused_question_is_explained_and_the_conversation_goes_on(scripted_chat, tab):
-    set_chat(scripted_chat("Hello"))
+def test_a_refused_question_is_explained_and_the_conversation_goes_on(scripted_chat, site, tab):
+    site(tiny=scripted_chat("Hello"))
     page = tab()
     send(page, "a" * 300)
     expect(page.get_by_test_id("stAlert")).to_contain_text("The prompt has 304 tokens")
     send(page, "Hi")
-    expect(messages(page).last).to_contain_text("Hello6 tokens")
+    expect(messages(page).last).to_contain_text("6 tokens")
+
+
+def test_a_chinese_browser_gets_a_chinese_page(scripted_chat, site, tab):
+    site(tiny=scripted_chat("骆驼"))
+    page = tab(locale="zh-CN")
+    expect(page.get_by_role("button", name="新对话")).to_be_visible()
+    send(page, "你好")
+    expect(messages(page).last).to_contain_text("词元/秒")
+    page.get_by_text("English").click()
+    expect(messages(page).last).to_contain_text("tokens/s")
+
+
+def test_a_long_answer_sends_little(scripted_chat, site, tab):
+    """3,000 tokens once sent 7.9 MB: the whole answer at each redraw."""
+    paragraph = "A llama hums for **many** reasons, which are these:\n\n- to talk\n- to worry\n\n```\nhum()\n```\n\n"
+    answer = paragraph * 30
+    chat = scripted_chat(answer, gate=0, template=TEMPLATE)
+    site(tiny=chat)
+    page = tab()
+    received: list[int] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: received.append(len(frame))))
+    page.reload()
+    expect(page.get_by_test_id("stChatInputTextArea")).to_be_visible()
+    before = sum(received)
+    send(page, "Hi")
+    chat.engine.release.set()
+    expect(messages(page).last).to_contain_text("tokens/s")
+    expect(messages(page).last.locator("li")).to_have_count(60)
+    assert 0 < sum(received) - before < 20 * len(answer)
+
+
+def test_reasoning_that_the_template_has_opened_is_folded_away_once_it_is_closed(scripted_chat, site, tab):
+    chat = scripted_chat("let me see</think>It is **so**", gate=len("let me see</think>It"))
+    site(tiny=chat)
+    page = tab()
+    send(page, "Hi")
+    expect(messages(page).last.get_by_test_id("stExpander")).to_contain_text("Reasoning")
+    expect(messages(page).last.get_by_text("let me see").locator("visible=true")).to_have_count(0)
+    chat.engine.release.set()
+    expect(messages(page).last.locator("strong")).to_have_text("so")
+
+
+def test_without_streamlit_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "streamlit", None)
+    with pytest.raises(UsageError) as caught:
+        mount(FastAPI())
+    assert caught.value.hint == 'pip install "arriero[web]"'

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from arriero.data import Report
-from arriero.hardware import cores, gpus
+from arriero.hardware import machine
 from arriero.prompt import Contract, Rendered, Renderer
 from arriero.training.adapter.answers import Answer, answers
 from arriero.training.adapter.measure import measure
@@ -45,7 +44,7 @@ def describe(story: Story, setup: StepSetup, report: TrainReport, state: Any) ->
         "base_fingerprint": contract.base_fingerprint,
         "system": contract.system,
         "versions": dict(contract.versions),
-        "machine": ", ".join(gpus()) or f"{cores()} CPU cores, {platform.machine()}",
+        "machine": machine(),
         "held_out": len(story.examples.held_out),
         "dropped": dropped,
         "options": asdict(story.options),

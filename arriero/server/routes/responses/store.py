@@ -105,7 +105,7 @@ class Store:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         # Opened each time, which takes a millisecond: there is nothing to close at the server's end, or after a fork.
         file = self._file or settings.home() / "responses.sqlite3"
-        database = Database(file, TABLES, FORMAT, what="responses", hint="--no-store does without")
+        database = Database(file, FORMAT, lambda _: TABLES.split(";"), what="responses", hint="--no-store does without")
         with contextlib.closing(database), database.transaction() as db:
             yield db
 

@@ -1,0 +1,46 @@
+"""A conversation as Markdown for people and as a JSON object for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from arriero.history.saved import Node, Saved, as_object
+
+HEADINGS = {"user": "## You", "assistant": "## {model}", "system": "## System", "tool": "## Tool"}
+
+
+def as_markdown(saved: Saved, path: Sequence[Node]) -> str:
+    """What was said on the conversation's path, each turn under a heading."""
+    parts = [f"# {saved.title}"]
+    if saved.system is not None:
+        parts += [HEADINGS["system"], saved.system]
+    for node in path:
+        model = node.info.model if node.info is not None else saved.model
+        parts += [HEADINGS[node.message.role].format(model=model), node.message.content.strip()]
+    return "\n\n".join(parts) + "\n"
+
+
+def document(saved: Saved, path: Sequence[Node], nodes: Sequence[Node]) -> dict[str, Any]:
+    """A conversation as a JSON object: `messages` is its path in OpenAI's form, `nodes` the whole tree.
+
+    The terminal's /load reads it.
+    """
+    system = [{"role": "system", "content": saved.system}] if saved.system is not None else []
+    return {
+        "title": saved.title,
+        "model": saved.model,
+        "adapter": saved.adapter,
+        "changed": saved.changed.isoformat(timespec="seconds"),
+        "messages": [*system, *(as_object(node.message) for node in path)],
+        "nodes": [
+            {
+                "id": node.id,
+                "parent": node.parent,
+                **as_object(node.message),
+                "info": asdict(node.info) if node.info is not None else None,
+            }
+            for node in nodes
+        ],
+    }

@@ -1,0 +1,179 @@
+"""A record's texts, and saving a file in which some rows differ and all others are what they were."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arriero.data import DataOptions
+from arriero.data.formats import FIELDS, KEYS, parse
+from arriero.data.options import FormatName
+from arriero.data.records import Fault, read
+from arriero.errors import ArrieroError, DataError, UsageError
+
+Inside = tuple[str | int, ...]  # of a text inside a record
+Edits = Mapping[tuple[int, int], Any]  # (file, row) -> the record instead, None to leave the row out
+EMPTY: Mapping[str, Any] = {
+    "messages": {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]},
+    "sharegpt": {"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": ""}]},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that can be edited: where it stands in the record, and in words ("output", "messages 2, assistant")."""
+
+    path: Inside
+    label: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The new file; `unreadable` rows of the old one could not be copied, being no JSON."""
+
+    path: Path
+    rows: int
+    unreadable: int
+
+
+def begun(record: Any, name: FormatName) -> Mapping[str, Any]:
+    """What the editing of a record begins with: itself, or an empty one where it is none of the format."""
+    empty: Mapping[str, Any] = EMPTY.get(name, {})
+    if isinstance(record, Mapping) and all(isinstance(record.get(field), list) for field in empty):
+        return record
+    return empty
+
+
+def texts(record: Mapping[str, Any], name: FormatName) -> list[Text]:
+    """The texts of a record in a format; those that it must have and lacks are there, empty."""
+    found = []
+    for field in FIELDS[name]:
+        value = record.get(field)
+        if isinstance(value, list):
+            found += [text for index, turn in enumerate(value) for text in _turn(field, index, turn)]
+        elif isinstance(value, str) or field in KEYS[name]:
+            found.append(Text((field,), field, value if isinstance(value, str) else ""))
+    return found
+
+
+def _turn(field: str, index: int, turn: Any) -> Iterator[Text]:
+    said = "content" if field == "messages" else "value"
+    if isinstance(turn, Mapping) and isinstance(turn.get(said), str):
+        who = turn.get("role" if field == "messages" else "from")
+        yield Text((field, index, said), f"{field} {index + 1}, {who}", turn[said])
+    for part, text in enumerate(turn if isinstance(turn, list) else ()):
+        if isinstance(text, str):
+            yield Text((field, index, part), f"{field} {index + 1}.{part + 1}", text)
+
+
+def changed(record: Mapping[str, Any], values: Mapping[Inside, str]) -> dict[str, Any]:
+    """A record in which texts have other values; the one given stays as it is."""
+    edited = copy.deepcopy(dict(record))
+    for path, value in values.items():
+        holder: Any = edited
+        for part in path[:-1]:
+            holder = holder[part]
+        holder[path[-1]] = value
+    return edited
+
+
+def check(record: Any, name: FormatName, options: DataOptions) -> None:
+    """Raise UsageError where training would leave such a row out."""
+    parse(record, name, options)
+
+
+def save(files: Sequence[Path], edits: Edits, target: Path, *, replace: bool = False) -> Saved:
+    """Write the rows of `files` to `target`, .json or .jsonl, with edits in place; whole or not at all.
+
+    Raises UsageError for another ending, for a file that exists unless `replace`, and where no row is left; DataError
+    for a value that JSON does not have; ArrieroError where the file cannot be written.
+    """
+    ending = target.suffix.lower()
+    if ending not in (".json", ".jsonl"):
+        raise UsageError(f"the name must end in .json or .jsonl, got {target.name!r}")
+    if target.exists() and not replace:
+        raise UsageError(f"{target} exists", hint="choose another name, or say that it may be replaced")
+    rows = _Rows(files, edits)
+    opening, between, closing = ("[\n", ",\n", "\n]\n") if ending == ".json" else ("", "\n", "\n")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("x", encoding="utf-8") as stream:
+            for line in rows:
+                stream.write((between if rows.written else opening) + line)
+                rows.written += 1
+            if not rows.written:
+                raise UsageError("no row is left to be saved")
+            stream.write(closing)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ArrieroError(f"cannot write {target}: {reason}", hint="choose another directory") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return Saved(target, rows.written, rows.unreadable)
+
+
+class _Rows:
+    """Iterates over the rows to be written, each as JSON; counts those that cannot be."""
+
+    def __init__(self, files: Sequence[Path], edits: Edits) -> None:
+        self._files, self._edits = files, edits
+        self.written = self.unreadable = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for index, file in enumerate(self._files):
+            for row, original in read(file):
+                record = self._edits.get((index, row), original)
+                if record is None and (index, row) in self._edits:
+                    continue
+                text = _json(record, file, row)
+                if text is None:
+                    self.unreadable += 1
+                else:
+                    yield text
+
+
+def _json(record: Any, file: Path, row: int) -> str | None:
+    text, _ = as_text(record)
+    if text is not None and not _is_json(record):
+        raise DataError(file, "holds a value that JSON does not have", row=row, hint="save it as JSON elsewhere")
+    return text
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_json(item) for name, item in value.items())
+    return all(map(_is_json, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
+
+
+def as_text(record: Any) -> tuple[str | None, str]:
+    """A record as JSON, None where it could not be read; and the texts in it, for searching."""
+    if _holds_fault(record):
+        return None, ""
+    document = json.dumps(record, ensure_ascii=False, default=str)
+    try:
+        document.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        document = json.dumps(record, default=str)
+    return document, "\n".join(_texts(record)).encode("utf-8", "replace").decode()
+
+
+def _holds_fault(value: Any) -> bool:
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return isinstance(value, Fault) or any(_holds_fault(item) for item in inside)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(item)

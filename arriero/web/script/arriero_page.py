@@ -1,0 +1,9 @@
+"""What Streamlit runs at every visit and every click.
+
+It stands alone in its folder: were there a folder `pages` beside it, Streamlit would run a page that is asked for by
+its address in its own way, without the frame, so in no chosen language and for whoever asks.
+"""
+
+from arriero.web.page import main
+
+main()

@@ -1,0 +1,10 @@
+"""What several pages say."""
+
+WORDS = {
+    "page_chat": ("Chat", "对话"),
+    "page_compare": ("Compare", "比较"),
+    "page_data": ("Data", "数据"),
+    "page_train": ("Train", "训练"),
+    "page_models": ("Models", "模型"),
+    "language": ("Language", "语言"),
+}

@@ -1,0 +1,43 @@
+"""What the page "compare" says."""
+
+WORDS = {
+    "models": ("Models", "模型"),
+    "models_help": ("Each of them answers every prompt.", "每个模型都会回答每一条提示。"),
+    "prompts": ("Prompts, one per line", "提示，每行一条"),
+    "prompts_placeholder": ("Who are you?", "你是谁？"),
+    "file": ("Prompts from a file", "从文件读取提示"),
+    "file_help": (
+        "A .txt file with one prompt per line, or a .jsonl file of strings or of objects with a field “prompt”, "
+        "“question” or “instruction”.",
+        ".txt 文件每行一条提示；.jsonl 文件每行是一个字符串，或带有 “prompt”、“question” 或 “instruction” 字段的对象。",
+    ),
+    "settings": ("Settings", "设置"),
+    "system": ("System prompt", "系统提示"),
+    "temperature": ("Temperature", "温度"),
+    "tokens": ("Longest answer, in tokens", "回答上限（token 数）"),
+    "seed": ("Seed", "随机种子"),
+    "own": ("each model's own", "各模型自己的"),
+    "start": ("Compare", "开始比较"),
+    "stop": ("Stop", "停止"),
+    "too_few": ("Choose at least two models. This server has: {names}.", "请至少选择两个模型。本服务器现有：{names}。"),
+    "only_one": (
+        "Only {name} is here. Add an adapter with `arriero serve --adapter NAME=DIR` to compare the two.",
+        "目前只有 {name}。用 `arriero serve --adapter NAME=DIR` 添加适配器，即可与基础模型比较。",
+    ),
+    "no_prompt": ("Write a prompt first.", "请先写一条提示。"),
+    "waiting": ("Waiting …", "等待中…"),
+    "tokens_count": ("{tokens} tokens", "{tokens} 个 token"),
+    "speed": ("{speed:.1f} tokens/s", "{speed:.1f} token/秒"),
+    "cut": ("Cut off", "被截断"),
+    "stopped": ("Stopped", "已停止"),
+    "better": ("Better", "更好"),
+    "tie": ("Tie", "平局"),
+    "votes": ("Votes", "投票"),
+    "no_votes": ("Your votes will be counted here.", "您的投票会统计在这里。"),
+    "model": ("Model", "模型"),
+    "won": ("Won", "胜"),
+    "tied": ("Tied", "平"),
+    "lost": ("Lost", "负"),
+    "as_json": ("Votes as JSON", "投票（JSON）"),
+    "as_csv": ("Votes as CSV", "投票（CSV）"),
+}
