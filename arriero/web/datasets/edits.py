@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from arriero.data import DataOptions
-from arriero.data.formats import FIELDS, KEYS, parse
+from arriero.data.formats import FIELDS, KNOWN, parse, shape_of
 from arriero.data.options import FormatName
 from arriero.data.records import Fault, read
 from arriero.errors import ArrieroError, DataError, UsageError
 
 Inside = tuple[str | int, ...]  # of a text inside a record
 Edits = Mapping[tuple[int, int], Any]  # (file, row) -> the record instead, None to leave the row out
+NEEDED: Mapping[str, Sequence[str]] = {  # of a record without any of the names that are known
+    "alpaca": ("instruction", "output"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt-completion": ("prompt", "completion"),
+}
 EMPTY: Mapping[str, Any] = {
     "messages": {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]},
     "sharegpt": {"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": ""}]},
@@ -54,19 +60,22 @@ def begun(record: Any, name: FormatName) -> Mapping[str, Any]:
 def texts(record: Mapping[str, Any], name: FormatName) -> list[Text]:
     """The texts of a record in a format; those that it must have and lacks are there, empty."""
     found = []
-    for field in FIELDS[name]:
+    shape = shape_of(record, name)
+    theirs = dict(shape.names) if shape is not None else {field: field for field in NEEDED[name]}
+    for ours in FIELDS[name]:
+        field = theirs.get(ours, ours)
         value = record.get(field)
         if isinstance(value, list):
             found += [text for index, turn in enumerate(value) for text in _turn(field, index, turn)]
-        elif isinstance(value, str) or field in KEYS[name]:
+        elif isinstance(value, str) or ours in theirs:
             found.append(Text((field,), field, value if isinstance(value, str) else ""))
     return found
 
 
 def _turn(field: str, index: int, turn: Any) -> Iterator[Text]:
-    said = "content" if field == "messages" else "value"
+    said = next((name for name in ("content", "value") if isinstance(turn, Mapping) and name in turn), "content")
     if isinstance(turn, Mapping) and isinstance(turn.get(said), str):
-        who = turn.get("role" if field == "messages" else "from")
+        who = turn.get("role", turn.get("from"))
         yield Text((field, index, said), f"{field} {index + 1}, {who}", turn[said])
     for part, text in enumerate(turn if isinstance(turn, list) else ()):
         if isinstance(text, str):
@@ -131,7 +140,7 @@ class _Rows:
 
     def __iter__(self) -> Iterator[str]:
         for index, file in enumerate(self._files):
-            for row, original in read(file):
+            for row, original in read(file, known=KNOWN):
                 record = self._edits.get((index, row), original)
                 if record is None and (index, row) in self._edits:
                     continue

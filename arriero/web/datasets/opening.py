@@ -9,6 +9,7 @@ import streamlit as st
 
 from arriero import hub, settings
 from arriero.data import DataOptions
+from arriero.data.records import ENDINGS
 from arriero.errors import ArrieroError
 from arriero.web.datasets import source
 from arriero.web.faults import draw_fault
@@ -49,7 +50,7 @@ def upload() -> None:
     largest = source.LARGEST // 10**6
     file = st.file_uploader(
         say("data.upload_label", size=largest),
-        [ending.lstrip(".") for ending in source.ENDINGS],
+        [ending.lstrip(".") for ending in ENDINGS],
         key="data_upload",
         max_upload_size=largest,
     )

@@ -20,6 +20,7 @@ import numpy as np
 
 from arriero import hub
 from arriero.data import DataOptions, Loaded, RenderedData, inspect, load, render
+from arriero.data.formats import KNOWN
 from arriero.data.records import files_of, read
 from arriero.prompt import Renderer, bind
 from arriero.web.datasets.edits import as_text
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 BATCH = 1000  # rows
 DOTS = 1000  # of the picture of prompts and answers
 REPEATS = 8
+
+Records = Iterator[tuple[int, int, Any]]  # (file, row, record)
 
 
 def prepare(about: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def prepare(about: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any
     data = render(loaded, renderer, options, window)
     tell({"stage": "writing", "rows": report.rows})
     files = files_of(Path(about["source"]))
-    _write_rows(folder / "rows.arrow", files, loaded, data)
+    _write_rows(folder / "rows.arrow", _records(files, options), loaded, data)
     renderer.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     figures = asdict(replace(report, dropped=report.dropped[:0]))
     return {
@@ -90,7 +93,7 @@ def _repeats(loaded: Loaded, data: RenderedData) -> list[tuple[str, int]]:
     return found
 
 
-def _write_rows(file: Path, files: list[Path], loaded: Loaded, data: RenderedData) -> None:
+def _write_rows(file: Path, records: Records, loaded: Loaded, data: RenderedData) -> None:
     import pyarrow as pa
 
     lists = pa.list_(pa.int32())
@@ -100,7 +103,7 @@ def _write_rows(file: Path, files: list[Path], loaded: Loaded, data: RenderedDat
     schema = pa.schema(fields)
     batch: list[dict[str, Any]] = []
     with pa.ipc.new_file(str(file), schema) as writer:
-        for row in _rows(files, loaded, data):
+        for row in _rows(records, loaded, data):
             batch.append(row)
             if len(batch) == BATCH:
                 writer.write_batch(_batch(batch, schema))
@@ -114,16 +117,22 @@ def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema)
 
 
-def _rows(files: list[Path], loaded: Loaded, data: RenderedData) -> Iterator[dict[str, Any]]:
+def _rows(records: Records, loaded: Loaded, data: RenderedData) -> Iterator[dict[str, Any]]:
     """Every record of the files beside what became of it; kept rows come in the same order."""
     reasons = {(drop.file, drop.row): drop.reason for drop in data.dropped}
     kept = _kept(data)
+    for index, row, record in records:
+        text, said = as_text(record)
+        outcome = {"reason": reasons.get((loaded.files[index], row))}
+        outcome |= {"kind": kind_of(outcome["reason"])} if outcome["reason"] else next(kept)
+        yield {"file": index, "row": row, "record": text, "text": said, **outcome}
+
+
+def _records(files: list[Path], options: DataOptions) -> Records:
+    known = KNOWN.union(options.renamed.values())
     for index, file in enumerate(files):
-        for row, record in read(file):
-            text, said = as_text(record)
-            outcome = {"reason": reasons.get((loaded.files[index], row))}
-            outcome |= {"kind": kind_of(outcome["reason"])} if outcome["reason"] else next(kept)
-            yield {"file": index, "row": row, "record": text, "text": said, **outcome}
+        for row, record in read(file, encoding=options.encoding, known=known):
+            yield index, row, record
 
 
 def _kept(data: RenderedData) -> Iterator[dict[str, Any]]:

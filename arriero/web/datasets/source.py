@@ -12,11 +12,10 @@ from typing import Any
 import arriero
 from arriero import settings
 from arriero.data import DataOptions
-from arriero.data.records import READERS, files_of
+from arriero.data.records import ENDINGS, files_of
 from arriero.errors import DataError, UsageError
 from arriero.web import jobs
 
-ENDINGS = tuple(READERS)
 LARGEST = 200 * 10**6  # bytes of an upload, which the server holds in memory while it arrives
 EARLIER = 10
 KEPT = 20  # inspections on disk, each about as large as its file

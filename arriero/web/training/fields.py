@@ -51,6 +51,8 @@ def _widget(name: str) -> Any:
     if get_origin(kind) is Literal:
         choices = list(get_args(kind))
         return st.selectbox(label, choices, index=choices.index(default), **about)
+    if kind is str:
+        return st.text_input(label, default, **about)
     if kind is bool:
         return st.toggle(label, default, **about)
     if get_origin(kind) is tuple:

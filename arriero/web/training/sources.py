@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arriero import hub, runs, settings
+from arriero.data import records
 from arriero.runs.registry import Record
 from arriero.web.datasets.source import keep as keep
 from arriero.web.datasets.source import uploads
 
-ENDINGS = ("json", "jsonl", "csv", "parquet")
+ENDINGS = tuple(ending.lstrip(".") for ending in records.ENDINGS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # what the server lets an adapter be called
 
 

@@ -13,6 +13,12 @@ from arriero.training.options import TrainOptions
 
 CHINESE = {
     "format": ("数据格式", "各行的格式。auto：根据前几行判断。"),
+    "columns": (
+        "列名",
+        "各字段在数据中的名称，如 instruction=question,output=answer；常见名称自动识别。",
+    ),
+    "encoding": ("编码", "文本文件的编码。auto：根据字节判断 UTF-8、UTF-16、GB18030 等。"),
+    "cuda_graphs": ("CUDA 图", "把短行的前向与反向录成 CUDA 图重放；auto：在有利时使用。"),
     "join_input": ("拼接输入", "指令与非空输入之间放什么：换行，或像教程那样什么都不放。"),
     "answers": ("训练哪些回答", "多轮对话中训练哪些回答：全部，或最后一个。"),
     "max_length": ("最大长度", "最长样本的词元数。默认：模型的窗口。"),

@@ -112,7 +112,7 @@ def test_a_long_row_sends_its_beginning_until_all_is_asked_for(inspected, monkey
             b'[{"instruction": "a", "output": "b"}, {"instruction"',
             ["row 1", "is not valid JSON", "cut off while copying"],
         ),
-        (b"\xff\xfe[", ["is not UTF-8 text", "save it as UTF-8"]),
+        (b"\xff\xfe[", ["is not UTF-16-LE text", "save it as UTF-8"]),
         (b'[{"question": "a"}]', ["none of its 1 rows can be used", "the first: row 0", "expected rows like"]),
     ],
 )
