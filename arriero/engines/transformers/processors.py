@@ -142,15 +142,20 @@ class Filters:
         self._rest = self._nucleus.column([1 - top_p[at] for at in self._nucleus.numbers])
         min_p = [sampling.min_p or 0.0 for sampling in own]
         self._min_p = rows.column(min_p) if any(min_p) else None
+        self.enough = torch.ones((), dtype=torch.bool, device=rows.device)
 
-    def __call__(self, scores: torch.Tensor) -> torch.Tensor:
-        """Probabilities of the rows that sample, from their scores: (rows, vocabulary)."""
+    def __call__(self, scores: torch.Tensor, candidates: int) -> torch.Tensor:
+        """Probabilities of the rows that sample, from their scores: (rows, vocabulary).
+
+        top_p looks for its nucleus among so many of the most probable ids, since sorting all takes longer than
+        everything else here; `enough` then says, on the device, whether that was right for every row.
+        """
         scores = scores / self._temperature
         if self._last is not None:
             least = scores.topk(self._widest).values.gather(1, self._last)
             scores = scores.masked_fill((scores < least) & ~self._any_k, -torch.inf)
         if len(self._nucleus):
-            scores = self._nucleus.put(scores, self._top_p(self._nucleus.of(scores)))
+            scores = self._nucleus.put(scores, self._top_p(self._nucleus.of(scores), candidates))
         probabilities = scores.softmax(dim=-1)
         if self._min_p is not None:
             most = probabilities.amax(dim=-1, keepdim=True)
@@ -158,9 +163,13 @@ class Filters:
             probabilities = scores.softmax(dim=-1)
         return probabilities
 
-    def _top_p(self, scores: torch.Tensor) -> torch.Tensor:
+    def _top_p(self, scores: torch.Tensor, candidates: int) -> torch.Tensor:
         """Scores without the least probable ids that together have no more than what is outside the nucleus."""
-        ordered, ids = scores.sort(dim=-1)
-        outside = ordered.softmax(dim=-1).cumsum(dim=-1) <= self._rest
-        outside[:, -1] = False
-        return scores.masked_fill(outside.scatter(1, ids, outside), -torch.inf)
+        count = min(candidates, scores.shape[1])
+        ordered, ids = scores.topk(count)
+        probabilities = (ordered - scores.logsumexp(dim=-1, keepdim=True)).exp()
+        others = 1 - probabilities.sum(dim=-1, keepdim=True) if count < scores.shape[1] else 0.0
+        self.enough = ~(others > self._rest).any()  # where logits are no numbers it is enough, too
+        outside = others + probabilities.flip(-1).cumsum(dim=-1).flip(-1) <= self._rest  # with all less probable ids
+        outside[:, 0] = False
+        return torch.full_like(scores, -torch.inf).scatter(1, ids, ordered.masked_fill(outside, -torch.inf))
