@@ -36,15 +36,19 @@ class Grammar:
 
     def __init__(self, tokenizer: LLTokenizer, text: str) -> None:
         self._matcher = LLMatcher(tokenizer, text)
-        self._bits = allocate_token_bitmask(1, tokenizer.vocab_size)
-        self._ids = tokenizer.vocab_size
+        self.vocabulary = tokenizer.vocab_size
         self._check()
 
     def allowed(self) -> NDArray[np.bool_]:
         """For each id of the tokenizer whether it may come next: (ids,)."""
-        fill_next_token_bitmask(self._matcher, self._bits)
+        bits = bitmask(1, self.vocabulary)
+        self.fill(bits, 0)
+        return np.unpackbits(bits.view(np.uint8)[0], bitorder="little")[: self.vocabulary].astype(bool)
+
+    def fill(self, bits: NDArray[np.int32], row: int) -> None:
+        """Write the same into a row of a `bitmask`: bit 0 of the first word is that of id 0."""
+        fill_next_token_bitmask(self._matcher, bits, row)
         self._check()
-        return np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._ids].astype(bool)
 
     def accept(self, token: int) -> None:
         """Go on by the id that was chosen."""
@@ -54,6 +58,12 @@ class Grammar:
     def _check(self) -> None:
         if problem := _problem_of(self._matcher):
             raise UsageError(f"the schema cannot be used any further: {problem}", hint="simplify it")
+
+
+def bitmask(rows: int, vocabulary: int) -> NDArray[np.int32]:
+    """A bit for each id in which everything may come next: (rows, words of 32)."""
+    bits: NDArray[np.int32] = allocate_token_bitmask(rows, vocabulary)
+    return bits
 
 
 class Grammars:

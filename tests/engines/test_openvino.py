@@ -27,10 +27,10 @@ from arriero.engines.openvino.process import Process
 from arriero.engines.openvino.sampler import Sampler
 from arriero.engines.openvino.worker import Inbox, Worker
 from arriero.engines.registry import EngineOptions
-from arriero.engines.transformers import choosing
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError, UnsupportedError, UsageError
 from arriero.messages import Sampling
 from tests.conftest import build_model, build_tokenizer
+from tests.engines.warpers import warpers
 
 PLAIN = Sampling(top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
 GREEDY = Sampling(temperature=0.0).over(PLAIN)
@@ -545,8 +545,9 @@ def test_penalties_and_bias_are_added_whatever_the_sign_of_the_logit(options, sh
 @pytest.mark.parametrize("option", [{"top_k": 7}, {"top_p": 0.3}, {"min_p": 0.4}, {"top_k": 9, "top_p": 0.6}, {}])
 def test_the_sampler_draws_what_a_filter_keeps_and_nothing_else(option, model):
     logits = logits_after(model, PROMPT)
-    warpers = choosing._warpers(1.5, option.get("top_k", 0), option.get("top_p", 1.0), option.get("min_p", 0.0))
-    expected = warpers(None, logits[None]).softmax(-1)[0]
+    expected = warpers(1.5, option.get("top_k"), option.get("top_p"), option.get("min_p"))(None, logits[None]).softmax(
+        -1
+    )[0]
     sampler = Sampler(PROMPT, Sampling(temperature=1.5, seed=0, **option).over(PLAIN), None)
     drawn = torch.tensor([sampler.sample(logits.numpy()) for _ in range(4000)])
     counts = torch.bincount(drawn, minlength=262) / 4000

@@ -4,7 +4,8 @@
     scheduler.py  which prompts are read and which answers go on, step by step
     lanes.py      keys and values of prompts being read, of answers that share a batch, of answers on their own
     forward.py    one call of the model, and what its kind of cache allows
-    choosing.py   logits -> token ids: penalties, grammar, sampling, log-probabilities
+    sampler.py    logits -> token ids and log-probabilities, for a whole batch
+    processors.py bias, penalties, grammar and filters, for a whole batch
     adapters.py   PEFT adapters, unmerged, one in force at a time
 
 transformers' own continuous batching knows neither adapters, seeds, penalties nor grammars of a single request, and is

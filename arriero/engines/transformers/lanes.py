@@ -18,9 +18,9 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from arriero.engines.transformers.choosing import logprobs
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.requests import Request
+from arriero.engines.transformers.sampler import BatchSampler, logprobs
 
 COLUMNS = 128  # buffers grow by so many at once
 
@@ -30,6 +30,7 @@ class Lane(Protocol):
 
     adapter: str | None
     requests: list[Request]
+    sampler: BatchSampler
 
     def step(self) -> torch.Tensor:
         """Read the newest id of every request; the logits of the next: (requests, vocabulary)."""
@@ -47,6 +48,7 @@ class Prompts:
         """`shared`: the requests may share a batch, so their cache may hold padding."""
         self.requests = list(requests)
         self.adapter = requests[0].adapter
+        self.sampler = BatchSampler()
         self.cache = DynamicCache() if shared else forward.cache()
         self._forward = forward
         longest = max(len(request.prompt_ids) for request in requests)
@@ -97,6 +99,7 @@ class Batch:
     def __init__(self, forward: Forward, adapter: str | None) -> None:
         self.adapter = adapter
         self.requests: list[Request] = []
+        self.sampler = BatchSampler()
         self._forward = forward
         self._rows = _Rows()
         self._cache = DynamicCache()
@@ -159,6 +162,7 @@ class Alone:
     def __init__(self, forward: Forward, request: Request, cache: DynamicCache) -> None:
         self.adapter = request.adapter
         self.requests = [request]
+        self.sampler = BatchSampler()
         self._forward = forward
         self._cache = cache
 

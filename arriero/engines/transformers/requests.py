@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from arriero.constraint import Constraint
 from arriero.engines.base import Adapter, Generation
 from arriero.engines.grammar import Grammars
-from arriero.engines.transformers.choosing import Chooser, Pick
+from arriero.engines.transformers.sampler import SampledToken, Sampler
 from arriero.messages import FinishReason, Sampling
 
 
@@ -31,12 +31,12 @@ class Request:
     scores: bool = False
     answer_ids: list[int] = field(default_factory=list)
     ended: bool = False
-    chooser: Chooser = field(init=False)
+    sampler: Sampler = field(init=False)
 
     def prepare(self, grammars: Grammars) -> None:
-        """Make ready to choose tokens; on the engine's thread, since a first grammar takes half a second."""
+        """Make ready to sample tokens; on the engine's thread, since a first grammar takes half a second."""
         grammar = grammars.make(self.constraint) if self.constraint is not None else None
-        self.chooser = Chooser(self.prompt_ids, self.sampling, grammar, self.alternatives)
+        self.sampler = Sampler(self.prompt_ids, self.sampling, grammar, self.alternatives)
 
     @property
     def longest(self) -> int:
@@ -48,9 +48,9 @@ class Request:
         """The id that the model has to read next."""
         return self.answer_ids[-1]
 
-    def accept(self, pick: Pick, stop_token_ids: Collection[int]) -> None:
+    def accept(self, sampled: SampledToken, stop_token_ids: Collection[int]) -> None:
         """Hand a token to the reader, and end the answer where it is complete."""
-        token, logprob = pick
+        token, logprob = sampled
         self.answer_ids.append(token)
         self.generation.push([token], [logprob] if logprob is not None else ())
         if token in stop_token_ids:
@@ -58,7 +58,7 @@ class Request:
         elif len(self.answer_ids) >= self.limit:
             self.finish("length")
         else:
-            self.chooser.accept(token)
+            self.sampler.accept(token)
 
     def finish(self, reason: FinishReason) -> None:
         """The answer is complete, or as much of it as there will be."""

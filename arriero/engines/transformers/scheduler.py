@@ -19,7 +19,6 @@ import torch
 
 from arriero.engines.grammar import Grammars
 from arriero.engines.transformers.adapters import Adapters
-from arriero.engines.transformers.choosing import choose
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.lanes import Alone, Batch, Lane, Prompts, column_bytes, room
 from arriero.engines.transformers.requests import Request
@@ -145,7 +144,7 @@ class Scheduler:
             for request in prompts.requests:
                 if not request.limit:  # scoring was all
                     request.finish("length")
-            self._choose(prompts.requests, logits)
+            self._sample(prompts, logits)
         self._prompts = None
         for row, request in enumerate(prompts.requests):
             with _failing([request]):
@@ -172,18 +171,18 @@ class Scheduler:
             return
         with _failing(lane.requests):
             self._adapters.use(lane.adapter)
-            self._choose(lane.requests, lane.step())
+            self._sample(lane, lane.step())
         _keep_live(lane)
 
-    def _choose(self, requests: Sequence[Request], logits: torch.Tensor) -> None:
+    def _sample(self, lane: Lane | Prompts, logits: torch.Tensor) -> None:
         """Give each request its next id, or its failure."""
-        picks = choose(logits, [request.chooser for request in requests])
-        for request, pick in zip(requests, picks, strict=True):
+        results = lane.sampler.sample(logits, [request.sampler for request in lane.requests])
+        for request, result in zip(lane.requests, results, strict=True):
             with _failing([request]):
-                if isinstance(pick, ArrieroError):
-                    raise pick
+                if isinstance(result, ArrieroError):
+                    raise result
                 if not request.ended:
-                    request.accept(pick, self._stop_token_ids)
+                    request.accept(result, self._stop_token_ids)
 
 
 def _keep_live(lane: Lane) -> None:
