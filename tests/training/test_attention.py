@@ -14,6 +14,7 @@ from arriero.training import attention
 from arriero.training import layout as layouts
 from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import varlen
+from arriero.training.kernels.varlen import Sequences
 from arriero.training.layout import RowLayout
 
 SCALE = 0.3
@@ -97,13 +98,13 @@ def test_a_model_that_does_not_hand_options_on_is_refused():
 
 def test_sequences_for_flash_attention_spelled_out():
     """The prefix by itself, then each example with the prefix's keys before its own; queries end where keys end."""
-    index, queries, keys, most_queries, most_keys = varlen._varlen_index(RowLayout(2, (1, 3)), torch.device("cpu"))
-    assert index.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
-    assert queries.tolist() == [0, 2, 3, 6]
-    assert keys.tolist() == [0, 2, 5, 10]
-    assert (most_queries, most_keys) == (3, 5)
-    index, queries, keys, *_ = varlen._varlen_index(RowLayout(0, (2, 1)), torch.device("cpu"))
-    assert (index.tolist(), queries.tolist(), keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])
+    found = Sequences.of(RowLayout(2, (1, 3)))
+    assert found.index.tolist() == found.home.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
+    assert found.queries.tolist() == [0, 2, 3, 6]
+    assert found.keys.tolist() == [0, 2, 5, 10]
+    assert (found.most_queries, found.most_keys) == (3, 5)
+    found = Sequences.of(RowLayout(0, (2, 1)))
+    assert (found.index.tolist(), found.queries.tolist(), found.keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])
 
 
 def before_grouped(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
