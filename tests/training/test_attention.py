@@ -151,3 +151,41 @@ def test_a_kernel_is_usable_with_or_without_the_flag(monkeypatch, kernel):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     found = varlen.flash.__wrapped__()
     assert found is (None if kernel is causal_at_the_upper_left else kernel)
+
+
+@pytest.fixture
+def flash_3():
+    """Flash attention 3 as torch's registry knows it, with a registration of our own; what there was comes back."""
+    from torch.nn.attention import _registry, register_flash_attention_impl, restore_flash_attention_impl
+
+    own, registered = _registry._FLASH_ATTENTION_IMPLS["FA3"], []
+
+    class Handle:
+        def remove(self):
+            registered.append("removed")
+
+    def register(module_path="flash_attn_interface"):
+        registered.append(module_path)
+        return Handle()
+
+    register_flash_attention_impl("FA3", register_fn=register)
+    yield registered
+    restore_flash_attention_impl()
+    register_flash_attention_impl("FA3", register_fn=own)
+
+
+def test_flash_attention_3_is_chosen_where_it_is_installed_and_only_once(flash_3):
+    assert varlen.newest_flash(9) == varlen.newest_flash(9) == "flash attention 3: it is installed"
+    assert flash_3 == ["flash_attn_interface"]
+
+
+def test_flash_attention_3_is_left_alone_on_other_gpus(flash_3):
+    assert varlen.newest_flash(8).startswith("flash attention 2: version 3 is for")
+    assert flash_3 == []
+
+
+def test_without_flash_attention_3_it_is_version_2_with_the_reason():
+    from torch.nn.attention import current_flash_attention_impl
+
+    assert "flash attention 2: version 3 cannot be used (No module named 'flash_attn" in varlen.newest_flash(9)
+    assert current_flash_attention_impl() is None

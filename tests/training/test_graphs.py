@@ -243,7 +243,7 @@ def test_graphs_that_are_released_give_way_to_the_model():
 
 def test_nothing_of_a_step_s_autograd_graph_is_left():
     """A node of the default stream that is left breaks the capture of a backward pass on another one."""
-    model = build("Llama")
+    model = copy.deepcopy(build("Llama"))
     steps = steps_of(model)
     parameters = list(steps.trained.values())
 

@@ -25,6 +25,23 @@ def flash() -> Callable[..., Tensor] | None:
     return varlen_attn if {"scale", "window_size"} <= set(takes) else None
 
 
+def newest_flash(major: int) -> str:
+    """Have torch's flash attention be version 3 where that is installed; returns which one it is now, and why.
+
+    `major` is the GPU's compute capability; version 3 is for 9 (Hopper) only.
+    """
+    if major != 9:
+        return "flash attention 2: version 3 is for GPUs of compute capability 9"
+    try:
+        from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
+
+        if current_flash_attention_impl() != "FA3":
+            activate_flash_attention_impl("FA3")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return f"flash attention 2: version 3 cannot be used ({error})"
+    return "flash attention 3: it is installed"
+
+
 @dataclass(frozen=True, slots=True)
 class Sequences:
     """A row as sequences of queries, each ending where its keys end; the prefix is a sequence of its own.

@@ -14,6 +14,7 @@ from arriero.prompt import Rendered
 from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import Kernels
 from arriero.training.kernels.probing import filled
+from arriero.training.kernels.varlen import newest_flash
 from arriero.training.options import TrainOptions
 from arriero.training.planning import mode as modes
 from arriero.training.planning.plan import Cost, Need, Plan, kept_bytes, make
@@ -41,6 +42,8 @@ def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     UsageError where sharing or graphs are demanded and impossible.
     """
     model.train()
+    if model.device.type == "cuda":
+        log.info("attention: %s", newest_flash(torch.cuda.get_device_capability(model.device)[0]))
     if plan is not None and not plan.fused:
         return StepSetup(Steps(model, plan, Kernels(None)), Verification(where=plan.mode.reason, fell_back=True))
     mode = plan.mode if plan is not None else modes.choose(model.get_base_model(), options.prefix_sharing, longest)
