@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Device = Literal["cpu", "cuda"]
 SIZES = {"cpu": 2048, "cuda": 8192}  # of the square matrices: large enough to reach the machine's rate
@@ -85,6 +87,33 @@ def host_waits(device: Device, work: Callable[[], Any]) -> list[str] | None:
         torch.cuda.set_sync_debug_mode("default")
     found = [warning for warning in caught if SYNC in str(warning.message)]
     return [f"{Path(warning.filename).name}:{warning.lineno}" for warning in found]
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators, of the backward pass too, that compute or copy."""
+
+    NONE = ("empty", "new_empty", "detach", "_unsafe_view", "lift_fresh")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.name().removeprefix("aten::")
+        self.count += not (function.is_view or name.startswith(self.NONE))
+        return function(*args, **(kwargs or {}))
+
+
+def launches(device: Device, work: Callable[[], Any]) -> int:
+    """Kernels that `work` takes on a GPU; on a CPU, operators that would be one or more kernels each."""
+    if device == "cuda":  # a dispatch mode does not see the backward pass there, which has a thread of its own
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            work()
+            torch.cuda.synchronize()
+        return sum(event.count for event in seen.key_averages() if event.self_device_time_total > 0)
+    with Operators() as counted:
+        work()
+    return counted.count
 
 
 def allocator(device: Device) -> dict[str, int]:

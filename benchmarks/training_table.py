@@ -55,7 +55,8 @@ def figures(
     positions = [value for result in results for value in result["head_positions"]]
     done = [work(sizes, tokens, heads) for tokens, heads in zip(computed, positions, strict=True)]
     samples = rates([SAMPLES] * len(seconds), seconds)
-    shown = {name: results[0][name] for name in ("plan", "fused", "host_waits") if results[0].get(name) is not None}
+    named = ("plan", "fused", "host_waits", "launches")
+    shown = {name: results[0][name] for name in named if results[0].get(name) is not None}
     return {
         "samples_per_second": {
             "median": round(statistics.median(samples), 3),
@@ -155,6 +156,8 @@ def _details(name: str, found: dict[str, Any], console: Console) -> None:
     if "host_waits" in found:
         waits = found["host_waits"]
         console.print(f"  waits of the host for the GPU in one step: {len(waits)} {' '.join(sorted(set(waits)))}")
+    if "launches" in found:
+        console.print(f"  kernels in one step (on a CPU, operators that would be some): {found['launches']:,}")
     if found.get("allocator"):
         stats = found["allocator"]
         console.print(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import Meter, host_waits
+from machine import Meter, host_waits, launches
 from training_jobs import Job, write_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, set_seed
 from tutorial_recipe import BATCH
@@ -130,7 +130,8 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
         "plan": _in_words(steps.plan.mode.name, steps.plan.row_tokens, steps.plan.checkpointing),
         "fused": dict(steps.kernels.counts),
     }
-    return found | {"host_waits": host_waits(job.device, functools.partial(step, work.steps[-1]))}
+    last = functools.partial(step, work.steps[-1])
+    return found | {"host_waits": host_waits(job.device, last), "launches": launches(job.device, last)}
 
 
 def command(job: Job) -> Outcome:

@@ -48,7 +48,7 @@ def attention(
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # (tokens, heads, dim)
     half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
-    kernel = flash() if query.is_cuda and half else None
+    kernel = layout.kernel or (flash() if query.is_cuda and half else None)
     if kernel is not None:
         return shared_varlen(kernel, query, key, value, layout, scale).unsqueeze(0), None
     with torch.autocast(query.device.type, enabled=False):

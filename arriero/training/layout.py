@@ -6,6 +6,7 @@ blocks  examples of similar length together, padded; long ones in slices of thei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,12 +48,14 @@ class Block:
 class RowLayout:
     """Where things are in a packed row. `lengths` are the examples' own tokens, after the prefix.
 
-    Index tensors that depend on the model's heads are made at the first layer and kept for the others.
+    Index tensors that depend on the model's heads are made at the first layer and kept for the others. `kernel` is a
+    variable-length attention kernel to be used, None for what suits the device.
     """
 
     prefix: int
     lengths: tuple[int, ...]
     cache: dict[Any, Any] = field(default_factory=dict)
+    kernel: Callable[..., Tensor] | None = None
 
     @property
     def tokens(self) -> int:

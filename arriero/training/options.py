@@ -50,6 +50,8 @@ class TrainOptions(DataOptions):
         Keep the base weights in 4 bits (bitsandbytes, on CUDA only).
     prefix_sharing
         Compute what the examples of a step begin with once. auto: where the model allows it; on: or refuse.
+    cuda_graphs
+        Replay rows as CUDA graphs. auto: short ones, which wait for the launch of their kernels; on: all, or refuse.
     verify
         Compare the first step with the plain computation, and fall back to that if they differ.
     row_tokens
@@ -89,6 +91,7 @@ class TrainOptions(DataOptions):
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     load_in_4bit: bool = False
     prefix_sharing: Literal["auto", "on", "off"] = "auto"
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
     verify: bool = True
     row_tokens: int | None = None
     recompute: Literal["auto", "off", "all"] = "auto"
@@ -114,7 +117,8 @@ class TrainOptions(DataOptions):
         self._need("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self._one_of("lr_scheduler_type", "linear", "cosine", "constant")
         self._one_of("precision", "auto", "bfloat16", "float32")
-        self._one_of("prefix_sharing", "auto", "on", "off")
+        for name in ("prefix_sharing", "cuda_graphs"):
+            self._one_of(name, "auto", "on", "off")
         self._one_of("recompute", "auto", "off", "all")
         self._one_of("keep", "last", "best")
         self._need("target_modules", bool(self.target_modules), "at least one layer name")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 
 import torch
@@ -72,12 +72,8 @@ def split(examples: Sequence[Rendered], row_tokens: int, *, share: bool, at_leas
     return [row[::-1] for row in rows]
 
 
-def pack(examples: Sequence[Rendered], *, share: bool, multiple: int = 1) -> PackedRow:
-    """One row of `examples`, in their order.
-
-    Filled up to a multiple of `multiple` tokens by one more example that nothing is learned from, for kernels that
-    are compiled anew for lengths of another kind.
-    """
+def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
+    """One row of `examples`, in their order."""
     prefix = shared_prefix(examples) if share else 0
     ids, positions = list(examples[0].ids[:prefix]), list(range(prefix))
     loss_at: list[int] = []
@@ -90,16 +86,28 @@ def pack(examples: Sequence[Rendered], *, share: bool, multiple: int = 1) -> Pac
             targets += example.ids[first:end]
         ids += example.ids[prefix:]
         positions += range(prefix, len(example.ids))
-    lengths = [len(example.ids) - prefix for example in examples]
-    if (missing := -len(ids) % multiple) > 0:
-        ids += [ids[0]] * missing
-        positions += range(prefix, prefix + missing)
-        lengths.append(missing)
     return PackedRow(
         torch.tensor([ids]),
         torch.tensor([positions]),
         torch.tensor(loss_at),
         torch.tensor(targets),
         prefix,
-        tuple(lengths),
+        tuple(len(example.ids) - prefix for example in examples),
+    )
+
+
+def fill(row: PackedRow, tokens: int) -> PackedRow:
+    """The row filled up to `tokens` by one more example that nothing is learned from.
+
+    For kernels that are compiled anew for lengths of another kind, and for graphs of rows of one length.
+    """
+    missing = tokens - row.computed
+    if missing <= 0:
+        return row
+    more = torch.arange(row.prefix, row.prefix + missing)[None]
+    return replace(
+        row,
+        ids=torch.cat((row.ids, row.ids[:, :1].expand(1, missing)), 1),
+        positions=torch.cat((row.positions, more), 1),
+        lengths=(*row.lengths, missing),
     )

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +23,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from arriero.prompt import Rendered
 from arriero.training import attention
 from arriero.training.examples import collate
+from arriero.training.graphs import RowGraphs
+from arriero.training.graphs.bucket import TOKENS, up
+from arriero.training.inputs import RowInputs
 from arriero.training.kernels import Kernels
 from arriero.training.kernels.varlen import to_device
-from arriero.training.layout import RowLayout
 from arriero.training.losses import HeadLoss, LogitsLoss
-from arriero.training.pack import PackedRow, loss_tokens, pack, shared_prefix, split
+from arriero.training.pack import PackedRow, fill, loss_tokens, pack, shared_prefix, split
 from arriero.training.planning.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,11 @@ class StepResult:
 class Steps:
     """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with.
 
-    `layers` are the decoder's, `trained` the parameters that learn, by name.
+    `layers` are the decoder's, `trained` the parameters that learn, by name. `graphs` compute rows where there are any;
+    they are those of one plan.
     """
+
+    graphs: RowGraphs | None
 
     def __init__(self, model: Any, plan: Plan, kernels: Kernels) -> None:
         self.model = model
@@ -74,8 +78,8 @@ class Steps:
         self.apply(plan)
 
     def apply(self, plan: Plan) -> None:
-        """Compute under another plan from now on."""
-        self.plan = plan
+        """Compute under another plan from now on, without graphs."""
+        self.plan, self.graphs = plan, None
         if not plan.fused:
             self.kernels = Kernels(None)
         if plan.recomputed:
@@ -107,9 +111,7 @@ class Steps:
             for number, part in enumerate(mine):
                 last = number == len(mine) - 1
                 with nullcontext() if last else worker.unsynchronised():
-                    row_loss = self.loss(part) * weight
-                    row_loss.backward()
-                    loss += row_loss.detach()
+                    loss += self._row_backward(part, weight)
         logical = sum(len(example.ids) for example in examples)
         return StepResult(loss, logical, sum(self.computed(part) for part in parts))
 
@@ -118,19 +120,32 @@ class Steps:
         with self.autocast():
             if self.plan.mode.name == "padded":
                 return self._padded(examples)
-            return self._packed(pack(examples, share=self.plan.mode.share, multiple=self.multiple))
+            return self._packed(RowInputs.of(self._row(examples), self.device))
+
+    def weighted_backward(self, inputs: RowInputs, weight: Tensor | float) -> Tensor:
+        """Add the gradients of a packed row's loss times `weight`; returns that product. Call it within `active()`."""
+        with self.autocast():
+            loss = self._packed(inputs)
+        weighted = loss * weight
+        weighted.backward()
+        return weighted.detach()
+
+    def release_graphs(self, reason: str) -> bool:
+        """Have no graphs any more, for `reason`; whether that gave memory back."""
+        return self.graphs is not None and self.graphs.release(reason)
 
     def computed(self, examples: Sequence[Rendered]) -> int:
         """Tokens that the model computes for the examples of one row."""
         if self.plan.mode.name == "padded":
             return len(examples) * max(len(example.ids) for example in examples)
         prefix = shared_prefix(examples) if self.plan.mode.share else 0
-        tokens = prefix + sum(len(example.ids) - prefix for example in examples)
-        return tokens + -tokens % self.multiple
+        return up(prefix + sum(len(example.ids) - prefix for example in examples), self.multiple)
 
     @property
     def multiple(self) -> int:
-        """Rows are filled up to a multiple of so many tokens: on CUDA, where kernels are compiled for lengths."""
+        """Rows are filled up to a multiple of so many tokens: for graphs, and on CUDA for kernels of few lengths."""
+        if self.graphs is not None:
+            return TOKENS
         return BUCKET if self.device.type == "cuda" else 1
 
     @property
@@ -155,21 +170,30 @@ class Steps:
         wanted = self.base.dtype == torch.bfloat16 and not self.kernels.covers_lora
         return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
 
-    def _packed(self, row: PackedRow) -> Tensor:
-        move = partial(to_device, device=self.device)
-        positions = move(row.loss_at)
+    def _row_backward(self, part: Sequence[Rendered], weight: float) -> Tensor:
+        if self.graphs is not None:
+            return self.graphs.backward(self._row(part), weight)
+        loss = self.loss(part) * weight
+        loss.backward()
+        return loss.detach()
+
+    def _row(self, examples: Sequence[Rendered]) -> PackedRow:
+        row = pack(examples, share=self.plan.mode.share)
+        return fill(row, up(row.computed, self.multiple))
+
+    def _packed(self, row: RowInputs) -> Tensor:
         last_layer = self.kernels.last_layer
         options: dict[str, Any] = {}
         if last_layer is not None:
-            last_layer.positions = positions
+            last_layer.positions = row.loss_at
         elif self._selects:
-            options["logits_to_keep"] = positions
+            options["logits_to_keep"] = row.loss_at
         if self.plan.mode.own_attention:
-            options["row_layout"] = RowLayout(row.prefix, row.lengths)
-        out = self.wrapped(input_ids=move(row.ids), position_ids=move(row.positions), use_cache=False, **options)
+            options["row_layout"] = row.layout
+        out = self.wrapped(input_ids=row.ids, position_ids=row.positions, use_cache=False, **options)
         selected = self._selects or last_layer is not None
-        hidden = out.logits[0] if selected else out.logits[0].index_select(0, positions)
-        return self._head(hidden, move(row.targets))
+        hidden = out.logits[0] if selected else out.logits[0].index_select(0, row.loss_at)
+        return self._head(hidden, row.targets, row.kept)
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:
         batch = {name: to_device(part, self.device) for name, part in collate(examples).items()}
@@ -178,9 +202,11 @@ class Steps:
         hidden = self.wrapped(**batch, use_cache=False).logits[:, :-1][wanted]
         return self._head(hidden, labels[wanted])
 
-    def _head(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def _head(self, hidden: Tensor, targets: Tensor, kept: Tensor | None = None) -> Tensor:
         head = self.kernels.whole_head
         loss: Tensor = (
-            LogitsLoss.apply(hidden, targets) if head is None else HeadLoss.apply(hidden, head.weight, targets)
+            LogitsLoss.apply(hidden, targets, kept)
+            if head is None
+            else HeadLoss.apply(hidden, head.weight, targets, kept)
         )
         return loss

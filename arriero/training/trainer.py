@@ -116,11 +116,16 @@ class StepTrainer(Trainer):
                 torch.cuda.empty_cache()
 
     def _give_way(self, error: Exception, samples: int, *, alone: bool) -> None:
-        """Out of memory: a smaller plan. Another error in the first step: the model's own code. Else raise it again."""
+        """Out of memory: no graphs, then a smaller plan. Another error in the first step: the model's own code.
+
+        Else raise it again.
+        """
         if not _is_out_of_memory(error):
             if self.recorder.total_computed or not alone or not self.steps.fused:
                 raise error
             self.steps.fall_back(error)
+            return
+        if self.steps.release_graphs("out of memory"):
             return
         plan = self.steps.plan.smaller(self.longest) if alone else None
         if plan is None:

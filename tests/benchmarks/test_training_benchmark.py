@@ -77,6 +77,7 @@ def test_what_runs_on_a_gpu_runs_tiny_on_a_cpu():
     assert set(found["workloads"]) == {"rows as long as the tutorial's", "full rows of 96 tokens"}
     for variants in found["workloads"].values():
         assert list(checked(variants)) == ["tutorial", "arriero train"]
+        assert variants["arriero train"]["launches"] > 100
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from arriero.training import attention
 from arriero.training import layout as layouts
 from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import varlen
+from arriero.training.kernels.varlen import Sequences
 from arriero.training.layout import RowLayout
 
 SCALE = 0.3
@@ -97,13 +98,13 @@ def test_a_model_that_does_not_hand_options_on_is_refused():
 
 def test_sequences_for_flash_attention_spelled_out():
     """The prefix by itself, then each example with the prefix's keys before its own; queries end where keys end."""
-    index, queries, keys, most_queries, most_keys = varlen._varlen_index(RowLayout(2, (1, 3)), torch.device("cpu"))
-    assert index.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
-    assert queries.tolist() == [0, 2, 3, 6]
-    assert keys.tolist() == [0, 2, 5, 10]
-    assert (most_queries, most_keys) == (3, 5)
-    index, queries, keys, *_ = varlen._varlen_index(RowLayout(0, (2, 1)), torch.device("cpu"))
-    assert (index.tolist(), queries.tolist(), keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])
+    found = Sequences.of(RowLayout(2, (1, 3)))
+    assert found.index.tolist() == found.home.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
+    assert found.queries.tolist() == [0, 2, 3, 6]
+    assert found.keys.tolist() == [0, 2, 5, 10]
+    assert (found.most_queries, found.most_keys) == (3, 5)
+    found = Sequences.of(RowLayout(0, (2, 1)))
+    assert (found.index.tolist(), found.queries.tolist(), found.keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])
 
 
 def before_grouped(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
@@ -150,3 +151,41 @@ def test_a_kernel_is_usable_with_or_without_the_flag(monkeypatch, kernel):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     found = varlen.flash.__wrapped__()
     assert found is (None if kernel is causal_at_the_upper_left else kernel)
+
+
+@pytest.fixture
+def flash_3():
+    """Flash attention 3 as torch's registry knows it, with a registration of our own; what there was comes back."""
+    from torch.nn.attention import _registry, register_flash_attention_impl, restore_flash_attention_impl
+
+    own, registered = _registry._FLASH_ATTENTION_IMPLS["FA3"], []
+
+    class Handle:
+        def remove(self):
+            registered.append("removed")
+
+    def register(module_path="flash_attn_interface"):
+        registered.append(module_path)
+        return Handle()
+
+    register_flash_attention_impl("FA3", register_fn=register)
+    yield registered
+    restore_flash_attention_impl()
+    register_flash_attention_impl("FA3", register_fn=own)
+
+
+def test_flash_attention_3_is_chosen_where_it_is_installed_and_only_once(flash_3):
+    assert varlen.newest_flash(9) == varlen.newest_flash(9) == "flash attention 3: it is installed"
+    assert flash_3 == ["flash_attn_interface"]
+
+
+def test_flash_attention_3_is_left_alone_on_other_gpus(flash_3):
+    assert varlen.newest_flash(8).startswith("flash attention 2: version 3 is for")
+    assert flash_3 == []
+
+
+def test_without_flash_attention_3_it_is_version_2_with_the_reason():
+    from torch.nn.attention import current_flash_attention_impl
+
+    assert "flash attention 2: version 3 cannot be used (No module named 'flash_attn" in varlen.newest_flash(9)
+    assert current_flash_attention_impl() is None

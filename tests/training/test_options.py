@@ -21,6 +21,7 @@ def test_the_defaults_are_the_tutorial_s():
         ("epochs", 0),
         ("epochs", float("inf")),
         ("precision", "bf16"),
+        ("cuda_graphs", True),
         ("too_long", "truncate"),
         ("learning_rate", 0),
         ("learning_rate", float("nan")),

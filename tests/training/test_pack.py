@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arriero.prompt import Rendered
-from arriero.training.pack import loss_tokens, pack, shared_prefix, split
+from arriero.training.pack import fill, loss_tokens, pack, shared_prefix, split
 
 
 def test_a_row_spelled_out():
@@ -41,7 +41,7 @@ def test_without_sharing_every_example_is_whole():
 
 
 def test_a_row_is_filled_up_with_an_example_that_teaches_nothing():
-    row = pack([Rendered((1, 9, 20), ((2, 3),)), Rendered((1, 9, 30), ((2, 3),))], share=True, multiple=8)
+    row = fill(pack([Rendered((1, 9, 20), ((2, 3),)), Rendered((1, 9, 30), ((2, 3),))], share=True), 8)
     assert row.ids.tolist() == [[1, 9, 20, 30, 1, 1, 1, 1]]
     assert row.positions.tolist() == [[0, 1, 2, 2, 2, 3, 4, 5]]
     assert (row.lengths, row.targets.tolist()) == ((1, 1, 4), [20, 30])

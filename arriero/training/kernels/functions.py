@@ -22,56 +22,58 @@ class LoraLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dropped: Tensor | None, scales: tuple[float, ...], *parts: Tensor | None
+        ctx: Any, x: Tensor, dropped: Tensor | None, scales: tuple[float, ...], *parts: Any
     ) -> tuple[Tensor, ...]:
         """`dropped` is x after dropout, None for x itself; `scales` those of the updates; `parts` 4 to a layer."""
         flat = x.reshape(-1, x.shape[-1])
         source = flat if dropped is None else dropped.reshape(flat.shape)
-        layers = _layers(parts)
-        low = source @ _stacked(layers, x.dtype).t()
+        weights, biases, all_a, all_b = parts[0::4], parts[1::4], parts[2::4], parts[3::4]
+        stacked = _flat(all_a, x.dtype).view(-1, x.shape[-1])
+        low, cast = source @ stacked.t(), _flat(all_b, x.dtype)
         outs = []
-        ranks = [len(a) for _, _, a, _ in layers]
-        for (weight, bias, _, b), s, lower in zip(layers, scales, low.split(ranks, 1), strict=True):
+        lowers = low.split([len(a) for a in all_a], 1)
+        for weight, bias, b, s, lower in zip(weights, biases, _shaped(cast, all_b), scales, lowers, strict=True):
             out = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
-            outs.append(out.addmm_(lower, b.to(x.dtype).t(), alpha=s).view(*x.shape[:-1], -1))
-        ctx.save_for_backward(source, low, *parts)
+            outs.append(out.addmm_(lower, b.t(), alpha=s).view(*x.shape[:-1], -1))
+        ctx.save_for_backward(source, low, stacked, cast, *parts)
         ctx.scales, ctx.separate = scales, dropped is not None
         return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, dropped, and every a and b; weights and biases are frozen."""
-        source, low, *parts = ctx.saved_tensors
-        layers, kind = _layers(parts), low.dtype
-        ranks = [len(a) for _, _, a, _ in layers]
+        """Gradients of x, dropped, and every a and b, cast at once; weights and biases are frozen."""
+        source, low, stacked, cast, *parts = ctx.saved_tensors
+        weights, all_a, all_b = parts[0::4], parts[2::4], parts[3::4]
+        ranks = [len(a) for a in all_a]
         flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        to_low = torch.empty_like(low)
-        found: list[Tensor | None] = []
-        to_x = None
-        for (weight, _, _, b), s, grad, lower, to_lower in zip(
-            layers, ctx.scales, flat, low.split(ranks, 1), to_low.split(ranks, 1), strict=True
-        ):
-            to_lower.copy_(grad @ b.to(kind)).mul_(s)
-            found += [None, None, None, (lower.t() @ grad).t().to(b.dtype).mul_(s)]
+        to_low, to_cast, to_x = torch.empty_like(low), torch.empty_like(cast), None
+        lowers = zip(low.split(ranks, 1), to_low.split(ranks, 1), strict=True)
+        thin = zip(_shaped(cast, all_b), _shaped(to_cast, all_b), ctx.scales, lowers, strict=True)
+        for weight, grad, (b, to_b, s, (lower, to_lower)) in zip(weights, flat, thin, strict=True):
+            torch.addmm(to_lower, grad, b, beta=0, alpha=s, out=to_lower)
+            torch.addmm(to_b, grad.t(), lower, beta=0, alpha=s, out=to_b)
             if ctx.needs_input_grad[0]:
                 to_x = grad @ weight if to_x is None else to_x.addmm_(grad, weight)
-        for index, to_a in enumerate((to_low.t() @ source).split(ranks)):
-            found[4 * index + 2] = to_a.to(layers[index][2].dtype)
+        found: list[Tensor | None] = [None] * len(parts)
+        found[2::4] = (to_low.t() @ source).to(all_a[0].dtype).split(ranks)
+        found[3::4] = _shaped(to_cast.to(all_b[0].dtype), all_b)
         shape, to_dropped = (*grads[0].shape[:-1], source.shape[-1]), None
         if ctx.separate and ctx.needs_input_grad[1]:
-            to_dropped = (to_low @ _stacked(layers, kind)).view(shape)
+            to_dropped = (to_low @ stacked).view(shape)
         elif to_x is not None and not ctx.separate:
-            to_x.addmm_(to_low, _stacked(layers, kind))
+            to_x.addmm_(to_low, stacked)
         return None if to_x is None else to_x.view(shape), to_dropped, None, *found
 
 
-def _layers(parts: Sequence[Any]) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor]]:
-    return [tuple(parts[at : at + 4]) for at in range(0, len(parts), 4)]
+def _flat(matrices: Sequence[Any], kind: torch.dtype) -> Tensor:
+    """All elements of matrices one after the other, (elements,), cast at once."""
+    one = matrices[0].flatten() if len(matrices) == 1 else torch.cat([matrix.flatten() for matrix in matrices])
+    return one.to(kind)
 
 
-def _stacked(layers: list[tuple[Tensor, Tensor | None, Tensor, Tensor]], kind: torch.dtype) -> Tensor:
-    """The a of all layers, (ranks, in)."""
-    return torch.cat([a for _, _, a, _ in layers]).to(kind)
+def _shaped(flat: Tensor, like: Sequence[Any]) -> list[Tensor]:
+    """The matrices that `_flat` put together."""
+    return [part.view(one.shape) for part, one in zip(flat.split([one.numel() for one in like]), like, strict=True)]
 
 
 class RMSNorm(torch.autograd.Function):

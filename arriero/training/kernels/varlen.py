@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,83 @@ def flash() -> Callable[..., Tensor] | None:
     return varlen_attn if {"scale", "window_size"} <= set(takes) else None
 
 
+def newest_flash(major: int) -> str:
+    """Have torch's flash attention be version 3 where that is installed; returns which one it is now, and why.
+
+    `major` is the GPU's compute capability; version 3 is for 9 (Hopper) only.
+    """
+    if major != 9:
+        return "flash attention 2: version 3 is for GPUs of compute capability 9"
+    try:
+        from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
+
+        if current_flash_attention_impl() != "FA3":
+            activate_flash_attention_impl("FA3")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return f"flash attention 2: version 3 cannot be used ({error})"
+    return "flash attention 3: it is installed"
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """A row as sequences of queries, each ending where its keys end; the prefix is a sequence of its own.
+
+    `index` (keys,) are the row's tokens that the keys are those of, the prefix's before each example's own; `home`
+    (keys,) are the tokens that the keys' gradients belong to. `queries` and `keys` (sequences + 1,), int32, are the
+    sequences' bounds. Filled up, there are empty sequences, and keys of none, whose home is behind the last token.
+    """
+
+    index: Tensor
+    home: Tensor
+    queries: Tensor
+    keys: Tensor
+    most_queries: int
+    most_keys: int
+
+    @classmethod
+    def of(cls, layout: RowLayout) -> Sequences:
+        """Those of a row, on the CPU."""
+        prefix = torch.arange(layout.prefix)
+        parts, start = ([prefix] if layout.prefix else []), layout.prefix
+        queries = [layout.prefix] if layout.prefix else []
+        for length in layout.lengths:
+            parts += [prefix, torch.arange(start, start + length)]
+            queries.append(length)
+            start += length
+        own = len(queries) - len(layout.lengths)
+        keys = queries[:own] + [layout.prefix + length for length in layout.lengths]
+        ends = [torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32) for sizes in (queries, keys)]
+        index = torch.cat(parts)
+        return cls(index, index, ends[0], ends[1], max(queries), max(keys))
+
+    def to(self, device: torch.device) -> Sequences:
+        """The same on `device`."""
+        index, home, queries, keys = (
+            to_device(part, device) for part in (self.index, self.home, self.queries, self.keys)
+        )
+        return Sequences(index, home, queries, keys, self.most_queries, self.most_keys)
+
+
+class Gathered(torch.autograd.Function):
+    """Rows `index` of x (tokens, heads, dim); their gradients are added up in rows `home`, one behind the last is lost.
+
+    A kernel leaves the gradients of keys that belong to no sequence unwritten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, home: Tensor) -> Tensor:
+        """X at `index`, (keys, heads, dim)."""
+        ctx.save_for_backward(home)
+        ctx.tokens = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of x."""
+        total = grads[0].new_zeros(ctx.tokens + 1, *grads[0].shape[1:])
+        return total.index_add_(0, ctx.saved_tensors[0], grads[0])[: ctx.tokens], None, None
+
+
 def shared_varlen(
     kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scale: float
 ) -> Tensor:
@@ -32,37 +111,21 @@ def shared_varlen(
     right. Fewer key heads than query heads have to be asked for since torch 2.13, and just work before.
     """
     if "varlen" not in layout.cache:
-        layout.cache["varlen"] = _varlen_index(layout, query.device)
-    index, queries, keys, most_queries, most_keys = layout.cache["varlen"]
+        layout.cache["varlen"] = Sequences.of(layout).to(query.device)
+    sequences: Sequences = layout.cache["varlen"]
     grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(kernel).parameters else {}
     return kernel(
         query,
-        key.index_select(0, index),
-        value.index_select(0, index),
-        queries,
-        keys,
-        most_queries,
-        most_keys,
+        Gathered.apply(key, sequences.index, sequences.home),
+        Gathered.apply(value, sequences.index, sequences.home),
+        sequences.queries,
+        sequences.keys,
+        sequences.most_queries,
+        sequences.most_keys,
         scale=scale,
         window_size=(-1, 0),
         **grouped,
     )
-
-
-def _varlen_index(layout: RowLayout, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """Rows of keys for every sequence, and the sequences' bounds; the prefix is a sequence of its own."""
-    prefix = torch.arange(layout.prefix)
-    parts, start = ([prefix] if layout.prefix else []), layout.prefix
-    queries = [layout.prefix] if layout.prefix else []
-    for length in layout.lengths:
-        parts += [prefix, torch.arange(start, start + length)]
-        queries.append(length)
-        start += length
-    own = len(queries) - len(layout.lengths)
-    keys = queries[:own] + [layout.prefix + length for length in layout.lengths]
-    bounds = [torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32) for sizes in (queries, keys)]
-    index, *bounds = (to_device(part, device) for part in (torch.cat(parts), *bounds))
-    return index, bounds[0], bounds[1], max(queries), max(keys)
 
 
 def to_device(part: Tensor, device: torch.device) -> Tensor:

@@ -14,9 +14,11 @@ from arriero.prompt import Rendered
 from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import Kernels
 from arriero.training.kernels.probing import filled
+from arriero.training.kernels.varlen import newest_flash
 from arriero.training.options import TrainOptions
 from arriero.training.planning import mode as modes
 from arriero.training.planning.plan import Cost, Need, Plan, kept_bytes, make
+from arriero.training.setup.graph_setup import add_graphs
 from arriero.training.setup.trace import Sample, Trace, trace
 from arriero.training.setup.verify import Reference, Verification, failed, reference, samples, verify
 from arriero.training.steps import Steps
@@ -37,9 +39,11 @@ def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     """Decide how `model` (PEFT's) computes steps like `step`; `plan` is an earlier decision to keep to.
 
     `longest` is the longest example in tokens. Leaves parameters, gradients and random state as they were. Raises
-    UsageError where sharing is demanded and impossible.
+    UsageError where sharing or graphs are demanded and impossible.
     """
     model.train()
+    if model.device.type == "cuda":
+        log.info("attention: %s", newest_flash(torch.cuda.get_device_capability(model.device)[0]))
     if plan is not None and not plan.fused:
         return StepSetup(Steps(model, plan, Kernels(None)), Verification(where=plan.mode.reason, fell_back=True))
     mode = plan.mode if plan is not None else modes.choose(model.get_base_model(), options.prefix_sharing, longest)
@@ -59,7 +63,9 @@ def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     if not steps.plan.fused and options.verify:
         verification = Verification(where=steps.plan.mode.reason, fell_back=True)
     _announce(steps, options)
-    return _checked(steps, verification)
+    found = _checked(steps, verification)
+    add_graphs(steps, options)
+    return found
 
 
 def _reference(model: Any, tried: Sequence[Sample]) -> Reference | None:

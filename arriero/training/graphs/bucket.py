@@ -1,0 +1,87 @@
+"""The sizes that rows are filled up to, so that one graph serves many of them.
+
+row        ids, positions (tokens)   loss positions (n)          sequences (m)           keys (k)
+filled up  by one more example       whose loss is left out      empty, at the end       of no sequence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from arriero.training.inputs import RowInputs
+from arriero.training.kernels.varlen import Sequences
+from arriero.training.layout import RowLayout
+from arriero.training.pack import PackedRow
+
+Kernel = Callable[..., Tensor]  # of the signature of torch's varlen_attn
+TOKENS = 128  # rows are filled up to a multiple of so many tokens, all of which are computed
+SEQUENCES, KEYS, POSITIONS, LONGEST = 8, 1024, 256, 256  # multiples of the others, which cost next to nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Sizes of a graph's inputs. `longest` bounds every sequence's queries and keys."""
+
+    tokens: int
+    sequences: int
+    keys: int
+    positions: int
+    longest: int
+
+    @classmethod
+    def of(cls, row: PackedRow) -> Bucket:
+        """The bucket of a row that is filled up to a multiple of TOKENS."""
+        return cls(
+            tokens=row.computed,
+            sequences=up(len(row.lengths) + 1, SEQUENCES),
+            keys=up(row.computed + len(row.lengths) * row.prefix, KEYS),
+            positions=up(len(row.targets), POSITIONS),
+            longest=up(row.prefix + max(row.lengths), LONGEST),
+        )
+
+
+def up(number: int, multiple: int) -> int:
+    """The next multiple."""
+    return number + -number % multiple
+
+
+def filled(row: PackedRow, bucket: Bucket, weight: float) -> dict[str, Tensor]:
+    """The inputs of a graph for `row`, whose loss is multiplied by `weight`, on the CPU, in the bucket's sizes."""
+    sequences = Sequences.of(RowLayout(row.prefix, row.lengths))
+    positions = (0, bucket.positions - len(row.targets))
+    keys = (0, bucket.keys - len(sequences.index))
+    return {
+        "ids": row.ids,
+        "positions": row.positions,
+        "loss_at": pad(row.loss_at, positions),
+        "targets": pad(row.targets, positions),
+        "kept": pad(torch.ones(len(row.targets)), positions),
+        "index": pad(sequences.index, keys),
+        "home": pad(sequences.home, keys, value=bucket.tokens),
+        "queries": _bounds(sequences.queries, bucket),
+        "keys": _bounds(sequences.keys, bucket),
+        "weight": torch.tensor(weight),
+    }
+
+
+def _bounds(ends: Tensor, bucket: Bucket) -> Tensor:
+    return pad(ends, (0, bucket.sequences + 1 - len(ends)), value=int(ends[-1]))
+
+
+def static_inputs(given: dict[str, Tensor], row: PackedRow, bucket: Bucket, kernel: Kernel) -> RowInputs:
+    """Inputs made of tensors whose contents change from row to row; `row` is the first of them."""
+    sequences = Sequences(
+        given["index"],
+        given["home"],
+        given["queries"],
+        given["keys"],
+        most_queries=bucket.longest,
+        most_keys=bucket.longest,
+    )
+    layout = RowLayout(row.prefix, row.lengths, {"varlen": sequences}, kernel)
+    return RowInputs(given["ids"], given["positions"], given["loss_at"], given["targets"], layout, given["kept"])

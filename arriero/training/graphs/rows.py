@@ -1,0 +1,186 @@
+"""Which rows are captured, when, and whether the graph computes what the model does.
+
+first row of a bucket   computed by the model, and timed
+second                  computed by the model; a graph is captured with the first one as its input, and compared
+from then on            replayed: inputs are copied into the graph's, gradients are added to `.grad` by it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from arriero.training.graphs.bucket import Bucket, Kernel, filled, static_inputs
+from arriero.training.graphs.capture import Capture, Captured, Timing
+from arriero.training.inputs import RowInputs
+from arriero.training.pack import PackedRow
+
+log = logging.getLogger(__name__)
+MOST = 16  # graphs at a time; the least recently used goes
+REMEMBERED = 64  # buckets of which a row was seen
+Value = TypeVar("Value")
+Compute = Callable[[RowInputs, Tensor | float], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """The last row of a bucket that was computed without a graph, and how long that took."""
+
+    row: PackedRow
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A captured row: its inputs by name, what replays it, and where its loss then is."""
+
+    static: dict[str, Tensor]
+    captured: Captured
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOptions:
+    """`kernel` is the attention of captured rows.
+
+    With `always` every row that returns is captured, else those bound by launching. Gradients may be `tolerance` apart
+    from the model's, relative to all of them: what is captured wrongly is apart by about 1.
+    """
+
+    kernel: Kernel
+    always: bool = False
+    tolerance: float = 0.1
+
+
+class RowGraphs:
+    """Graphs of rows by bucket, at most MOST. `off` says why there are none any more.
+
+    `compute` adds the gradients of a row's weighted loss to the `.grad` of `trained` and returns that loss, detached.
+    """
+
+    def __init__(self, compute: Compute, trained: Sequence[Tensor], capture: Capture, options: GraphOptions) -> None:
+        self.compute, self.trained, self.capture, self.options = compute, list(trained), capture, options
+        self.device = self.trained[0].device
+        self.graphs: OrderedDict[Bucket, Graph] = OrderedDict()
+        self.seen: OrderedDict[Bucket, Visit] = OrderedDict()
+        self.buffers: list[tuple[Tensor, Tensor]] = []  # parameters, and what their `.grad` is while a graph runs
+        self.off = ""
+
+    def backward(self, row: PackedRow, weight: float) -> Tensor:
+        """Add the gradients of the row's loss times `weight`, and return that product; rows are filled up to TOKENS."""
+        with self.capture.stream():
+            if self.off:
+                return self._computed(row, weight)
+            bucket = Bucket.of(row)
+            if bucket in self.graphs:
+                self.graphs.move_to_end(bucket)
+                return self._replayed(bucket, row, weight)
+            earlier = self.seen.pop(bucket, None)
+            if earlier is not None and (self.options.always or earlier.timing.launch_bound()):
+                return self._captured(bucket, earlier.row, row, weight)
+            timing = self.capture.timed()
+            with timing:
+                loss = self._computed(row, weight)
+            _put(self.seen, bucket, Visit(row, timing), REMEMBERED)
+            return loss
+
+    def release(self, reason: str) -> bool:
+        """Give the graphs' memory back and make none any more; whether there were any."""
+        any_graphs, self.off = bool(self.graphs), reason
+        for kept in (self.graphs, self.seen):
+            kept.clear()
+        self.buffers = []
+        if any_graphs:
+            log.warning("CUDA graphs are off from now on: %s", reason)
+        return any_graphs
+
+    def _computed(self, row: PackedRow, weight: float) -> Tensor:
+        return self.compute(RowInputs.of(row, self.device), weight)
+
+    def _captured(self, bucket: Bucket, earlier: PackedRow, row: PackedRow, weight: float) -> Tensor:
+        """Compute `row` by the model, and have a graph from then on, if it finds the same gradients."""
+        before = [None if weight.grad is None else weight.grad.clone() for weight in self.trained]
+        self._clear()
+        loss = self._computed(row, weight)
+        own = [weight.grad for weight in self.trained]
+        try:
+            apart = self._capture(bucket, earlier, row, weight, own)
+        except Exception as error:  # whatever cannot be captured is computed by the model
+            self._leave_out(f"capturing raises {type(error).__name__}: {error}")
+        else:
+            if not apart <= self.options.tolerance:
+                self._leave_out(f"the gradients of a captured row are {apart:.2g} off")
+            else:
+                log.info("captured a CUDA graph for rows of %d tokens, gradients %.1e apart", bucket.tokens, apart)
+        for parameter, *grads in zip(self.trained, before, own, strict=True):
+            parameter.grad = _sum(*grads)
+        return loss
+
+    def _capture(
+        self, bucket: Bucket, earlier: PackedRow, row: PackedRow, weight: float, own: list[Tensor | None]
+    ) -> float:
+        """Capture `earlier`; returns how far the gradients of `row` by that graph are from its own."""
+        self.buffers = self.buffers or [
+            (parameter, torch.zeros_like(parameter))
+            for parameter, grad in zip(self.trained, own, strict=True)
+            if grad is not None
+        ]
+        self._attach()
+        static = {name: part.to(self.device) for name, part in filled(earlier, bucket, weight).items()}
+        inputs = static_inputs(static, earlier, bucket, self.options.kernel)
+        captured = self.capture(lambda: self.compute(inputs, static["weight"]))
+        _put(self.graphs, bucket, Graph(static, captured), MOST)
+        self._clear()
+        self._replayed(bucket, row, weight)
+        ours = [buffer for _, buffer in self.buffers]
+        theirs = [grad for grad in own if grad is not None]
+        apart, whole = (
+            torch.stack(torch._foreach_norm(parts)).norm() for parts in (torch._foreach_sub(ours, theirs), theirs)
+        )
+        return float(apart / whole) if float(whole) else float(apart)
+
+    def _replayed(self, bucket: Bucket, row: PackedRow, weight: float) -> Tensor:
+        graph = self.graphs[bucket]
+        for name, part in filled(row, bucket, weight).items():
+            given = part.pin_memory() if self.device.type == "cuda" else part
+            graph.static[name].copy_(given, non_blocking=True)
+        self._attach()
+        replay, loss = graph.captured
+        replay()
+        return loss.clone()  # another graph may write there
+
+    def _attach(self) -> None:
+        """Have each `.grad` be its buffer, which is where graphs add to, with what it holds."""
+        fresh = []
+        for parameter, buffer in self.buffers:
+            if parameter.grad is None:
+                fresh.append(buffer)
+            elif parameter.grad is not buffer:
+                buffer.copy_(parameter.grad)
+            parameter.grad = buffer
+        if fresh:
+            torch._foreach_zero_(fresh)
+
+    def _clear(self) -> None:
+        for parameter in self.trained:
+            parameter.grad = None
+
+    def _leave_out(self, reason: str) -> None:
+        log.warning("CUDA graphs left out, the model computes all rows: %s", reason)
+        self.release(reason)
+
+
+def _sum(before: Tensor | None, added: Tensor | None) -> Tensor | None:
+    return added if before is None else before if added is None else before.add_(added)
+
+
+def _put(kept: OrderedDict[Bucket, Value], bucket: Bucket, value: Value, most: int) -> None:
+    """Add the newest entry; the oldest goes where there are more than `most`."""
+    kept[bucket] = value
+    while len(kept) > most:
+        kept.popitem(last=False)

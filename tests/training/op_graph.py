@@ -1,0 +1,98 @@
+"""A CPU's stand-in for CUDA graphs: the operators of a piece of work, replayed on the same tensors in the same memory.
+
+As in a CUDA graph, whatever was a Python value at the capture is baked in, results are written to where they were, and
+reading a number on the host raises. `dense_varlen` is attention of varlen_attn's signature that reads none.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+
+
+class OpGraph(TorchDispatchMode):
+    """Records every operator below autograd, those of the backward pass too."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in READS:
+            raise RuntimeError(f"{function} waits for the device and cannot be captured")
+        found = function(*args, **(kwargs or {}))
+        self.calls.append((function, args, kwargs or {}, found))
+        return found
+
+    def replay(self):
+        with torch._C._AutoDispatchBelowAutograd():
+            for function, args, kwargs, found in self.calls:
+                for old, new in zip(tree_leaves(found), tree_leaves(function(*args, **kwargs)), strict=True):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+class Timed(nullcontext):
+    """A row whose launches take longer than its kernels, or not."""
+
+    def __init__(self, launch_bound):
+        super().__init__()
+        self.launch_bound = lambda: launch_bound
+
+
+class OpCapture:
+    """Captures on the CPU; `graphs` are what was captured."""
+
+    def __init__(self, *, launch_bound=True):
+        self.bound, self.graphs = launch_bound, []
+
+    def stream(self):
+        return nullcontext()
+
+    def timed(self):
+        return Timed(self.bound)
+
+    def __call__(self, work):
+        work()
+        with OpGraph() as graph:
+            found = work()
+        self.graphs.append(graph)
+        return graph.replay, found
+
+
+class Unwritten(torch.autograd.Function):
+    """As a kernel leaves the gradients of keys that no sequence has: whatever was in that memory."""
+
+    @staticmethod
+    def forward(ctx, x, of_none):
+        ctx.save_for_backward(of_none)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.masked_fill(ctx.saved_tensors[0][:, None, None], float("nan")), None
+
+
+def dense_varlen(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
+):
+    """Nothing but tensors decides what is seen; not-a-number where a sequence is longer than its bound says."""
+    assert window_size == (-1, 0), "causal to the lower right"
+    ends = [torch.cat((bounds, bounds[-1:] + (1 << 20))) for bounds in (cu_seq_q, cu_seq_k)]
+    places = [torch.arange(len(part)) for part in (query, key)]
+    owners = [torch.searchsorted(*pair, right=True) for pair in zip((cu_seq_q, cu_seq_k), places, strict=True)]
+    left = [end[owner] - place for end, owner, place in zip(ends, owners, places, strict=True)]
+    seen = (owners[0][:, None] == owners[1]) & (left[0][:, None] <= left[1])
+    of_none = owners[1] == len(cu_seq_k)
+    key, value = (Unwritten.apply(part, of_none) for part in (key, value))
+    group = query.shape[1] // key.shape[1]
+    key, value = (part.masked_fill(of_none[:, None, None], 0).repeat_interleave(group, 1) for part in (key, value))
+    scores = torch.einsum("thd,shd->hts", query, key) * scale
+    out = torch.einsum("hts,shd->thd", scores.masked_fill(~seen, float("-inf")).softmax(-1), value)
+    too_long = (cu_seq_q.diff() > max_q).any() | (cu_seq_k.diff() > max_k).any()
+    return out + torch.where(too_long, float("nan"), 0.0).to(out.dtype)
