@@ -90,7 +90,8 @@ class Gate:
     def _plain(self, scope: Scope) -> Scope:
         """The request as our routes have it: under its one path, and GET for HEAD, which only leaves out the body."""
         root = scope.get("root_path", "")
-        path = root + self._paths.plain(scope["path"].removeprefix(root))
+        page = scope["method"] in ("GET", "HEAD") and "text/html" in Headers(scope=scope).get("accept", "")
+        path = root + self._paths.plain(scope["path"].removeprefix(root), page=page)
         return {**scope, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
 
     def _outgoing(self, send: Send, scope: Scope, headers: Headers, caller: Caller | None) -> Send:

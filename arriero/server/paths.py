@@ -27,10 +27,13 @@ class Paths:
         routes = (route for route in self._routes if isinstance(route, APIRoute) and route.include_in_schema)
         return any(route.path_regex.match(path) for route in routes)
 
-    def plain(self, path: str) -> str:
-        """The served path that is meant by `path`; `path` as it is where there is none."""
+    def plain(self, path: str, *, page: bool = False) -> str:
+        """The served path that is meant by `path`; `path` as it is where there is none.
+
+        `page`: a browser asks for a page, which may have the name that follows /v1 in a path of ours, as models do.
+        """
         short = path.rstrip("/") or path
-        return next(filter(self.served, (short, V1 + short)), path)
+        return next(filter(self.served, (short,) if page else (short, V1 + short)), path)
 
     def base(self, path: str) -> str | None:
         """The end, "" or "/v1", of the right base URL for a client whose path has a prefix too many; else None."""

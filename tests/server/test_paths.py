@@ -55,6 +55,12 @@ def test_v1_may_be_left_out_and_slashes_left_over(paged, path):
         assert paged.post(each, json=SHORT[path]).status_code == 200, each
 
 
+def test_a_browser_that_asks_for_a_page_gets_the_page_of_that_name(paged):
+    """A reload of the page "Models" showed the API's list of models."""
+    assert paged.get("/models", headers={"accept": "text/html,*/*;q=0.8"}).text == "page /models"
+    assert paged.get("/v1/models/", headers={"accept": "text/html"}).json()["object"] == "list"
+
+
 def test_models_are_found_under_both(paged):
     expected = paged.get("/v1/models").json()
     for path in ("/models", "/models/", "/v1/models/"):
