@@ -80,5 +80,5 @@ def test_a_run_with_graphs_writes_the_adapter_of_one_without(tmp_path, rows_file
     same_adapter(expected, output, 1e-3)
     assert len(failed) == 6
     assert captures[0].graphs
-    assert "CUDA graphs are off from now on: out of memory" in caplog.text
+    assert "the model computes all rows: out of memory" in caplog.text
     assert "trying the step again with" not in caplog.text

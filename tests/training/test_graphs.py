@@ -206,7 +206,7 @@ def test_a_capture_that_fails_or_is_wrong_is_left_out_with_a_word(capture, word,
     for _ in range(3):
         same(ours, GROUP, plain)
     assert word in ours.graphs.off
-    assert "CUDA graphs left out, the model computes all rows" in caplog.text
+    assert "CUDA graphs are off from now on, the model computes all rows" in caplog.text
     assert not ours.graphs.graphs
 
 

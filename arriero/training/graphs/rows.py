@@ -91,12 +91,13 @@ class RowGraphs:
 
     def release(self, reason: str) -> bool:
         """Give the graphs' memory back and make none any more; whether there were any."""
-        any_graphs, self.off = bool(self.graphs), reason
+        any_graphs = bool(self.graphs)
+        if not self.off:
+            log.warning("CUDA graphs are off from now on, the model computes all rows: %s", reason)
+        self.off = self.off or reason
         for kept in (self.graphs, self.seen):
             kept.clear()
         self.buffers = []
-        if any_graphs:
-            log.warning("CUDA graphs are off from now on: %s", reason)
         return any_graphs
 
     def _computed(self, row: PackedRow, weight: float) -> Tensor:
@@ -104,17 +105,17 @@ class RowGraphs:
 
     def _captured(self, bucket: Bucket, earlier: PackedRow, row: PackedRow, weight: float) -> Tensor:
         """Compute `row` by the model, and have a graph from then on, if it finds the same gradients."""
-        before = [None if weight.grad is None else weight.grad.clone() for weight in self.trained]
+        before = [None if one.grad is None else one.grad.clone() for one in self.trained]
         self._clear()
         loss = self._computed(row, weight)
-        own = [weight.grad for weight in self.trained]
+        own = [one.grad for one in self.trained]
         try:
             apart = self._capture(bucket, earlier, row, weight, own)
         except Exception as error:  # whatever cannot be captured is computed by the model
-            self._leave_out(f"capturing raises {type(error).__name__}: {error}")
+            self.release(f"capturing raises {type(error).__name__}: {error}")
         else:
             if not apart <= self.options.tolerance:
-                self._leave_out(f"the gradients of a captured row are {apart:.2g} off")
+                self.release(f"the gradients of a captured row are {apart:.2g} off")
             else:
                 log.info("captured a CUDA graph for rows of %d tokens, gradients %.1e apart", bucket.tokens, apart)
         for parameter, *grads in zip(self.trained, before, own, strict=True):
@@ -169,10 +170,6 @@ class RowGraphs:
     def _clear(self) -> None:
         for parameter in self.trained:
             parameter.grad = None
-
-    def _leave_out(self, reason: str) -> None:
-        log.warning("CUDA graphs left out, the model computes all rows: %s", reason)
-        self.release(reason)
 
 
 def _sum(before: Tensor | None, added: Tensor | None) -> Tensor | None:
