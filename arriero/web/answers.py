@@ -7,12 +7,12 @@ in a thread of its own, and saved as they grow; whoever looks at the conversatio
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 
-from arriero.errors import ArrieroError, EngineError
+from arriero.errors import ArrieroError
 from arriero.web.answer import Answer, Request
 from arriero.web.backend import Backend
+from arriero.web.background import Background, failure
 
 
 class Answers:
@@ -22,7 +22,7 @@ class Answers:
         self._backend = backend
         self._answers: dict[int, Answer] = {}
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._background = Background("answers")
 
     def get(self, conversation: int | None) -> Answer | None:
         """The answer in flight in a conversation, or its last one where that came to no good end."""
@@ -35,11 +35,10 @@ class Answers:
         if (continued := request.continued) is not None:
             answer.text, answer.node = continued.message.content, continued.id
         with self._lock:
-            loop = self._running_loop()
             if (other := self._answers.get(request.conversation)) is not None:  # of another thread, since
-                loop.call_soon_threadsafe(_cancel, other)
+                self._background.call(_cancel, other)
             self._answers[request.conversation] = answer
-            loop.call_soon_threadsafe(self._begin, answer)
+            self._background.call(self._begin, answer)
         return answer
 
     def stop(self, conversation: int, seconds: float = 5.0) -> None:
@@ -49,23 +48,15 @@ class Answers:
         """
         with self._lock:
             answer = self._answers.pop(conversation, None)
-        if answer is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(_cancel, answer)
+        if answer is not None:
+            self._background.call(_cancel, answer)
             answer.ended.wait(seconds)
 
     def close(self) -> None:
         """Stop all answers, and the thread."""
         for conversation in list(self._answers):
             self.stop(conversation)
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop = None
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=_turn, args=(self._loop,), name="answers", daemon=True).start()
-        return self._loop
+        self._background.close()
 
     def _begin(self, answer: Answer) -> None:
         def end(_: asyncio.Task[None]) -> None:
@@ -90,11 +81,8 @@ class Answers:
             await answer.read(pieces)
         except asyncio.CancelledError:
             answer.finish_reason = "cancelled"
-        except ArrieroError as error:
-            answer.error = error
         except Exception as error:
-            logging.getLogger(__name__).error("an answer broke off", exc_info=error)
-            answer.error = EngineError(f"the answer broke off: {error}", hint="the server's log says where")
+            answer.error = failure(error)
         finally:
             await self._end(answer)
 
@@ -114,10 +102,3 @@ class Answers:
 def _cancel(answer: Answer) -> None:
     if answer._task is not None and not answer._ending:
         answer._task.cancel()
-
-
-def _turn(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()

@@ -17,6 +17,7 @@ from arriero.errors import UsageError
 from arriero.history import History
 from arriero.web.answers import Answers
 from arriero.web.backend import Backend
+from arriero.web.comparing.rounds import Rounds
 
 COOKIE = "arriero_browser"
 
@@ -61,6 +62,11 @@ class Site:
     def answers(self) -> Answers:
         """The answers in flight."""
         return Answers(self.backend)
+
+    @cached_property
+    def rounds(self) -> Rounds:
+        """The comparisons, in flight or ended."""
+        return Rounds()
 
 
 _site: list[Site] = []

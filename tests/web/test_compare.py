@@ -30,10 +30,7 @@ compare.main()
 @pytest.fixture
 def page(scripted_chat, tmp_path, monkeypatch):
     """Draw the page over two scripted models; `page.chats` are they."""
-    import streamlit
-
     monkeypatch.setenv("ARRIERO_HOME", str(tmp_path))
-    streamlit.cache_resource.clear()
 
     def visit(first=None, second=None):
         chats = {"base": first or scripted_chat("from base"), "adapter": second or scripted_chat("from adapter")}
@@ -42,8 +39,7 @@ def page(scripted_chat, tmp_path, monkeypatch):
         drawn.chats = chats
         return drawn
 
-    yield visit
-    streamlit.cache_resource.clear()
+    return visit
 
 
 def start(page, typed):

@@ -16,10 +16,7 @@ def complains(message: ConsoleMessage) -> bool:
 
 @pytest.mark.parametrize(("locale", "start", "better"), [("en-US", "Compare", "Better"), ("zh-CN", "开始比较", "更好")])
 def test_two_answers_side_by_side_and_a_vote(scripted_chat, tmp_path, monkeypatch, locale, start, better):
-    import streamlit
-
     monkeypatch.setenv("ARRIERO_HOME", str(tmp_path))
-    streamlit.cache_resource.clear()
     base, adapter = scripted_chat("这是**“重点”**内容", gate=4), scripted_chat("the adapter's")
     set_site(Site(Local({"base": base, "adapter": adapter}.items)))
     outside: list[str] = []

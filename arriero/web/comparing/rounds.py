@@ -7,8 +7,6 @@ are read on one event loop in a thread of its own, and whoever looks draws what 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -19,6 +17,7 @@ from uuid import uuid4
 from arriero.errors import ArrieroError, EngineError
 from arriero.messages import FinishReason, Message, Sampling, Usage
 from arriero.web.backend import Backend
+from arriero.web.background import Background, failure
 
 PROMPTS_AT_ONCE = 4  # a list of prompts must not fill the server's queue
 
@@ -84,8 +83,7 @@ class Rounds:
     def __init__(self) -> None:
         self._rounds: dict[str | None, Round] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by round; touched on the loop only
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._background = Background("comparing")
 
     def get(self, owner: str | None) -> Round | None:
         """The visitor's round, None before the first."""
@@ -94,18 +92,14 @@ class Rounds:
     def start(self, owner: str | None, round_: Round, backend: Backend) -> None:
         """Begin a round, after stopping the visitor's last one."""
         self.stop(owner)
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="comparing", daemon=True).start()
-            self._rounds[owner] = round_
-        self._loop.call_soon_threadsafe(self._begin, round_, backend)
+        self._rounds[owner] = round_
+        self._background.call(self._begin, round_, backend)
 
     def stop(self, owner: str | None) -> None:
         """Stop the visitor's round and keep what was said."""
         round_ = self.get(owner)
-        if round_ is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel, round_)
+        if round_ is not None:
+            self._background.call(self._cancel, round_)
 
     def _begin(self, round_: Round, backend: Backend) -> None:
         task = asyncio.get_running_loop().create_task(_answer_all(round_, backend))
@@ -143,8 +137,5 @@ async def _answer(side: Side, messages: Sequence[Message], sampling: Sampling, b
                     side.usage, side.finish_reason = piece.usage, piece.finish_reason
         if not side.ended:
             side.error = EngineError("the answer ended without saying why")
-    except ArrieroError as error:
-        side.error = error
     except Exception as error:
-        logging.getLogger(__name__).error("an answer broke off", exc_info=error)
-        side.error = EngineError(f"the answer broke off: {error}", hint="the server's log says where")
+        side.error = failure(error)

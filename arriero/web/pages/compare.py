@@ -10,16 +10,10 @@ from arriero.messages import Sampling
 from arriero.web.backend import Choice
 from arriero.web.comparing.draw import FAILURE, draw_round, draw_votes
 from arriero.web.comparing.prompts import FILES, prompts
-from arriero.web.comparing.rounds import Round, Rounds
+from arriero.web.comparing.rounds import Round
 from arriero.web.comparing.votes import Votes
 from arriero.web.state import get_site
 from arriero.web.words import say
-
-
-def all_rounds() -> Rounds:
-    """The rounds of this process: they outlive a script run, a tab and a reload."""
-    rounds: Rounds = st.cache_resource(show_spinner=False)(Rounds)()
-    return rounds
 
 
 def main() -> None:
@@ -37,7 +31,8 @@ def draw(owner: str | None) -> None:
     """The question, the last round, and the votes. What fails is raised, as an ArrieroError."""
     if (failure := st.session_state.pop(FAILURE, None)) is not None:
         raise failure
-    backend, rounds, votes = get_site().backend, all_rounds(), Votes()
+    site, votes = get_site(), Votes()
+    backend, rounds = site.backend, site.rounds
     choices = backend.choices()
     if len(choices) < 2:
         st.info(say("compare.only_one", name=to_streamlit(choices[0].name)))
