@@ -17,7 +17,7 @@ def draw_fault(error: ArrieroError | Failure, where: DeltaGenerator | None = Non
     """The error's message and its hint. Both may quote a file, so neither is Markdown."""
     text = plain(error.message)
     if error.hint:
-        text += f"  \n{say('data.try', hint=plain(error.hint))}"
+        text += f"  \n{say('common.try', hint=plain(error.hint))}"
     (st if where is None else where).error(text, icon=":material/error:")
 
 
@@ -26,8 +26,11 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$~:])", r"\\\1", text).replace("\n", "  \n")
 
 
-def administrators_only() -> None:
-    """End the script run of a visitor who is no administrator. The frame hides the page; its address does not."""
+def administrators_only(word: str = "common.admins_only") -> None:
+    """End the script run of a visitor who is no administrator, with this word.
+
+    The frame hides the page; its address does not.
+    """
     if not get_site().visitor(st.context.headers).admin:
-        st.info(say("data.admins_only"), icon=":material/lock:")
+        st.info(say(word), icon=":material/lock:")
         st.stop()

@@ -36,7 +36,7 @@ def main() -> None:
             PAGES / f"{name}.py", title=say(f"common.page_{name}"), icon=f":material/{icon}:", default=name == "chat"
         )
         for name, icon in ICONS.items()
-        if (visitor.admin or name not in FOR_ADMIN) and (PAGES / f"{name}.py").is_file()
+        if visitor.admin or name not in FOR_ADMIN
     ]
     chosen = st.navigation(pages)
     with st.sidebar:

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import arriero.web
 from arriero.runs import Record, listed, state_of
+from arriero.web.datasets import source
 from arriero.web.state import Site, Visitor, set_site
 from arriero.web.training import sources
 from tests.conftest import train_tiny
@@ -112,10 +113,10 @@ def test_a_name_that_is_taken_or_no_name_is_refused(opened, rows_file):
 
 
 def test_an_upload_stays_beside_another_one_of_its_name(home):
-    first, second = sources.keep("../a b.json", b"[1]"), sources.keep("a b.json", b"[2]")
+    first, second = source.keep("../a b.json", b"[1]"), source.keep("a b.json", b"[2]")
     assert first == home / "datasets" / "uploads" / "a_b.json"
     assert (first.read_bytes(), second.read_bytes()) == (b"[1]", b"[2]")
-    assert sources.keep("a b.json", b"[1]") == first
+    assert source.keep("a b.json", b"[1]") == first
     assert set(sources.data_files([])) == {str(first), str(second)}
 
 

@@ -11,7 +11,7 @@ from arriero.errors import ArrieroError
 from arriero.markup import to_streamlit
 from arriero.web.comparing.rounds import Duel, Round, Side
 from arriero.web.comparing.votes import Vote, Votes, as_csv, as_json, tally, vote_on
-from arriero.web.language import language
+from arriero.web.language import redrawn
 from arriero.web.words import say
 
 REDRAW_SECONDS = 0.2
@@ -27,7 +27,7 @@ def draw_round(round_: Round, votes: Votes, owner: str | None) -> None:
         if duel.ended:
             _draw_duel(duel, key, vote, partial(_keep, votes, round_, index, owner))
         else:
-            st.fragment(_draw_growing, run_every=REDRAW_SECONDS)(duel, key)
+            redrawn(_draw_growing, REDRAW_SECONDS)(duel, key)
 
 
 def _keep(votes: Votes, round_: Round, index: int, owner: str | None, winner: str | None) -> None:
@@ -38,7 +38,6 @@ def _keep(votes: Votes, round_: Round, index: int, owner: str | None, winner: st
 
 
 def _draw_growing(duel: Duel, key: str) -> None:
-    language()  # a redraw is a run of its own
     if duel.ended:
         st.rerun()
     _draw_duel(duel, key, None, None)

@@ -50,7 +50,7 @@ def upload() -> None:
     largest = source.LARGEST // 10**6
     file = st.file_uploader(
         say("data.upload_label", size=largest),
-        [ending.lstrip(".") for ending in ENDINGS],
+        list(ENDINGS),
         key="data_upload",
         max_upload_size=largest,
     )

@@ -50,12 +50,17 @@ def keep(name: str, content: bytes) -> Path:
     return target
 
 
+def uploaded() -> list[str]:
+    """Paths of what was uploaded, the latest first."""
+    kept = sorted(uploads().glob("[!.]*"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return list(map(str, kept))
+
+
 def offered() -> list[str]:
     """Paths to choose from, each once: uploads and what was opened, the latest first, then a checkout's examples."""
     opened = [job.about["source"] for folder in _latest() if (job := jobs.find(folder)) is not None]
-    kept = sorted(uploads().glob("[!.]*"), key=lambda file: file.stat().st_mtime, reverse=True)
     examples = sorted((Path(arriero.__file__).parents[1] / "examples" / "data").glob("*.json"))
-    every = dict.fromkeys([*opened[:EARLIER], *map(str, kept), *map(str, examples)])
+    every = dict.fromkeys([*opened[:EARLIER], *uploaded(), *map(str, examples)])
     return [path for path in every if Path(path).exists()]
 
 

@@ -18,7 +18,7 @@ from arriero.web.datasets.prepared import Prepared
 from arriero.web.datasets.report import draw_report
 from arriero.web.datasets.rows import draw_rows
 from arriero.web.faults import administrators_only, draw_fault
-from arriero.web.language import language
+from arriero.web.language import redrawn
 from arriero.web.words import say
 
 PREPARING = "arriero.web.datasets.prepare"
@@ -43,7 +43,7 @@ def main() -> None:
         source.tidy()
         job = jobs.start(folder, PREPARING, about)
     if job.running:
-        st.fragment(wait, run_every=0.5)(folder)
+        redrawn(wait, 0.5)(folder)
     elif job.failure is not None:
         if job.failure.kind == "cancelled":
             st.caption(say("data.stopped"))
@@ -58,7 +58,6 @@ def main() -> None:
 
 def wait(folder: Path) -> None:
     """How far the inspection is; the whole page is drawn anew when it has ended."""
-    language()
     job = jobs.find(folder)
     if job is None or not job.running:
         st.rerun()

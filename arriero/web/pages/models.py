@@ -9,7 +9,7 @@ from arriero.errors import ArrieroError
 from arriero.hub.catalog import Source
 from arriero.web.backend import Choice
 from arriero.web.faults import administrators_only, draw_fault, plain
-from arriero.web.language import language
+from arriero.web.language import redrawn
 from arriero.web.shelf import shelf
 from arriero.web.shelf.draw import draw_downloads, draw_model
 from arriero.web.state import get_site
@@ -34,12 +34,11 @@ def main() -> None:
     every = shelf.downloads()
     checking = [job for model in present if (job := shelf.verification(model)) is not None and job.running]
     busy = [job.folder for job in (*every, *checking) if job.running]
-    st.fragment(following, run_every=1.0 if busy else None)([str(folder) for folder in busy])
+    redrawn(following, 1.0 if busy else None)([str(folder) for folder in busy])
 
 
 def following(busy: list[str]) -> None:
     """The downloads, drawn anew each second while any runs; the whole page, when one that ran has ended."""
-    language()
     present = [job for model in shelf.on_disk() if (job := shelf.verification(model)) is not None]
     every = shelf.downloads()
     running = {str(job.folder) for job in (*every, *present) if job.running}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from arriero import runs
-from arriero.web.state import get_site
+from arriero.web.faults import administrators_only
 from arriero.web.training.form import draw_form
 from arriero.web.training.listing import draw_list
 from arriero.web.training.planned import draw_plan
@@ -15,9 +15,7 @@ from arriero.web.words import say
 
 def main() -> None:
     """Draw the page: one run by the address's `run`, or all of them and the form of a new one."""
-    if not get_site().visitor(st.context.headers).admin:  # the frame hides the page; its address does not
-        st.info(say("train.admins_only"), icon=":material/lock:")
-        return
+    administrators_only("train.admins_only")
     st.title(say("common.page_train"), anchor=False)
     records = runs.listed()
     chosen = next((record for record in records if record.folder.name == st.query_params.get("run")), None)

@@ -1,6 +1,6 @@
 """The page of training runs.
 
-    sources.py   which data and models are offered, and where uploads and adapters go
+    sources.py   which data and models are offered, and where adapters go
     fields.py    a widget for each training option, made from TrainOptions
     form.py      what a new run is asked to do
     planned.py   the plan of it, and its start

@@ -8,8 +8,10 @@ from pathlib import Path
 import streamlit as st
 
 from arriero import settings
+from arriero.data.records import ENDINGS
 from arriero.errors import ArrieroError
 from arriero.runs.registry import Record, absolute
+from arriero.web.datasets import source
 from arriero.web.faults import draw_fault
 from arriero.web.training import sources
 from arriero.web.training.fields import draw_options
@@ -60,12 +62,12 @@ def _data(records: Sequence[Record]) -> str | None:
 
 
 def _upload() -> None:
-    file = st.file_uploader(say("train.upload_label"), list(sources.ENDINGS), key="train_upload")
+    file = st.file_uploader(say("train.upload_label"), list(ENDINGS), key="train_upload")
     if file is None or st.session_state.get("train_uploaded") == file.file_id:
         return
     st.session_state["train_uploaded"] = file.file_id
     try:
-        st.session_state[DATA] = str(sources.keep(file.name, file.getvalue()))
+        st.session_state[DATA] = str(source.keep(file.name, file.getvalue()))
     except ArrieroError as error:
         draw_fault(error)
         return

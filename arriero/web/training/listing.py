@@ -10,7 +10,7 @@ from arriero import runs
 from arriero.runs import Metrics, Record, state_of
 from arriero.runs.state import METRICS
 from arriero.web.faults import plain
-from arriero.web.language import language
+from arriero.web.language import redrawn
 from arriero.web.words import say
 
 COLOURS = {
@@ -29,11 +29,10 @@ def draw_list(records: list[Record]) -> None:
         st.caption(say("train.no_runs"))
         return
     active = any(state_of(record).active for record in records)
-    st.fragment(_draw, run_every=2.0 if active else None)()
+    redrawn(_draw, 2.0 if active else None)()
 
 
 def _draw() -> None:
-    language()
     for record in runs.listed():
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             when = datetime.fromtimestamp(record.started).strftime("%Y-%m-%d %H:%M")

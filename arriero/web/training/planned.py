@@ -12,7 +12,7 @@ from arriero import runs
 from arriero.errors import ArrieroError
 from arriero.runs import Planning, Record
 from arriero.web.faults import draw_fault, plain
-from arriero.web.language import language
+from arriero.web.language import redrawn
 from arriero.web.words import say
 
 KEY = "train_plan"
@@ -26,7 +26,7 @@ def draw_plan(record: Record | None) -> None:
         kept = None
         st.session_state[KEY] = None
     if kept is not None:
-        st.fragment(_follow, run_every=0.5)()
+        redrawn(_follow, 0.5)()
     elif st.button(say("train.plan"), type="primary", disabled=record is None, icon=":material/calculate:"):
         if record is not None:
             st.session_state[KEY] = record, Planning(record)
@@ -34,7 +34,6 @@ def draw_plan(record: Record | None) -> None:
 
 
 def _follow() -> None:
-    language()
     kept: tuple[Record, Planning] | None = st.session_state.get(KEY)
     if kept is None:
         return

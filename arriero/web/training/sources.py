@@ -1,4 +1,4 @@
-"""Which data and models the page offers, and where uploads and adapters go."""
+"""Which data and models the page offers, and where adapters go."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arriero import hub, runs, settings
-from arriero.data import records
 from arriero.runs.registry import Record
-from arriero.web.datasets.source import keep as keep
-from arriero.web.datasets.source import uploads
+from arriero.web.datasets import source
 
-ENDINGS = tuple(ending.lstrip(".") for ending in records.ENDINGS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # what the server lets an adapter be called
 
 
 def data_files(records: Sequence[Record]) -> list[str]:
     """What was uploaded, the latest first, and what earlier runs were trained on."""
-    kept = sorted(uploads().glob("[!.]*"), key=lambda file: file.stat().st_mtime, reverse=True)
-    return list(dict.fromkeys([*map(str, kept), *(record.data for record in records)]))
+    return list(dict.fromkeys([*source.uploaded(), *(record.data for record in records)]))
 
 
 def models() -> list[str]:

@@ -13,7 +13,7 @@ from arriero.errors import ArrieroError
 from arriero.runs import Metrics, Record, State, log_tail, state_of
 from arriero.training.output.curves import decimated, series
 from arriero.web.faults import draw_fault, plain
-from arriero.web.language import language
+from arriero.web.language import redrawn
 from arriero.web.training.listing import badge, metrics_of
 from arriero.web.training.planned import duration
 from arriero.web.training.result import draw_result
@@ -29,13 +29,12 @@ def draw_run(record: Record) -> None:
         st.query_params.pop("run", None)
         st.rerun()
     active = state_of(record).active
-    st.fragment(_follow, run_every=1.0 if active else None)(record, active)
+    redrawn(_follow, 1.0 if active else None)(record, active)
     if state_of(record).name == "finished":
         draw_result(record)
 
 
 def _follow(record: Record, active: bool) -> None:
-    language()
     state = state_of(record)
     if state.active != active:
         st.rerun()

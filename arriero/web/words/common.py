@@ -6,5 +6,7 @@ WORDS = {
     "page_data": ("Data", "数据"),
     "page_train": ("Train", "训练"),
     "page_models": ("Models", "模型"),
+    "admins_only": ("This page is for administrators.", "此页面仅限管理员。"),
+    "try": ("Try: {hint}", "可以试试：{hint}"),
     "language": ("Language", "语言"),
 }

@@ -1,8 +1,6 @@
 """What the page "data" says."""
 
 OPENING = {
-    "admins_only": ("This page is for administrators.", "此页面仅限管理员。"),
-    "try": ("Try: {hint}", "可以试试：{hint}"),
     "file": ("Instruction file", "指令数据文件"),
     "file_placeholder": ("Choose one, or type a path on this machine", "选择文件，或输入本机上的路径"),
     "file_help": (
