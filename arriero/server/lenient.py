@@ -21,7 +21,6 @@ from pydantic_core.core_schema import CoreSchema, no_info_after_validator_functi
 from starlette.requests import Request
 
 from arriero.server.body import RequestBody, StopString
-from arriero.server.body import Whole as Whole
 from arriero.server.errors import RequestError
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import sys
 import threading
@@ -24,10 +23,9 @@ from arriero.errors import UsageError
 from arriero.messages import Message
 from arriero.web import Visitor, browser, mount
 from tests.conftest import TEMPLATE
+from tests.web.browsing import CHROMIUM, FLAGS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 expect.set_options(timeout=60_000)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")

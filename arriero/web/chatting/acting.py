@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Literal
 
 import streamlit as st
 
 from arriero.errors import ArrieroError
 from arriero.web.chatting.desk import Desk
+from arriero.web.words import say
 
 MARKS = re.compile(r"([\\`*_{}\[\]()<>#+.!~$:|^=-])")
 
@@ -27,6 +29,20 @@ def show_error(error: ArrieroError | None = None) -> None:
     if error is not None:
         told = [f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in (error.message, error.hint) if part]
         st.error(as_text(" ".join(told)), icon=":material/error:")
+
+
+def export(kind: Literal["markdown", "json"], make: Callable[[], str], file: str, *, key: str) -> None:
+    """A button that saves what `make` gives as a file; it breaks off nothing that is being drawn."""
+    st.download_button(
+        say(f"chat.{kind}"),
+        make,
+        file,
+        {"markdown": "text/markdown", "json": "application/json"}[kind],
+        key=key,
+        type="tertiary",
+        icon=":material/download:",
+        on_click="ignore",
+    )
 
 
 def as_text(text: str) -> str:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from arriero.history import History, as_markdown, document
 from arriero.web.backend import Choice
-from arriero.web.chatting.acting import act, as_text
+from arriero.web.chatting.acting import act, as_text, export
 from arriero.web.chatting.controls import controls
 from arriero.web.chatting.desk import Desk
 from arriero.web.words import say
@@ -58,26 +58,8 @@ def _menu(desk: Desk) -> None:
     identity, name = saved.id, re.sub(r"[^\w-]+", "-", saved.title).strip("-") or "conversation"
     if st.button(say("chat.rename"), icon=":material/edit:", key="rename", type="tertiary"):
         _dialog("chat.rename", lambda: _rename(desk))
-    st.download_button(
-        say("chat.markdown"),
-        lambda: as_markdown(history.get(identity), history.path(identity)),
-        f"{name}.md",
-        "text/markdown",
-        key="markdown",
-        type="tertiary",
-        icon=":material/download:",
-        on_click="ignore",
-    )
-    st.download_button(
-        say("chat.json"),
-        lambda: as_json(history, identity),
-        f"{name}.json",
-        "application/json",
-        key="json",
-        type="tertiary",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    export("markdown", lambda: as_markdown(history.get(identity), history.path(identity)), f"{name}.md", key="markdown")
+    export("json", lambda: as_json(history, identity), f"{name}.json", key="json")
     if st.button(say("chat.delete"), icon=":material/delete:", key="delete", type="tertiary"):
         _dialog("chat.delete_this", lambda: _delete(desk))
 

@@ -7,7 +7,7 @@ import json
 import streamlit as st
 
 from arriero.history import History, Saved, as_markdown, document
-from arriero.web.chatting.acting import act, as_text
+from arriero.web.chatting.acting import act, as_text, export
 from arriero.web.chatting.desk import Desk
 from arriero.web.words import say
 
@@ -69,26 +69,13 @@ def _show_more() -> None:
 
 
 def _exports(history: History) -> None:
-    st.download_button(
-        say("chat.markdown"),
+    export(
+        "markdown",
         lambda: "\n".join(as_markdown(saved, history.path(saved.id or 0)) for saved in history.find(limit=ALL)),
         "conversations.md",
-        "text/markdown",
         key="all_markdown",
-        type="tertiary",
-        icon=":material/download:",
-        on_click="ignore",
     )
-    st.download_button(
-        say("chat.json"),
-        lambda: all_as_json(history),
-        "conversations.json",
-        "application/json",
-        key="all_json",
-        type="tertiary",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    export("json", lambda: all_as_json(history), "conversations.json", key="all_json")
 
 
 def all_as_json(history: History) -> str:

@@ -4,48 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 from arriero import hub
 from arriero.data.records import read
-from arriero.web import Site, mount, set_site
+from arriero.web import Site, set_site
 from arriero.web.backend import Choice
 from tests.conftest import ROWS
+from tests.web.browsing import CHROMIUM, FLAGS, served
 from tests.web.pages.visiting import Offering
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WAIT = 60_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The page on a free port."""
-    started = threading.Event()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI):
-        started.set()
-        yield
-
-    app = FastAPI(lifespan=lifespan)
-    mount(app)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    assert started.wait(60)
-    yield f"127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served() as found:
+        yield found
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field
 
 from arriero.chat import Form
 from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
-from arriero.server.body import Schema, Temperature, TopP, parts
+from arriero.server.body import Schema, Temperature, TopP, Whole, parts
 from arriero.server.errors import NO_THREADS, RequestError, at
-from arriero.server.lenient import Lenient, Stops, Unsupported, Whole
+from arriero.server.lenient import Lenient, Stops, Unsupported
 
 
 class TextBlock(Lenient):

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.embeddings import Embedder, Vectors
+from arriero.server.body import Whole
 from arriero.server.errors import at
-from arriero.server.lenient import Lenient, Whole, note_ignored
+from arriero.server.lenient import Lenient, note_ignored
 from arriero.server.routes.embeddings import MOST, compute
 from arriero.server.routes.ollama.answers import FAULTS
 from arriero.server.routes.ollama.schemas import LATEST

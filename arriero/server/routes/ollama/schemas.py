@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from arriero.messages import Message, Role, Sampling, Tool, ToolCall
-from arriero.server.body import Penalty, Schema, StopString, Temperature, TopP
+from arriero.server.body import Penalty, Schema, StopString, Temperature, TopP, Whole
 from arriero.server.errors import RequestError, at
-from arriero.server.lenient import Lenient, Stops, Unsupported, Whole
+from arriero.server.lenient import Lenient, Stops, Unsupported
 from arriero.server.models import Served
 from arriero.server.service import Service
 from arriero.tools import NO_PARAMETERS

@@ -9,10 +9,10 @@ from pydantic import Field
 from arriero.chat import Form
 from arriero.constraint import JsonSchema
 from arriero.messages import NamedTool, Tool, ToolChoice
-from arriero.server.body import SamplingBody, Schema
+from arriero.server.body import SamplingBody, Schema, Whole
 from arriero.server.errors import RequestError, at
 from arriero.server.fields import SamplingFields
-from arriero.server.lenient import NO_EFFECT, OpenAIBody, Unsupported, Whole
+from arriero.server.lenient import NO_EFFECT, OpenAIBody, Unsupported
 from arriero.server.routes.conversation import ObjectFormat, TextFormat
 from arriero.server.routes.responses.items import InputItem, MessageItem, only
 from arriero.tools import NO_PARAMETERS
