@@ -68,8 +68,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post(PATH, response_model=ResponseBody, responses=STREAM_TOO)
     async def respond(body: ResponseRequest, request: Request) -> Response:
         """Answer a text or a conversation, at once or as a stream of server-sent events."""
-        models = service.models
-        served = models.default if body.model is None else models.find(body.model)
+        served = service.models.find(body.model)
         form, wanted, owner = body.form(), body.alternatives(), _owner(service, request)
         items = await run_in_threadpool(shelf.items, owner, body)
         system = [] if body.instructions is None else [Message("system", body.instructions)]
