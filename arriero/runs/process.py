@@ -20,9 +20,11 @@ from arriero.runs.state import ALIVE, EXIT, LOCK, LOG
 
 COMMAND = [sys.executable, "-m", "arriero.cli", "train"]
 CONFIG = "train.yaml"
-# Nobody waits for a run that outlives its server, so a shell writes down how it ended, after kill -9 too. It catches
-# the signals that are for the run, which gets them with their usual effect.
-WAIT = """trap : INT TERM; "$@"; echo $? >"$0.partial" && mv "$0.partial" "$0" """
+# Nobody waits for a run that outlives its server, so a shell writes down how it ended, after kill -9 too. Signals go to
+# both, and the shell catches them once the run is there to get them: before that they end it, and the run with it.
+WAIT = """"$@" & trap : INT TERM
+while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
+echo $code >"$0.partial" && mv "$0.partial" "$0" """
 
 
 def start(record: Record, *, resume: bool = False) -> Record:
@@ -77,8 +79,9 @@ def stop(record: Record) -> None:
         raise UsageError(f"the run has {record.workers} workers", hint="Ctrl-C where it was started stops them all")
     with contextlib.suppress(ProcessLookupError):
         if (group := _group(record)) is not None:
-            # before the directory is claimed there is nothing to save, and Python may not listen to SIGINT yet
-            os.killpg(group, signal.SIGINT if claimed else signal.SIGTERM)
+            os.killpg(
+                group, signal.SIGTERM
+            )  # a shell's background does not listen to SIGINT until training asks for it
         elif (pid := holder_pid(record.directory / LOCK)) is not None:
             os.kill(pid, signal.SIGINT)
         elif claimed:
