@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -138,13 +139,21 @@ def _post(chat: Chat, path: str, body: Document) -> None:
 
 
 def page(chat: Chat, messages: list[Message]) -> None:
-    """The web page's session."""
-    from arriero.web.session import Session
+    """The web page's answers."""
+    from arriero.history import History, Saved
+    from arriero.web.answer import Request
+    from arriero.web.answers import Answers
+    from arriero.web.backend import Local
 
-    session = Session(chat)
-    turn = session.ask(messages[-1].content, Sampling())
-    while turn.running:
-        session.advance(1.0)
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(History(Path(folder) / "history.db")) as history:
+        saved = history.save(Saved("served"), messages)
+        backend = Local(lambda: [("served", chat)])
+        with contextlib.closing(Answers(backend)) as answers:
+            request = Request(history, saved.id, history.path(saved.id)[-1].id, "served", messages, Sampling())
+            answer = answers.start(request)
+            answer.ended.wait()
+        if answer.error is not None:
+            raise answer.error
 
 
 def langchain(chat: Chat, messages: list[Message]) -> None:
@@ -170,7 +179,7 @@ SURFACES: dict[str, tuple[Send, str]] = {
     "POST /v1/chat/completions": (server(stream=False), "messages"),
     "the same, stream": (server(stream=True), "messages"),
     "POST /": (tutorial, "text"),
-    "web page": (page, "text"),
+    "web page": (page, "messages"),
     "ChatArriero": (langchain, "messages"),
     "ArrieroLLM": (langchain_text, "text"),
 }
