@@ -75,13 +75,13 @@ def _figures(nats: torch.Tensor, same: torch.Tensor) -> Document:
 def of(model: Any) -> Logits:
     """A torch model's logits."""
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def logits(ids: list[int], places: int) -> torch.Tensor:
         read = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=places)
         found: torch.Tensor = read.logits[0].float().cpu()
         return found
 
-    return logits
+    return logits  # type: ignore[no-any-return]
 
 
 def exported(job: Document) -> Logits:

@@ -147,9 +147,12 @@ def page(chat: Chat, messages: list[Message]) -> None:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(History(Path(folder) / "history.db")) as history:
         saved = history.save(Saved("served"), messages)
+        assert saved.id is not None
+        question = history.path(saved.id)[-1].id
+        assert question is not None
         backend = Local(lambda: [("served", chat)])
         with contextlib.closing(Answers(backend)) as answers:
-            request = Request(history, saved.id, history.path(saved.id)[-1].id, "served", messages, Sampling())
+            request = Request(history, saved.id, question, "served", messages, Sampling())
             answer = answers.start(request)
             answer.ended.wait()
         if answer.error is not None:

@@ -113,7 +113,7 @@ def launches(device: Device, work: Callable[[], Any]) -> int:
         return sum(event.count for event in seen.key_averages() if event.self_device_time_total > 0)
     with Operators() as counted:
         work()
-    return counted.count
+    return int(counted.count)
 
 
 def allocator(device: Device) -> dict[str, int]:

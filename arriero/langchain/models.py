@@ -30,7 +30,7 @@ class OverChat(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     if TYPE_CHECKING:
-        custom_get_token_ids: Callable[[str], list[int]] | None  # LangChain's base class has it
+        custom_get_token_ids: Callable[[str], list[int]] | None = None  # LangChain's base class has it
     _kind: ClassVar[Literal["chat", "llm"]]
 
     model: str | Path | None = None
