@@ -29,7 +29,7 @@ check: setup
 
 test: check
 	arriero download smollm2-135m-instruct
-	pytest -m "not slow"
+	OMP_NUM_THREADS=1 pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow: setup
 	arriero download smollm2-135m-instruct

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,15 @@ def said(page: AppTest) -> list[str]:
 
 def keys(page: AppTest, name: str) -> list[str]:
     return [button.key for button in page.button if (button.key or "").startswith(f"{name}-")]
+
+
+def test_a_process_spawned_after_a_visit_does_not_draw_the_page(opened, scripted_chat):
+    """Streamlit makes the page's script the main module, and a spawned process imports that: it died of it."""
+    opened(served=scripted_chat("abc"))
+    process = multiprocessing.get_context("spawn").Process(target=abs, args=(-1,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_a_conversation_of_two_turns(scripted_chat, opened):

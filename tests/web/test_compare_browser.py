@@ -14,6 +14,7 @@ def complains(message: ConsoleMessage) -> bool:
     return message.type == "error" and "/compare/_stcore/" not in message.location["url"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("locale", "start", "better"), [("en-US", "Compare", "Better"), ("zh-CN", "开始比较", "更好")])
 def test_two_answers_side_by_side_and_a_vote(scripted_chat, tmp_path, monkeypatch, locale, start, better):
     monkeypatch.setenv("ARRIERO_HOME", str(tmp_path))

@@ -6,4 +6,5 @@ its address in its own way, without the frame, so in no chosen language and for 
 
 from arriero.web.page import main
 
-main()
+if __name__ == "__main__":  # Streamlit makes it the main module, which a process spawned by multiprocessing imports
+    main()
