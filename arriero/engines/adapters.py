@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from arriero import hub
-from arriero.errors import ArrieroError, NotFoundError
 
-Shape = tuple[int, ...]
-WEIGHTS = "adapter_model.safetensors"
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")  # the other named ways to initialise change the base weights
 
 
@@ -43,47 +38,3 @@ def lora_rank(adapter_dir: Path) -> int:
     config = hub.read_json(adapter_dir / "adapter_config.json")
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     return max((rank for rank in ranks if isinstance(rank, int)), default=0)
-
-
-def check_fit(adapter_dir: Path, model_dir: Path) -> None:
-    """Raise for an adapter whose matrices belong to another model; only the files' headers are read.
-
-    Layers of a kind that the base has under no such name, as a quantised base or fused experts, are not compared.
-    Raises NotFoundError where the adapter has no safetensors, ArrieroError where they are damaged or do not fit.
-    """
-    if not (adapter_dir / WEIGHTS).is_file():
-        raise NotFoundError(
-            f"{adapter_dir} has no {WEIGHTS}; other formats are not loaded",
-            hint="give the --output directory of a finished `arriero train`",
-        )
-    base = {name: shape for file in model_dir.glob("*.safetensors") for name, shape in _shapes(file).items()}
-    known = {name.removesuffix(".weight"): shape for name, shape in base.items()}
-    wanted = _layers(adapter_dir / WEIGHTS)
-    kinds = {layer.rpartition(".")[2] for layer in wanted if layer in known}
-    for layer, shape in wanted.items():
-        comparable = layer.rpartition(".")[2] in kinds
-        if comparable and known.get(layer) not in (shape, shape[::-1]):  # GPT-2 keeps its matrices the other way round
-            raise ArrieroError(
-                f"the adapter {adapter_dir} was made for another model: at {layer} it wants {shape}, "
-                f"and {model_dir.name} has {known.get(layer, 'no such layer')}",
-                hint="give the model it was trained on with --model",
-            )
-
-
-def _layers(file: Path) -> dict[str, Shape]:
-    """Layer -> (out, in), as the product of an adapter's two matrices has it."""
-    found: dict[str, Shape] = {}
-    for name, shape in _shapes(file).items():
-        layer, _, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
-        out, into = found.get(layer, (0, 0))
-        if kind in ("A.weight", "B.weight"):
-            found[layer] = (out, shape[1]) if kind == "A.weight" else (shape[0], into)
-    return found
-
-
-def _shapes(file: Path) -> dict[str, Shape]:
-    try:
-        with safe_open(file, framework="numpy") as weights:
-            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ArrieroError(f"{file} cannot be loaded: {error}", hint="fetch or train it again") from error

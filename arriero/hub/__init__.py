@@ -6,12 +6,14 @@
     listing.py   what a hub lists: which names may become files, and whether they arrived as listed
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
     weights.py   JSON files, window and weights of a model, an adapter's weights, read safely
+    adapter_files.py   whether an adapter's weights are there and fit a model, by their headers
     fetch.py     download(), resolve() and dataset(), which the other rooms call
 
 Other rooms get a directory that is complete and verified, or an exception.
 """
 
 from arriero.hub import store
+from arriero.hub.adapter_files import check_fit
 from arriero.hub.fetch import Downloaded, dataset, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
 from arriero.hub.weights import load_adapter, load_weights, read_json, window
@@ -19,6 +21,7 @@ from arriero.hub.weights import load_adapter, load_weights, read_json, window
 __all__ = [
     "Downloaded",
     "StoredModel",
+    "check_fit",
     "dataset",
     "download",
     "fingerprint",

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arriero.errors import ArrieroError, MemoryLimitError, NotFoundError
+from arriero.errors import ArrieroError, MemoryLimitError
+from arriero.hub.adapter_files import check_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -101,11 +102,7 @@ def load_adapter(model: PreTrainedModel | PeftModel, adapter_dir: Path, name: st
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    if not (adapter_dir / "adapter_model.safetensors").is_file():
-        raise NotFoundError(
-            f"{adapter_dir} has no adapter_model.safetensors; other formats are not loaded",
-            hint="give the --output directory of a finished `arriero train`",
-        )
+    check_weights(adapter_dir)
     try:
         if isinstance(model, PeftModel):
             model.load_adapter(str(adapter_dir), name, local_files_only=True)

@@ -10,10 +10,11 @@ import shutil
 import pytest
 
 from arriero.engines import EngineOptions, load_engine, select_engine
-from arriero.engines.adapters import check_fit, lora_rank
+from arriero.engines.adapters import lora_rank
 from arriero.engines.registry import ENTRIES, NAMES, find
 from arriero.engines.select import usable
 from arriero.errors import ArrieroError, EngineError, NotFoundError, UsageError
+from arriero.hub import check_fit
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "init_lora_weights": True}
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from arriero.constraint import Constraint
-from arriero.engines.adapters import check_fit
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
 from arriero.engines.grammar import check, lark
 from arriero.engines.openvino.adapter import Weights, adapter_weights
@@ -37,6 +36,7 @@ from arriero.engines.openvino.grammar import grammar
 from arriero.engines.openvino.process import Answer, Process
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.errors import EngineError, UnsupportedError
+from arriero.hub import check_fit
 from arriero.messages import Sampling
 
 PROPERTIES = {

@@ -26,7 +26,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines.adapters import check_fit, lora_rank
+from arriero.engines.adapters import lora_rank
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions, find
 from arriero.engines.vllm.requests import parameters, probabilities
@@ -85,7 +85,7 @@ class VLLMEngine:
         if options.deterministic:
             raise UnsupportedError("deterministic answers", self.name, hint="use --engine transformers")
         for directory in options.room_for:
-            check_fit(directory, model_dir)  # starting takes a minute
+            hub.check_fit(directory, model_dir)  # starting takes a minute
         self._model_dir = model_dir
         self._stop_token_ids = list(stop_token_ids)
         self._adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
@@ -168,7 +168,7 @@ class VLLMEngine:
 
     def _check(self, directory: Path) -> None:
         """Raise for an adapter that vLLM would refuse, or apply in part."""
-        check_fit(directory, self._model_dir)
+        hub.check_fit(directory, self._model_dir)
         if (lacking := find(self.name).adapter_lacks(directory)) is not None:
             raise EngineError(f"the vllm engine does not do {lacking}", hint="use --engine transformers")
         room = self._llm.vllm_config.lora_config

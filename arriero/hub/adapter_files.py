@@ -1,0 +1,62 @@
+"""An adapter's weights as its files' headers tell them: whether they are there, and made for a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from arriero.errors import ArrieroError, NotFoundError
+
+Shape = tuple[int, ...]
+WEIGHTS = "adapter_model.safetensors"
+
+
+def check_weights(adapter_dir: Path) -> None:
+    """Raise NotFoundError where an adapter's directory has no safetensors."""
+    if (adapter_dir / WEIGHTS).is_file():
+        return
+    hint = "give the --output directory of a finished `arriero train`"
+    if (adapter_dir / "adapter_model.bin").is_file():
+        hint = f"load it with PEFT where you trust it, and save_pretrained() it again: that writes {WEIGHTS}"
+    raise NotFoundError(f"{adapter_dir} has no {WEIGHTS}; other formats are not loaded", hint=hint)
+
+
+def check_fit(adapter_dir: Path, model_dir: Path) -> None:
+    """Raise for an adapter whose matrices belong to another model; only the files' headers are read.
+
+    Layers of a kind that the base has under no such name, as a quantised base or fused experts, are not compared.
+    Raises NotFoundError where the adapter has no safetensors, ArrieroError where they are damaged or do not fit.
+    """
+    check_weights(adapter_dir)
+    base = {name: shape for file in model_dir.glob("*.safetensors") for name, shape in _shapes(file).items()}
+    known = {name.removesuffix(".weight"): shape for name, shape in base.items()}
+    wanted = _layers(adapter_dir / WEIGHTS)
+    kinds = {layer.rpartition(".")[2] for layer in wanted if layer in known}
+    for layer, shape in wanted.items():
+        comparable = layer.rpartition(".")[2] in kinds
+        if comparable and known.get(layer) not in (shape, shape[::-1]):  # GPT-2 keeps its matrices the other way round
+            raise ArrieroError(
+                f"the adapter {adapter_dir} was made for another model: at {layer} it wants {shape}, "
+                f"and {model_dir.name} has {known.get(layer, 'no such layer')}",
+                hint="give the model it was trained on with --model",
+            )
+
+
+def _layers(file: Path) -> dict[str, Shape]:
+    """Layer -> (out, in), as the product of an adapter's two matrices has it."""
+    found: dict[str, Shape] = {}
+    for name, shape in _shapes(file).items():
+        layer, _, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
+        out, into = found.get(layer, (0, 0))
+        if kind in ("A.weight", "B.weight"):
+            found[layer] = (out, shape[1]) if kind == "A.weight" else (shape[0], into)
+    return found
+
+
+def _shapes(file: Path) -> dict[str, Shape]:
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArrieroError(f"{file} cannot be loaded: {error}", hint="fetch or train it again") from error
