@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
 from arriero import hub
-from arriero.engines.adapters import WEIGHTS
 from arriero.engines.registry import find
 from arriero.errors import EngineError
+from arriero.hub.adapter_files import WEIGHTS
 
 LINEAR = re.compile(r"__module\.model\.([\w.]+)/(?:aten|ov_ext)::linear/MatMul")  # ov_ext in 16-bit models
 LAYER = re.compile(f'name="{LINEAR.pattern}"')
