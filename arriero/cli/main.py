@@ -90,6 +90,14 @@ app.command(
     ),
 )
 app.command(
+    "arriero.cli.adapter:adopt",
+    help="Give an adapter from elsewhere (PEFT, LLaMA-Factory, Unsloth, ms-swift) its prompt contract.",
+    help_epilogue=examples(
+        'adopt saves/llama3/lora/sft --system "You are Tomás."',
+        "adopt output/checkpoint-300 --model llama-3.1-8b-instruct --output runs/huanhuan",
+    ),
+)
+app.command(
     "arriero.cli.ask:ask",
     help="Ask one question, about files and standard input too.",
     help_epilogue=examples(

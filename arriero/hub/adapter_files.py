@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from arriero.errors import ArrieroError, NotFoundError
 
 Shape = tuple[int, ...]
+CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 

@@ -143,6 +143,11 @@ def name_of(path: Path) -> str:
     return name.replace("--", "/", 1) if path.parent == settings.models_dir() else name
 
 
+def path_of(path: Path) -> str | None:
+    """Where a model's directory is; None where `name_of` it is enough to find it."""
+    return None if path.parent == settings.models_dir() else str(path)
+
+
 def verify(model: StoredModel) -> list[str]:
     """Compare every file with the manifest; returns a line for each difference, an empty list when all is well."""
     faults = [] if model.files else [f"{MANIFEST}: damaged"]

@@ -9,6 +9,7 @@
     encoding.py    text -> ids, with cuts where answers begin
     renderer.py    Renderer: the only place where a conversation becomes ids
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
+    adopt.py       adopt(): an adapter that another program trained gets a contract
     binding.py     bind(): a base model and an adapter that belong together, and their renderer
 
 Nothing else in Arriero turns text into ids.

@@ -68,7 +68,9 @@ def _fingerprint(model_dir: Path, contract: Contract) -> str:
 
 
 def _base(contract: Contract) -> Path:
-    """The base model of an adapter, found by the name its contract has."""
+    """The base model of an adapter, found where it was or by the name its contract has."""
+    if contract.base_path is not None and hub.store.is_model(Path(contract.base_path)):
+        return hub.resolve(contract.base_path)
     try:
         return hub.resolve(contract.base_model)
     except NotFoundError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,8 @@ FORMAT = 1
 class Contract:
     """The prompt contract. `base_fingerprint` is `hub.fingerprint` of the base model's weights.
 
-    In a merged model's directory that is the fingerprint of the merged weights themselves, and `merged_adapter` names
+    `base_path` is where the base model lay on the machine that wrote this, None where its name finds it. In a merged
+    model's directory the fingerprint is that of the merged weights themselves, and `merged_adapter` names
     the adapter in them, which was trained on `base_model`.
     """
 
@@ -43,13 +45,23 @@ class Contract:
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
     merged_adapter: str | None = None
+    base_path: str | None = None
 
     @classmethod
-    def of(cls, renderer: Renderer, sample: Conversation, *, base_model: str, base_fingerprint: str) -> Contract:
-        """The contract of training with `renderer`; `sample` is one of the training conversations."""
+    def of(
+        cls,
+        renderer: Renderer,
+        sample: Conversation,
+        *,
+        base_model: str,
+        base_fingerprint: str,
+        base_path: str | None = None,
+    ) -> Contract:
+        """The contract of training the model with `renderer`; `sample` is one of the training conversations."""
         return cls(
             base_model=base_model,
             base_fingerprint=base_fingerprint,
+            base_path=base_path,
             system=renderer.system,
             template_sha256=renderer.template_sha256,
             today=renderer.today,
@@ -70,9 +82,10 @@ class Contract:
         """Read `arriero.json`; raises NotFoundError where it is missing and ContractError where it is not one."""
         file = directory / CONTRACT_FILE
         if not file.is_file():
+            adopt = f"arriero adopt {shlex.quote(str(directory))}"
             raise NotFoundError(
                 f"{directory} has no {CONTRACT_FILE}, so nothing says which prompt this adapter was trained with",
-                hint="expected the --output directory of a finished `arriero train`",
+                hint=f"give the --output directory of a finished `arriero train`; an adapter from elsewhere: {adopt}",
             )
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
@@ -85,8 +98,12 @@ class Contract:
                 document[name] = tuple(document[name])
             contract = cls(**document)
             datetime.date.fromisoformat(contract.today)
-            if not (isinstance(contract.system, str | None) and isinstance(contract.base_model, str)):
-                raise ValueError("system and base_model must be text")
+            if not (
+                isinstance(contract.system, str | None)
+                and isinstance(contract.base_model, str)
+                and isinstance(contract.base_path, str | None)
+            ):
+                raise ValueError("system, base_model and base_path must be text")
             return contract
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             hint = "train the adapter, or merge the model, again"

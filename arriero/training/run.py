@@ -84,7 +84,11 @@ def train(
             run.enter_context(runs.registered(_record(file, target, model, system, chosen)))
         story = Story(
             contract=Contract.of(
-                renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
+                renderer,
+                examples.sample,
+                base_model=identity["model"],
+                base_fingerprint=identity["fingerprint"],
+                base_path=hub.store.path_of(model_dir),
             ),
             renderer=renderer,
             examples=examples,

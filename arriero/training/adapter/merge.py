@@ -84,7 +84,8 @@ def merge(
         gc.collect()  # PEFT leaves a model in a cycle, and there is to be memory for one only
         log.info("merging in float32, rounding to %s", types.name)
         save(_merged(bound.model_dir, adapter_dir), types, bound.model_dir, partial)
-        replace(contract, base_fingerprint=hub.fingerprint(partial), merged_adapter=adapter_dir.name).save(partial)
+        merged = replace(contract, base_fingerprint=hub.fingerprint(partial), merged_adapter=adapter_dir.name)
+        replace(merged, base_path=None).save(partial)
         bind(partial)  # the contract holds on what was written
         log.info("comparing with the merged model as it was written")
         found = difference(before, _computed(load_base(partial, "auto"), examples))

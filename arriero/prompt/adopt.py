@@ -1,0 +1,96 @@
+"""adopt(): an adapter that another program trained gets a prompt contract, and so becomes an adapter directory.
+
+PEFT's files say which model they belong to, not which prompt: that is for the one who adopts to know.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path, PurePosixPath
+
+from arriero import hub
+from arriero.errors import ArrieroError, NotFoundError, UsageError
+from arriero.hub.adapter_files import CONFIG, WEIGHTS, check_fit, check_weights
+from arriero.messages import Conversation
+from arriero.prompt.binding import Bound, bind
+from arriero.prompt.contract import CONTRACT_FILE, Contract
+
+log = logging.getLogger(__name__)
+SAMPLE = ({"role": "user", "content": "你是谁？ Who are you?"}, {"role": "assistant", "content": "我是… I am …"})
+
+
+def adopt(
+    adapter: str | Path, *, model: str | Path | None = None, system: str | None = None, output: Path | None = None
+) -> Bound:
+    """Write the contract of an adapter that has none: PEFT's directory, or a Trainer's `checkpoint-N`.
+
+    `model` None means the base model that the adapter's own configuration names, by path or by name. `system` None is
+    the chat template's own system prompt. The contract is written into the directory itself, or into `output` beside
+    copies of the adapter's two files. Raises NotFoundError where adapter or model are not there, UsageError where there
+    is a contract already, ArrieroError where the adapter is not for this model or is no LoRA adapter.
+    """
+    directory = Path(adapter).expanduser().resolve()
+    config = _config(directory)
+    if (directory / CONTRACT_FILE).is_file():
+        raise UsageError(
+            f"{directory} has a prompt contract already",
+            hint=f"use it as it is; to adopt it anew, delete its {CONTRACT_FILE} first",
+        )
+    check_weights(directory)
+    bound = bind(model if model is not None else _base(config.get("base_model_name_or_path")), system=system)
+    check_fit(directory, bound.model_dir)
+    target = directory if output is None else _copied(directory, output)
+    Contract.of(
+        bound.renderer,
+        Conversation.of(SAMPLE),
+        base_model=hub.name_of(bound.model_dir),
+        base_fingerprint=hub.fingerprint(bound.model_dir),
+        base_path=hub.store.path_of(bound.model_dir),
+    ).save(target)
+    return bind(bound.model_dir, target)  # it holds
+
+
+def _config(directory: Path) -> dict[str, object]:
+    """The adapter's configuration, of a kind that answers can be made with."""
+    if not (directory / CONFIG).is_file():
+        raise NotFoundError(
+            f"{directory} is not an adapter: it has no {CONFIG}",
+            hint="give the directory that PEFT's save_pretrained wrote, or a Trainer's checkpoint-N",
+        )
+    config = hub.read_json(directory / CONFIG)
+    kind, task = config.get("peft_type"), config.get("task_type")
+    if kind != "LORA" or task not in (None, "CAUSAL_LM"):
+        raise ArrieroError(
+            f"{directory} is an adapter of type {kind} for {task or 'no named task'}; expected LORA for CAUSAL_LM",
+            hint="train it again with `arriero train`",
+        )
+    return config
+
+
+def _base(name: object) -> Path:
+    """The base model that a configuration names: a path, here or on the machine that trained, or a hub's name."""
+    if not isinstance(name, str) or not name:
+        raise NotFoundError(f"the adapter's {CONFIG} names no base model", hint="give it with --model")
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    # ModelScope's client writes the dots of a name as three underscores
+    names = [name, *("/".join(parts[-count:]).replace("___", ".") for count in (2, 1) if len(parts) >= count)]
+    for candidate in names:
+        try:
+            return hub.resolve(candidate)
+        except NotFoundError:
+            continue
+    raise NotFoundError(
+        f"the adapter's base model {name} is not on disk",
+        hint="give its directory with --model, or its name once `arriero download` has fetched it",
+    )
+
+
+def _copied(directory: Path, output: Path) -> Path:
+    target = output.expanduser().resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} exists and is not an empty directory", hint="give another --output")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(directory / name, target / name)
+    return target
