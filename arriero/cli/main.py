@@ -68,6 +68,7 @@ app.command(
         "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml",
         "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml --resume",
         'train my.json --output runs/mine --model llama-3.1-8b-instruct --system "You are …" --epochs 2',
+        "train more.json --output runs/mine-2 --from-adapter runs/mine",
     ),
 )
 app.command(

@@ -92,8 +92,10 @@ def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> 
     return loaded
 
 
-def load_adapter(model: PreTrainedModel | PeftModel, adapter_dir: Path, name: str = "default") -> PeftModel:
-    """The model with an adapter on it, unmerged and not trainable; from safetensors on disk only.
+def load_adapter(
+    model: PreTrainedModel | PeftModel, adapter_dir: Path, name: str = "default", **options: Any
+) -> PeftModel:
+    """The model with an adapter on it, unmerged and, without `options`, not trainable; from safetensors on disk only.
 
     A model that has adapters already gets one more, under a `name` of its own and not in force. PEFT by itself would
     also read a pickle, or ask a hub for what is missing. Raises NotFoundError where the directory has no weights,
@@ -107,7 +109,7 @@ def load_adapter(model: PreTrainedModel | PeftModel, adapter_dir: Path, name: st
         if isinstance(model, PeftModel):
             model.load_adapter(str(adapter_dir), name, local_files_only=True)
             return model
-        loaded: PeftModel = PeftModel.from_pretrained(model, str(adapter_dir), name, local_files_only=True)
+        loaded: PeftModel = PeftModel.from_pretrained(model, str(adapter_dir), name, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ArrieroError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
     return loaded

@@ -2,6 +2,7 @@
 
     options.py    TrainOptions: every option, declared once
     examples.py   conversations -> rendered examples, and what had to be left out
+    continued.py  going on from an adapter
     lora.py       the base model with LoRA matrices
     pack.py       a step's examples -> packed rows
     layout.py     where things are in a packed row

@@ -11,6 +11,7 @@ import torch
 from arriero import hub
 from arriero.errors import UsageError
 from arriero.hardware import gpus
+from arriero.training.continued import config_of
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def with_lora(model_dir: Path, options: TrainOptions, dtype: torch.dtype) -> Pef
     place = {"": int(os.environ.get("LOCAL_RANK", 0))} if gpus() else None
     base = hub.load_weights(model_dir, dtype=dtype, device_map=place, **extra)
     base.config.use_cache = False
+    if options.from_adapter is not None:
+        return hub.load_adapter(base, Path(options.from_adapter), is_trainable=True, config=config_of(options))
     targets: str | list[str] = list(options.target_modules)
     if targets == [ALL_LINEAR]:
         targets = ALL_LINEAR

@@ -32,6 +32,8 @@ class TrainOptions(DataOptions):
         Gradients are scaled down to this norm; 0 leaves them as they are.
     weight_decay
         AdamW's weight decay.
+    from_adapter
+        Adapter directory to go on from, with its own LoRA settings and system prompt. Default: a new adapter.
     rank
         Rank r of the LoRA matrices.
     alpha
@@ -82,6 +84,7 @@ class TrainOptions(DataOptions):
     warmup_steps: float = 0
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
+    from_adapter: str | None = None
     rank: int = 8
     alpha: float = 32
     dropout: float = 0.0

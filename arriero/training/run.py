@@ -23,6 +23,7 @@ from arriero.hardware import cores, gpus, reuse_freed_memory
 from arriero.prompt import Contract, bind
 from arriero.runs.registry import Record, absolute
 from arriero.training.adapter.loading import compute_type
+from arriero.training.continued import continued
 from arriero.training.examples import prepare
 from arriero.training.lora import with_lora
 from arriero.training.options import TrainOptions
@@ -54,17 +55,19 @@ def train(
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
     `options` are the fields of TrainOptions. `system` None means a merged model's own system prompt, if it is one, else
-    the chat template's. `resume` goes on from the last checkpoint in `output`, starts from the
-    beginning where there is none, and returns the old report where the run is finished. `on_step` is called after
-    every optimizer step. Raises DataError, UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM
-    was answered with a checkpoint.
+    the chat template's; with `from_adapter` model and prompt are the adapter's. `resume` goes on from the last
+    checkpoint in `output`, starts from the beginning where there is none, and returns the old report where the run is
+    finished. `on_step` is called after every optimizer step. Raises DataError, UsageError, MemoryLimitError, or
+    InterruptedRun once a SIGINT or SIGTERM was answered with a checkpoint.
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
     with ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            bound = bind(model, system=system)
+            bound = bind(model, chosen.from_adapter, system=system)
+            if bound.adapter_dir is not None:
+                chosen = continued(chosen, bound.adapter_dir)
             if bound.contract is not None:
                 log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
             model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
@@ -74,6 +77,7 @@ def train(
                 "model": hub.name_of(model_dir),
                 "fingerprint": hub.fingerprint(model_dir),
                 "system": renderer.system,
+                "adapter": None if bound.adapter_dir is None else hub.fingerprint(bound.adapter_dir),
                 "options": json.loads(json.dumps(asdict(chosen))),
             }
             finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=RANK == 0))

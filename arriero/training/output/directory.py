@@ -17,7 +17,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,7 @@ from arriero.errors import UsageError
 from arriero.hub import read_json
 from arriero.locks import held
 from arriero.prompt import CONTRACT_FILE, Contract
+from arriero.training.options import TrainOptions
 from arriero.training.output import checkpoint
 from arriero.training.output.card import card
 from arriero.training.output.page import page
@@ -126,7 +127,8 @@ def _is_free(output: Path) -> bool:
 
 
 def _same_run(output: Path, before: Identity, now: Identity) -> None:
-    before, now = _flat(before), _flat(now)
+    defaults = json.loads(json.dumps(asdict(TrainOptions())))  # of options that the earlier run did not know yet
+    before, now = {**defaults, **_flat(before)}, _flat(now)
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
         told = "; ".join(f"{name} was {before.get(name)!r}, is now {now.get(name)!r}" for name in changed)

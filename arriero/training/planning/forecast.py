@@ -13,6 +13,7 @@ from arriero import data, hub, runs
 from arriero.hardware import machine
 from arriero.prompt import bind
 from arriero.runs.state import report_of
+from arriero.training.continued import continued
 from arriero.training.examples import prepare
 from arriero.training.options import TrainOptions
 from arriero.training.planning.estimate import estimate
@@ -53,7 +54,9 @@ def forecast(
 ) -> Forecast:
     """Read and render the data as `train` does, and reckon. Raises what `train` raises before it begins."""
     loaded = data.load(file, options)
-    bound = bind(model, system=system)
+    bound = bind(model, options.from_adapter, system=system)
+    if bound.adapter_dir is not None:
+        options = continued(options, bound.adapter_dir)
     renderer = replace(bound.renderer, answers=options.answers)
     window = hub.window(bound.model_dir)
     examples = prepare(loaded, renderer, options, window)

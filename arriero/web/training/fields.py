@@ -51,7 +51,7 @@ def _widget(name: str) -> Any:
     if get_origin(kind) is Literal:
         choices = list(get_args(kind))
         return st.selectbox(label, choices, index=choices.index(default), **about)
-    if kind is str:
+    if str in (kind, *get_args(kind)):
         return st.text_input(label, default, **about)
     if kind is bool:
         return st.toggle(label, default, **about)
