@@ -51,12 +51,12 @@ def _widget(name: str) -> Any:
     if get_origin(kind) is Literal:
         choices = list(get_args(kind))
         return st.selectbox(label, choices, index=choices.index(default), **about)
-    if str in (kind, *get_args(kind)):
-        return st.text_input(label, default, **about)
     if kind is bool:
         return st.toggle(label, default, **about)
     if get_origin(kind) is tuple:
         return tuple(st.multiselect(label, list(default), list(default), accept_new_options=True, **about))
+    if str in (kind, *get_args(kind)):
+        return st.text_input(label, default, **about)
     if int in (kind, *get_args(kind)):
         return st.number_input(label, value=default, step=1, format="%d", placeholder=say("train.automatic"), **about)
     step = 10.0 ** math.floor(math.log10(default)) if default else 0.01
