@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
@@ -106,6 +107,21 @@ class ServedOptions(EngineOptions):
     adapter: Texts = ()
     system: str | None = None
     embedding: str | None = None
+
+
+def named(given: tuple[str, ...]) -> dict[str, Path]:
+    """Adapter directories by name, from NAME=DIRECTORY or DIRECTORY alone."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, _, directory = text.partition("=")
+        path = Path(directory or name).expanduser()
+        if not directory or Path(text).is_dir():  # a path with a = in it
+            path = Path(text).expanduser()
+            name = path.resolve().name
+        if name in found:
+            raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
+        found[name] = path
+    return found
 
 
 def examples(*commands: str) -> str:
