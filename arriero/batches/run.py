@@ -20,7 +20,8 @@ class Answer:
     body: Any
 
 
-Ask = Callable[[str, dict[str, Any]], Awaitable[Answer]]  # takes url and body
+# takes url and body; None: nothing is answered any more, now
+Ask = Callable[[str, dict[str, Any]], Awaitable[Answer | None]]
 
 
 async def answer_all(
@@ -28,7 +29,8 @@ async def answer_all(
 ) -> None:
     """Answer every request that `journal` lacks, `at_once` at the same time, with `ask`; `kept` is called after each.
 
-    Raises what `ask` raises, and ArrieroError where the journal cannot be written; the answers of before are kept.
+    Returns also when nothing is answered any more; what is in flight then is waited for. Raises what `ask` raises, and
+    ArrieroError where the journal cannot be written; the answers of before are kept.
     """
     rows = iter(journal.missing)
 
@@ -36,6 +38,8 @@ async def answer_all(
         for row in rows:  # shared by all: each row has one worker
             request = requests.read(opened, row)
             answer = await ask(request["url"], request["body"])
+            if answer is None:
+                return
             response = {"status_code": answer.status_code, "request_id": answer.request_id, "body": answer.body}
             journal.append({"id": row.id, "custom_id": row.custom_id, "response": response, "error": None})
             kept()

@@ -50,7 +50,7 @@ def test_all_bad_lines_are_told_at_once(tmp_path):
 
 def test_no_file_an_empty_one_and_one_for_another_endpoint(tmp_path):
     file = tmp_path / "in.jsonl"
-    with pytest.raises(NotFoundError, match="in.jsonl"):
+    with pytest.raises(NotFoundError, match="no file"):
         Requests(file)
     file.write_text("\n \n")
     with pytest.raises(BatchFileError, match="empty"):
