@@ -135,7 +135,10 @@ def _check_place(file: Path, output: Path) -> None:
         raise UsageError(f"{output} is a directory", hint=f"--output {output / file.name}")
     if output.exists() and output.samefile(file):
         raise UsageError(f"{output} is the file of the requests itself", hint="another --output")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"there can be no directory {output.parent}: {error.strerror}") from error
 
 
 def _busy(output: Path, holder: str) -> None:
