@@ -149,7 +149,7 @@ class HandlingOptions:
     strict
         Refuse fields that OpenAI's API does not have, on its paths, instead of ignoring those that change no answer.
     no_store
-        Keep no responses of /v1/responses, also for requests that ask for it.
+        Keep no responses of /v1/responses, also for requests that ask for it, and take no files for batches.
 
     """
 
