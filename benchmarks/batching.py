@@ -78,17 +78,19 @@ async def first_token(chat: Chat, requests: Requests, places: int | None) -> flo
     with tempfile.TemporaryDirectory() as place:
         journal = Journal(Path(place) / "journal", requests)
         async with asking(app) as ask, asking(app, Caller("a batch")) as background:
-            work = answer_all(requests, journal, background, at_once=places or 1)
-            running = asyncio.create_task(work) if places is not None else None
-            while running is not None and not len(journal):
+            running = []
+            if places is not None:
+                running = [asyncio.create_task(answer_all(requests, journal, background, at_once=places))]
+            while running and not len(journal):
                 await asyncio.sleep(0.01)  # until the batch runs evenly
             for number in range(8):
                 began = time.perf_counter()
                 await ask(CHAT, body(1000 + number, tokens=1))
                 times.append(time.perf_counter() - began)
-            if running is not None:
-                running.cancel()
-                await asyncio.wait((running,))
+            for batch in running:
+                assert not batch.done(), "the batch ended before it was measured; more --rows"
+                batch.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         journal.close()
     return statistics.median(times)
 

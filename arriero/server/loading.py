@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from arriero.chat import load
+from arriero.chat import Chat, load
 from arriero.embeddings import Embedder
 from arriero.engines.registry import EngineName, Precision
 from arriero.server.models import Models
 
 
 class How(TypedDict, total=False):
-    """As in `arriero.load`."""
+    """As in `arriero.chat.load`."""
 
     system: str | None
     engine: EngineName
@@ -21,10 +21,16 @@ class How(TypedDict, total=False):
     deterministic: bool
 
 
-def load_models(model: str | Path | None, adapters: Mapping[str, Path], embedding: str | None, how: How) -> Models:
+def load_models(
+    model: str | Path | None,
+    adapters: Mapping[str, Path],
+    embedding: str | None,
+    how: How,
+    load: Callable[..., Chat] = load,
+) -> Models:
     """The base model and all adapters, by their names, the first one of which is the default; the embedding model.
 
-    Raises what `arriero.load` raises; then nothing stays loaded.
+    `load` is `arriero.chat.load` or takes its place. Raises what it raises; then nothing stays loaded.
     """
     embedder = Embedder(embedding) if embedding is not None else None  # it loads beside the other
     name, directory = next(iter(adapters.items()), (None, None))

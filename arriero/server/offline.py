@@ -15,6 +15,7 @@ from typing import Unpack
 
 from arriero import settings
 from arriero.batches import Journal, Requests, answer_all, resumed
+from arriero.chat import Chat, load
 from arriero.errors import InterruptedRun, UsageError
 from arriero.locks import held
 from arriero.server.admission import Limits
@@ -27,11 +28,15 @@ MOST_ANSWERS = 128  # that one request may ask for, as `n`
 
 
 class Which(How, total=False):
-    """Which models answer, and how; adapters by the names that requests call them by, the first is the default."""
+    """Which models answer, and how; adapters by the names that requests call them by, the first is the default.
+
+    `load` takes the place of `arriero.chat.load`, for engines elsewhere.
+    """
 
     model: str | Path | None
     adapter: Mapping[str, str | Path]
     embedding: str | None
+    load: Callable[..., Chat]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,10 @@ def batch(
     file, output = Path(file).expanduser(), Path(output).expanduser()
     if at_once < 1:
         raise UsageError(f"at_once must be at least 1, got {at_once}")
+    if unknown := which.keys() - Which.__optional_keys__:
+        raise UsageError(
+            f"there is no option {', '.join(unknown)}; there are {', '.join(sorted(Which.__optional_keys__))}"
+        )
     adapters = {name: Path(place).expanduser() for name, place in which.get("adapter", {}).items()}
     return _run(file, output, _salt(adapters, which), lambda: _load(adapters, which), at_once, progress)
 
@@ -78,7 +87,7 @@ def _run(
     file: Path,
     output: Path,
     salt: str,
-    load: Callable[[], Models],
+    make: Callable[[], Models],
     at_once: int,
     progress: Callable[[int, int, int], None],
 ) -> BatchReport:
@@ -89,7 +98,7 @@ def _run(
         before, began = len(journal), time.perf_counter()
         try:
             if journal.missing:
-                began = _answer(requests, journal, load, at_once, progress)
+                began = _answer(requests, journal, make, at_once, progress)
             seconds = time.perf_counter() - began
             journal.finish(output)
         except KeyboardInterrupt:
@@ -103,12 +112,12 @@ def _run(
 def _answer(
     requests: Requests,
     journal: Journal,
-    load: Callable[[], Models],
+    make: Callable[[], Models],
     at_once: int,
     progress: Callable[[int, int, int], None],
 ) -> float:
     """Answer what is missing; returns when that began, by `time.perf_counter`."""
-    models = load()
+    models = make()
     # no request waits or is refused for its length: how many there are at once is decided here
     limits = Limits(max_running=at_once * MOST_ANSWERS, max_body=2 * requests.longest)
     app = create_app(None, limits=limits, no_store=True)
@@ -160,4 +169,4 @@ def _load(adapters: Mapping[str, Path], which: Which) -> Models:
         "precision": which.get("precision", "auto"),
         "deterministic": which.get("deterministic", False),
     }
-    return load_models(which.get("model"), adapters, which.get("embedding"), how)
+    return load_models(which.get("model"), adapters, which.get("embedding"), how, which.get("load", load))

@@ -14,6 +14,7 @@ import pytest
 import arriero
 from arriero.batches import BatchFileError
 from arriero.cli.main import main
+from arriero.errors import UsageError
 from tests.server.test_batches import line
 
 
@@ -135,3 +136,18 @@ def test_a_killed_run_is_gone_on_from_and_no_row_answered_twice(run, tmp_path, m
     lines = output.read_bytes().splitlines(keepends=True)
     assert [json.loads(each)["custom_id"] for each in lines] == [row["custom_id"] for row in rows]
     assert set(kept) <= set(lines), "an answer that was there was asked for again"
+
+
+def test_engines_elsewhere_take_the_place_of_this_ones_and_unknown_options_are_refused(tmp_path, scripted_chat, home):
+    """A misspelt option would have been dropped, and its default have answered."""
+    file, chat, asked = written(tmp_path / "in.jsonl", line("a"), line("b")), scripted_chat("one", "two"), []
+
+    def load(model, **how):
+        asked.append((model, how["system"]))
+        return chat
+
+    report = arriero.batch(file, tmp_path / "out.jsonl", model="tiny", system="Be Killa.", load=load, at_once=1)
+    assert (report.failed, asked) == (0, [("tiny", "Be Killa.")])
+    assert [said(each) for each in lines_of(tmp_path / "out.jsonl")] == ["one", "two"]
+    with pytest.raises(UsageError, match="no option replica; there are adapter, "):
+        arriero.batch(file, tmp_path / "out.jsonl", replica=2)
