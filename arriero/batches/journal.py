@@ -86,8 +86,10 @@ class Journal:
             self.file.unlink()
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file, which stays if anything is in it."""
         os.close(self._opened)
+        if not self._places:
+            self.file.unlink(missing_ok=True)
 
     def _read(self) -> int:
         """Note what is there; returns where it ends."""

@@ -83,14 +83,14 @@ def _shown() -> Iterator[Callable[[int, int, int], None]]:
 
         def progress(done: int, rows: int, failed: int) -> None:
             nonlocal tenth
-            told = f"{failed} failed" if failed else ""
+            told = f", {failed} failed" if failed else ""
             if bar.tasks[0].total is None:  # now the model is there
                 bar.start_task(task)
             if terminal:
                 speed = bar.tasks[0].speed
-                told = f"{speed:.1f} rows/s {told}" if speed is not None else told
+                told = f"{speed:.1f} rows/s{told}" if speed is not None else told
             elif 10 * done // rows > tenth:
-                say.note(f"row {done} of {rows} {told}".rstrip())
+                say.note(f"row {done} of {rows}{told}")
             tenth = 10 * done // rows
             bar.update(task, completed=done, total=rows, description=told)
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from arriero import settings
-from arriero.batches import Journal, Requests, answer_all, resumed
+from arriero.batches import Answer, Journal, Requests, answer_all, resumed
 from arriero.chat import Chat, load
 from arriero.errors import InterruptedRun, UsageError
 from arriero.locks import held
@@ -28,13 +30,14 @@ MOST_ANSWERS = 128  # that one request may ask for, as `n`
 
 
 class Which(How, total=False):
-    """Which models answer, and how; adapters by the names that requests call them by, the first is the default.
+    """Which models answer, and how; adapters by the names that requests call them by, the first is the default;
+    one alone goes by the last part of its directory.
 
     `load` takes the place of `arriero.chat.load`, for engines elsewhere.
     """
 
     model: str | Path | None
-    adapter: Mapping[str, str | Path]
+    adapter: Mapping[str, str | Path] | str | Path | None
     embedding: str | None
     load: Callable[..., Chat]
 
@@ -79,7 +82,7 @@ def batch(
         raise UsageError(
             f"there is no option {', '.join(unknown)}; there are {', '.join(sorted(Which.__optional_keys__))}"
         )
-    adapters = {name: Path(place).expanduser() for name, place in which.get("adapter", {}).items()}
+    adapters = _named(which.get("adapter"))
     return _run(file, output, _salt(adapters, which), lambda: _load(adapters, which), at_once, progress)
 
 
@@ -126,17 +129,44 @@ def _answer(
     def kept() -> None:
         progress(len(journal), len(requests.rows), len(journal.failed))
 
+    stopped = threading.Event()
+
     async def work() -> None:
         async with asking(app) as ask:
-            await answer_all(requests, journal, ask, at_once=at_once, kept=kept)
+
+            async def asked(url: str, body: dict[str, Any]) -> Answer | None:
+                return None if stopped.is_set() else await ask(url, body)
+
+            await answer_all(requests, journal, asked, at_once=at_once, kept=kept)
 
     began = time.perf_counter()
     kept()
     try:
-        asyncio.run(work())
+        _run_whole(work, stopped)
     finally:
         models.close()
     return began
+
+
+def _run_whole(work: Callable[[], Coroutine[Any, Any, None]], stopped: threading.Event) -> None:
+    """Run `work`, in a thread where this one has a running event loop, as in notebooks; Ctrl-C sets `stopped` there."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work())
+        return
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(lambda: asyncio.run(work())).result()
+        except KeyboardInterrupt:
+            stopped.set()
+            raise
+
+
+def _named(adapter: Mapping[str, str | Path] | str | Path | None) -> dict[str, Path]:
+    if isinstance(adapter, Mapping):
+        return {name: Path(place).expanduser() for name, place in adapter.items()}
+    return {} if adapter is None else {Path(adapter).expanduser().resolve().name: Path(adapter).expanduser()}
 
 
 def _check_place(file: Path, output: Path) -> None:

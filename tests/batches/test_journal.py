@@ -132,3 +132,9 @@ async def test_what_asking_raises_ends_the_run_and_nothing_is_lost(tmp_path):
         await run(requests, tmp_path / "out.jsonl", ask, at_once=1)
     await run(requests, tmp_path / "out.jsonl", echo(asked), at_once=1)
     assert asked == ["6", "7", "8", "9"]
+
+
+def test_a_run_that_never_began_leaves_nothing(tmp_path):
+    journal = resumed(tmp_path / "out.jsonl", Requests(written(tmp_path / "in.jsonl", 3)))
+    journal.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

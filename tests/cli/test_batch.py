@@ -99,7 +99,8 @@ def test_places_where_no_answers_can_go(run, tmp_path):
     assert (tmp_path / "notes.jsonl").read_text() == "mine\n"
 
 
-def test_from_python(tmp_path, model_dir, home):
+async def test_from_python_where_a_loop_runs_as_in_a_notebook(tmp_path, model_dir, home):
+    """`asyncio.run() cannot be called from a running event loop` was all it said there."""
     file = written(tmp_path / "in.jsonl", line("a", "/v1/completions", prompt="hi", max_tokens=2))
     seen = []
     report = arriero.batch(

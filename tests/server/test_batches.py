@@ -78,6 +78,9 @@ def test_a_batch_is_answered_in_order_and_what_is_refused_is_in_the_error_file(c
     assert (failed["custom_id"], failed["response"]["status_code"], failed["error"]) == ("bad", 400, None)
     assert failed["response"]["body"]["error"]["param"] == "temperature"
     assert api.files.retrieve(done.output_file_id).purpose == "batch_output"
+    metrics = httpx.get(str(api.base_url).removesuffix("/v1/") + "/metrics").text
+    assert 'arriero_answers_total{finish_reason="stop",model="tiny"} 2.0' in metrics
+    assert "arriero_time_to_first_token_seconds_count" not in metrics, "its waiting is nobody's latency"
 
 
 def test_a_file_with_bad_lines_fails_with_each_of_them(client):

@@ -76,6 +76,7 @@ class Store:
 
     def add_file(self, owner: str, file: FileObject, content: BinaryIO | Path) -> FileObject:
         """Keep a file, in place of one with its id; returns it with its size. A path is moved, not copied."""
+        self._forget_old()
         place = self.place(file.id)
         try:
             if isinstance(content, Path):
@@ -157,12 +158,15 @@ class Store:
 
     def _forget_old(self) -> None:
         with self._transaction() as db:
-            old = db.execute("SELECT id FROM kept WHERE until < ? AND NOT active", (int(time.time()),)).fetchall()
-            db.executemany("DELETE FROM kept WHERE id = ?", old)
-            there = {identity for (identity,) in db.execute("SELECT id FROM kept WHERE kind = 'file'")}
-        for place in self._directory("files").iterdir():  # also what a killed process has left half written
-            if place.name not in there and place.stat().st_mtime < time.time() - 24 * 3600:
-                place.unlink(missing_ok=True)
+            reading = "SELECT json_extract(object, '$.input_file_id') FROM kept WHERE active"
+            delete = f"DELETE FROM kept WHERE until < ? AND NOT active AND id NOT IN ({reading})"  # noqa: S608
+            db.execute(delete, (int(time.time()),))
+            there = {identity for (identity,) in db.execute("SELECT id FROM kept WHERE kind = 'file' OR active")}
+        places = [*self._directory("files").iterdir(), *self._directory("batches").iterdir()]
+        for place in places:  # also what a killed process has left half written
+            with contextlib.suppress(FileNotFoundError):
+                if place.name.partition(".")[0] not in there and place.stat().st_mtime < time.time() - 24 * 3600:
+                    place.unlink()
 
     def _check_room(self, db: sqlite3.Connection, owner: str, size: int) -> None:
         query = "SELECT count(*), coalesce(sum(bytes), 0) FROM kept WHERE owner = ? AND kind = 'file'"
