@@ -1,4 +1,4 @@
-r"""Answers in the order in which they come, each on disk before the next is asked for, so that none is asked for twice.
+"""Answers in the order in which they come, each on disk before the next is asked for, so that none is asked for twice.
 
 A line is OpenAI's: {"id", "custom_id", "response": {"status_code", "request_id", "body"} or null, "error": null or
 {"code", "message"}}. Its id is made of the request, so lines of other requests are known as such. A process that is

@@ -15,6 +15,7 @@ import arriero
 from arriero.batches import BatchFileError
 from arriero.cli.main import main
 from arriero.errors import UsageError
+from arriero.locks import held
 from tests.server.test_batches import line
 
 
@@ -92,6 +93,10 @@ def test_places_where_no_answers_can_go(run, tmp_path):
     ):
         code, _, error = run("batch", file, "--output", output, "--model", "no-such-model")
         assert (code, told in error) == (2, True), error
+    with held(tmp_path / ".out.jsonl.lock", lambda _: None):
+        code, _, error = run("batch", file, "--output", tmp_path / "out.jsonl", "--model", "no-such-model")
+    assert code == 2
+    assert f"process {os.getpid()}" in error, "who else is writing there"
     (tmp_path / "notes.jsonl").write_text("mine\n")
     code, _, error = run("batch", file, "--output", tmp_path / "notes.jsonl", "--model", "no-such-model")
     assert code == 2
