@@ -142,7 +142,8 @@ def _of_this_run(line: bytes, rows: dict[str, Row], file: Path) -> dict[str, Any
     """An answer to one of the rows; UsageError for everything else."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found: dict[str, Any] = json.loads(line)
-        if rows[found["custom_id"]].id == found["id"]:
+        whole = found["response"] is None or isinstance(found["response"]["status_code"], int)
+        if whole and rows[found["custom_id"]].id == found["id"]:
             return found
     raise UsageError(
         f"{file} is of another run: it answers other requests, or with another model",

@@ -94,8 +94,7 @@ class Requests:
 
     def _add(self, number: int, offset: int, line: bytes, lines: dict[str, int]) -> Fault | None:
         try:
-            request = json.loads(line)
-            line.decode()
+            request = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
             return Fault(number, f"this is not JSON in UTF-8: {error}", code="invalid_json_line")
         fault = self._fault(number, request)
