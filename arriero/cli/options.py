@@ -94,7 +94,7 @@ class ServedOptions(EngineOptions):
         Catalogue name, repository id or directory. Default: the adapter's base model, or the embedded model.
     adapter
         NAME=DIRECTORY or DIRECTORY, the output of `arriero train`; may be given several times. Requests choose one by
-        its name; the first answers POST / and the web page.
+        its name; the first answers those that name none, POST / and the web page.
     system
         System prompt of all models. Default: the one each adapter, also a merged one, was trained with, or the chat
         template's own.

@@ -45,20 +45,23 @@ def said(line):
     return body["choices"][0].get("text") or body["choices"][0]["message"]["content"]
 
 
-def test_answers_and_refusals_are_the_servers_and_a_rerun_asks_nothing(run, model_dir, tmp_path, home):
+def test_answers_and_refusals_are_the_servers_and_a_rerun_asks_nothing(run, model_dir, embedding_dir, tmp_path, home):
     prompts = [line(f"row-{n}", "/v1/completions", prompt=f"q{n}", max_tokens=3, temperature=0) for n in range(5)]
     unknown = line("none", model="none", messages=[{"role": "user", "content": "hi"}])
-    file = written(tmp_path / "in.jsonl", *prompts, unknown)
-    options = ("--output", tmp_path / "out.jsonl", "--model", model_dir, "--engine", "transformers", "--json")
+    vector = line("vector", "/v1/embeddings", input="hi")
+    file = written(tmp_path / "in.jsonl", *prompts, unknown, vector)
+    models = ("--model", model_dir, "--embedding", embedding_dir, "--engine", "transformers")
+    options = ("--output", tmp_path / "out.jsonl", *models, "--json")
     code, out, told = run("batch", file, *options)
     document = json.loads(out)
-    assert (code, document["rows"], document["answered"], document["failed"]) == (3, 6, 6, 1), told
-    assert "1 of 6 rows failed" in told
+    assert (code, document["rows"], document["answered"], document["failed"]) == (3, 7, 7, 1), told
+    assert "1 of 7 rows failed" in told
     lines = lines_of(tmp_path / "out.jsonl")
-    assert [each["custom_id"] for each in lines] == [f"row-{n}" for n in range(5)] + ["none"]
+    assert [each["custom_id"] for each in lines] == [*(f"row-{n}" for n in range(5)), "none", "vector"]
     assert all(said(each) for each in lines[:5])
     error = lines[5]["response"]
     assert (error["status_code"], error["body"]["error"]["code"]) == (404, "model_not_found")
+    assert lines[6]["response"]["body"]["data"][0]["embedding"]
     code, out, _ = run("batch", file, *options)
     assert (code, json.loads(out)["answered"]) == (3, 0)
     assert not (home / "responses.sqlite3").exists()
