@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arriero.chat import Chat, Reply, load
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
+    from arriero.server.offline import batch
     from arriero.training import evaluate, merge, train
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "Reply",
     "Sampling",
     "Usage",
+    "batch",
     "evaluate",
     "load",
     "merge",
@@ -36,6 +38,7 @@ _HOMES = {
     "arriero.chat": ("Chat", "Reply", "load"),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
+    "arriero.server.offline": ("batch",),
     "arriero.training": ("evaluate", "merge", "train"),
 }
 

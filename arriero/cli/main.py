@@ -23,8 +23,8 @@ EXTRAS = {
     "training": ("accelerate", "datasets", "peft", "pyarrow"),
     "openvino": ("nncf", "openvino", "openvino_genai"),
     "vllm": ("vllm",),
-    "server": ("fastapi", "pydantic", "starlette", "uvicorn"),
-    "web": ("httpx", "markdown_it", "streamlit"),
+    "server": ("fastapi", "httpx", "pydantic", "starlette", "uvicorn"),
+    "web": ("markdown_it", "streamlit"),
     "modelscope": ("modelscope_hub",),
 }
 app = App(
@@ -115,6 +115,16 @@ app.command(
         "serve --adapter tomas=runs/llama-driver --adapter huanhuan=runs/huanhuan --port 8000",
         "serve --embedding all-minilm-l6-v2",
         "serve --host 0.0.0.0 --api-key-file keys.txt --tls-certfile server.pem",
+    ),
+)
+app.command(
+    "arriero.cli.batch:batch",
+    help="Answer a file of requests in OpenAI's batch format; run again, it goes on where it stopped.",
+    help_epilogue=examples(
+        "batch questions.jsonl --output answers.jsonl",
+        "batch questions.jsonl --output answers.jsonl --model llama-3.1-8b-instruct --adapter mine=runs/mine",
+        "batch texts.jsonl --output vectors.jsonl --embedding all-minilm-l6-v2",
+        "batch questions.jsonl --output answers.jsonl --json",
     ),
 )
 app.command(

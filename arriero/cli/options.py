@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
@@ -93,7 +94,7 @@ class ServedOptions(EngineOptions):
         Catalogue name, repository id or directory. Default: the adapter's base model, or the embedded model.
     adapter
         NAME=DIRECTORY or DIRECTORY, the output of `arriero train`; may be given several times. Requests choose one by
-        its name; the first answers POST / and the web page.
+        its name; the first answers those that name none, POST / and the web page.
     system
         System prompt of all models. Default: the one each adapter, also a merged one, was trained with, or the chat
         template's own.
@@ -106,6 +107,21 @@ class ServedOptions(EngineOptions):
     adapter: Texts = ()
     system: str | None = None
     embedding: str | None = None
+
+
+def named(given: tuple[str, ...]) -> dict[str, Path]:
+    """Adapter directories by name, from NAME=DIRECTORY or DIRECTORY alone."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, _, directory = text.partition("=")
+        path = Path(directory or name).expanduser()
+        if not directory or Path(text).is_dir():  # a path with a = in it
+            path = Path(text).expanduser()
+            name = path.resolve().name
+        if name in found:
+            raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
+        found[name] = path
+    return found
 
 
 def examples(*commands: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.options import ServedOptions, Texts
+from arriero.cli.options import ServedOptions, Texts, named
 from arriero.cli.page import mount_page
 from arriero.errors import UsageError
 from arriero.server.admission import Limits
@@ -149,7 +149,7 @@ class HandlingOptions:
     strict
         Refuse fields that OpenAI's API does not have, on its paths, instead of ignoring those that change no answer.
     no_store
-        Keep no responses of /v1/responses, also for requests that ask for it.
+        Keep no responses of /v1/responses, also for requests that ask for it, and take no files for batches.
 
     """
 
@@ -201,7 +201,7 @@ def start(
     from arriero.server.run import listen, run
 
     keys = access.keys()
-    adapters = _named(model.adapter)
+    adapters = named(model.adapter)
     hosts, origins = access.hosts(open_to_all=not keys.wanted), access.origins(keys)
     app = create_app(None, limits=limits, keys=keys, origins=origins, hosts=hosts, **asdict(handling))
     tls = access.tls()
@@ -230,49 +230,17 @@ def start(
         signal.raise_signal(ended_by)  # whoever waits for this process learns that it was one
 
 
-def _named(given: tuple[str, ...]) -> dict[str, Path]:
-    """Adapter directories by name, from NAME=DIRECTORY or DIRECTORY alone."""
-    found: dict[str, Path] = {}
-    for text in given:
-        name, _, directory = text.partition("=")
-        path = Path(directory or name).expanduser()
-        if not directory or Path(text).is_dir():  # a path with a = in it
-            path = Path(text).expanduser()
-            name = path.resolve().name
-        if name in found:
-            raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
-        found[name] = path
-    return found
-
-
 def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
-    """The base model and all adapters, the first one of which is the default, and the embedding model."""
-    from arriero.chat import load
-    from arriero.embeddings import Embedder
-    from arriero.server.models import Models
+    """What the options name."""
+    from arriero.server.loading import How, load_models
 
-    embedder = Embedder(options.embedding) if options.embedding is not None else None  # it loads beside the other
-    name, directory = next(iter(adapters.items()), (None, None))
-    others = list(adapters.items())[1:]
-    chat = load(
-        options.model,
-        adapter=directory,
-        system=options.system,
-        engine=options.engine,
-        precision=options.precision,
-        deterministic=options.deterministic,
-        room_for=[place for _, place in others],
-    )
-    try:
-        models = Models(chat, name=name, system=options.system, embedder=embedder)
-        if embedder is not None:
-            embedder.wait()
-        for other, place in others:
-            models.load(other, place)
-    except BaseException:
-        chat.close()
-        raise
-    return models
+    how: How = {
+        "system": options.system,
+        "engine": options.engine,
+        "precision": options.precision,
+        "deterministic": options.deterministic,
+    }
+    return load_models(options.model, adapters, options.embedding, how)
 
 
 def _log(*, as_json: bool) -> None:

@@ -1,0 +1,48 @@
+"""From names to the models that a server answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypedDict
+
+from arriero.chat import Chat, load
+from arriero.embeddings import Embedder
+from arriero.engines.registry import EngineName, Precision
+from arriero.server.models import Models
+
+
+class How(TypedDict, total=False):
+    """As in `arriero.chat.load`."""
+
+    system: str | None
+    engine: EngineName
+    precision: Precision
+    deterministic: bool
+
+
+def load_models(
+    model: str | Path | None,
+    adapters: Mapping[str, Path],
+    embedding: str | None,
+    how: How,
+    load: Callable[..., Chat] = load,
+) -> Models:
+    """The base model and all adapters, by their names, the first one of which is the default; the embedding model.
+
+    `load` is `arriero.chat.load` or takes its place. Raises what it raises; then nothing stays loaded.
+    """
+    embedder = Embedder(embedding) if embedding is not None else None  # it loads beside the other
+    name, directory = next(iter(adapters.items()), (None, None))
+    others = list(adapters.items())[1:]
+    chat = load(model, adapter=directory, room_for=[place for _, place in others], **how)
+    try:
+        models = Models(chat, name=name, system=how.get("system"), embedder=embedder)
+        if embedder is not None:
+            embedder.wait()
+        for other, place in others:
+            models.load(other, place)
+    except BaseException:
+        chat.close()
+        raise
+    return models
