@@ -20,12 +20,12 @@ import openvino_genai as genai
 from arriero.engines.openvino.adapter import Weights, stamp
 from arriero.engines.openvino.cache import MODEL
 from arriero.engines.openvino.paged import PagedModel
+from arriero.engines.process.worker import Event
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError
 
 LIMIT = genai.py_openvino_genai.GenerationFinishReason.LENGTH
 STATUS = genai.py_openvino_genai.GenerationStatus
 Handle: TypeAlias = genai.py_openvino_genai.GenerationHandle
-Event: TypeAlias = tuple[Any, ...]
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "not enough memory", "out of memory", "Cannot allocate")
 
 

@@ -1,5 +1,9 @@
 """The worker process as its engine sees it: commands go in, events come out and fill generations.
 
+    open          answered by "open"
+    put, cancel   answered by any number of "ids" and "prompt", and then by "end" or "fail"
+    all others    not answered
+
 Nothing here waits for the worker but `close` and whoever asks for an answer: a thread writes, and another one reads.
 Where the worker dies, all that it had to do fails at once.
 
@@ -25,7 +29,6 @@ from typing import IO, Any, cast
 
 from arriero import errors
 from arriero.engines.base import Generation
-from arriero.engines.openvino.adapter import Weights
 from arriero.errors import ArrieroError, EngineError
 from arriero.messages import FinishReason, TokenLogprob
 
@@ -38,8 +41,8 @@ import os, sys
 channel = os.dup(1)
 os.dup2(2, 1)
 sys.path[:] = {path!r}
-from arriero.engines.openvino.worker import main
-main(channel)
+from arriero.engines.process.worker import serve
+serve(channel, {module!r})
 """
 
 
@@ -61,11 +64,15 @@ class Answer(Generation):
 
 
 class Process:
-    """A worker that has been started. `send` is for commands that need no answer; see worker.py."""
+    """A worker that has been started: the class `Worker` of `module`. `called` is what people know it as.
 
-    def __init__(self) -> None:
+    `send` is for commands that need no answer; see worker.py.
+    """
+
+    def __init__(self, module: str, called: str) -> None:
+        self._called = called
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START.format(path=sys.path)],
+            [sys.executable, "-c", START.format(path=sys.path, module=module)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent to deal with
@@ -78,8 +85,8 @@ class Process:
         self._code: int | None = None  # what it ended with
         self._numbers = 0
         self._closed = False
-        self._writer = threading.Thread(target=self._write, name="openvino-writer", daemon=True)
-        self._reader = threading.Thread(target=self._read, name="openvino-reader", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
         self._writer.start()
         self._reader.start()
         atexit.register(self.close)  # or Popen complains of a process that nobody has waited for
@@ -93,8 +100,8 @@ class Process:
         """Give a command; returns at once."""
         self._outbox.put({"do": do, **arguments})
 
-    def open(self, key: int, adapter: Weights | None) -> Future[None]:
-        """Build a pipeline; the result comes when it is there, or the error that kept it from being built."""
+    def open(self, key: int, adapter: Sequence[Any] | None) -> Future[None]:
+        """Make ready for requests of a key; the result comes when that is done, or the error that kept it from it."""
         opened: Future[None] = Future()
         with self._lock:
             if self.dead:
@@ -190,7 +197,7 @@ class Process:
             return EngineError("the engine is closed")
         how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
         hint = "standard error may say why; signal 9 often means that the machine ran out of memory"
-        return EngineError(f"OpenVINO's process {how}", hint=hint)
+        return EngineError(f"{self._called} {how}", hint=hint)
 
 
 def _tokens(ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top]) -> list[TokenLogprob]:
