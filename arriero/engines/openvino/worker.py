@@ -13,8 +13,9 @@ from typing import Any
 
 from arriero.engines.openvino.adapter import Weights
 from arriero.engines.openvino.loop import Loop
-from arriero.engines.openvino.pipeline import Library, Model, Pipeline, Request, described
+from arriero.engines.openvino.pipeline import Library, Model, Pipeline, Request, typed
 from arriero.engines.process import worker as process
+from arriero.engines.process.crossing import described
 from arriero.engines.process.worker import Event, Inbox
 
 KINDS: dict[str, type[Pipeline]] = {"library": Library, "loop": Loop}
@@ -80,8 +81,10 @@ class Worker(process.Worker):
         self._pipelines[key].built(pipeline, error)
         if key in self._opening:
             self._opening.discard(key)
-            self._events.append(("open", key[0], *(described(error) if error is not None else ())))
-            if error is not None:
+            if error is None:
+                self._events.append(("open", key[0]))
+            else:
+                self._events.append(("lost", key[0], *described(typed(error))))
                 for kind in KINDS:
                     del self._pipelines[key[0], kind]
 

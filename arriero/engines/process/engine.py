@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from arriero.engines.base import Adapter
-from arriero.engines.process.process import Answer, Process
+from arriero.engines.process.process import About, Answer, Process
 from arriero.errors import EngineError
 
 BASE = 0  # the key of the base model
@@ -66,14 +66,14 @@ class ProcessEngine:
             self._end.detach()
         process.close()
 
-    def _load(self, *, now: bool) -> None:
-        """Have the model loaded, and where it is needed `now` wait until it is."""
+    def _load(self, *, now: bool) -> About:
+        """Have the model loaded, and where it is needed `now` wait until it is; what the worker says of it then."""
         process = self._link.process
         process.send("load", **self._model)
         if now:
-            process.open(BASE, None).result()
-        else:
-            process.send("open", key=BASE, adapter=None, now=False)
+            return process.open(BASE, None).result()
+        process.send("open", key=BASE, adapter=None, now=False)
+        return {}
 
     def _put(self, adapter: Adapter | None, **request: Any) -> Answer:
         """Begin a request; `ids` are its prompt's, and the rest is as the worker's `put` wants it."""

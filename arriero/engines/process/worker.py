@@ -1,23 +1,28 @@
 """The worker process: commands come in, what becomes of requests goes out, as JSON lines.
 
     in   {"do": name, …}    the methods of a `Worker` by name
-    out  [[event, …], …]    what `process.Process` makes of each is in its `_on_…`; one line for a round of steps
+    out  [[event, …], …]    what `process.Process` makes of each is in its `_on_…`; one line for a round
 
-Standard input ends when the parent does; this process then ends, too.
+Standard input ends when the parent does; this process then ends at once.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import select
 import sys
+import threading
 import traceback
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeAlias
+
+from arriero.hardware import spin_briefly
 
 Event: TypeAlias = tuple[Any, ...]
 
@@ -97,20 +102,63 @@ class Worker(ABC):
             self._events.clear()
 
 
-def serve(channel: int, module: str) -> None:
-    """Serve the parent with a module's `Worker`: commands from standard input, events to the descriptor `channel`."""
-    out = os.fdopen(channel, "wb")
+class Channel:
+    """The way to the parent, for all threads: events, and what is logged and warned of, at once."""
 
-    def send(events: list[Event]) -> None:
-        out.write(json.dumps(events).encode() + b"\n")
-        out.flush()
+    def __init__(self, file: int) -> None:
+        self._out = os.fdopen(file, "wb")
+        self._lock = threading.Lock()
 
+    def send(self, events: Sequence[Event]) -> None:
+        """Send events; raises BrokenPipeError where the parent is gone."""
+        line = json.dumps(events).encode() + b"\n"
+        with self._lock:
+            self._out.write(line)
+            self._out.flush()
+
+    def forward(self, level: int) -> None:
+        """From now on send what is logged, from `level` on in our own loggers, and warned of."""
+        logging.basicConfig(handlers=[_Forward(self.send)], format="%(message)s", force=True)
+        logging.getLogger("arriero").setLevel(level)
+        warnings.showwarning = self._warn  # type: ignore[assignment]
+
+    def _warn(self, message: Warning, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+        self.send([("warning", lineno, filename, category.__name__, str(message))])
+
+
+class _Forward(logging.Handler):
+    def __init__(self, send: Callable[[Sequence[Event]], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """The text with its traceback, if it has one."""
+        self._send([("log", record.levelno, record.name, self.format(record))])
+
+
+def serve(channel: int, module: str, level: int) -> None:
+    """Serve the parent with a module's `Worker`: commands from standard input, events to the descriptor `channel`.
+
+    `level` is that from which on our own loggers' records are forwarded.
+    """
+    threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
+    spin_briefly()
+    out = Channel(channel)
+    out.forward(level)
     code = 0
     try:
-        importlib.import_module(module).Worker(Inbox(sys.stdin.fileno()), send).run()
+        importlib.import_module(module).Worker(Inbox(sys.stdin.fileno()), out.send).run()
     except (EOFError, BrokenPipeError):  # the parent is gone
         pass
     except BaseException:
         traceback.print_exc()
         code = 1
     os._exit(code)  # whatever other threads do: there is nothing to save
+
+
+def _end_with_parent(pipe: int) -> None:
+    """End the process when the pipe's writer is gone, also while a model is loaded or a step takes long."""
+    poll = select.poll()
+    poll.register(pipe, 0)  # no events but that
+    poll.poll()
+    os._exit(0)
