@@ -27,12 +27,14 @@ class EngineOptions:
     """How an engine is loaded.
 
     `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
-    that do not depend on what else is computed. `room_for` are adapters that will be loaded into it.
+    that do not depend on what else is computed. `room_for` are adapters that will be loaded into it. With `process` an
+    engine that could do without has a process of its own, too.
     """
 
     precision: Precision = "auto"
     deterministic: bool = False
     room_for: Sequence[Path] = ()
+    process: bool = False
 
 
 DEFAULT_OPTIONS = EngineOptions()
@@ -42,7 +44,7 @@ DEFAULT_OPTIONS = EngineOptions()
 class Entry:
     """An engine as it is known before it is loaded.
 
-    `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions).
+    `home` is "module:name" of what makes an `Engine` of (model_dir, stop_token_ids, EngineOptions).
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
     where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others.
@@ -99,7 +101,7 @@ def openvino_lacks(model_dir: Path) -> str | None:
 ENTRIES = (
     Entry(
         name="transformers",
-        home="arriero.engines.transformers:TransformersEngine",
+        home="arriero.engines.transformers:load",
         packages=("torch", "transformers"),
         install="pip install arriero",
     ),

@@ -17,7 +17,6 @@ All computing is done in a process of its own, see worker.py.
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +25,11 @@ from typing import Any, get_args
 from arriero.constraint import Constraint
 from arriero.engines.adapters import check_fit
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
-from arriero.engines.grammar import check, lark
+from arriero.engines.grammar import check
 from arriero.engines.openvino.adapter import adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported
 from arriero.engines.openvino.grammar import grammar
+from arriero.engines.process.crossing import fields_of
 from arriero.engines.process.engine import ProcessEngine
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.errors import UnsupportedError
@@ -95,7 +95,7 @@ class OpenVINOEngine(ProcessEngine):
         check_own(adapter, self._adapters)
         request: dict[str, Any] = {"ids": list(prompt_ids), "stop_token_ids": self._stops}
         if prompt_logprobs or _in_loop(sampling, logprobs):
-            request |= {"kind": "loop", "grammar": None if constraint is None else _checked(constraint)}
+            request |= {"kind": "loop", "grammar": None if constraint is None else check(constraint)}
             request["config"] = loop_config(sampling, max_new_tokens, logprobs, prompt_logprobs=prompt_logprobs)
         else:
             request |= {"kind": "library", "grammar": None if constraint is None else grammar(constraint)}
@@ -150,14 +150,8 @@ def loop_config(
 ) -> dict[str, Any]:
     """The arguments of `loop.Config`."""
     return {
-        "sampling": dataclasses.asdict(sampling) | {"stop": ()},  # stop strings are not the engine's business
+        "sampling": fields_of(sampling),
         "max_new_tokens": max_new_tokens,
         "logprobs": logprobs,
         "prompt_logprobs": prompt_logprobs,
     }
-
-
-def _checked(constraint: Constraint) -> str:
-    """A constraint as llguidance's Lark."""
-    check(constraint)
-    return lark(constraint)

@@ -17,7 +17,8 @@ import numpy as np
 import openvino
 import openvino_genai as genai
 
-from arriero.engines.openvino.adapter import Weights, stamp
+from arriero.engines.adapters import stamp
+from arriero.engines.openvino.adapter import Weights
 from arriero.engines.openvino.cache import MODEL
 from arriero.engines.openvino.paged import PagedModel
 from arriero.engines.process.crossing import described

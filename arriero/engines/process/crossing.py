@@ -1,4 +1,4 @@
-"""What crosses between the processes as JSON and has to arrive as it was: errors, and log-probabilities.
+"""What crosses between the processes as JSON and has to arrive as it was: errors, sampling, log-probabilities.
 
 An error crosses as the name of its class and its fields, so that it arrives as the same typed error, whatever its
 class is made with.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 from arriero import errors
 from arriero.errors import ArrieroError
-from arriero.messages import TokenLogprob
+from arriero.messages import Sampling, TokenLogprob
 
 Top: TypeAlias = Sequence[tuple[int, float]]  # the alternatives to a token
 
@@ -30,6 +31,16 @@ def rebuilt(kind: str, fields: dict[str, Any]) -> ArrieroError:
     error = made.__new__(made, fields["message"])
     vars(error).update(fields)
     return error
+
+
+def fields_of(sampling: Sampling) -> dict[str, Any]:
+    """A Sampling's fields, for JSON; stop strings are not the engine's business."""
+    return asdict(sampling) | {"stop": ()}
+
+
+def sampling_of(fields: Mapping[str, Any]) -> Sampling:
+    """The Sampling with what `fields_of` made, after JSON."""
+    return Sampling(**{**fields, "logit_bias": tuple(map(tuple, fields["logit_bias"])), "stop": ()})
 
 
 def spread(logprobs: Sequence[TokenLogprob]) -> tuple[list[float], list[Top]] | tuple[()]:
