@@ -10,6 +10,7 @@ import copy
 import functools
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
@@ -274,9 +275,22 @@ def load(
     it, which costs speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and
     started, so that it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
     """
+    options = EngineOptions(precision=precision, deterministic=deterministic, room_for=room_for)
+    return load_with(options, model, adapter=adapter, system=system, engine=engine)
+
+
+def load_with(
+    options: EngineOptions,
+    model: str | Path | None = None,
+    *,
+    adapter: str | Path | None = None,
+    system: str | None = None,
+    engine: EngineName = "auto",
+) -> Chat:
+    """`load`, with all that can be said of how the engine is loaded."""
     found = bind(model, adapter, system=system)
-    coming = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *room_for]
-    options = EngineOptions(precision=precision, deterministic=deterministic, room_for=coming)
+    if found.adapter_dir is not None:
+        options = replace(options, room_for=[found.adapter_dir, *options.room_for])
     loaded = load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options)
     try:
         return Chat(

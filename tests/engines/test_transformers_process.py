@@ -97,7 +97,7 @@ def test_scoring_alone_and_what_is_refused(both, tmp_path):
     for engine in both:
         with pytest.raises(UsageError, match="the prompt has the token id 262, but the model's ids go from 0 to 261"):
             engine.submit([262], GREEDY, max_new_tokens=1)
-        with pytest.raises(UsageError, match="^the schema cannot be used: Unknown format: foo$"):
+        with pytest.raises(UsageError, match="the schema cannot be used: Unknown format"):
             engine.submit(PROMPT, GREEDY, max_new_tokens=1, constraint=JsonSchema({"format": "foo"}))
         with pytest.raises(NotFoundError):
             engine.load_adapter(tmp_path / "nowhere")
