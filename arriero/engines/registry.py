@@ -44,7 +44,8 @@ DEFAULT_OPTIONS = EngineOptions()
 class Entry:
     """An engine as it is known before it is loaded.
 
-    `home` is "module:name" of what makes an `Engine` of (model_dir, stop_token_ids, EngineOptions).
+    `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions), and
+    `process_home` that of the same in a process of its own, None where `home` computes in one anyhow.
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
     where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others.
@@ -54,6 +55,7 @@ class Entry:
     home: str
     packages: tuple[str, ...]
     install: str
+    process_home: str | None = None
     device: Literal["cuda", "cpu"] | None = None
     merit: str = ""
     model_lacks: Callable[[Path], str | None] = lambda _: None
@@ -80,7 +82,8 @@ class Entry:
 
     def load(self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:
         """Import the engine and load a model into it."""
-        module, _, name = self.home.partition(":")
+        home = self.process_home if options.process and self.process_home is not None else self.home
+        module, _, name = home.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)(model_dir, stop_token_ids, options)
         return engine
 
@@ -101,7 +104,8 @@ def openvino_lacks(model_dir: Path) -> str | None:
 ENTRIES = (
     Entry(
         name="transformers",
-        home="arriero.engines.transformers:load",
+        home="arriero.engines.transformers:TransformersEngine",
+        process_home="arriero.engines.transformers.process:TransformersProcess",
         packages=("torch", "transformers"),
         install="pip install arriero",
     ),

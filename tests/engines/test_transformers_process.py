@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 
+import psutil
 import pytest
 
 from arriero.constraint import Choice, JsonSchema, Text
 from arriero.engines import EngineOptions, load_engine
+from arriero.engines.registry import DEFAULT_OPTIONS
 from arriero.engines.transformers.process import TransformersProcess
-from arriero.errors import EngineError, NotFoundError, UsageError
+from arriero.engines.transformers.worker import load_same
+from arriero.errors import EngineError, NotFoundError, UnsupportedError, UsageError
 from arriero.messages import Sampling
+from arriero.prompt import bind
 
 PLAIN = Sampling(top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
 GREEDY = Sampling(temperature=0.0).over(PLAIN)
@@ -151,3 +158,58 @@ def test_an_adapter_that_is_let_go_of_ends_what_it_began_and_is_freed(both, trai
     assert list(there._adapters) == []
     assert list(begun) == expected
     assert list(there.submit(PROMPT, GREEDY, max_new_tokens=5)) == list(here.submit(PROMPT, GREEDY, max_new_tokens=5))
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_embedded_model_answers_greedily_as_in_this_process(embedded_model):
+    renderer = bind(embedded_model).renderer
+    asked = ["What is the capital of France?", "Count to five.", "Hello!", "Write a line about llamas." * 8]
+    prompts = [renderer.prompt([{"role": "user", "content": text}]) for text in asked]
+    answers = []
+    for apart in (False, True):
+        options = EngineOptions(precision="float32", process=apart)
+        engine = load_engine(embedded_model, renderer.stop_token_ids, "transformers", options)
+        try:
+            begun = [engine.submit(prompt, GREEDY, max_new_tokens=24) for prompt in prompts]
+            answers.append([list(each) for each in begun])
+        finally:
+            engine.close()
+    assert answers[0] == answers[1]
+
+
+def test_files_that_have_changed_are_not_taken_for_the_model_that_was_loaded(model_dir):
+    """A worker that is started anew loads whatever lies there by then."""
+    with pytest.raises(EngineError, match="tiny has changed since it was loaded"):
+        load_same(model_dir, {}, (2,), DEFAULT_OPTIONS)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_loaded_is_the_same_error_as_in_this_process(model_dir):
+    with pytest.raises(UnsupportedError, match="precision int4") as raised:
+        TransformersProcess(model_dir, (2,), EngineOptions(precision="int4"))
+    assert raised.value.feature == "precision int4"
+    assert raised.value.hint == "use --engine openvino"
+
+
+SCRIPT = """
+import os, sys
+from arriero.chat import load_with
+from arriero.engines import EngineOptions
+chat = load_with(EngineOptions(process=True, precision="float32"), sys.argv[1], engine="transformers")
+begun = chat.engine.submit([1, 4, 5], chat.defaults, max_new_tokens=200)
+next(iter(begun))
+assert "torch" not in sys.modules
+print(chat.engine._link.process.pid, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)", "chat.close()"])
+def test_a_script_without_a_guard_leaves_no_process_behind_and_has_no_torch(end, model_dir):
+    command = [sys.executable, "-c", SCRIPT + end, model_dir]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == (-9 if "kill" in end else 0), done.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(30)
+    assert done.stderr == ""

@@ -12,37 +12,23 @@
 
 transformers' own continuous batching knows neither adapters, seeds, penalties nor grammars of a single request, and is
 several times slower on a CPU.
+
+The class is imported when it is first used: whoever has the engine in a process of its own imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arriero.engines.registry import EngineOptions
-
 if TYPE_CHECKING:
-    from arriero.engines.base import Engine
     from arriero.engines.transformers.engine import TransformersEngine
 
-__all__ = ["TransformersEngine", "load"]
-
-
-def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:
-    """The engine, in this process or in one of its own; in the latter case torch is imported there only."""
-    if options.process:
-        from arriero.engines.transformers.process import TransformersProcess
-
-        return TransformersProcess(model_dir, stop_token_ids, options)
-    from arriero.engines.transformers.engine import TransformersEngine
-
-    return TransformersEngine(model_dir, stop_token_ids, options)
+__all__ = ["TransformersEngine"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "TransformersEngine":
-        from arriero.engines.transformers.engine import TransformersEngine
+    if name in __all__:
+        from arriero.engines.transformers import engine
 
-        return TransformersEngine
+        return getattr(engine, name)
     raise AttributeError(f"module 'arriero.engines.transformers' has no attribute {name!r}")

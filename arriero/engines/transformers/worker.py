@@ -97,7 +97,7 @@ class Worker(process.Worker):
     ) -> None:
         """Say which model it is; comes first."""
         options = EngineOptions(precision=precision, deterministic=deterministic)
-        self._load = functools.partial(_checked, Path(model_dir), stamp, stop_token_ids, options)
+        self._load = functools.partial(load_same, Path(model_dir), stamp, stop_token_ids, options)
 
     def open(self, key: int, adapter: Sequence[Any] | None, now: bool) -> None:
         """Take up the base model or an adapter; `now` loads it and says when that is done."""
@@ -161,7 +161,7 @@ class Worker(process.Worker):
                 log.exception("an adapter could not be removed")
 
 
-def _checked(model_dir: Path, stamp: Stamps, stop_token_ids: Sequence[int], options: EngineOptions) -> Loaded:
+def load_same(model_dir: Path, stamp: Stamps, stop_token_ids: Sequence[int], options: EngineOptions) -> Loaded:
     """The model, if its files are still what they were."""
     _check_same(model_dir, stamp)
     return load(model_dir, stop_token_ids, options)
