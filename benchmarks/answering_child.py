@@ -26,13 +26,12 @@ def chat(job: Document) -> tuple[Answer, Document]:
     """Our Chat. With an adapter, too, it renders as for the base model, so that all variants read the same ids."""
     from answering_cancel import measure
 
-    from arriero.chat import load_with
-    from arriero.engines import EngineOptions
+    import arriero
     from arriero.prompt import bind
 
     engine, _, process = job["engine"].partition("-")
-    options = EngineOptions(precision=job["precision"], process=bool(process))
-    loaded = load_with(options, job["model"], adapter=job["adapter"], engine=engine)
+    how = {"precision": job["precision"], "process": bool(process)}
+    loaded = arriero.load(job["model"], adapter=job["adapter"], engine=engine, **how)
     loaded.renderer = bind(job["model"]).renderer
     commands: dict[str, Answer] = {
         "answer": lambda command: asyncio.run(streamed(loaded, command)),

@@ -247,21 +247,23 @@ def _named(given: tuple[str, ...]) -> dict[str, Path]:
 
 def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
     """The base model and all adapters, the first one of which is the default, and the embedding model."""
-    from arriero.chat import load_with
+    from arriero.chat import load
     from arriero.embeddings import Embedder
-    from arriero.engines import EngineOptions
     from arriero.server.models import Models
 
     embedder = Embedder(options.embedding) if options.embedding is not None else None  # it loads beside the other
     name, directory = next(iter(adapters.items()), (None, None))
     others = list(adapters.items())[1:]
-    how = EngineOptions(
+    chat = load(
+        options.model,
+        adapter=directory,
+        system=options.system,
+        engine=options.engine,
         precision=options.precision,
         deterministic=options.deterministic,
-        room_for=[place for _, place in others],
         process=True,  # the process that serves never computes
+        room_for=[place for _, place in others],
     )
-    chat = load_with(how, options.model, adapter=directory, system=options.system, engine=options.engine)
     try:
         models = Models(chat, name=name, system=options.system, embedder=embedder)
         if embedder is not None:

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from arriero import hub
 from arriero.engines.adapters import AdapterLimits
@@ -22,19 +22,28 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 
 
+class EngineKeywords(TypedDict, total=False):
+    """`EngineOptions` as keywords."""
+
+    precision: Precision
+    deterministic: bool
+    process: bool
+    room_for: Sequence[Path]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """How an engine is loaded.
 
     `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
-    that do not depend on what else is computed. `room_for` are adapters that will be loaded into it. With `process` an
-    engine that could do without has a process of its own, too.
+    that do not depend on what else is computed. With `process` an engine that can do without one computes in a process
+    of its own, as the others do. `room_for` are adapters that will be loaded into it.
     """
 
     precision: Precision = "auto"
     deterministic: bool = False
-    room_for: Sequence[Path] = ()
     process: bool = False
+    room_for: Sequence[Path] = ()
 
 
 DEFAULT_OPTIONS = EngineOptions()

@@ -17,7 +17,7 @@ import pytest
 from arriero import errors
 from arriero.engines.process.crossing import described, rebuilt
 from arriero.engines.process.engine import ProcessEngine
-from arriero.errors import ArrieroError, EngineError
+from arriero.errors import ArrieroError, EngineLostError
 
 EXAMPLES = {
     "ContextLengthError": {"prompt_tokens": 9, "max_new_tokens": 2, "window": 10},
@@ -93,7 +93,7 @@ def test_where_the_process_dies_its_answers_fail_and_the_next_request_starts_ano
     assert [next(iter(each)) for each in begun] == [1, 1]
     os.kill(engine._link.process.pid, signal.SIGKILL)
     for each in begun:
-        with pytest.raises(EngineError, match=r"^the scripted process was ended by signal 9 \(Killed\)$"):
+        with pytest.raises(EngineLostError, match=r"^the scripted process was ended by signal 9 \(Killed\)$"):
             list(each)
     assert list(engine.do()) == [7, 8]
     assert "and with it 2 answers; the next request starts it again" in caplog.text

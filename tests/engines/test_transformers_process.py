@@ -19,7 +19,7 @@ from arriero.engines import EngineOptions, load_engine
 from arriero.engines.registry import DEFAULT_OPTIONS
 from arriero.engines.transformers.process import TransformersProcess
 from arriero.engines.transformers.worker import load_same
-from arriero.errors import EngineError, NotFoundError, UnsupportedError, UsageError
+from arriero.errors import EngineError, EngineLostError, NotFoundError, UnsupportedError, UsageError
 from arriero.messages import Sampling
 from arriero.prompt import bind
 
@@ -133,7 +133,7 @@ def test_it_starts_again_with_its_adapters_where_it_died(both, model_dir, traine
     assert all(next(iter(each)) for each in begun)
     os.kill(there._link.process.pid, signal.SIGKILL)
     for each in begun:
-        with pytest.raises(EngineError, match=r"the transformers engine's process was ended by signal 9 \(Killed\)"):
+        with pytest.raises(EngineLostError, match=r"engine's process was ended by signal 9 \(Killed\)"):
             list(each)
     with (other_adapter / "adapter_model.safetensors").open("ab") as file:
         file.write(b"\0")
@@ -194,9 +194,8 @@ def test_what_cannot_be_loaded_is_the_same_error_as_in_this_process(model_dir):
 
 SCRIPT = """
 import os, sys
-from arriero.chat import load_with
-from arriero.engines import EngineOptions
-chat = load_with(EngineOptions(process=True, precision="float32"), sys.argv[1], engine="transformers")
+from arriero.chat import load
+chat = load(sys.argv[1], engine="transformers", precision="float32", process=True)
 begun = chat.engine.submit([1, 4, 5], chat.defaults, max_new_tokens=200)
 next(iter(begun))
 assert "torch" not in sys.modules

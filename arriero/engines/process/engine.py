@@ -58,6 +58,11 @@ class ProcessEngine:
         self._adapters: weakref.WeakSet[LoadedAdapter] = weakref.WeakSet()
         self._link = _Link(self._start())
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer: a process that died is started anew."""
+        return not self._closed
+
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:

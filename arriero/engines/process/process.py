@@ -32,7 +32,7 @@ from typing import IO, Any, TypeAlias, cast
 
 from arriero.engines.base import Generation
 from arriero.engines.process.crossing import Top, joined, rebuilt
-from arriero.errors import EngineError
+from arriero.errors import EngineError, EngineLostError
 from arriero.messages import FinishReason
 
 log = logging.getLogger(__name__)
@@ -209,4 +209,4 @@ class Process:
             return EngineError("the engine is closed")
         how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
         hint = "standard error may say why; signal 9 often means that the machine ran out of memory"
-        return EngineError(f"{self._called} {how}", hint=hint)
+        return EngineLostError(f"{self._called} {how}", hint=hint)

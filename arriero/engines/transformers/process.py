@@ -7,6 +7,7 @@ one, the others live.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -34,8 +35,7 @@ class TransformersProcess(ProcessEngine):
             "model_dir": str(model_dir),
             "stamp": stamps(model_dir),
             "stop_token_ids": sorted(stop_token_ids),
-            "precision": options.precision,
-            "deterministic": options.deterministic,
+            "options": asdict(replace(options, process=False, room_for=())),
         }
         try:
             about = self._load(now=True)

@@ -92,12 +92,9 @@ class Worker(process.Worker):
         if self._retired:
             self._free(self._loaded)
 
-    def load(
-        self, model_dir: str, stamp: Stamps, stop_token_ids: Sequence[int], precision: Any, deterministic: bool
-    ) -> None:
-        """Say which model it is; comes first."""
-        options = EngineOptions(precision=precision, deterministic=deterministic)
-        self._load = functools.partial(load_same, Path(model_dir), stamp, stop_token_ids, options)
+    def load(self, model_dir: str, stamp: Stamps, stop_token_ids: Sequence[int], options: Mapping[str, Any]) -> None:
+        """Say which model it is; comes first. `options` are those of `EngineOptions`."""
+        self._load = functools.partial(load_same, Path(model_dir), stamp, stop_token_ids, EngineOptions(**options))
 
     def open(self, key: int, adapter: Sequence[Any] | None, now: bool) -> None:
         """Take up the base model or an adapter; `now` loads it and says when that is done."""
