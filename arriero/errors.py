@@ -9,6 +9,7 @@
     ├── ContractError               1: an adapter was trained for another model or another prompt
     ├── CutOffError                 1: an answer that has to be complete ended before it was
     ├── EngineError                 1: the engine failed or lacks what was asked of it
+    │   └── EngineLostError         1: the process or the machine that computed the answer is gone
     ├── DownloadError               1: a download failed or did not verify
     ├── PartlyDoneError             3: some of the work failed, the rest is done
     ├── NotFoundError               4: no such model, file or directory
@@ -102,6 +103,10 @@ class CutOffError(ArrieroError):
 
 class EngineError(ArrieroError):
     """An engine failed, or lacks a feature that was asked for."""
+
+
+class EngineLostError(EngineError):
+    """What computed an answer is gone, the process or its machine: the same request may do well elsewhere."""
 
 
 class DownloadError(ArrieroError):

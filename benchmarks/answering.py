@@ -49,7 +49,7 @@ PARTS: dict[str, Part] = {
     "memory": answering_parts.memory,
     "cold": answering_parts.cold,
 }
-ENGINES = ("openvino", "transformers", "vllm")
+ENGINES = ("openvino", "transformers", "vllm", "transformers-process")
 
 
 def main() -> None:

@@ -73,12 +73,8 @@ class Grammars:
         self._model_dir = model_dir
         self._stop_token_ids = list(stop_token_ids)
 
-    def make(self, constraint: Constraint) -> Grammar:
-        """The grammar of one answer, at its beginning."""
-        return self.read(lark(constraint))
-
     def read(self, text: str) -> Grammar:
-        """The same from what `lark` made."""
+        """The grammar of one answer, at its beginning, from what `lark` made."""
         return Grammar(self._tokenizer, text)
 
     @functools.cached_property
@@ -86,11 +82,15 @@ class Grammars:
         return from_tokenizer(load_tokenizer(self._model_dir), eos_token=self._stop_token_ids)
 
 
-def check(constraint: Constraint) -> None:
-    """Raise UsageError that says why where llguidance cannot do a constraint; milliseconds, no tokenizer needed."""
-    problem = _problem(lark(constraint))
-    if problem:
+def check(constraint: Constraint) -> str:
+    """A constraint as `lark` makes it, if llguidance can do it; milliseconds, no tokenizer needed.
+
+    Raises UsageError that says why it cannot.
+    """
+    text = lark(constraint)
+    if problem := _problem(text):
         raise UsageError(f"the schema cannot be used: {problem}", hint="leave out the keyword that is named")
+    return text
 
 
 @functools.lru_cache(maxsize=256)

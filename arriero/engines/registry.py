@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from arriero import hub
 from arriero.engines.adapters import AdapterLimits
@@ -22,16 +22,27 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 
 
+class EngineKeywords(TypedDict, total=False):
+    """`EngineOptions` as keywords."""
+
+    precision: Precision
+    deterministic: bool
+    process: bool
+    room_for: Sequence[Path]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """How an engine is loaded.
 
     `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
-    that do not depend on what else is computed. `room_for` are adapters that will be loaded into it.
+    that do not depend on what else is computed. With `process` an engine that can do without one computes in a process
+    of its own, as the others do. `room_for` are adapters that will be loaded into it.
     """
 
     precision: Precision = "auto"
     deterministic: bool = False
+    process: bool = False
     room_for: Sequence[Path] = ()
 
 
@@ -42,7 +53,8 @@ DEFAULT_OPTIONS = EngineOptions()
 class Entry:
     """An engine as it is known before it is loaded.
 
-    `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions).
+    `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions), and
+    `process_home` that of the same in a process of its own, None where `home` computes in one anyhow.
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
     where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others.
@@ -52,6 +64,7 @@ class Entry:
     home: str
     packages: tuple[str, ...]
     install: str
+    process_home: str | None = None
     device: Literal["cuda", "cpu"] | None = None
     merit: str = ""
     model_lacks: Callable[[Path], str | None] = lambda _: None
@@ -78,7 +91,8 @@ class Entry:
 
     def load(self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:
         """Import the engine and load a model into it."""
-        module, _, name = self.home.partition(":")
+        home = self.process_home if options.process and self.process_home is not None else self.home
+        module, _, name = home.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)(model_dir, stop_token_ids, options)
         return engine
 
@@ -100,6 +114,7 @@ ENTRIES = (
     Entry(
         name="transformers",
         home="arriero.engines.transformers:TransformersEngine",
+        process_home="arriero.engines.transformers.process:TransformersProcess",
         packages=("torch", "transformers"),
         install="pip install arriero",
     ),

@@ -19,6 +19,7 @@ class How(TypedDict, total=False):
     engine: EngineName
     precision: Precision
     deterministic: bool
+    process: bool
 
 
 def load_models(

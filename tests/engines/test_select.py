@@ -103,10 +103,11 @@ def test_with_cuda_vllm_is_taken_where_it_is_installed(gpu, install, model_dir, 
 def test_every_entry_is_what_its_module_says():
     """Names, and where an engine's class is, are text in the registry."""
     for entry in ENTRIES:
-        module, _, name = entry.home.partition(":")
-        if not entry.missing:
-            made = getattr(importlib.import_module(module), name)
-            assert made.name == entry.name
+        for home in filter(None, (entry.home, entry.process_home)):
+            module, _, name = home.partition(":")
+            if not entry.missing:
+                made = getattr(importlib.import_module(module), name)
+                assert made.name == entry.name
     assert NAMES == ("auto", "transformers", "openvino", "vllm")
     assert find("openvino").packages[0] == "openvino"
 

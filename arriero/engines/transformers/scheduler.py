@@ -56,13 +56,17 @@ class Scheduler:
         reading = self._prompts.requests if self._prompts else []
         return [*self._waiting, *reading, *itertools.chain.from_iterable(lane.requests for lane in self._lanes)]
 
+    def end_cancelled(self) -> None:
+        """End what has been cancelled; what it holds is freed by the next step."""
+        _end_cancelled(self.requests)
+
     def step(self) -> None:
         """Go on with everything by a little. No request's failure leaves this method."""
         with torch.inference_mode(), _failing(self.requests):
             self._step()
 
     def _step(self) -> None:
-        _end_cancelled(self.requests)
+        self.end_cancelled()
         self._waiting = deque(request for request in self._waiting if not request.ended)
         if self._prompts is not None and all(request.ended for request in self._prompts.requests):
             self._prompts = None
