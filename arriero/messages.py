@@ -27,6 +27,7 @@ class Message:
 
     An assistant's turn may hold calls of tools besides, or instead of, text; a turn of the role "tool" is the result
     of the call that `tool_call_id` names. Training takes a loss on the assistant's turns that are `trained`.
+    `reasoning_content` is what the assistant thought before its answer, without the tags around it; None: nothing known.
     """
 
     role: Role
@@ -34,6 +35,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     trained: bool = True
+    reasoning_content: str | None = None
 
     @classmethod
     def of(cls, value: Message | Mapping[str, Any]) -> Message:
