@@ -205,7 +205,7 @@ class Chat:
         able = "constraint_after_reasoning" in self.engine.features
         if reasoning is None or not (able or limit is not None or reasoning.begins == "opened"):
             return answer
-        return reasoning.constraint(answer, limit)
+        return reasoning.constraint(answer, None if limit is None else min(limit, self.window))
 
     def _submit(self, prompt_tokens: int, request: Callable[[], Generation]) -> Generation:
         """Hand a request to the engine; a subclass may do so later, and gives a generation of its own until then."""
@@ -277,11 +277,10 @@ def load(
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
-    embedded model. `prompting` may be `system`, which replaces the system prompt that the adapter was trained with;
-    `template`, variables of the chat template; `fold_system` and `chat_template`: see `prompt.options`.
-    `precision` is that of the weights. With `deterministic` a greedy answer does not depend on what is computed beside
-    it, which costs speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and
-    started, so that it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
+    embedded model. `prompting` says what is not as the adapter was trained: see `prompt.Prompting`. `precision` is that
+    of the weights. With `deterministic` a greedy answer does not depend on what is computed beside it, which costs
+    speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and started, so that
+    it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
     """
     found = bind(model, adapter, **prompting)
     coming = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *room_for]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from arriero.errors import NotFoundError, UsageError
 from arriero.messages import Message, with_system
@@ -28,6 +28,19 @@ class Prompting(TypedDict, total=False):
     template: Mapping[str, Any] | Sequence[str]
     fold_system: bool
     chat_template: str | None
+
+
+def taken(options: dict[str, Any]) -> Prompting:
+    """Take what is said of the prompt out of keyword arguments; the others stay."""
+    return cast(Prompting, {name: options.pop(name) for name in Prompting.__annotations__ if name in options})
+
+
+def as_options(prompting: Prompting) -> dict[str, Any]:
+    """What is said besides the system prompt, as a configuration file says it."""
+    variables = variables_of(prompting.get("template", ()))
+    found: dict[str, Any] = {"template": [f"{name}={json.dumps(value)}" for name, value in variables.items()]}
+    found |= {name: prompting.get(name) for name in ("fold_system", "chat_template")}
+    return {name: value for name, value in found.items() if value}
 
 
 KNOWN = {

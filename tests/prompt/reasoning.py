@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
 
-from tests.conftest import TOOL_TEMPLATE, build_tokenizer
+from tests.conftest import TOOL_TEMPLATE, build_model, build_tokenizer
 
 # Qwen 3: the model opens its reasoning, a variable closes it beforehand, the last turn's is shown again
 QWEN3 = (
@@ -45,3 +46,14 @@ def reasoning_tokenizer(template: str = QWEN3) -> Any:
     tokenizer = build_tokenizer(template)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
     return tokenizer
+
+
+def build_reasoning_model(directory: Path, template: str = QWEN3) -> Path:
+    """The tiny random model with that tokenizer."""
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(build_model(directory))
+    model.resize_token_embeddings(264, mean_resizing=False)
+    model.save_pretrained(directory)
+    reasoning_tokenizer(template).save_pretrained(directory)
+    return directory
