@@ -206,4 +206,4 @@ def test_reasoning_that_was_cut_is_kept_without_an_answer(talk, history):
     dialogue = talk("<think>hm hm", template=QWEN3)
     dialogue.sampling = Sampling(max_new_tokens=9)
     assert dialogue.ask("a", nothing) == "length"
-    assert history.messages(history.get().id)[-1] == Message("assistant", "", reasoning_content="h")
+    assert history.messages(history.get().id)[-1] == Message("assistant", "", reasoning_content="hm")
