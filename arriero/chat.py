@@ -81,6 +81,8 @@ class Chat:
         `prompting` is as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where the engine
         cannot do the adapter.
         """
+        if directory is None and prompting.get("chat_template") is None:
+            prompting["chat_template"] = self.renderer.given_template  # a base model has no other
         found = bind(self.renderer.tokenizer.name_or_path, directory, **prompting)
         made = copy.copy(self)
         made.adapter = self.engine.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None
@@ -93,8 +95,8 @@ class Chat:
         return self._prompt(messages, _wanted(form), form).ids
 
     def _prompt(self, messages: Messages, wanted: Wanted, form: Form) -> Prompt:
-        ends = cast(Ends, {name: form.get(name) for name in Ends.__annotations__})
-        return self.renderer.asked(messages, wanted, **ends)
+        ends = {name: form.get(name) for name in Ends.__annotations__}
+        return self.renderer.asked(messages, wanted, **cast(Ends, ends))
 
     def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
@@ -104,9 +106,7 @@ class Chat:
         nothing at all to the messages. `chat_template_kwargs` are further variables of the chat template, such as
         `enable_thinking`. (The names are those of transformers' apply_chat_template, and of vLLM.)
 
-        Where the chat template sets reasoning apart, that comes first, as `Piece.reasoning`; tools, `schema` and stop
-        strings are about what follows it. `Sampling.max_reasoning_tokens` limits it.
-
+        Where the template sets reasoning apart, it comes first (`Piece.reasoning`); all else is about what follows.
         `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
         name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"
         the model is not shown the tools; without `parallel_tool_calls` the answer ends with its first call. `schema` is
@@ -202,8 +202,8 @@ class Chat:
     def _constraint(self, wanted: Wanted, reasoning: Reasoning | None, limit: int | None) -> Constraint | None:
         """What the engine is held to. One that cannot begin after reasoning holds from the start, if it is free."""
         answer = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
-        able = "constraint_after_reasoning" in self.engine.features
-        if reasoning is None or not (able or limit is not None or reasoning.begins == "opened"):
+        needed = reasoning is not None and (limit is not None or reasoning.begins == "opened")
+        if reasoning is None or not (needed or "constraint_after_reasoning" in self.engine.features):
             return answer
         return reasoning.constraint(answer, None if limit is None else min(limit, self.window))
 
