@@ -38,7 +38,7 @@ class PromptOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class BaseOptions(PromptOptions):
+class _Base:
     """What is trained.
 
     Parameters
@@ -57,7 +57,7 @@ class BaseOptions(PromptOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TunedOptions(PromptOptions):
+class _Tuned:
     """Which model, with which adapter.
 
     Parameters
@@ -74,6 +74,18 @@ class TunedOptions(PromptOptions):
     model: str | None = None
     adapter: str | None = None
     system: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions(PromptOptions, _Base):
+    """What is trained, and how its prompts are made."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TunedOptions(PromptOptions, _Tuned):
+    """Which model, with which adapter, and how its prompts are made."""
 
 
 @Parameter(name="*")
