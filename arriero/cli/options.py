@@ -18,7 +18,28 @@ Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class BaseOptions:
+class PromptOptions:
+    """How conversations become prompts, where it is not as an adapter was trained or the chat template has it.
+
+    Parameters
+    ----------
+    template
+        NAME=VALUE, a variable of the chat template: enable_thinking=false. May be given several times.
+    fold_system
+        Put the system prompt before the first question, for templates that refuse one.
+    chat_template
+        For a model that has none: chatml, llama3, or a file with a Jinja template.
+
+    """
+
+    template: Texts = ()
+    fold_system: Annotated[bool, Parameter(negative="")] = False
+    chat_template: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class _Base:
     """What is trained.
 
     Parameters
@@ -37,7 +58,7 @@ class BaseOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TunedOptions:
+class _Tuned:
     """Which model, with which adapter.
 
     Parameters
@@ -54,6 +75,18 @@ class TunedOptions:
     model: str | None = None
     adapter: str | None = None
     system: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions(PromptOptions, _Base):
+    """What is trained, and how its prompts are made."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TunedOptions(PromptOptions, _Tuned):
+    """Which model, with which adapter, and how its prompts are made."""
 
 
 @Parameter(name="*")
@@ -85,7 +118,7 @@ class ModelOptions(EngineOptions, TunedOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ServedOptions(EngineOptions):
+class ServedOptions(EngineOptions, PromptOptions):
     """Which models answer.
 
     Parameters

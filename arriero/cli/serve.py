@@ -236,6 +236,9 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
 
     how: How = {
         "system": options.system,
+        "template": options.template,
+        "fold_system": options.fold_system,
+        "chat_template": options.chat_template,
         "engine": options.engine,
         "precision": options.precision,
         "deterministic": options.deterministic,

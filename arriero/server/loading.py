@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypedDict
 
-from arriero.chat import Chat, load
+from arriero.chat import Chat, Loading, load
 from arriero.embeddings import Embedder
-from arriero.engines.registry import EngineName, Precision
+from arriero.engines.registry import EngineName
+from arriero.prompt.options import taken
 from arriero.server.models import Models
 
 
-class How(TypedDict, total=False):
+class How(Loading, total=False):
     """As in `arriero.chat.load`."""
 
-    system: str | None
     engine: EngineName
-    precision: Precision
-    deterministic: bool
-    process: bool
 
 
 def load_models(
@@ -38,7 +34,7 @@ def load_models(
     others = list(adapters.items())[1:]
     chat = load(model, adapter=directory, room_for=[place for _, place in others], **how)
     try:
-        models = Models(chat, name=name, system=how.get("system"), embedder=embedder)
+        models = Models(chat, name=name, prompting=taken(dict(how)), embedder=embedder)
         if embedder is not None:
             embedder.wait()
         for other, place in others:

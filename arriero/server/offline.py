@@ -13,13 +13,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from arriero import settings
 from arriero.batches import Answer, Journal, Requests, answer_all, resumed
 from arriero.chat import Chat, load
 from arriero.errors import InterruptedRun, UsageError
 from arriero.locks import held
+from arriero.prompt.options import taken
 from arriero.server.admission import Limits
 from arriero.server.app import create_app
 from arriero.server.asking import asking
@@ -189,14 +190,10 @@ def _salt(adapters: Mapping[str, Path], which: Which) -> str:
     model, embedding = which.get("model"), which.get("embedding")
     places = [(name, str(place.resolve())) for name, place in adapters.items()]
     name = settings.default_model() if model is None and not places else model
-    return json.dumps([str(name), places, which.get("system"), embedding])
+    return json.dumps([str(name), places, taken(dict(which)), embedding])
 
 
 def _load(adapters: Mapping[str, Path], which: Which) -> Models:
-    how: How = {
-        "system": which.get("system"),
-        "engine": which.get("engine", "auto"),
-        "precision": which.get("precision", "auto"),
-        "deterministic": which.get("deterministic", False),
-    }
+    given: Mapping[str, Any] = which
+    how = cast(How, {name: given[name] for name in How.__annotations__ if name in given})
     return load_models(which.get("model"), adapters, which.get("embedding"), how, which.get("load", load))

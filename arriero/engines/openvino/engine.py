@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from arriero.constraint import Constraint
+from arriero.constraint import Constraint, Reasoned
 from arriero.engines.adapters import check_fit
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
 from arriero.engines.grammar import check
@@ -94,7 +94,7 @@ class OpenVINOEngine(ProcessEngine):
         require(self, sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs)
         check_own(adapter, self._adapters)
         request: dict[str, Any] = {"ids": list(prompt_ids), "stop_token_ids": self._stops}
-        if prompt_logprobs or _in_loop(sampling, logprobs):
+        if isinstance(constraint, Reasoned) or prompt_logprobs or _in_loop(sampling, logprobs):
             request |= {"kind": "loop", "grammar": None if constraint is None else check(constraint)}
             request["config"] = loop_config(sampling, max_new_tokens, logprobs, prompt_logprobs=prompt_logprobs)
         else:
