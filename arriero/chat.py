@@ -10,6 +10,7 @@ import copy
 import functools
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
@@ -18,7 +19,7 @@ from arriero import hub
 from arriero.answer import Reply as Reply
 from arriero.answer import Stream as Stream
 from arriero.engines import Adapter, Engine, EngineOptions, Generation, load_engine
-from arriero.engines.base import Precision as Precision
+from arriero.engines.registry import EngineKeywords
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
@@ -262,21 +263,22 @@ def load(
     adapter: str | Path | None = None,
     system: str | None = None,
     engine: EngineName = "auto",
-    precision: Precision = "auto",
-    deterministic: bool = False,
-    room_for: Sequence[Path] = (),
+    **settings: Unpack[EngineKeywords],
 ) -> Chat:
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
     embedded model. `system` replaces the system prompt, which otherwise is the one the adapter was trained with.
-    `precision` is that of the weights. With `deterministic` a greedy answer does not depend on what is computed beside
-    it, which costs speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and
-    started, so that it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
+    The `settings` are: `precision` ("auto"), that of the weights. With `deterministic` (False) a greedy answer does not
+    depend on what is computed beside it, which costs speed. `cuda_graphs` ("auto"): with "off" no step of the
+    transformers engine is captured, with "on" it is an error where none can be. `room_for` are adapters that will come
+    with `Chat.with_adapter`: the engine is chosen, and started, so that it can do them too. Raises ContractError when
+    the adapter belongs to another model or prompt.
     """
+    options = EngineOptions(**settings)  # before anything is read, so that unknown keywords are told at once
     found = bind(model, adapter, system=system)
-    coming = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *room_for]
-    options = EngineOptions(precision=precision, deterministic=deterministic, room_for=coming)
+    if found.adapter_dir is not None:
+        options = replace(options, room_for=[found.adapter_dir, *options.room_for])
     loaded = load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options)
     try:
         return Chat(

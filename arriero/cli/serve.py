@@ -261,6 +261,7 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
         engine=options.engine,
         precision=options.precision,
         deterministic=options.deterministic,
+        cuda_graphs=options.cuda_graphs,
         room_for=[place for _, place in others],
     )
     try:

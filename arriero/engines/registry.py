@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from arriero import hub
 from arriero.engines.adapters import AdapterLimits
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from arriero.engines.base import Engine
 
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
+CudaGraphs = Literal["auto", "on", "off"]
+
+
+class EngineKeywords(TypedDict, total=False):
+    """`EngineOptions` as keywords."""
+
+    precision: Precision
+    deterministic: bool
+    cuda_graphs: CudaGraphs
+    room_for: Sequence[Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +37,13 @@ class EngineOptions:
     """How an engine is loaded.
 
     `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
-    that do not depend on what else is computed. `room_for` are adapters that will be loaded into it.
+    that do not depend on what else is computed. `cuda_graphs` is whether decode steps are captured: where they can be,
+    or else it is an error, or never. `room_for` are adapters that will be loaded into it.
     """
 
     precision: Precision = "auto"
     deterministic: bool = False
+    cuda_graphs: CudaGraphs = "auto"
     room_for: Sequence[Path] = ()
 
 
@@ -45,7 +57,8 @@ class Entry:
     `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions).
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
-    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others.
+    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others,
+    `cuda_graphs` whether it can be told to capture decode steps or not to.
     """
 
     name: str
@@ -57,6 +70,7 @@ class Entry:
     model_lacks: Callable[[Path], str | None] = lambda _: None
     adapter_limits: AdapterLimits | None = None
     deterministic: bool = True
+    cuda_graphs: bool = False
 
     @property
     def missing(self) -> str:
@@ -74,6 +88,8 @@ class Entry:
         reasons += [self.adapter_lacks(adapter) for adapter in options.room_for]
         if options.deterministic and not self.deterministic:
             reasons.append("answers that are the same beside others (--deterministic)")
+        if options.cuda_graphs != "auto" and not self.cuda_graphs:
+            reasons.append(f"decode steps captured or not as one likes (--cuda-graphs {options.cuda_graphs})")
         return next((reason for reason in reasons if reason is not None), None)
 
     def load(self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:
@@ -102,6 +118,7 @@ ENTRIES = (
         home="arriero.engines.transformers:TransformersEngine",
         packages=("torch", "transformers"),
         install="pip install arriero",
+        cuda_graphs=True,
     ),
     Entry(
         name="openvino",

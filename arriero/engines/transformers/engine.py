@@ -23,6 +23,7 @@ from arriero.engines.grammar import Grammars, check
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
+from arriero.engines.transformers.graphs import decode_graphs
 from arriero.engines.transformers.requests import Request
 from arriero.engines.transformers.scheduler import Scheduler
 from arriero.errors import EngineError, UnsupportedError, UsageError
@@ -64,7 +65,8 @@ class TransformersEngine:
         self._adapters = Adapters(model)
         self._handles: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        self._scheduler = Scheduler(forward, self._adapters, Grammars(model_dir, stop_token_ids), stop_token_ids)
+        grammars, graphs = Grammars(model_dir, stop_token_ids), decode_graphs(forward, options.cuda_graphs)
+        self._scheduler = Scheduler(forward, self._adapters, grammars, stop_token_ids, graphs)
         self.description = _description(model, forward)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # so that nothing is queued behind the end
