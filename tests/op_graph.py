@@ -13,8 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-aten = torch.ops.aten
-READS = {one.default for one in (aten._local_scalar_dense, aten.nonzero, aten.equal, aten.lift_fresh)}  # last: of a list
+READS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "lift_fresh"}  # the last: a list's numbers
 METHODS = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu}  # of a CPU's tensor these are no operators
 
 
@@ -22,13 +21,13 @@ class HostReads(TorchFunctionMode):
     """Raises for what reads a tensor on the host."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        refuse(function, METHODS)
+        if function in METHODS:
+            raise waits(function.__name__)
         return function(*args, **(kwargs or {}))
 
 
-def refuse(function, reads):
-    if function in reads:
-        raise RuntimeError(f"{function} waits for the device and cannot be captured")
+def waits(name):
+    return RuntimeError(f"{name} waits for the device and cannot be captured")
 
 
 class OpGraph(TorchDispatchMode):
@@ -39,7 +38,10 @@ class OpGraph(TorchDispatchMode):
         self.calls = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        refuse(function, READS)
+        name = function.overloadpacket.__name__
+        indices = args[1] if name == "index" else ()
+        if name in READS or any(index is not None and index.dtype == torch.bool for index in indices):
+            raise waits(name)
         found = function(*args, **(kwargs or {}))
         self.calls.append((function, args, kwargs or {}, found))
         return found

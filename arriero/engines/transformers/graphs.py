@@ -109,7 +109,7 @@ class DecodeGraphs:
             return False
         if not cache.holds(key[1]) and not self._told:
             self._told = True
-            log.warning("decode steps are not captured as CUDA graphs where the KV cache would take more than there is")
+            log.warning("decode steps are not captured where a KV cache for graphs would take half of what is free")
         return cache.holds(key[1])
 
     def _add(self, key: Key, cache: KVCache, inputs: Tensor, logits: Tensor) -> None:
