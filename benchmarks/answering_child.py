@@ -29,7 +29,8 @@ def chat(job: Document) -> tuple[Answer, Document]:
     import arriero
     from arriero.prompt import bind
 
-    loaded = arriero.load(job["model"], adapter=job["adapter"], engine=job["engine"], precision=job["precision"])
+    settings = {name: job[name] for name in ("adapter", "engine", "precision", "cuda_graphs")}
+    loaded = arriero.load(job["model"], **settings)
     loaded.renderer = bind(job["model"]).renderer
     commands: dict[str, Answer] = {
         "answer": lambda command: asyncio.run(streamed(loaded, command)),
