@@ -116,7 +116,7 @@ class Bench:
     folder: Path
 
     def way(self, kind: str, **changes: Any) -> Way:
-        """A kind of answering_child.py, here, without adapter, with each engine's own precision and graphs unless changed."""
+        """A kind of answering_child.py, here, without adapter, with each engine's own settings unless changed."""
         job = {
             "model": str(self.options.model),
             "adapter": None,

@@ -45,9 +45,8 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operator(*args, **(kwargs or {}))
-        made = operator.overloadpacket.__name__ not in NO_WORK and not shared(result, args)
-        if not self.replaying and (operator._schema.is_mutable or made):
-            self.count += 1
+        if not self.replaying and operator.overloadpacket.__name__ not in NO_WORK:
+            self.count += operator._schema.is_mutable or not shared(result, args)
         return result
 
 
