@@ -283,9 +283,10 @@ def load(
     embedded model. The `settings` say what of the prompt is not as the adapter was trained (see `prompt.Prompting`),
     and: `precision` ("auto"), that of the weights. With `deterministic` (False) a greedy answer does not depend on what
     is computed beside it, which costs speed. With `process` (False) the transformers engine computes in a process of
-    its own, as the others do anyhow. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is
-    chosen, and started, so that it can do them too. Raises ContractError when the adapter belongs to another model or
-    prompt.
+    its own, as the others do anyhow. `cuda_graphs` ("auto"): with "off" no step of the transformers engine is captured,
+    with "on" it is an error where none can be. `room_for` are adapters that will come with `Chat.with_adapter`: the
+    engine is chosen, and started, so that it can do them too. Raises ContractError when the adapter belongs to another
+    model or prompt.
     """
     rest: dict[str, Any] = dict(settings)
     prompting = taken(rest)

@@ -30,8 +30,8 @@ def chat(job: Document) -> tuple[Answer, Document]:
     from arriero.prompt import bind
 
     engine, _, process = job["engine"].partition("-")
-    how = {"precision": job["precision"], "process": bool(process)}
-    loaded = arriero.load(job["model"], adapter=job["adapter"], engine=engine, **how)
+    settings = {name: job[name] for name in ("adapter", "precision", "cuda_graphs")}
+    loaded = arriero.load(job["model"], engine=engine, process=bool(process), **settings)
     loaded.renderer = bind(job["model"]).renderer
     commands: dict[str, Answer] = {
         "answer": lambda command: asyncio.run(streamed(loaded, command)),

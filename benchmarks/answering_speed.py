@@ -28,6 +28,7 @@ VARIANTS = {
     "arriero-openvino-adapter": "the same with --adapter in force",
     "arriero-transformers": "our Chat over transformers",
     "arriero-transformers-process": "the same with the engine in a process of its own",
+    "arriero-transformers-eager": "the same with --cuda-graphs off",
     "arriero-vllm": "our Chat over vLLM, in the environment of --vllm-python",
     "openvino": "OpenVINO GenAI's ContinuousBatchingPipeline alone, same files and settings, ids in and out",
     "openvino-defaults": "the same with the library's own scheduling: more of the prompts in a step",
@@ -35,6 +36,7 @@ VARIANTS = {
     "llama.cpp": "llama.cpp's own server without HTTP (xllamacpp), a slot for each request, ids in and text out",
     "vllm": "vLLM's AsyncLLM in bfloat16, ids in, text and ids out",
 }
+ON_A_GPU = ("arriero-transformers-eager",)  # elsewhere it is what the other is
 LLAMA, VLLM = (Path(__file__).with_name(f"answering_{name}.py") for name in ("llama", "vllm"))
 
 
@@ -68,6 +70,8 @@ def way(name: str, bench: Bench) -> Way | str:
             return replace(bench.way(name, **room, gguf=str(file)), script=LLAMA, python=options.llama_python)
         case "arriero-vllm":
             return replace(bench.way("chat", engine="vllm"), python=options.vllm_python)
+        case "arriero-transformers-eager":
+            return bench.way("chat", engine="transformers", cuda_graphs="off")
         case "arriero-openvino-adapter":
             return bench.way("chat", engine="openvino", adapter=str(options.adapter))
     return bench.way("chat", engine=name.removeprefix("arriero-"))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Toml, Yaml
 
-from arriero.engines.registry import EngineName, Precision
+from arriero.engines.registry import CudaGraphs, EngineName, Precision
 from arriero.errors import NotFoundError, UsageError
 
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
@@ -102,12 +102,15 @@ class EngineOptions:
         Of the weights. auto: int8 with OpenVINO, else the model's own.
     deterministic
         Make an answer the same alone and beside others, at some cost in speed.
+    cuda_graphs
+        Capture the steps that write answers as CUDA graphs, with the transformers engine. auto: where they can be.
 
     """
 
     engine: EngineName = "auto"
     precision: Precision = "auto"
     deterministic: bool = False
+    cuda_graphs: CudaGraphs = "auto"
 
 
 @Parameter(name="*")

@@ -242,6 +242,7 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
         "engine": options.engine,
         "precision": options.precision,
         "deterministic": options.deterministic,
+        "cuda_graphs": options.cuda_graphs,
         "process": True,  # the process that serves never computes
     }
     return load_models(options.model, adapters, options.embedding, how)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from arriero.engines.base import Engine
 
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
+CudaGraphs = Literal["auto", "on", "off"]
 
 
 class EngineKeywords(TypedDict, total=False):
@@ -27,6 +28,7 @@ class EngineKeywords(TypedDict, total=False):
 
     precision: Precision
     deterministic: bool
+    cuda_graphs: CudaGraphs
     process: bool
     room_for: Sequence[Path]
 
@@ -36,12 +38,14 @@ class EngineOptions:
     """How an engine is loaded.
 
     `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
-    that do not depend on what else is computed. With `process` an engine that can do without one computes in a process
-    of its own, as the others do. `room_for` are adapters that will be loaded into it.
+    that do not depend on what else is computed. `cuda_graphs` is whether decode steps are captured: where they can be,
+    or else it is an error, or never. With `process` an engine that can do without one computes in a process of its own,
+    as the others do. `room_for` are adapters that will be loaded into it.
     """
 
     precision: Precision = "auto"
     deterministic: bool = False
+    cuda_graphs: CudaGraphs = "auto"
     process: bool = False
     room_for: Sequence[Path] = ()
 
@@ -57,7 +61,8 @@ class Entry:
     `process_home` that of the same in a process of its own, None where `home` computes in one anyhow.
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
-    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others.
+    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others,
+    `cuda_graphs` whether it can be told to capture decode steps or not to.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Entry:
     model_lacks: Callable[[Path], str | None] = lambda _: None
     adapter_limits: AdapterLimits | None = None
     deterministic: bool = True
+    cuda_graphs: bool = False
 
     @property
     def missing(self) -> str:
@@ -87,6 +93,8 @@ class Entry:
         reasons += [self.adapter_lacks(adapter) for adapter in options.room_for]
         if options.deterministic and not self.deterministic:
             reasons.append("answers that are the same beside others (--deterministic)")
+        if options.cuda_graphs != "auto" and not self.cuda_graphs:
+            reasons.append(f"decode steps captured or not as one likes (--cuda-graphs {options.cuda_graphs})")
         return next((reason for reason in reasons if reason is not None), None)
 
     def load(self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:
@@ -117,6 +125,7 @@ ENTRIES = (
         process_home="arriero.engines.transformers.process:TransformersProcess",
         packages=("torch", "transformers"),
         install="pip install arriero",
+        cuda_graphs=True,
     ),
     Entry(
         name="openvino",

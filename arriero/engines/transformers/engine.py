@@ -26,6 +26,7 @@ from arriero.engines.grammar import Grammars, check
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
+from arriero.engines.transformers.graphs import decode_graphs
 from arriero.engines.transformers.requests import Request
 from arriero.engines.transformers.scheduler import Scheduler
 from arriero.errors import EngineError, UnsupportedError
@@ -173,7 +174,8 @@ def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions)
     if options.deterministic:
         forward.shared_length = 0  # rounding depends on a batch's shape, so there are no batches
     adapters = Adapters(model)
-    scheduler = Scheduler(forward, adapters, Grammars(model_dir, stop_token_ids), stop_token_ids)
+    grammars, graphs = Grammars(model_dir, stop_token_ids), decode_graphs(forward, options.cuda_graphs)
+    scheduler = Scheduler(forward, adapters, grammars, stop_token_ids, graphs)
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     return Loaded(scheduler, adapters, vocabulary, _description(model, forward))
 
