@@ -1,9 +1,8 @@
 """Into a Ray cluster and out of it again: the token, what the nodes have, and Ray's errors as ours.
 
-    with connect("auto") as cluster:
+    with connect("auto") as cluster, own_errors():
         cluster.nodes(["/nfs/model"])     # what each has: CPUs, GPUs, versions, which of the paths it lacks
-        with own_errors():
-            ray.get(...)                  # what is raised over there arrives as it was raised
+        ray.get(...)                      # what is raised over there arrives as it was raised
 
 Whoever reaches a Ray port runs code (https://docs.ray.io/en/latest/ray-security), so a cluster is used only where it
 asks for a token. Ray's processes read that from the environment when ray is first imported: `import ray` comes after
@@ -74,16 +73,24 @@ class Cluster:
             ray.shutdown()
 
     def nodes(self, paths: Iterable[str | Path] = ()) -> list[Node]:
-        """All nodes that are alive, each asked by a task there; ArrieroError where one runs no task."""
+        """All nodes that are alive, as they answer themselves."""
+        found = self.each(_asked(), COMPARED, [str(path) for path in paths])
+        return [Node(each["NodeManagerAddress"], *_sizes(each), **said) for each, said in found]
+
+    def each(self, ask: Any, *arguments: Any, cpus: float = 0, gpus: float = 0) -> list[tuple[Mapping[str, Any], Any]]:
+        """What the function `ask` returns on every node that has as many CPUs and GPUs, beside Ray's word on the node.
+
+        Raises what it raises; ArrieroError where a node runs no task.
+        """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        wanted = [str(path) for path in paths]
-        ask = ray.remote(num_cpus=0, max_retries=0)(_asked())
+        task = ray.remote(num_cpus=0, max_retries=0)(ask)
         alive = [node for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in alive if _sizes(node)[0] >= cpus and _sizes(node)[1] >= gpus]
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
-        answers = [ask.options(scheduling_strategy=each).remote(COMPARED, wanted) for each in there]
-        return [_node(node, _answer(node, answer)) for node, answer in zip(alive, answers, strict=True)]
+        answers = [task.options(scheduling_strategy=each).remote(*arguments) for each in there]
+        return [(node, _answer(node, answer)) for node, answer in zip(alive, answers, strict=True)]
 
 
 def connect(address: str, *, cpus: int | None = None, log_to_driver: bool = False) -> Cluster:
@@ -135,13 +142,9 @@ def faults(nodes: Sequence[Node]) -> list[ArrieroError]:
     for node in nodes:
         for name in SAME:
             if node.versions[name] != here[name]:
-                there = node.versions[name] or "not installed"
-                found.append(
-                    ArrieroError(
-                        f"{name} is {here[name]} here, but {there} on {node.address}",
-                        hint=f'there: pip install "{name}=={here[name]}"' if name != "python" else "use one Python",
-                    )
-                )
+                what = f"{name} is {here[name]} here, but {node.versions[name] or 'not installed'} on {node.address}"
+                hint = "one Python everywhere" if name == "python" else f'there: pip install "{name}=={here[name]}"'
+                found.append(ArrieroError(what, hint=hint))
         for name in COMPARED[len(SAME) :]:
             if node.versions[name] != here[name]:
                 log.warning("%s is %s here and %s on %s", name, here[name], node.versions[name], node.address)
@@ -251,20 +254,21 @@ def _brief(error: Exception) -> str:
     return " ".join(str(error).split("Traceback")[0].split())[:500]
 
 
-def _answer(node: Mapping[str, Any], answer: Any) -> Mapping[str, Any]:
+def _answer(node: Mapping[str, Any], answer: Any) -> Any:
     import ray
 
     try:
-        found: Mapping[str, Any] = ray.get(answer, timeout=NODE_SECONDS)
+        return ray.get(answer, timeout=NODE_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise unwrapped(error) from error
     except ray.exceptions.RayError as error:
         where = node["NodeManagerAddress"]
         raise ArrieroError(f"the node {where} runs no task: {_brief(error)}", hint="ray status") from error
-    return found
 
 
-def _node(node: Mapping[str, Any], answer: Mapping[str, Any]) -> Node:
-    has = node["Resources"]
-    return Node(node["NodeManagerAddress"], has.get("CPU", 0.0), has.get("GPU", 0.0), **answer)
+def _sizes(node: Mapping[str, Any]) -> tuple[float, float]:
+    """CPUs and GPUs."""
+    return node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
 
 
 def _version(name: str) -> str | None:
