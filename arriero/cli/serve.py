@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import ssl
 import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,7 @@ from arriero.server.admission import Limits
 from arriero.server.origins import LOCAL, SITE
 
 if TYPE_CHECKING:
+    from arriero.cluster.answering.scale import Deployment
     from arriero.server.keys import Keys
     from arriero.server.models import Models
 
@@ -202,6 +205,8 @@ def start(
 
     keys = access.keys()
     adapters = _named(model.adapter)
+    name = f"arriero-{socket.gethostname()}-{access.host}-{access.port}" if access.port else ""
+    deployment = model.deployment(name, drain_seconds)
     hosts, origins = access.hosts(open_to_all=not keys.wanted), access.origins(keys)
     app = create_app(None, limits=limits, keys=keys, origins=origins, hosts=hosts, **asdict(handling))
     tls = access.tls()
@@ -214,7 +219,7 @@ def start(
     address = f"{scheme}://{f'[{access.host}]' if ':' in access.host else access.host}:{listener.getsockname()[1]}"
 
     def make() -> Models:
-        models = _load(model, adapters)
+        models = _load(model, adapters, deployment)
         show(models)
         return models
 
@@ -245,16 +250,17 @@ def _named(given: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
+def _load(options: ServedOptions, adapters: dict[str, Path], deployment: Deployment | None) -> Models:
     """The base model and all adapters, the first one of which is the default, and the embedding model."""
     from arriero.chat import load
+    from arriero.cluster.answering.start import load_replicas
     from arriero.embeddings import Embedder
     from arriero.server.models import Models
 
     embedder = Embedder(options.embedding) if options.embedding is not None else None  # it loads beside the other
     name, directory = next(iter(adapters.items()), (None, None))
     others = list(adapters.items())[1:]
-    chat = load(
+    chat = (load if deployment is None else partial(load_replicas, deployment))(
         options.model,
         adapter=directory,
         system=options.system,

@@ -10,9 +10,7 @@ import hashlib
 import logging
 import os
 import re
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -21,7 +19,7 @@ import arriero
 from arriero import chat
 from arriero.chat import Chat
 from arriero.cluster.answering.replica import Replica
-from arriero.cluster.answering.scale import Scale, Share, share
+from arriero.cluster.answering.scale import Deployment, Scale, Share, share
 from arriero.cluster.answering.wire import AdapterFiles, Description, ModelFiles
 from arriero.cluster.connect import LOCAL, Cluster, connect
 from arriero.engines import Engine, EngineOptions, load_engine
@@ -30,7 +28,6 @@ from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
 from arriero.prompt import Bound, bind
 
-DRAIN_SECONDS = 30.0
 MARGIN_SECONDS = 5.0  # a replica outlives the answers that the server lets end
 HEALTH_SECONDS = 2.0  # between questions; Serve replaces a replica after three bad answers
 MAX_ONGOING = 256  # requests in one replica at once, as many as vLLM computes together; more wait in the handle
@@ -46,19 +43,6 @@ class EngineChoice(TypedDict, total=False):
     precision: Precision
     deterministic: bool
     room_for: Sequence[Path]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """Where replicas run and how many; `name` is the application's in Ray Serve.
-
-    Replicas of that name which a server left that did not end well are taken over where they are the same.
-    """
-
-    address: str
-    scale: Scale
-    name: str = field(default_factory=lambda: f"arriero-{uuid.uuid4().hex[:8]}")
-    drain_seconds: float = DRAIN_SECONDS
 
 
 def load(
@@ -80,7 +64,7 @@ def load(
         if replicas != 1 or gpus_per_replica is not None:
             raise UsageError("replicas run on a Ray cluster", hint='give ray="local", "auto" or HOST:PORT too')
         return chat.load(model, adapter=adapter, system=system, **choice)
-    deployment = Deployment(address=ray, scale=Scale.of(replicas, gpus_per_replica))
+    deployment = Deployment(ray, Scale.of(replicas, gpus_per_replica))
     return load_replicas(deployment, model, adapter=adapter, system=system, **choice)
 
 
