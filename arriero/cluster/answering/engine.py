@@ -13,6 +13,7 @@ on what is computed beside it, as with any engine that batches.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
 import weakref
@@ -79,6 +80,7 @@ class RayEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ray-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # on a cluster of others, replicas outlive the process that had them started
 
     @property
     def alive(self) -> bool:
@@ -130,6 +132,7 @@ class RayEngine:
         with self._lock:
             already, self._closed = self._closed, True
         if not already:
+            atexit.unregister(self.close)
             asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -128,7 +128,7 @@ def load_here(model: ModelFiles, stops: Sequence[int], engine: EngineName, optio
 
 
 def deploy(
-    cluster: Cluster, deployment: Deployment, size: Share, make: Callable[[], Engine], stops: Sequence[int]
+    cluster: Cluster, deployment: Deployment, size: Share, make: partial[Engine], stops: Sequence[int]
 ) -> Engine:
     """Have replicas run with the engine that `make` makes there; returns once they do. Closing the engine ends them.
 
@@ -140,7 +140,8 @@ def deploy(
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled")  # the server's port is the only door
-    mark = hashlib.sha256(repr((arriero.__version__, make, deployment.scale, size)).encode()).hexdigest()
+    made = (arriero.__version__, make.func.__qualname__, make.args, deployment.scale, size)
+    mark = hashlib.sha256(repr(made).encode()).hexdigest()
     handle = _left(deployment.name, mark)
     if handle is None:
         application = serve.deployment(Replica, **_options(deployment, size)).bind(make, mark)
