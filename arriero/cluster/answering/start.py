@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import arriero
 from arriero import chat
@@ -27,6 +27,9 @@ from arriero.engines.base import Precision
 from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
 from arriero.prompt import Bound, bind
+
+if TYPE_CHECKING:
+    from arriero.cluster.answering.engine import RayEngine
 
 MARGIN_SECONDS = 5.0  # a replica outlives the answers that the server lets end
 HEALTH_SECONDS = 2.0  # between questions; Serve replaces a replica after three bad answers
@@ -89,10 +92,11 @@ def load_replicas(
     except BaseException:
         cluster.close()
         raise
+    engine.when_closed(cluster.close)
     return chat.over(engine, found)
 
 
-def _start(cluster: Cluster, deployment: Deployment, found: Bound, choice: EngineChoice) -> Engine:
+def _start(cluster: Cluster, deployment: Deployment, found: Bound, choice: EngineChoice) -> RayEngine:
     adapters = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *choice.get("room_for", ())]
     size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
     model = ModelFiles.of(found.model_dir)
@@ -129,10 +133,10 @@ def load_here(model: ModelFiles, stops: Sequence[int], engine: EngineName, optio
 
 def deploy(
     cluster: Cluster, deployment: Deployment, size: Share, make: partial[Engine], stops: Sequence[int]
-) -> Engine:
+) -> RayEngine:
     """Have replicas run with the engine that `make` makes there; returns once they do. Closing the engine ends them.
 
-    Raises EngineError where `make` fails.
+    With the connection to the cluster the caller does as he likes. Raises EngineError where `make` fails.
     """
     from ray import serve
 
@@ -151,10 +155,7 @@ def deploy(
             _delete(deployment.name)
             raise _failed(str(error)) from error
 
-    def end() -> None:
-        _delete(deployment.name)
-        cluster.close()
-
+    end = partial(_delete, deployment.name)
     try:
         return RayEngine(handle, stops, check_adapter=lambda files: check_nodes(cluster, size, [files]), end=end)
     except BaseException:
