@@ -185,11 +185,14 @@ def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
 
 
 def _left(name: str, mark: str) -> Any:
-    """The handle of replicas of that name that run and are the same as would be started, None where there are none."""
+    """The handle of replicas of that name that are the same as would be started, None where there are none.
+
+    DEPLOYING is also said while one of them is replaced.
+    """
     from ray import serve
 
     there = serve.status().applications.get(name)
-    if there is None or there.status != "RUNNING":
+    if there is None or there.status not in ("RUNNING", "DEPLOYING"):
         return None
     handle = serve.get_app_handle(name)
     said: Description = handle.describe.remote().result()
@@ -200,9 +203,11 @@ def _left(name: str, mark: str) -> Any:
 
 
 def _delete(name: str) -> None:
+    import ray
     from ray import serve
 
-    serve.delete(name)
+    if ray.is_initialized():  # else serve would start a cluster to look for it
+        serve.delete(name)
 
 
 def _failed(text: str) -> ArrieroError:

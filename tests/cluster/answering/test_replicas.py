@@ -119,7 +119,8 @@ def test_an_adapter_is_loaded_by_every_replica_that_is_asked_for_it_also_by_a_ne
 
 
 def test_replicas_that_a_killed_server_left_are_taken_over(cluster, engine):
-    """A second engine of the same name over the same: nothing is started again."""
+    """A second engine of the same name over the same: nothing is started again, also where one is just replaced."""
+    wait_for(lambda: len(replicas()) == 2)
     before = {process.pid for process in replicas()}
     size = share(Scale.of(2), [(node.cpus, node.gpus) for node in cluster.nodes()])
     again = deploy(cluster, Deployment("local", Scale.of(2), NAME), size, partial(PacedEngine, 0.02), [STOP])
