@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -10,8 +11,10 @@ from functools import partial
 import psutil
 import pytest
 
+from arriero.chat import Chat, load
 from arriero.cluster.answering.scale import Deployment, Scale, share
-from arriero.cluster.answering.start import deploy
+from arriero.cluster.answering.start import check_nodes, deploy, load_replicas
+from arriero.cluster.answering.wire import ModelFiles
 from arriero.cluster.connect import connect
 from arriero.errors import EngineError, EngineLostError, NotFoundError, UsageError
 from arriero.messages import Sampling
@@ -46,10 +49,10 @@ def engine(cluster):
     made.close()
 
 
-def replicas() -> list[psutil.Process]:
+def replicas(name: str = NAME) -> list[psutil.Process]:
     """The processes of this test's replicas, by their parents: other clusters on this machine are none of its."""
     ours = psutil.Process().children(recursive=True)
-    return [process for process in ours if f"ServeReplica:{NAME}" in " ".join(process.cmdline())]
+    return [process for process in ours if f"ServeReplica:{name}:" in " ".join(process.cmdline())]
 
 
 def wait_for(what) -> None:
@@ -136,3 +139,30 @@ def test_a_model_that_a_replica_cannot_load_is_told_by_its_own_words(cluster, en
     size = share(Scale.of(1), [(1.0, 0.0)])
     with pytest.raises(EngineError, match="a replica cannot load the model: no such precision"):
         deploy(cluster, Deployment("local", Scale.of(1)), size, partial(broken), [STOP])
+
+
+def test_a_real_model_and_a_real_adapter_answer_as_without_ray_also_after_a_kill(cluster, model_dir, trained_adapter):
+    choice = {"adapter": trained_adapter, "engine": "transformers", "precision": "float32"}
+    questions = [[{"role": "user", "content": text}] for text in ("Who are you?", "What do you eat?")]
+    sampling = Sampling(temperature=0.0, max_new_tokens=12)
+
+    def answers(chat: Chat) -> list[str]:
+        base = chat.with_adapter(None)
+        return [each.complete(question, sampling).text for each in (chat, base) for question in questions]
+
+    with contextlib.closing(load(model_dir, **choice)) as direct:
+        wanted = answers(direct)
+    assert len(set(wanted)) > 2, "the adapter must make a difference"
+    there = load_replicas(Deployment("local", Scale.of(2), "arriero-real"), model_dir, **choice)
+    with contextlib.closing(there):
+        assert [answers(there) for _ in range(3)] == [wanted] * 3
+        replicas("arriero-real")[0].kill()
+        assert [answers(there) for _ in range(3)] == [wanted] * 3
+
+
+def test_what_a_node_lacks_is_told_with_its_address_before_a_model_is_loaded(cluster, tmp_path):
+    size = share(Scale.of(1), [(1.0, 0.0)])
+    lacking = ModelFiles(str(tmp_path / "llama"), "no-such-model", "sha256:0")
+    with pytest.raises(NotFoundError, match=r"on the node [\d.]+: there is no .*llama") as told:
+        check_nodes(cluster, size, [lacking])
+    assert "arriero download no-such-model" in told.value.hint
