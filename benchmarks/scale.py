@@ -13,13 +13,13 @@ All on this machine, in a Ray cluster of its own. Where replicas share its cores
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def streams(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, logpr
     return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def paced(cluster: Cluster, replicas: int) -> Iterator[Engine]:
     """Replicas with that engine."""
     deployment = Deployment("local", Scale.of(replicas), NAME)
@@ -153,8 +153,12 @@ def embedded(counts: Sequence[int]) -> dict[str, Any]:
 
 def replicas() -> list[psutil.Process]:
     """The processes of this program's replicas."""
-    ours = psutil.Process().children(recursive=True)
-    return [process for process in ours if f"ServeReplica:{NAME}" in " ".join(process.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if f"ServeReplica:{NAME}:" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def kills(cluster: Cluster, count: int) -> dict[str, Any]:

@@ -152,7 +152,10 @@ def _print(report: dict[str, Any]) -> None:
 
 def _line(detail: object) -> str:
     if isinstance(detail, dict):
-        return ", ".join(f"{name} {_line(value)}" for name, value in detail.items() if value not in (None, (), ""))
+        return (
+            ", ".join(f"{name} {_line(value)}" for name, value in detail.items() if value not in (None, (), ""))
+            or "none"
+        )
     return "not installed" if detail is None else str(detail)
 
 

@@ -136,7 +136,7 @@ def deploy(
 ) -> RayEngine:
     """Have replicas run with the engine that `make` makes there; returns once they do. Closing the engine ends them.
 
-    With the connection to the cluster the caller does as he likes. Raises EngineError where `make` fails.
+    The connection to the cluster is the caller's. Raises EngineError where `make` fails, UsageError where others use what they need.
     """
     from ray import serve
 
@@ -148,6 +148,7 @@ def deploy(
     mark = hashlib.sha256(repr(made).encode()).hexdigest()
     handle = _left(deployment.name, mark)
     if handle is None:
+        _check_free(deployment.scale, size)
         application = serve.deployment(Replica, **_options(deployment, size)).bind(make, mark)
         try:
             handle = serve.run(application, name=deployment.name, route_prefix=None)
@@ -161,6 +162,20 @@ def deploy(
     except BaseException:
         _delete(deployment.name)
         raise
+
+
+def _check_free(scale: Scale, size: Share) -> None:
+    """Raise UsageError where others use what the replicas need; Serve would wait for it, for ever."""
+    import ray
+
+    free = ray.available_resources()
+    cpus, gpus = free.get("CPU", 0.0), free.get("GPU", 0.0)
+    if cpus < scale.least * size.cpus or gpus < scale.least * size.gpus:
+        raise UsageError(
+            f"{scale.least} replicas take {size.cpus} CPUs and {size.gpus} GPUs each, "
+            f"and {cpus:g} CPUs and {gpus:g} GPUs are free",
+            hint="arriero doctor --ray says what runs there; serve shutdown ends all replicas of the cluster",
+        )
 
 
 def _options(deployment: Deployment, size: Share) -> dict[str, Any]:

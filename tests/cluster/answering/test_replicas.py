@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from arriero.chat import Chat, load
-from arriero.cluster.answering.scale import Deployment, Scale, share
+from arriero.cluster.answering.scale import Deployment, Scale, Share
 from arriero.cluster.answering.start import check_nodes, deploy, load_replicas
 from arriero.cluster.answering.wire import ModelFiles
 from arriero.cluster.connect import connect
@@ -26,12 +26,13 @@ GREEDY = Sampling(
     temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
 )
 NAME = "arriero-test"
+SIZE = Share(1, 0)
 
 
 @pytest.fixture(scope="module")
 def cluster():
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")}
-    with connect("local", cpus=4) as made:
+    with connect("local", cpus=6) as made:
         yield made
     for name, value in before.items():
         os.environ.pop(name, None)
@@ -42,17 +43,19 @@ def cluster():
 @pytest.fixture(scope="module")
 def engine(cluster):
     """Two replicas that give an id every 20 ms."""
-    deployment = Deployment("local", Scale.of(2), NAME)
-    size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
-    made = deploy(cluster, deployment, size, partial(PacedEngine, 0.02), [STOP])
+    made = deploy(cluster, Deployment("local", Scale.of(2), NAME), SIZE, partial(PacedEngine, 0.02), [STOP])
     yield made
     made.close()
 
 
 def replicas(name: str = NAME) -> list[psutil.Process]:
     """The processes of this test's replicas, by their parents: other clusters on this machine are none of its."""
-    ours = psutil.Process().children(recursive=True)
-    return [process for process in ours if f"ServeReplica:{name}:" in " ".join(process.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if f"ServeReplica:{name}:" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def wait_for(what) -> None:
@@ -125,8 +128,7 @@ def test_replicas_that_a_killed_server_left_are_taken_over(cluster, engine):
     """A second engine of the same name over the same: nothing is started again, also where one is just replaced."""
     wait_for(lambda: len(replicas()) == 2)
     before = {process.pid for process in replicas()}
-    size = share(Scale.of(2), [(node.cpus, node.gpus) for node in cluster.nodes()])
-    again = deploy(cluster, Deployment("local", Scale.of(2), NAME), size, partial(PacedEngine, 0.02), [STOP])
+    again = deploy(cluster, Deployment("local", Scale.of(2), NAME), SIZE, partial(PacedEngine, 0.02), [STOP])
     assert list(again.submit([7, 7], GREEDY, max_new_tokens=3)) == expected([7, 7], 3)
     assert {process.pid for process in replicas()} == before
 
@@ -136,9 +138,8 @@ def broken() -> PacedEngine:
 
 
 def test_a_model_that_a_replica_cannot_load_is_told_by_its_own_words(cluster, engine):
-    size = share(Scale.of(1), [(1.0, 0.0)])
     with pytest.raises(EngineError, match="a replica cannot load the model: no such precision"):
-        deploy(cluster, Deployment("local", Scale.of(1)), size, partial(broken), [STOP])
+        deploy(cluster, Deployment("local", Scale.of(1)), SIZE, partial(broken), [STOP])
 
 
 def test_a_real_model_and_a_real_adapter_answer_as_without_ray_also_after_a_kill(cluster, model_dir, trained_adapter):
@@ -153,16 +154,21 @@ def test_a_real_model_and_a_real_adapter_answer_as_without_ray_also_after_a_kill
     with contextlib.closing(load(model_dir, **choice)) as direct:
         wanted = answers(direct)
     assert len(set(wanted)) > 2, "the adapter must make a difference"
-    there = load_replicas(Deployment("local", Scale.of(2), "arriero-real"), model_dir, **choice)
+    there = load_replicas(Deployment("local", Scale(2, 3), "arriero-real"), model_dir, **choice)
     with contextlib.closing(there):
         assert [answers(there) for _ in range(3)] == [wanted] * 3
         replicas("arriero-real")[0].kill()
         assert [answers(there) for _ in range(3)] == [wanted] * 3
 
 
+def test_what_others_have_taken_is_told_instead_of_waited_for(cluster, engine):
+    """The bug: a deployment for which nothing is free was waited for, for ever."""
+    with pytest.raises(UsageError, match="1 replicas take 5 CPUs .* and 4 CPUs and 0 GPUs are free"):
+        deploy(cluster, Deployment("local", Scale.of(1)), Share(5, 0), partial(PacedEngine, 0.02), [STOP])
+
+
 def test_what_a_node_lacks_is_told_with_its_address_before_a_model_is_loaded(cluster, tmp_path):
-    size = share(Scale.of(1), [(1.0, 0.0)])
     lacking = ModelFiles(str(tmp_path / "llama"), "no-such-model", "sha256:0")
     with pytest.raises(NotFoundError, match=r"on the node [\d.]+: there is no .*llama") as told:
-        check_nodes(cluster, size, [lacking])
+        check_nodes(cluster, SIZE, [lacking])
     assert "arriero download no-such-model" in told.value.hint
