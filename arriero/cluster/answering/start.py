@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ MARGIN_SECONDS = 5.0  # a replica outlives the answers that the server lets end
 HEALTH_SECONDS = 2.0  # between questions; Serve replaces a replica after three bad answers
 MAX_ONGOING = 256  # requests in one replica at once, as many as vLLM computes together; more wait in the handle
 TARGET_ONGOING = 16.0  # with MIN:MAX, a replica is added where each has more on average
+RELEASE_SECONDS = 5.0  # until Ray has counted as free what replicas of before had
 ATTEMPTS = 2  # to load the model, before it is given up
 log = logging.getLogger(__name__)
 
@@ -136,7 +138,8 @@ def deploy(
 ) -> RayEngine:
     """Have replicas run with the engine that `make` makes there; returns once they do. Closing the engine ends them.
 
-    The connection to the cluster is the caller's. Raises EngineError where `make` fails, UsageError where others use what they need.
+    The connection to the cluster is the caller's. Raises EngineError where `make` fails, UsageError where others use
+    what the replicas need.
     """
     from ray import serve
 
@@ -168,14 +171,20 @@ def _check_free(scale: Scale, size: Share) -> None:
     """Raise UsageError where others use what the replicas need; Serve would wait for it, for ever."""
     import ray
 
-    free = ray.available_resources()
-    cpus, gpus = free.get("CPU", 0.0), free.get("GPU", 0.0)
-    if cpus < scale.least * size.cpus or gpus < scale.least * size.gpus:
-        raise UsageError(
-            f"{scale.least} replicas take {size.cpus} CPUs and {size.gpus} GPUs each, "
-            f"and {cpus:g} CPUs and {gpus:g} GPUs are free",
-            hint="arriero doctor --ray says what runs there; serve shutdown ends all replicas of the cluster",
-        )
+    ends = time.monotonic() + RELEASE_SECONDS
+    while True:
+        free = ray.available_resources()
+        cpus, gpus = free.get("CPU", 0.0), free.get("GPU", 0.0)
+        if cpus >= scale.least * size.cpus and gpus >= scale.least * size.gpus:
+            return
+        if time.monotonic() > ends:
+            break
+        time.sleep(0.2)
+    raise UsageError(
+        f"{scale.least} replicas take {size.cpus} CPUs and {size.gpus} GPUs each, "
+        f"and {cpus:g} CPUs and {gpus:g} GPUs are free",
+        hint="arriero doctor --ray says what runs there; serve shutdown ends all replicas of the cluster",
+    )
 
 
 def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
@@ -202,19 +211,21 @@ def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
 def _left(name: str, mark: str) -> Any:
     """The handle of replicas of that name that are the same as would be started, None where there are none.
 
-    DEPLOYING is also said while one of them is replaced.
+    Others of that name are ended. DEPLOYING is also said while one of them is replaced.
     """
     from ray import serve
 
     there = serve.status().applications.get(name)
-    if there is None or there.status not in ("RUNNING", "DEPLOYING"):
+    if there is None:
         return None
-    handle = serve.get_app_handle(name)
-    said: Description = handle.describe.remote().result()
-    if said.mark != mark:
-        return None
-    log.info("the replicas %s run already", name)
-    return handle
+    if there.status in ("RUNNING", "DEPLOYING"):
+        handle = serve.get_app_handle(name)
+        said: Description = handle.describe.remote().result()
+        if said.mark == mark:
+            log.info("the replicas %s run already", name)
+            return handle
+    _delete(name)
+    return None
 
 
 def _delete(name: str) -> None:

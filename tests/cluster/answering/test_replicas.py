@@ -163,7 +163,7 @@ def test_a_real_model_and_a_real_adapter_answer_as_without_ray_also_after_a_kill
 
 def test_what_others_have_taken_is_told_instead_of_waited_for(cluster, engine):
     """The bug: a deployment for which nothing is free was waited for, for ever."""
-    with pytest.raises(UsageError, match="1 replicas take 5 CPUs .* and 4 CPUs and 0 GPUs are free"):
+    with pytest.raises(UsageError, match=r"1 replicas take 5 CPUs .* and 4 CPUs and 0 GPUs are free"):
         deploy(cluster, Deployment("local", Scale.of(1)), Share(5, 0), partial(PacedEngine, 0.02), [STOP])
 
 
