@@ -188,6 +188,18 @@ def test_cancelling_and_closing_reach_the_replica(engine):
         assert handle.cancelled.wait(30)
 
 
+async def test_the_last_ids_bring_the_reason_along_and_nothing_is_sent_twice():
+    """So that a replica that is lost after them has said all; of an answer without ids the end alone is sent."""
+    generation = PacedEngine(0).submit(PROMPT, GREEDY, max_new_tokens=5)
+    while generation.finish_reason is None:
+        await asyncio.sleep(0)
+    assert [(list(chunk.ids), chunk.finish_reason) async for chunk in chunks(generation)] == [
+        (expected(PROMPT, 5), "length")
+    ]
+    nothing = PacedEngine(0).submit(PROMPT, GREEDY, max_new_tokens=0)
+    assert [(list(chunk.ids), chunk.finish_reason) async for chunk in chunks(nothing)] == [([], "length")]
+
+
 def test_an_adapter_that_was_changed_in_its_directory_is_another_one(tmp_path):
     with pytest.raises(NotFoundError, match=r"adapter_config\.json"):
         AdapterFiles.of(tmp_path)
