@@ -6,6 +6,7 @@ model and the adapters on every node that could be given one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -37,6 +38,7 @@ HEALTH_SECONDS = 2.0  # between questions; Serve replaces a replica after three 
 MAX_ONGOING = 256  # requests in one replica at once, as many as vLLM computes together; more wait in the handle
 TARGET_ONGOING = 16.0  # with MIN:MAX, a replica is added where each has more on average
 RELEASE_SECONDS = 5.0  # until Ray has counted as free what replicas of before had
+LEFT_SECONDS = 60.0  # for replicas that were left to say what they are
 ATTEMPTS = 2  # to load the model, before it is given up
 log = logging.getLogger(__name__)
 
@@ -156,8 +158,9 @@ def deploy(
         try:
             handle = serve.run(application, name=deployment.name, route_prefix=None)
         except RuntimeError as error:
+            text = _said(deployment.name) or str(error)
             _delete(deployment.name)
-            raise _failed(str(error)) from error
+            raise _failed(text) from error
 
     end = partial(_delete, deployment.name)
     try:
@@ -211,19 +214,20 @@ def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
 def _left(name: str, mark: str) -> Any:
     """The handle of replicas of that name that are the same as would be started, None where there are none.
 
-    Others of that name are ended. DEPLOYING is also said while one of them is replaced.
+    Others of that name are ended. DEPLOYING and UNHEALTHY are also said while one of them is replaced.
     """
     from ray import serve
 
     there = serve.status().applications.get(name)
     if there is None:
         return None
-    if there.status in ("RUNNING", "DEPLOYING"):
+    if there.status in ("RUNNING", "DEPLOYING", "UNHEALTHY"):
         handle = serve.get_app_handle(name)
-        said: Description = handle.describe.remote().result()
-        if said.mark == mark:
-            log.info("the replicas %s run already", name)
-            return handle
+        with contextlib.suppress(TimeoutError):
+            said: Description = handle.describe.remote().result(timeout_s=LEFT_SECONDS)
+            if said.mark == mark:
+                log.info("the replicas %s run already", name)
+                return handle
     _delete(name)
     return None
 
@@ -236,7 +240,15 @@ def _delete(name: str) -> None:
         serve.delete(name)
 
 
+def _said(name: str) -> str:
+    """What Serve says of the deployment, with a replica's traceback where one has raised."""
+    from ray import serve
+
+    there = serve.status().applications.get(name)
+    return "\n".join(each.message for each in there.deployments.values()) if there is not None else ""
+
+
 def _failed(text: str) -> ArrieroError:
     """What a replica raised when it was made, out of the traceback that Serve tells."""
-    raised = re.findall(r"^arriero\.errors\.\w+: (.*)$", text, re.MULTILINE) or [text.strip().splitlines()[-1]]
+    raised = re.findall(r"arriero\.errors\.\w+: (.*)$", text, re.MULTILINE) or text.strip().splitlines()
     return EngineError(f"a replica cannot load the model: {raised[-1]}", hint="Ray's logs on that node say more")
