@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arriero.chat import Chat, Reply, load
+    from arriero.chat import Chat, Reply
+    from arriero.cluster.answering.start import load
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
     from arriero.server.offline import batch
@@ -35,7 +36,8 @@ __all__ = [
     "train",
 ]
 _HOMES = {
-    "arriero.chat": ("Chat", "Reply", "load"),
+    "arriero.chat": ("Chat", "Reply"),
+    "arriero.cluster.answering.start": ("load",),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
     "arriero.server.offline": ("batch",),

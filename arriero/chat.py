@@ -26,6 +26,7 @@ from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
 from arriero.messages import Message, Sampling, Tool, ToolChoice
 from arriero.prompt import Ends, Prompt, Prompting, Reasoning, Renderer, Wanted, bind
+from arriero.prompt.binding import Bound
 from arriero.prompt.options import taken
 
 Messages = Iterable[Message | Mapping[str, Any]]
@@ -48,7 +49,9 @@ class Options(Form, total=False):
 
 
 class Loading(Prompting, EngineKeywords, total=False):
-    """What may be given to `load` besides model, adapter and engine."""
+    """What may be given to `load` besides model and adapter."""
+
+    engine: EngineName
 
 
 class Chat:
@@ -274,27 +277,31 @@ def load(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
-    engine: EngineName = "auto",
     **settings: Unpack[Loading],
 ) -> Chat:
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
     embedded model. The `settings` say what of the prompt is not as the adapter was trained (see `prompt.Prompting`),
-    and: `precision` ("auto"), that of the weights. With `deterministic` (False) a greedy answer does not depend on what
-    is computed beside it, which costs speed. With `process` (False) the transformers engine computes in a process of
-    its own, as the others do anyhow. `cuda_graphs` ("auto"): with "off" no step of the transformers engine is captured,
-    with "on" it is an error where none can be. `room_for` are adapters that will come with `Chat.with_adapter`: the
-    engine is chosen, and started, so that it can do them too. Raises ContractError when the adapter belongs to another
-    model or prompt.
+    and: `engine` ("auto") and `precision` ("auto"), that of the weights. With `deterministic` (False) a greedy answer
+    does not depend on what is computed beside it, which costs speed. With `process` (False) the transformers engine
+    computes in a process of its own, as the others do anyhow. `cuda_graphs` ("auto"): with "off" no step of the
+    transformers engine is captured, with "on" it is an error where none can be. `room_for` are adapters that will come
+    with `Chat.with_adapter`: the engine is chosen, and started, so that it can do them too. Raises ContractError when
+    the adapter belongs to another model or prompt.
     """
     rest: dict[str, Any] = dict(settings)
     prompting = taken(rest)
+    engine = rest.pop("engine", "auto")
     options = EngineOptions(**rest)  # before anything is read, so that unknown keywords are told at once
     found = bind(model, adapter, **prompting)
     if found.adapter_dir is not None:
         options = replace(options, room_for=[found.adapter_dir, *options.room_for])
-    loaded = load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options)
+    return over(load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options), found)
+
+
+def over(loaded: Engine, found: Bound) -> Chat:
+    """A Chat over an engine that has the model, which is closed where the adapter cannot be loaded."""
     try:
         return Chat(
             loaded,

@@ -24,8 +24,9 @@ Library code raises these and never prints or exits; the command line turns them
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ArrieroError(Exception):
@@ -40,6 +41,16 @@ class ArrieroError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> Any:
+        """As it is, into another process: the classes below are not made from their message alone."""
+        return self._again, (self.args, self.__dict__)
+
+    @classmethod
+    def _again(cls, args: tuple[object, ...], state: Mapping[str, object]) -> Self:
+        made = cls.__new__(cls, *args)
+        made.__dict__.update(state)
+        return made
 
 
 class UsageError(ArrieroError):

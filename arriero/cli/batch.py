@@ -6,17 +6,19 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero.cli import output as say
-from arriero.cli.options import Json, ServedOptions, named, plain
+from arriero.cli.options import Json, ReplicaOptions, ServedOptions, named, plain
 from arriero.errors import PartlyDoneError
 
 if TYPE_CHECKING:
     from arriero.server.offline import BatchReport
 
 MODEL = ServedOptions()
+DRAIN_SECONDS = 30.0  # a replica that is to end has so long for its rows
 
 
 def batch(
@@ -44,6 +46,12 @@ def batch(
 
     logging.getLogger("arriero.server.access").setLevel(logging.WARNING)  # or every row had a line there
     chosen: dict[str, Any] = plain(model)
+    for name in plain(ReplicaOptions()):
+        del chosen[name]
+    if (deployment := model.deployment("", DRAIN_SECONDS)) is not None:
+        from arriero.cluster.answering.start import load_replicas
+
+        chosen["load"] = partial(load_replicas, deployment)
     chosen["adapter"] = named(chosen["adapter"])
     with _shown() as progress:
         report = answer(file, output, at_once=at_once, progress=progress, **chosen)

@@ -26,6 +26,7 @@ EXTRAS = {
     "server": ("fastapi", "httpx", "pydantic", "starlette", "uvicorn"),
     "web": ("markdown_it", "streamlit"),
     "modelscope": ("modelscope_hub",),
+    "ray": ("ray",),
 }
 app = App(
     name="arriero",
@@ -114,6 +115,7 @@ app.command(
         "serve",
         "serve --adapter tomas=runs/llama-driver --adapter huanhuan=runs/huanhuan --port 8000",
         "serve --embedding all-minilm-l6-v2",
+        "serve --ray auto --replicas 2 --host 0.0.0.0 --api-key-file keys.txt",
         "serve --host 0.0.0.0 --api-key-file keys.txt --tls-certfile server.pem",
     ),
 )
@@ -139,7 +141,7 @@ app.command(
 app.command(
     "arriero.cli.machine:doctor",
     help="What this machine has, and what Arriero would use.",
-    help_epilogue=examples("doctor", "doctor --json"),
+    help_epilogue=examples("doctor", "doctor --json", "doctor --ray auto"),
 )
 
 

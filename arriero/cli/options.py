@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Toml, Yaml
 
 from arriero.engines.registry import CudaGraphs, EngineName, Precision
 from arriero.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from arriero.cluster.answering.scale import Deployment
 
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on standard output.")]
@@ -121,7 +124,40 @@ class ModelOptions(EngineOptions, TunedOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ServedOptions(EngineOptions, PromptOptions):
+class ReplicaOptions:
+    """Where it computes.
+
+    Parameters
+    ----------
+    ray
+        A Ray cluster that computes: HOST:PORT, auto for the one this machine belongs to, or local for one on this
+        machine alone. Default: none, this process has one engine.
+    replicas
+        How many engines there: N, or MIN:MAX for as many as requests need. Default: 1.
+    gpus_per_replica
+        GPUs of each. Default: 1 where the cluster has any.
+
+    """
+
+    ray: str | None = None
+    replicas: str | None = None
+    gpus_per_replica: int | None = None
+
+    def deployment(self, name: str, drain_seconds: float) -> Deployment | None:
+        """What runs on the cluster, under `name`; None without a cluster, UsageError for what makes no sense."""
+        if self.ray is None:
+            if self.replicas is not None or self.gpus_per_replica is not None:
+                raise UsageError("--replicas and --gpus-per-replica are for a Ray cluster", hint="add --ray local")
+            return None
+        from arriero.cluster.answering.scale import Deployment, Scale
+
+        scale = Scale.of(1 if self.replicas is None else self.replicas, self.gpus_per_replica)
+        return Deployment(self.ray, scale, name, drain_seconds)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
     """Which models answer.
 
     Parameters

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import ssl
 import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,7 @@ from arriero.server.admission import Limits
 from arriero.server.origins import LOCAL, SITE
 
 if TYPE_CHECKING:
+    from arriero.cluster.answering.scale import Deployment
     from arriero.server.keys import Keys
     from arriero.server.models import Models
 
@@ -202,6 +205,8 @@ def start(
 
     keys = access.keys()
     adapters = named(model.adapter)
+    name = f"arriero-{socket.gethostname()}-{access.host}-{access.port}" if access.port else ""
+    deployment = model.deployment(name, drain_seconds)
     hosts, origins = access.hosts(open_to_all=not keys.wanted), access.origins(keys)
     app = create_app(None, limits=limits, keys=keys, origins=origins, hosts=hosts, **asdict(handling))
     tls = access.tls()
@@ -214,7 +219,7 @@ def start(
     address = f"{scheme}://{f'[{access.host}]' if ':' in access.host else access.host}:{listener.getsockname()[1]}"
 
     def make() -> Models:
-        models = _load(model, adapters)
+        models = _load(model, adapters, deployment)
         show(models)
         return models
 
@@ -230,11 +235,12 @@ def start(
         signal.raise_signal(ended_by)  # whoever waits for this process learns that it was one
 
 
-def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
+def _load(options: ServedOptions, adapters: dict[str, Path], deployment: Deployment | None) -> Models:
     """What the options name."""
-    from arriero.server.loading import How, load_models
+    from arriero.chat import Loading
+    from arriero.server.loading import load_models
 
-    how: How = {
+    how: Loading = {
         "system": options.system,
         "template": options.template,
         "fold_system": options.fold_system,
@@ -245,7 +251,11 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
         "cuda_graphs": options.cuda_graphs,
         "process": True,  # the process that serves never computes
     }
-    return load_models(options.model, adapters, options.embedding, how)
+    if deployment is None:
+        return load_models(options.model, adapters, options.embedding, how)
+    from arriero.cluster.answering.start import load_replicas
+
+    return load_models(options.model, adapters, options.embedding, how, partial(load_replicas, deployment))
 
 
 def _log(*, as_json: bool) -> None:

@@ -7,22 +7,15 @@ from pathlib import Path
 
 from arriero.chat import Chat, Loading, load
 from arriero.embeddings import Embedder
-from arriero.engines.registry import EngineName
 from arriero.prompt.options import taken
 from arriero.server.models import Models
-
-
-class How(Loading, total=False):
-    """As in `arriero.chat.load`."""
-
-    engine: EngineName
 
 
 def load_models(
     model: str | Path | None,
     adapters: Mapping[str, Path],
     embedding: str | None,
-    how: How,
+    how: Loading,
     load: Callable[..., Chat] = load,
 ) -> Models:
     """The base model and all adapters, by their names, the first one of which is the default; the embedding model.

@@ -17,20 +17,20 @@ from typing import Any, Unpack, cast
 
 from arriero import settings
 from arriero.batches import Answer, Journal, Requests, answer_all, resumed
-from arriero.chat import Chat, load
+from arriero.chat import Chat, Loading, load
 from arriero.errors import InterruptedRun, UsageError
 from arriero.locks import held
 from arriero.prompt.options import taken
 from arriero.server.admission import Limits
 from arriero.server.app import create_app
 from arriero.server.asking import asking
-from arriero.server.loading import How, load_models
+from arriero.server.loading import load_models
 from arriero.server.models import Models
 
 MOST_ANSWERS = 128  # that one request may ask for, as `n`
 
 
-class Which(How, total=False):
+class Which(Loading, total=False):
     """Which models answer, and how; adapters by the names that requests call them by, the first is the default;
     one alone goes by the last part of its directory.
 
@@ -195,5 +195,5 @@ def _salt(adapters: Mapping[str, Path], which: Which) -> str:
 
 def _load(adapters: Mapping[str, Path], which: Which) -> Models:
     given: Mapping[str, Any] = which
-    how = cast(How, {name: given[name] for name in How.__annotations__ if name in given})
+    how = cast(Loading, {name: given[name] for name in Loading.__annotations__ if name in given})
     return load_models(which.get("model"), adapters, which.get("embedding"), how, which.get("load", load))

@@ -117,7 +117,7 @@ def _work(
         sys.modules["streamlit"] = None  # type: ignore[assignment]
     load, release = events
 
-    def scripted(options: Any, _adapters: Any) -> Models:
+    def scripted(options: Any, _adapters: Any, _deployment: Any) -> Models:
         load.wait(60)
         if options.model == "none":
             raise NotFoundError("no model is called 'none'", hint="arriero models")
