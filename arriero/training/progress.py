@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from arriero.errors import ArrieroError
+from arriero.training import workers
 from arriero.training.planning.plan import Plan
 from arriero.training.steps import StepResult
 
@@ -153,8 +154,9 @@ class Recorder(TrainerCallback):
         self._started = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop once an interruption was asked for."""
-        if self.stop.is_set():
+        """Save and stop once an interruption was asked for, in all workers after the same step."""
+        if workers.anywhere(self.stop.is_set()):
+            self.stop.set()
             control.should_save = True
             control.should_training_stop = True
             control.should_evaluate = False

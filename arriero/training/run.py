@@ -22,6 +22,7 @@ from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
 from arriero.prompt import Contract, bind
 from arriero.runs.registry import Record, absolute
+from arriero.training import workers
 from arriero.training.adapter.loading import compute_type
 from arriero.training.examples import prepare
 from arriero.training.lora import with_lora
@@ -37,8 +38,6 @@ from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapt
 log = logging.getLogger(__name__)
 SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' name where ours would lose the warm-up
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
-RANK = int(os.environ.get("RANK", 0))  # of this worker, as torchrun sets it
-WORKERS = int(os.environ.get("WORLD_SIZE", 1))
 
 
 def train(
@@ -76,11 +75,11 @@ def train(
                 "system": renderer.system,
                 "options": json.loads(json.dumps(asdict(chosen))),
             }
-            finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=RANK == 0))
+            finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=workers.rank() == 0))
         if finished is not None:
             log.info("%s is already finished", target)
             return finished
-        if RANK == 0:
+        if workers.rank() == 0:
             run.enter_context(runs.registered(_record(file, target, model, system, chosen)))
         story = Story(
             contract=Contract.of(
@@ -109,14 +108,14 @@ def _record(
         model=None if model is None else absolute(model),
         system=system,
         options=chosen.changed,
-        workers=WORKERS,
+        workers=workers.count(),
     )
 
 
 @contextmanager
 def _first_worker_first() -> Iterator[None]:
     """With several workers, the first one reads and claims before the others look at what it left."""
-    if WORKERS == 1:
+    if workers.count() == 1:
         yield
         return
     from accelerate import PartialState
@@ -131,6 +130,7 @@ class _Run:
 
     def __init__(self, model_dir: Path, output: Path, story: Story, on_step: OnStep) -> None:
         self.output, self.story = output, story
+        self.first = workers.rank() == 0
         self.options, self.examples = story.options, story.examples
         set_seed(self.options.seed)
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
@@ -140,10 +140,10 @@ class _Run:
         step = self.examples.step(self.options.batch_size)
         self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
         self._keep_plan(self.setup.steps.plan)
-        if RANK == 0:
+        if self.first:
             directory.keep_metrics_until(output, self.resumed_from or 0)
-        metrics = output / directory.METRICS if RANK == 0 else Path(os.devnull)
-        self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if RANK == 0 else lambda _: None)
+        metrics = output / directory.METRICS if self.first else Path(os.devnull)
+        self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if self.first else lambda _: None)
         stops = story.renderer.stop_token_ids
         self.trainer = self._trainer(HeldOut(self.examples.held_out, stops, self.options.early_stopping_patience))
 
@@ -168,7 +168,7 @@ class _Run:
             steps=state.global_step,
             samples=len(self.examples.train),
             epochs=round(state.epoch or 0.0, 4),
-            train_loss=directory.mean_loss(self.output) if RANK == 0 else 0.0,
+            train_loss=directory.mean_loss(self.output) if self.first else 0.0,
             eval_loss=self.recorder.eval_loss,
             seconds=round(seconds, 3),
             logical_tokens_per_second=round(self.recorder.logical / seconds, 1),
@@ -176,8 +176,10 @@ class _Run:
             peak_memory_bytes=_peak_memory(),
             resumed_from=self.resumed_from,
         )
-        if RANK == 0:
-            self._write(report)
+        if self.first or self.setup.steps.sharded:  # to look at a model that is shared out takes all workers
+            compared = compare(self.model, self.story)
+            if self.first:
+                self._write(report, compared)
         return report
 
     def _choose(self) -> None:
@@ -199,15 +201,14 @@ class _Run:
                 "held-out loss was lowest at step %d (%.4f); --keep best would write that one", best, state.best_metric
             )
 
-    def _write(self, report: TrainReport) -> None:
+    def _write(self, report: TrainReport, compared: dict[str, Any]) -> None:
         partial = self.output / ".adapter"
         shutil.rmtree(partial, ignore_errors=True)
         contract = self.story.contract
         # what PEFT would write is a path of this machine; set only now, because it looks a name up on the network
         self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
-        document = describe(self.story, self.setup, report, self.trainer.state)
-        document |= compare(self.model, self.story)
+        document = describe(self.story, self.setup, report, self.trainer.state) | compared
         directory.finish(partial, self.output, contract, document)
 
     @property
@@ -222,7 +223,7 @@ class _Run:
         return Plan.of(hub.read_json(file)) if file.is_file() else None
 
     def _keep_plan(self, plan: Plan) -> None:
-        if RANK == 0:
+        if self.first:
             directory.write_json(self._checkpoints / directory.PLAN, asdict(plan))
 
     def _trainer(self, held_out: HeldOut) -> StepTrainer:
@@ -261,7 +262,7 @@ class _Run:
             max_grad_norm=options.max_grad_norm,
             weight_decay=options.weight_decay,
             use_cpu=not gpus(),
-            ddp_backend="gloo" if WORKERS > 1 and not gpus() else None,
+            ddp_backend="gloo" if workers.count() > 1 and not gpus() else None,
             logging_steps=1,
             logging_nan_inf_filter=False,
             eval_strategy=steps,

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCont
 from arriero import data
 from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.prompt import Rendered
+from arriero.training import sharding, workers
 from arriero.training.adapter.measure import measure
 from arriero.training.output import checkpoint
 from arriero.training.progress import Recorder
@@ -86,6 +87,12 @@ class StepTrainer(Trainer):
         """Every worker sees the whole step and takes its rows of it."""
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=as_step)
 
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """Accelerate would wrap the whole of a sharded model, and refuses."""
+        if training and model is self.steps.model and self.steps.sharded:
+            return sharding.exchanging(model)
+        return super()._wrap_model(model, training=training, dataloader=dataloader)
+
     def training_step(self, model: torch.nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
         """Compute the gradients of one optimizer step; returns its loss without waiting for the device."""
         model.train()
@@ -143,7 +150,8 @@ class StepTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out loss and stop rate; marks a new best, and ends the run when there has been none for long."""
         with self.steps.kernels.installed():
-            found = measure(self.model, self.held_out.examples, self.held_out.stop_token_ids)
+            mine = measure(self.model, self.held_out.examples, self.held_out.stop_token_ids)
+        found = workers.gathered(mine)[0]  # what is made of it has to be the same in all workers
         metrics = {"eval_loss": found.nll}
         if found.stop_rate is not None:
             metrics["eval_stop_rate"] = found.stop_rate
@@ -184,16 +192,16 @@ class StepTrainer(Trainer):
         self.state.global_step, self.state.epoch = here
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(str(self.args.output_dir))
-        checkpoint.write(folder, self.state.global_step, self._fill)
-        checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_global_step)
+        randoms = workers.gathered(checkpoint.RandomState.now())
+        if self.args.should_save:
+            folder, step = Path(str(self.args.output_dir)), self.state.global_step
+            checkpoint.write(folder, step, functools.partial(self._fill, randoms))
+            checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_global_step)
 
-    def _fill(self, folder: Path) -> None:
+    def _fill(self, randoms: list[checkpoint.RandomState], folder: Path) -> None:
         save_adapter(self.model, folder / checkpoint.ADAPTER)
         state = {"scheduler": self.lr_scheduler.state_dict(), "plan": asdict(self.steps.plan)}
-        checkpoint.save_state(folder, self.optimizer, state)
+        checkpoint.save_state(folder, self.optimizer, state, randoms)
         self.state.stateful_callbacks["TrainerControl"] = TrainerControl().state()
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
@@ -207,14 +215,16 @@ class StepTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint_dir: str | None) -> None:
         if checkpoint_dir is not None:
-            checkpoint.load_random(Path(checkpoint_dir))
+            checkpoint.load_random(Path(checkpoint_dir), workers.rank())
 
 
 def save_adapter(model: Any, file: Path) -> None:
     """The adapter's tensors, as PEFT names them."""
     from peft import get_peft_model_state_dict
 
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # state_dict() of a sharded model lets gathered weights go, here in one worker only
+    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    tensors = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
