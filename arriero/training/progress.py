@@ -24,6 +24,7 @@ from arriero.training.planning.plan import Plan
 from arriero.training.steps import StepResult
 
 log = logging.getLogger(__name__)
+PASSED_ON = 2.0
 AT_ONCE = 10  # steps whose figures are fetched from a GPU together: fetching waits for it
 Place = tuple[int, int]  # number of the file, row in it
 
@@ -202,17 +203,24 @@ class Recorder(TrainerCallback):
 def stops_on_signals(stop: threading.Event) -> Iterator[None]:
     """While open, the first SIGINT or SIGTERM sets `stop`; a second one interrupts at once.
 
-    Outside the main thread Python allows no signal handlers, and nothing is changed.
+    Not one that follows within PASSED_ON seconds where there are several workers: a launcher passes on to them what
+    they have got from the terminal. Outside the main thread Python allows no signal handlers, and nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    first = math.inf
+
     def handle(number: int, _: object) -> None:
-        if stop.is_set():
+        nonlocal first
+        now, same = time.monotonic(), PASSED_ON if workers.count() > 1 else 0.0
+        if now - first >= same:
             raise KeyboardInterrupt
-        stop.set()
-        log.warning("%s: saving a checkpoint after this step (again to stop at once)", signal.Signals(number).name)
+        first = min(first, now)
+        if not stop.is_set():
+            stop.set()
+            log.warning("%s: saving a checkpoint after this step (again to stop at once)", signal.Signals(number).name)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from contextlib import nullcontext
 
 import hypothesis
@@ -17,6 +20,7 @@ from arriero.errors import UsageError
 from arriero.training import sharding
 from arriero.training.options import TrainOptions
 from arriero.training.planning.plan import kept_bytes
+from arriero.training.progress import stops_on_signals
 from arriero.training.setup.step_setup import set_up
 from arriero.training.setup.trace import Sample, trace
 from arriero.training.steps import Worker
@@ -140,7 +144,7 @@ if os.environ["RANK"] == "1":
 def on_step(report):
     if report.step == 4 and act == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if report.step == 4 and act == "interrupt":
+    if report.step == 3 and act == "interrupt":
         os.kill(int(other.read_text()), signal.SIGINT)
 
 try:
@@ -182,3 +186,14 @@ def test_a_signal_to_one_worker_stops_all_after_the_same_step(rows_file, model_d
     (said,) = {line for line in told if line}
     step = max(int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     assert said.startswith(f"stopped at step {step} of 12")
+
+
+def test_a_signal_that_a_launcher_passes_on_is_the_same_signal(monkeypatch):
+    """Ctrl-C reaches workers from the terminal and from torchrun: twice, which was taken for a wish to end at once."""
+    for count, at_once in (("2", False), ("1", True)):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        stop = threading.Event()
+        with pytest.raises(KeyboardInterrupt) if at_once else nullcontext(), stops_on_signals(stop):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set()
