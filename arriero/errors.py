@@ -22,8 +22,9 @@ Library code raises these and never prints or exits; the command line turns them
 
 from __future__ import annotations
 
+import copyreg
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ArrieroError(Exception):
@@ -38,6 +39,10 @@ class ArrieroError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> Any:
+        """From process to process by what it holds: pickle would make a subclass of the message alone."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(ArrieroError):

@@ -48,8 +48,14 @@ class StepReport:
     eval_loss: float | None = None
     eval_stop_rate: float | None = None
 
+    @property
+    def line(self) -> str:
+        """Its line of metrics.jsonl."""
+        values = {name: getattr(self, name) for name in StepReport.__slots__}
+        return json.dumps({name: value for name, value in values.items() if value is not None}) + "\n"
 
-OnStep = Callable[[StepReport], None]
+
+OnStep = Callable[[StepReport], bool | None]  # True ends the run after its next step, as Ctrl-C does
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +195,10 @@ class Recorder(TrainerCallback):
             eval_loss=logs.get("eval_loss"),
             eval_stop_rate=logs.get("eval_stop_rate"),
         )
-        line = {name: getattr(report, name) for name in StepReport.__slots__}
-        self._metrics.write(json.dumps({name: value for name, value in line.items() if value is not None}) + "\n")
+        self._metrics.write(report.line)
         self._metrics.flush()
-        self.on_step(report)
+        if self.on_step(report):
+            self.stop.set()
 
     def close(self) -> None:
         """Close the metrics file."""

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Contract, bind
+from arriero.prompt import Bound, Contract, bind
 from arriero.runs.registry import Record, absolute
 from arriero.training import workers
 from arriero.training.adapter.loading import compute_type
@@ -33,7 +34,7 @@ from arriero.training.output.report import Story, compare, describe
 from arriero.training.planning.plan import Plan
 from arriero.training.progress import OnStep, Recorder, stops_on_signals
 from arriero.training.setup.step_setup import set_up
-from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapter
+from arriero.training.trainer import HeldOut, OnCheckpoint, StepOrder, StepTrainer, put_adapter
 
 log = logging.getLogger(__name__)
 SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' name where ours would lose the warm-up
@@ -48,6 +49,7 @@ def train(
     system: str | None = None,
     resume: bool = False,
     on_step: OnStep | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
     **options: Any,
 ) -> TrainReport:
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
@@ -55,8 +57,9 @@ def train(
     `options` are the fields of TrainOptions. `system` None means a merged model's own system prompt, if it is one, else
     the chat template's. `resume` goes on from the last checkpoint in `output`, starts from the
     beginning where there is none, and returns the old report where the run is finished. `on_step` is called after
-    every optimizer step. Raises DataError, UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM
-    was answered with a checkpoint.
+    every optimizer step, in the first of several workers; True ends the run as a signal does. `on_checkpoint` is called
+    in all workers with the step of every checkpoint, by who keeps them elsewhere, and the list of runs too. Raises
+    DataError, UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM was answered with a checkpoint.
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
@@ -68,18 +71,12 @@ def train(
                 log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
             model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
             examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
-            identity = {
-                "data": loaded.key,
-                "model": hub.name_of(model_dir),
-                "fingerprint": hub.fingerprint(model_dir),
-                "system": renderer.system,
-                "options": json.loads(json.dumps(asdict(chosen))),
-            }
+            identity = identity_of(loaded, bound, chosen)
             finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=workers.rank() == 0))
         if finished is not None:
             log.info("%s is already finished", target)
             return finished
-        if workers.rank() == 0:
+        if workers.rank() == 0 and on_checkpoint is None:
             run.enter_context(runs.registered(_record(file, target, model, system, chosen)))
         story = Story(
             contract=Contract.of(
@@ -93,9 +90,22 @@ def train(
             ),
         )
         try:
-            return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
+            begun = _Run(model_dir, target, story, on_step or (lambda _: None))
+            begun.trainer.on_checkpoint = on_checkpoint or begun.trainer.on_checkpoint
+            return begun.go()
         except torch.OutOfMemoryError as error:
             raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
+
+
+def identity_of(loaded: data.Loaded, bound: Bound, options: TrainOptions) -> directory.Identity:
+    """What makes one run another than the one that an output directory holds."""
+    return {
+        "data": loaded.key,
+        "model": hub.name_of(bound.model_dir),
+        "fingerprint": hub.fingerprint(bound.model_dir),
+        "system": bound.renderer.system,
+        "options": json.loads(json.dumps(asdict(options))),
+    }
 
 
 def _record(
@@ -194,12 +204,17 @@ class _Run:
             return
         if self.options.keep == "best" or self.options.early_stopping_patience:
             log.info("writing the adapter of step %d, whose held-out loss was lowest: %.4f", best, state.best_metric)
-            load_adapter(self.model, checkpoint.found(self._checkpoints)[best] / checkpoint.ADAPTER)
+            put_adapter(self.model, self._saved(best))
             self.recorder.eval_loss = state.best_metric
         else:
             log.info(
                 "held-out loss was lowest at step %d (%.4f); --keep best would write that one", best, state.best_metric
             )
+
+    def _saved(self, step: int) -> dict[str, torch.Tensor]:
+        """The adapter of a checkpoint, which only the first worker is sure to have on its disk."""
+        file = checkpoint.found(self._checkpoints)[step] / checkpoint.ADAPTER if self.first else None
+        return workers.gathered(load_file(file) if file is not None else {})[0]
 
     def _write(self, report: TrainReport, compared: dict[str, Any]) -> None:
         partial = self.output / ".adapter"

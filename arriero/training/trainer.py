@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from arriero.training.progress import Recorder
 from arriero.training.steps import StepResult, Steps, Worker
 
 Batch = dict[str, list[Any]]
+OnCheckpoint = Callable[[int], None]
 
 
 class StepOrder(Sampler[list[int]]):
@@ -67,7 +68,10 @@ def as_step(rows: Sequence[dict[str, Any]]) -> Batch:
 
 
 class StepTrainer(Trainer):
-    """Trainer for `Steps`; `longest` is the longest example in tokens, which no plan can be smaller than."""
+    """Trainer for `Steps`; `longest` is the longest example in tokens, which no plan can be smaller than.
+
+    `on_checkpoint` is called with the step in every worker once the first has saved it.
+    """
 
     control: TrainerControl
     _globalstep_last_logged: int
@@ -77,6 +81,7 @@ class StepTrainer(Trainer):
     ) -> None:
         self.steps, self.order, self.held_out, self.recorder = steps, order, held_out, recorder
         self.longest = longest
+        self.on_checkpoint: OnCheckpoint = lambda _: None
         super().__init__(model=steps.model, eval_dataset=list(held_out.examples) or None, **options)
         for callback in (PrinterCallback, ProgressCallback):  # they write to standard output
             self.remove_callback(callback)
@@ -197,6 +202,7 @@ class StepTrainer(Trainer):
             folder, step = Path(str(self.args.output_dir)), self.state.global_step
             checkpoint.write(folder, step, functools.partial(self._fill, randoms))
             checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_global_step)
+        self.on_checkpoint(self.state.global_step)
 
     def _fill(self, randoms: list[checkpoint.RandomState], folder: Path) -> None:
         save_adapter(self.model, folder / checkpoint.ADAPTER)
@@ -206,7 +212,7 @@ class StepTrainer(Trainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter(self.model, Path(resume_from_checkpoint) / checkpoint.ADAPTER)
+        put_adapter(self.model, load_file(Path(resume_from_checkpoint) / checkpoint.ADAPTER))
 
     def _load_optimizer_and_scheduler(self, checkpoint_dir: str | None) -> None:
         if checkpoint_dir is not None:
@@ -228,13 +234,14 @@ def save_adapter(model: Any, file: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
-def load_adapter(model: Any, file: Path) -> None:
-    """Put an adapter's tensors back; raises ArrieroError if they are not this model's."""
+def put_adapter(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put an adapter's tensors back, in all workers; raises ArrieroError if they are not this model's."""
     from peft import set_peft_model_state_dict
 
-    outcome = set_peft_model_state_dict(model, load_file(file))
+    outcome = set_peft_model_state_dict(model, tensors)
     if outcome.unexpected_keys:
-        raise ArrieroError(f"{file} holds tensors that this model lacks: {', '.join(outcome.unexpected_keys[:3])} …")
+        names = ", ".join(outcome.unexpected_keys[:3])
+        raise ArrieroError(f"the checkpoint holds tensors that this model lacks: {names} …")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
