@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arriero.chat import Chat, Reply, load
+    from arriero.cluster.learning.start import train
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
-    from arriero.training import evaluate, merge, train
+    from arriero.training import evaluate, merge
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,7 +37,8 @@ _HOMES = {
     "arriero.chat": ("Chat", "Reply", "load"),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
-    "arriero.training": ("evaluate", "merge", "train"),
+    "arriero.training": ("evaluate", "merge"),
+    "arriero.cluster.learning.start": ("train",),
 }
 
 

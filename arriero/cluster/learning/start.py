@@ -1,4 +1,4 @@
-"""train(): here, or on a Ray cluster with Ray Train's workers, failure handling and storage around the same function."""
+"""train(): here, or on a Ray cluster, with Ray Train's workers, failure handling and storage around it."""
 
 from __future__ import annotations
 
@@ -39,16 +39,15 @@ def train(file: str | Path, *, output: str | Path, ray: str | None = None, **opt
     `max_failures` (3) times, going on from the last registered checkpoint. Raises what `train` and `connect` raise,
     UsageError and AccessError for what the cluster lacks, and ArrieroError where workers were lost too often.
     """
+    wished = {name: options.pop(name, None) for name in ONLY_WITH_RAY}
+    given = {name: value for name, value in wished.items() if value is not None}
     if ray is None:
-        if given := [name for name in ONLY_WITH_RAY if options.get(name) is not None]:
+        if given:
             raise UsageError(
-                f"--{given[0].replace('_', '-')} is for training on Ray",
+                f"--{min(given).replace('_', '-')} is for training on Ray",
                 hint="add --ray local|auto|HOST:PORT; without Ray: torchrun --nproc_per_node N -m arriero.cli train …",
             )
-        for name in ONLY_WITH_RAY:
-            options.pop(name, None)
         return training.train(file, output=output, **options)
-    given = {name: options.pop(name) for name in ONLY_WITH_RAY if options.get(name) is not None}
     return _Run(file, Path(output).expanduser().resolve(), _Wish(ray, **given), options).go()
 
 
@@ -64,8 +63,8 @@ class _Wish:
     def __post_init__(self) -> None:
         if not isinstance(self.workers, int) or self.workers < 1:
             raise UsageError(
-                f"--workers takes a number of at least 1, got {self.workers!r}: what is learned is the same bit for bit "
-                "only while the number of workers stays",
+                f"--workers takes a number of at least 1, got {self.workers!r}; it stays the same for the whole run, "
+                "or what is learned would not",
                 hint="--workers 2",
             )
         if not isinstance(self.max_failures, int) or self.max_failures < 0:
