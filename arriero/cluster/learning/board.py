@@ -30,10 +30,10 @@ class Board:
         self._told.append(what)
         return self._stop
 
-    def take(self) -> list[StepReport | Said]:
-        """What was told since the last time."""
+    def take(self) -> tuple[list[StepReport | Said], ArrieroError | None]:
+        """What was told since the last time, and what ended the run."""
         told, self._told = self._told, []
-        return told
+        return told, self._end
 
     def stop(self) -> None:
         """The driver wants the run to end after a checkpoint."""
