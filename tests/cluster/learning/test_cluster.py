@@ -17,18 +17,7 @@ from safetensors.torch import load_file
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
 RAY = ["--ray", "local", "--workers", "2"]
-OPTIONS = [
-    "--epochs",
-    "6",
-    "--batch-size",
-    "4",
-    "--precision",
-    "float32",
-    "--save-steps",
-    "2",
-    "--learning-rate",
-    "1e-3",
-]
+OPTIONS = ["--epochs=6", "--batch-size=4", "--precision=float32", "--save-steps=2", "--learning-rate=1e-3"]
 DROPOUT = ["--dropout", "0.1"]
 
 
