@@ -20,7 +20,9 @@ from typing import Any
 from arriero.cluster.learning.board import BoardLog
 from arriero.errors import ArrieroError, InterruptedRun
 from arriero.training import StepReport, train, workers
-from arriero.training.output.directory import LOCK
+from arriero.training.output.directory import LOCK, last_checkpoint
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ def work(config: dict[str, Job]) -> None:
         output, before = Path(folder) / job.name, get_checkpoint()
         if before is not None:
             before.to_directory(output)
+            log.info("going on from the last registered checkpoint, of step %s", last_checkpoint(output)[1])
         try:
             train(
                 output=output,
@@ -85,15 +88,15 @@ def _register(output: Path, step: int | None = None) -> None:
 @contextmanager
 def _log_told(board: Any) -> Iterator[None]:
     """Within the block the driver gets the first worker's log."""
-    log, handler = logging.getLogger("arriero"), BoardLog(board)
+    ours, handler = logging.getLogger("arriero"), BoardLog(board)
     if workers.rank():
         yield
         return
-    before = log.level
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
+    before = ours.level
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
+        ours.removeHandler(handler)
+        ours.setLevel(before)
