@@ -22,9 +22,9 @@ Library code raises these and never prints or exits; the command line turns them
 
 from __future__ import annotations
 
-import copyreg
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ArrieroError(Exception):
@@ -41,8 +41,14 @@ class ArrieroError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> Any:
-        """From process to process by what it holds: pickle would make a subclass of the message alone."""
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+        """As it is, into another process: the classes below are not made from their message alone."""
+        return self._again, (self.args, self.__dict__)
+
+    @classmethod
+    def _again(cls, args: tuple[object, ...], state: Mapping[str, object]) -> Self:
+        made = cls.__new__(cls, *args)
+        made.__dict__.update(state)
+        return made
 
 
 class UsageError(ArrieroError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -63,7 +64,8 @@ def train(
     progress = _Progress()
     try:
         chosen = {**plain(base), **plain(options), **plain(cluster)}
-        report = run(data, output=output_dir, resume=resume, on_step=progress, **chosen)
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray, too, may say what it has lost
+            report = run(data, output=output_dir, resume=resume, on_step=progress, **chosen)
     finally:
         progress.close()
     if int(os.environ.get("RANK", 0)) > 0:  # one of several workers: the first one tells

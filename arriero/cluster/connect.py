@@ -1,30 +1,28 @@
 """Into a Ray cluster and out of it again: the token, what the nodes have, and Ray's errors as ours.
 
-    with connect("auto") as cluster:
+    with connect("auto") as cluster, own_errors():
         cluster.nodes(["/nfs/model"])     # what each has: CPUs, GPUs, versions, which of the paths it lacks
-        with own_errors():
-            ray.get(...)                  # what is raised over there arrives as it was raised
+        ray.get(...)                      # what is raised over there arrives as it was raised
 
 Whoever reaches a Ray port runs code (https://docs.ray.io/en/latest/ray-security), so a cluster is used only where it
-asks for a token. Ray's processes read that from the environment when ray is first imported: `import ray` comes after
-`connect`, in functions. A driver with a token also joins a cluster that asks for none; only the nodes can tell.
+asks for a token, see token.py. A driver with a token also joins a cluster that asks for none; only the nodes can tell.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
-import os
-import secrets
 import socket
-import stat
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from arriero.cluster.token import GENERATE, authenticate
 from arriero.errors import AccessError, ArrieroError, NotFoundError, UsageError
 
 LOCAL = "local"
@@ -33,7 +31,6 @@ REACH_SECONDS = 5.0
 NODE_SECONDS = 120.0  # a node's first worker imports ray from a disk that others use too
 SAME = ("python", "ray", "arriero")  # what must be of one version everywhere
 COMPARED = (*SAME, "torch", "transformers")  # the rest answers alike only where it is
-GENERATE = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token"
 log = logging.getLogger(__name__)
 
 
@@ -55,9 +52,15 @@ class Node:
 class Cluster:
     """A connection. `close` ends it, and with "local" the cluster too; what the caller had opened before stays."""
 
-    def __init__(self, address: str, *, owned: bool) -> None:
+    def __init__(self, address: str, held: threading.Event | None) -> None:
+        """`held` ends the connection when it is set, None for one that is the caller's."""
         self.address = address
-        self._owned = owned
+        self._held = held
+
+    @property
+    def ours(self) -> bool:
+        """Whether `close` ends the connection."""
+        return self._held is not None
 
     def __enter__(self) -> Self:
         return self
@@ -67,23 +70,32 @@ class Cluster:
 
     def close(self) -> None:
         """Leave; may be called again."""
-        if self._owned:
+        if self._held is not None:
             import ray
 
-            self._owned = False
             ray.shutdown()
+            self._held.set()
+            self._held = None
 
     def nodes(self, paths: Iterable[str | Path] = ()) -> list[Node]:
-        """All nodes that are alive, each asked by a task there; ArrieroError where one runs no task."""
+        """All nodes that are alive, as they answer themselves."""
+        found = self.each(_asked(), COMPARED, [str(path) for path in paths])
+        return [Node(each["NodeManagerAddress"], *_sizes(each), **said) for each, said in found]
+
+    def each(self, ask: Any, *arguments: Any, cpus: float = 0, gpus: float = 0) -> list[tuple[Mapping[str, Any], Any]]:
+        """What the function `ask` returns on every node that has as many CPUs and GPUs, beside Ray's word on the node.
+
+        Raises what it raises; ArrieroError where a node runs no task.
+        """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        wanted = [str(path) for path in paths]
-        ask = ray.remote(num_cpus=0, max_retries=0)(_asked())
+        task = ray.remote(num_cpus=0, max_retries=0)(ask)
         alive = [node for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in alive if _sizes(node)[0] >= cpus and _sizes(node)[1] >= gpus]
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
-        answers = [ask.options(scheduling_strategy=each).remote(COMPARED, wanted) for each in there]
-        return [_node(node, _answer(node, answer)) for node, answer in zip(alive, answers, strict=True)]
+        answers = [task.options(scheduling_strategy=each).remote(*arguments) for each in there]
+        return [(node, _answer(node, answer)) for node, answer in zip(alive, answers, strict=True)]
 
 
 def connect(address: str, *, cpus: int | None = None, log_to_driver: bool = False) -> Cluster:
@@ -95,7 +107,7 @@ def connect(address: str, *, cpus: int | None = None, log_to_driver: bool = Fals
     """
     cluster = join(address, cpus=cpus, log_to_driver=log_to_driver)
     try:
-        if address != LOCAL:
+        if address != LOCAL or not cluster.ours:
             for fault in faults(cluster.nodes()):
                 raise fault
     except BaseException:
@@ -108,17 +120,39 @@ def join(address: str, *, cpus: int | None = None, log_to_driver: bool = False) 
     """`connect` without looking at the nodes."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError("ray is not installed", hint='pip install "arriero[ray]"')
-    _authenticate(address)
+    authenticate(make=address == LOCAL)
+    _check_address(address)
     import ray
 
     if ray.is_initialized():
-        return Cluster(address, owned=False)
+        return Cluster(address, None)
     local = {"num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {}
+    start = functools.partial(ray.init, address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **local)
     try:
-        ray.init(address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **local)
+        return Cluster(address, _hold(start))
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise _refused(address, error) from error
-    return Cluster(address, owned=True)
+
+
+def _hold(start: Callable[[], object]) -> threading.Event:
+    """Call `start` in a thread that stays until the event is set; raises what it raises.
+
+    The processes of a local cluster die with the thread that started them (prctl(2), PR_SET_PDEATHSIG).
+    """
+    started: Future[object] = Future()
+    end = threading.Event()
+
+    def work() -> None:
+        try:
+            started.set_result(start())
+        except BaseException as error:  # told by the thread that waits for it
+            started.set_exception(error)
+        else:
+            end.wait()
+
+    threading.Thread(target=work, name="ray", daemon=True).start()
+    started.result()
+    return end
 
 
 def faults(nodes: Sequence[Node]) -> list[ArrieroError]:
@@ -135,13 +169,9 @@ def faults(nodes: Sequence[Node]) -> list[ArrieroError]:
     for node in nodes:
         for name in SAME:
             if node.versions[name] != here[name]:
-                there = node.versions[name] or "not installed"
-                found.append(
-                    ArrieroError(
-                        f"{name} is {here[name]} here, but {there} on {node.address}",
-                        hint=f'there: pip install "{name}=={here[name]}"' if name != "python" else "use one Python",
-                    )
-                )
+                what = f"{name} is {here[name]} here, but {node.versions[name] or 'not installed'} on {node.address}"
+                hint = "one Python everywhere" if name == "python" else f'there: pip install "{name}=={here[name]}"'
+                found.append(ArrieroError(what, hint=hint))
         for name in COMPARED[len(SAME) :]:
             if node.versions[name] != here[name]:
                 log.warning("%s is %s here and %s on %s", name, here[name], node.versions[name], node.address)
@@ -166,48 +196,6 @@ def unwrapped(error: Exception) -> Exception:
     while isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
     return ArrieroError(f"Ray failed: {_brief(error)}") if isinstance(error, RayError) else error
-
-
-def token_file() -> Path | None:
-    """The file with the token that Ray would use, None where there is none."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
-    return file if file.is_file() and file.stat().st_size else None
-
-
-def _authenticate(address: str) -> None:
-    """Have Ray ask for a token, and see that there is one; for a cluster of our own one is made up."""
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        raise AccessError(
-            f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: anybody who reaches a Ray port could run code",
-            hint="export RAY_AUTH_MODE=token",
-        )
-    file = token_file()
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        pass  # it goes before the file
-    elif file is not None:
-        keep_private(file)
-    elif address == LOCAL:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for the processes that this one starts
-    else:
-        raise AccessError(
-            "this machine has no token for a Ray cluster, and one that asks for none is not used",
-            hint=f"{GENERATE}; the same file on every node",
-        )
-    _check_address(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ["RAY_AUTH_MODE"] = "token"
-    if "ray" in sys.modules:
-        sys.modules["ray"]._raylet.Config.initialize("")  # what ray does itself where it sets the mode
-
-
-def keep_private(file: Path) -> None:
-    """Take the token from other users of this machine, for ray writes it readable; a warning where that fails."""
-    if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-        try:
-            file.chmod(0o600)
-            log.info("%s could be read by others on this machine; now it cannot", file)
-        except OSError:
-            log.warning("others on this machine may read %s; try: chmod 600 %s", file, file)
 
 
 def _check_address(address: str) -> None:
@@ -251,20 +239,21 @@ def _brief(error: Exception) -> str:
     return " ".join(str(error).split("Traceback")[0].split())[:500]
 
 
-def _answer(node: Mapping[str, Any], answer: Any) -> Mapping[str, Any]:
+def _answer(node: Mapping[str, Any], answer: Any) -> Any:
     import ray
 
     try:
-        found: Mapping[str, Any] = ray.get(answer, timeout=NODE_SECONDS)
+        return ray.get(answer, timeout=NODE_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise unwrapped(error) from error
     except ray.exceptions.RayError as error:
         where = node["NodeManagerAddress"]
         raise ArrieroError(f"the node {where} runs no task: {_brief(error)}", hint="ray status") from error
-    return found
 
 
-def _node(node: Mapping[str, Any], answer: Mapping[str, Any]) -> Node:
-    has = node["Resources"]
-    return Node(node["NodeManagerAddress"], has.get("CPU", 0.0), has.get("GPU", 0.0), **answer)
+def _sizes(node: Mapping[str, Any]) -> tuple[float, float]:
+    """CPUs and GPUs."""
+    return node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
 
 
 def _version(name: str) -> str | None:

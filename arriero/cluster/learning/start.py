@@ -16,7 +16,7 @@ from arriero.cluster.connect import Node
 from arriero.cluster.learning.board import Board, Said
 from arriero.cluster.learning.loop import Job, work
 from arriero.cluster.learning.storage import Kept
-from arriero.errors import ArrieroError, InterruptedRun, NotFoundError, UsageError
+from arriero.errors import ArrieroError, NotFoundError, UsageError
 from arriero.hardware import cores
 from arriero.prompt import bind
 from arriero.runs.registry import Record, absolute
@@ -124,11 +124,10 @@ class _Run:
         trainer = self._trainer(Job(self.output.name, arguments, board), kept, resources)
         stop = threading.Event()
         with stops_on_signals(stop), _running(trainer.fit) as fitted:
-            done, failed = False, False
-            while not (done or failed):  # Ray would begin again after an error that does not go away
+            done = False
+            while not done:
                 done = fitted.wait(POLL)
                 told, end = ray.get(board.take.remote())
-                failed = end is not None and not isinstance(end, InterruptedRun)
                 self._pass_on(told, on_step, stop)
                 if stop.is_set():
                     board.stop.remote()
