@@ -83,7 +83,6 @@ def test_a_checked_layer_lets_its_weights_go_before_the_next(alone):
         nonlocal most
         most = max(most, sum(type(layer.mlp.up_proj.get_base_layer().weight) is torch.nn.Parameter for layer in layers))
 
-    model.get_input_embeddings().register_forward_hook(lambda *_: None)
     for weight in steps.trained.values():
         weight.register_post_accumulate_grad_hook(look)
     trace(steps, Sample((GROUP[0],)))
