@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from arriero.cluster.connect import Node
 from arriero.cluster.learning.board import Board, Said
 from arriero.cluster.learning.loop import Job, work
 from arriero.cluster.learning.storage import Kept
-from arriero.errors import ArrieroError, NotFoundError, UsageError
+from arriero.errors import ArrieroError, InterruptedRun, NotFoundError, UsageError
 from arriero.hardware import cores
 from arriero.prompt import bind
 from arriero.runs.registry import Record, absolute
@@ -48,11 +48,11 @@ def train(file: str | Path, *, output: str | Path, ray: str | None = None, **opt
                 hint="add --ray local|auto|HOST:PORT; without Ray: torchrun --nproc_per_node N -m arriero.cli train …",
             )
         return training.train(file, output=output, **options)
-    return _Run(file, Path(output).expanduser().resolve(), _Wish(ray, **given), options).go()
+    return _Run(file, Path(output).expanduser().resolve(), Wish(ray, **given), options).go()
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class Wish:
     """What is wanted of Ray."""
 
     address: str
@@ -77,7 +77,7 @@ class _Run:
 
     file: str | Path
     output: Path
-    wish: _Wish
+    wish: Wish
     options: dict[str, Any]
     last: int = field(default=0, init=False)  # the last step of metrics.jsonl
 
@@ -118,44 +118,33 @@ class _Run:
     def _fit(self, record: Record, kept: Kept, resources: dict[str, int], on_step: OnStep | None) -> None:
         """Until all is done; what workers tell is passed on meanwhile."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        board = ray.remote(num_cpus=0)(Board).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
         arguments = {"file": record.data, "model": record.model, "system": record.system, **self.options}
-        trainer = self._trainer(Job(self.output.name, arguments, board), kept, resources)
-        stop = threading.Event()
-        with stops_on_signals(stop), _running(trainer.fit) as fitted:
-            done = False
+        job = Job(self.output.name, arguments, board)
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(fit)
+        fitting = task.remote(job, kept, resources, self.wish)
+        stop, done = threading.Event(), False
+        with stops_on_signals(stop):
             while not done:
-                done = fitted.wait(POLL)
+                ended = bool(ray.wait([fitting], timeout=POLL)[0])
                 told, end = ray.get(board.take.remote())
                 self._pass_on(told, on_step, stop)
+                # Ray begins again after an error that does not go away, and then finds it on the board
+                done = ended or (end is not None and not isinstance(end, InterruptedRun))
                 if stop.is_set():
                     board.stop.remote()
         if end is not None:
             raise end
-        if fitted.error is not None:
+        try:
+            ray.get(fitting)
+        except ray.exceptions.RayError as error:
             raise ArrieroError(
-                f"workers were lost more than {self.wish.max_failures} times: {_last_line(fitted.error)}",
+                f"workers were lost more than {self.wish.max_failures} times: {_last_line(error)}",
                 hint="the same command with --resume goes on from the last checkpoint; --max-failures N for more",
-            ) from fitted.error
-
-    def _trainer(self, job: Job, kept: Kept, resources: dict[str, int]) -> Any:
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-
-        return TorchTrainer(
-            work,
-            train_loop_config={"job": job},
-            scaling_config=ScalingConfig(
-                num_workers=self.wish.workers, use_gpu="GPU" in resources, resources_per_worker=resources
-            ),
-            run_config=RunConfig(
-                name=kept.name,
-                storage_path=kept.storage,
-                failure_config=FailureConfig(max_failures=self.wish.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-            ),
-        )
+            ) from error
 
     def _pass_on(self, told: Sequence[StepReport | Said], on_step: OnStep | None, stop: threading.Event) -> None:
         """Log lines to this process's log, steps to metrics.jsonl and to `on_step`."""
@@ -172,27 +161,24 @@ class _Run:
                 stop.set()
 
 
-class _Fitted(threading.Event):
-    """Set when a function has returned or raised `error`."""
+def fit(job: Job, kept: Kept, resources: dict[str, int], wish: Wish) -> None:
+    """Run Ray Train to its end, in a task of its own: a driver that ends takes it along."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
-    error: Exception | None = None
-
-
-@contextmanager
-def _running(function: Callable[[], object]) -> Iterator[_Fitted]:
-    """`function` in a thread: in the main one Ray takes Ctrl-C for a wish to end without a checkpoint."""
-    fitted = _Fitted()
-
-    def run() -> None:
-        try:
-            function()
-        except Exception as error:
-            fitted.error = error
-        finally:
-            fitted.set()
-
-    threading.Thread(target=run, daemon=True).start()
-    yield fitted
+    TorchTrainer(
+        work,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=wish.workers, use_gpu="GPU" in resources, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=kept.name,
+            storage_path=kept.storage,
+            failure_config=FailureConfig(max_failures=wish.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    ).fit()
 
 
 def paths_of(record: Record) -> list[str]:

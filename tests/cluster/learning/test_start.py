@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import arriero
 from arriero.cluster.connect import Node
-from arriero.cluster.learning.start import _Run, _Wish, resources_of
+from arriero.cluster.learning.start import Wish, _Run, resources_of
 from arriero.cluster.learning.storage import Kept
 from arriero.errors import AccessError, ContextLengthError, DataError, NotFoundError, UsageError
 from arriero.training import StepReport
@@ -103,7 +103,7 @@ def test_storage_that_cannot_be_written_is_found_at_once(tmp_path):
 
 def test_steps_that_are_made_again_are_in_the_metrics_once(tmp_path):
     """After a loss of workers the steps since the last checkpoint come a second time."""
-    run = _Run("", tmp_path, _Wish("local"), {})
+    run = _Run("", tmp_path, Wish("local"), {})
     reports = [StepReport(step, 4, 1.0, float(step), 0.1, 1.0, 1.0, 1.0, 1.0) for step in (1, 2, 3)]
     evaluated = StepReport(2, 4, 1.0, None, None, None, 1.0, 1.0, 1.0, eval_loss=9.0)
     seen = []
