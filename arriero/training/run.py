@@ -55,11 +55,11 @@ def train(
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
     `options` are the fields of TrainOptions. `system` None means a merged model's own system prompt, if it is one, else
-    the chat template's. `resume` goes on from the last checkpoint in `output`, starts from the
-    beginning where there is none, and returns the old report where the run is finished. `on_step` is called after
-    every optimizer step, in the first of several workers; True ends the run as a signal does. `on_checkpoint` is called
-    in all workers with the step of every checkpoint, by who keeps them elsewhere, and the list of runs too. Raises
-    DataError, UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM was answered with a checkpoint.
+    the chat template's. `resume` goes on from the last checkpoint in `output`, starts from the beginning where there is
+    none, and returns the old report where the run is finished. `on_step` is called after every optimizer step, in the
+    first of several workers; True ends the run as a signal does. `on_checkpoint` is called in all workers with the step
+    of every checkpoint; who gives it keeps them elsewhere, and lists the run himself. Raises DataError, UsageError,
+    MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM was answered with a checkpoint.
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()

@@ -61,9 +61,8 @@ class StepResult:
 class Steps:
     """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with.
 
-    `layers` are the decoder's, `trained` the parameters that learn, by name; with `sharded` workers hold a part of the
-    others each. `graphs` compute rows where there are any;
-    they are those of one plan.
+    `layers` are the decoder's, `trained` the parameters that learn, by name; where it is `sharded`, each worker holds a
+    part of the others. `graphs` compute rows where there are any; they are those of one plan.
     """
 
     graphs: RowGraphs | None
