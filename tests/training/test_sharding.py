@@ -22,7 +22,6 @@ from arriero.training.options import TrainOptions
 from arriero.training.planning.plan import kept_bytes
 from arriero.training.progress import stops_on_signals
 from arriero.training.setup.step_setup import set_up
-from arriero.training.setup.trace import Sample, trace
 from arriero.training.steps import Worker
 from tests.training.test_exactness import GROUP, agree, build, steps_of
 
@@ -70,23 +69,6 @@ def test_gathered_weights_are_not_counted_as_kept(alone):
             steps.loss(GROUP)
         kept.append(sum(found.values()))
     assert kept[0] == kept[1]
-
-
-@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
-def test_a_checked_layer_lets_its_weights_go_before_the_next(alone):
-    """The check cut every layer off from the hook that does it, so that all were whole at once."""
-    model = sharded_model()
-    steps, most = steps_of(model), 0
-    layers = [module for module in model.modules() if isinstance(module, sharding.FSDPModule)][1:]
-
-    def look(_):
-        nonlocal most
-        most = max(most, sum(type(layer.mlp.up_proj.get_base_layer().weight) is torch.nn.Parameter for layer in layers))
-
-    for weight in steps.trained.values():
-        weight.register_post_accumulate_grad_hook(look)
-    trace(steps, Sample((GROUP[0],)))
-    assert most == 1
 
 
 @hypothesis.given(st.integers(1, 9), st.integers(1, 5))
