@@ -12,7 +12,6 @@ from contextlib import nullcontext
 
 import hypothesis
 import pytest
-import torch
 from hypothesis import strategies as st
 from torch import distributed
 
