@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arriero.chat import Chat, Reply
     from arriero.cluster.answering.start import load
+    from arriero.cluster.learning.start import train
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
     from arriero.server.offline import batch
-    from arriero.training import evaluate, merge, train
+    from arriero.training import evaluate, merge
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,8 +41,9 @@ _HOMES = {
     "arriero.cluster.answering.start": ("load",),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
+    "arriero.cluster.learning.start": ("train",),
     "arriero.server.offline": ("batch",),
-    "arriero.training": ("evaluate", "merge", "train"),
+    "arriero.training": ("evaluate", "merge"),
 }
 
 

@@ -116,7 +116,7 @@ def paced(cluster: Cluster, replicas: int) -> Iterator[Engine]:
     """Replicas with that engine."""
     deployment = Deployment("local", Scale.of(replicas), NAME)
     size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
-    engine = deploy(cluster, deployment, size, partial[Engine](Paced), [])
+    engine = deploy(cluster, deployment, size, partial[Engine](Paced), [])  # type: ignore[arg-type]
     try:
         yield engine
     finally:

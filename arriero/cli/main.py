@@ -69,6 +69,7 @@ app.command(
         "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml",
         "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml --resume",
         'train my.json --output runs/mine --model llama-3.1-8b-instruct --system "You are …" --epochs 2',
+        "train my.json --output runs/mine --ray auto --workers 2 --storage s3://bucket/runs",
     ),
 )
 app.command(

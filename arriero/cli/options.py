@@ -61,6 +61,30 @@ class _Base:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Where it is trained.
+
+    Parameters
+    ----------
+    ray
+        A Ray cluster: HOST:PORT, auto for the one this machine belongs to, or local for workers on this machine.
+    workers
+        How many train together on it, each with a GPU where there are any. Default: 1.
+    storage
+        Where checkpoints are kept: a directory or URI that all machines reach.
+    max_failures
+        How often lost workers are replaced, going on from the last checkpoint. Default: 3.
+
+    """
+
+    ray: str | None = None
+    workers: int | None = None
+    storage: str | None = None
+    max_failures: int | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class _Tuned:
     """Which model, with which adapter.
 

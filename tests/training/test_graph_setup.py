@@ -44,8 +44,7 @@ def test_where_there_are_none_the_reason_is_named_and_demanding_them_refused(mak
 
 
 def test_several_workers_have_none(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert "several workers exchange gradients" in obstacle(steps_of(build("Llama")))
 
 

@@ -18,7 +18,7 @@ from arriero.training.options import TrainOptions
 from arriero.training.planning.estimate import estimate
 
 # What makes a step of the same model faster or slower.
-SPEED = ("precision", "load_in_4bit", "recompute", "prefix_sharing", "use_dora", "target_modules")
+SPEED = ("precision", "load_in_4bit", "shard", "recompute", "prefix_sharing", "use_dora", "target_modules")
 
 
 @dataclass(frozen=True, slots=True)
