@@ -13,11 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arriero.chat import Chat, Reply, load
+    from arriero.chat import Chat, Reply
+    from arriero.cluster.answering.start import load
+    from arriero.cluster.learning.start import train
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
     from arriero.prompt.adopt import adopt
-    from arriero.training import evaluate, merge, train
+    from arriero.server.offline import batch
+    from arriero.training import evaluate, merge
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,17 +32,21 @@ __all__ = [
     "Sampling",
     "Usage",
     "adopt",
+    "batch",
     "evaluate",
     "load",
     "merge",
     "train",
 ]
 _HOMES = {
-    "arriero.chat": ("Chat", "Reply", "load"),
+    "arriero.chat": ("Chat", "Reply"),
+    "arriero.cluster.answering.start": ("load",),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
     "arriero.prompt.adopt": ("adopt",),
-    "arriero.training": ("evaluate", "merge", "train"),
+    "arriero.cluster.learning.start": ("train",),
+    "arriero.server.offline": ("batch",),
+    "arriero.training": ("evaluate", "merge"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.options import Json, TunedOptions, plain
+from arriero.cli.options import Json, PromptOptions, TunedOptions, plain
 from arriero.training.adapter.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from arriero.training.adapter.merge import MergeReceipt
 
 MODEL = TunedOptions()
+PROMPT = PromptOptions()
 DEFAULTS = EvaluateOptions()
 
 
@@ -145,6 +146,7 @@ def adopt(
     *,
     model: str | None = None,
     system: str | None = None,
+    prompt: PromptOptions = PROMPT,
     output_dir: Annotated[Path | None, Parameter(name="--output")] = None,
     as_json: Json = False,
 ) -> None:
@@ -164,7 +166,7 @@ def adopt(
     """
     from arriero.prompt.adopt import adopt as run
 
-    adopted = run(directory, model=model, system=system, output=output_dir)
+    adopted = run(directory, model=model, system=system, output=output_dir, **plain(prompt))
     if as_json:
         document = {"adapter": str(adopted.adapter_dir), "model": str(adopted.model_dir)}
         output.document({**document, "system": adopted.renderer.system})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.options import BaseOptions, Json, plain
+from arriero.cli.options import BaseOptions, Json, RayOptions, plain
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 BASE = BaseOptions()
 DEFAULTS = TrainOptions()
+HERE = RayOptions()
 
 
 def train(
@@ -28,6 +30,7 @@ def train(
     output_dir: Annotated[Path, Parameter(name="--output")],
     base: BaseOptions = BASE,
     options: Annotated[TrainOptions, Parameter(name="*")] = DEFAULTS,
+    cluster: RayOptions = HERE,
     resume: bool = False,
     plan: bool = False,
     config: Path | None = None,
@@ -56,11 +59,13 @@ def train(
     if plan:
         _plan(data, base, options, as_json=as_json)
         return
-    from arriero.training import train as run
+    from arriero.cluster.learning.start import train as run
 
     progress = _Progress()
     try:
-        report = run(data, output=output_dir, resume=resume, on_step=progress, **plain(base), **plain(options))
+        chosen = {**plain(base), **plain(options), **plain(cluster)}
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray, too, may say what it has lost
+            report = run(data, output=output_dir, resume=resume, on_step=progress, **chosen)
     finally:
         progress.close()
     if int(os.environ.get("RANK", 0)) > 0:  # one of several workers: the first one tells

@@ -38,3 +38,15 @@ def lora_rank(adapter_dir: Path) -> int:
     config = hub.read_json(adapter_dir / "adapter_config.json")
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     return max((rank for rank in ranks if isinstance(rank, int)), default=0)
+
+
+def stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written: inode, bytes, modification time in nanoseconds."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def stamps(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The stamps, by name, of a directory's weights and of what says how they are used: a model's or an adapter's."""
+    files = [file for pattern in ("*config.json", "*.safetensors") for file in directory.glob(pattern)]
+    return {file.name: stamp(file) for file in sorted(files)}

@@ -14,11 +14,11 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from arriero.constraint import Constraint
+from arriero.constraint import Constraint, Reasoned
 from arriero.engines.registry import Precision as Precision
 from arriero.errors import ArrieroError, EngineError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling, TokenLogprob
@@ -31,6 +31,7 @@ Feature = Literal[
     "logprobs",
     "top_logprobs",
     "constraint",
+    "constraint_after_reasoning",
     "prompt_logprobs",
 ]
 
@@ -103,6 +104,13 @@ class Generation:
         self._raise()
 
     async def __aiter__(self) -> AsyncIterator[int]:
+        async with contextlib.aclosing(self.batches()) as batches:
+            async for ready in batches:
+                for token in ready:
+                    yield token
+
+    async def batches(self) -> AsyncGenerator[list[int]]:
+        """The ids as they come, all that are there at once, for who hands them on."""
         event = asyncio.Event()
         wake = _Bell.here().rings(event)
         with self._changed:
@@ -113,8 +121,7 @@ class Generation:
                 event.clear()
                 ready = self._ids[position:]
                 if ready:
-                    for token in ready:
-                        yield token
+                    yield ready
                     position += len(ready)
                 elif self._ended:
                     break
@@ -217,6 +224,11 @@ class Engine(Protocol):
     description: str
     features: frozenset[Feature]
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer, now or after what it starts again by itself; False for good."""
+        ...
+
     def submit(
         self,
         prompt_ids: Sequence[int],
@@ -235,6 +247,7 @@ class Engine(Protocol):
         the end of the turn. `logprobs` asks for log-probabilities, with that many alternatives for each token, and
         `prompt_logprobs` for those of the prompt's tokens too, with as many; only then may `max_new_tokens` be 0.
         Raises UnsupportedError for a feature that this engine lacks and UsageError for the adapter of another engine.
+        Where what computes dies, the generation fails with EngineLostError.
         """
         ...
 
@@ -258,6 +271,20 @@ def check_own(adapter: Adapter | None, own: Container[Adapter]) -> None:
         )
 
 
+def check_ids(prompt_ids: Sequence[int], sampling: Sampling, vocabulary: int) -> None:
+    """Raise UsageError for an empty prompt, and for token ids that a model of so many does not have.
+
+    One id out of range would fail every request of its batch, and on a GPU the whole process.
+    """
+    for what, ids in (("logit_bias", [token for token, _ in sampling.logit_bias]), ("the prompt", prompt_ids)):
+        for token in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= token < vocabulary:
+                last = vocabulary - 1
+                raise UsageError(f"{what} has the token id {token}, but the model's ids go from 0 to {last}")
+    if not prompt_ids:
+        raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
+
+
 def require(
     engine: Engine,
     sampling: Sampling,
@@ -274,7 +301,8 @@ def require(
         "logit_bias": bool(sampling.logit_bias),
         "logprobs": logprobs is not None,
         "top_logprobs": bool(logprobs),
-        "constraint": constraint is not None,
+        "constraint": constraint is not None and not isinstance(constraint, Reasoned),
+        "constraint_after_reasoning": isinstance(constraint, Reasoned),
         "prompt_logprobs": prompt_logprobs,
     }
     for feature, wanted in needed.items():

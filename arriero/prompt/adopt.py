@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path, PurePosixPath
+from typing import Unpack
 
 from arriero import hub
 from arriero.errors import ArrieroError, NotFoundError, UsageError
@@ -15,20 +16,26 @@ from arriero.hub.adapter_files import CONFIG, WEIGHTS, check_fit, check_weights
 from arriero.messages import Conversation
 from arriero.prompt.binding import Bound, bind
 from arriero.prompt.contract import CONTRACT_FILE, Contract
+from arriero.prompt.options import Prompting
 
 log = logging.getLogger(__name__)
 SAMPLE = ({"role": "user", "content": "你是谁？ Who are you?"}, {"role": "assistant", "content": "我是… I am …"})
 
 
 def adopt(
-    adapter: str | Path, *, model: str | Path | None = None, system: str | None = None, output: Path | None = None
+    adapter: str | Path,
+    *,
+    model: str | Path | None = None,
+    output: Path | None = None,
+    **prompting: Unpack[Prompting],
 ) -> Bound:
     """Write the contract of an adapter that has none: PEFT's directory, or a Trainer's `checkpoint-N`.
 
-    `model` None means the base model that the adapter's own configuration names, by path or by name. `system` None is
-    the chat template's own system prompt. The contract is written into the directory itself, or into `output` beside
-    copies of the adapter's two files. Raises NotFoundError where adapter or model are not there, UsageError where there
-    is a contract already, ArrieroError where the adapter is not for this model or is no LoRA adapter.
+    `model` None means the base model that the adapter's own configuration names, by path or by name. `prompting` says
+    what it was trained under, where that is not the chat template's own. The contract is written into the directory
+    itself, or into `output` beside copies of the adapter's two files. Raises NotFoundError where adapter or model are
+    not there, UsageError where there is a contract already, ArrieroError where the adapter is not for this model or is
+    no LoRA adapter.
     """
     directory = Path(adapter).expanduser().resolve()
     config = _config(directory)
@@ -38,7 +45,7 @@ def adopt(
             hint=f"use it as it is; to adopt it anew, delete its {CONTRACT_FILE} first",
         )
     check_weights(directory)
-    bound = bind(model if model is not None else _base(config.get("base_model_name_or_path")), system=system)
+    bound = bind(model if model is not None else _base(config.get("base_model_name_or_path")), **prompting)
     check_fit(directory, bound.model_dir)
     target = directory if output is None else _copied(directory, output)
     Contract.of(
@@ -48,7 +55,20 @@ def adopt(
         base_fingerprint=hub.fingerprint(bound.model_dir),
         base_path=hub.store.path_of(bound.model_dir),
     ).save(target)
+    _announce_template(directory, bound)
     return bind(bound.model_dir, target)  # it holds
+
+
+def _announce_template(directory: Path, bound: Bound) -> None:
+    """Some programs save a chat template beside the adapter; it may be another one than it is prompted with here."""
+    file = directory / "chat_template.jinja"
+    if file.is_file() and file.read_text(encoding="utf-8") != bound.renderer.template:
+        log.warning(
+            "%s has a chat template of its own, and it is prompted with another; if it was trained with its own, "
+            "adopt it with --chat-template %s",
+            directory.name,
+            file,
+        )
 
 
 def _config(directory: Path) -> dict[str, object]:

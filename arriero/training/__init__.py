@@ -9,6 +9,8 @@
     attention.py  attention over a packed row, its common prefix computed once
     losses.py     cross-entropy, slice by slice, together with its gradient
     steps.py      loss and gradients of a step, divided once however it is split
+    workers.py    the processes that train together, and what all agree on
+    sharding.py   base weights shared out among them
     trainer.py    one run of transformers.Trainer over such steps; checkpoints
     progress.py   metrics, interruption, what people see
     run.py        train(): the whole way

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import AutoConfig
 
 from arriero import hub
 from arriero.errors import UsageError
 from arriero.hardware import gpus
+from arriero.training import sharding, workers
 from arriero.training.continued import config_of
 from arriero.training.options import TrainOptions
+from arriero.training.planning.estimate import count_parameters
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
 
@@ -23,18 +26,29 @@ ALL_LINEAR = "all-linear"
 def with_lora(model_dir: Path, options: TrainOptions, dtype: torch.dtype) -> PeftModel:
     """The base in `dtype`, or in 4 bits, with LoRA matrices in float32, where it is going to be trained.
 
-    Raises UsageError where the model lacks a target layer, or this machine cannot hold weights in 4 bits.
+    Several workers may share the base out. Raises UsageError where the model lacks a target layer, or this machine
+    cannot hold weights in 4 bits or share them out.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
-
     extra: dict[str, Any] = {}
     if options.load_in_4bit:
         extra["quantization_config"] = _four_bits()
-    place = {"": int(os.environ.get("LOCAL_RANK", 0))} if gpus() else None
+    shared_out = sharding.chosen(options.shard, lambda: _bytes(model_dir, dtype), four_bits=options.load_in_4bit)
+    place = {"": workers.local_rank()} if gpus() and not shared_out else None
     base = hub.load_weights(model_dir, dtype=dtype, device_map=place, **extra)
     base.config.use_cache = False
     if options.from_adapter is not None:
-        return hub.load_adapter(base, Path(options.from_adapter), is_trainable=True, config=config_of(options))
+        model = hub.load_adapter(base, Path(options.from_adapter), is_trainable=True, config=config_of(options))
+    else:
+        model = _fresh(base, model_dir, options)
+    if shared_out:
+        sharding.shard(model)
+    return model
+
+
+def _fresh(base: PreTrainedModel, model_dir: Path, options: TrainOptions) -> PeftModel:
+    """The base with new LoRA matrices."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
     targets: str | list[str] = list(options.target_modules)
     if targets == [ALL_LINEAR]:
         targets = ALL_LINEAR
@@ -56,6 +70,12 @@ def with_lora(model_dir: Path, options: TrainOptions, dtype: torch.dtype) -> Pef
     )
     model: PeftModel = get_peft_model(base, config)
     return model
+
+
+def _bytes(model_dir: Path, dtype: torch.dtype) -> int:
+    """Memory of the base's weights."""
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    return count_parameters(config) * int(dtype.itemsize)
 
 
 def _four_bits() -> Any:

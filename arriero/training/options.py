@@ -50,6 +50,8 @@ class TrainOptions(DataOptions):
         What the model computes in. auto: bfloat16 where the machine is fast at it, else float32.
     load_in_4bit
         Keep the base weights in 4 bits (bitsandbytes, on CUDA only).
+    shard
+        Share the base weights out among several workers (FSDP2). auto: where they take more than half of a GPU.
     prefix_sharing
         Compute what the examples of a step begin with once. auto: where the model allows it; on: or refuse.
     cuda_graphs
@@ -93,6 +95,7 @@ class TrainOptions(DataOptions):
     target_modules: tuple[str, ...] = SEVEN_PROJECTIONS
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     load_in_4bit: bool = False
+    shard: Literal["auto", "on", "off"] = "auto"
     prefix_sharing: Literal["auto", "on", "off"] = "auto"
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     verify: bool = True
@@ -120,10 +123,11 @@ class TrainOptions(DataOptions):
         self._need("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self._one_of("lr_scheduler_type", "linear", "cosine", "constant")
         self._one_of("precision", "auto", "bfloat16", "float32")
-        for name in ("prefix_sharing", "cuda_graphs"):
+        for name in ("prefix_sharing", "cuda_graphs", "shard"):
             self._one_of(name, "auto", "on", "off")
         self._one_of("recompute", "auto", "off", "all")
         self._one_of("keep", "last", "best")
+        self._need("load_in_4bit", not self.load_in_4bit or self.shard != "on", "off where weights are shared out")
         self._need("target_modules", bool(self.target_modules), "at least one layer name")
         self._need(
             "early_stopping_patience",

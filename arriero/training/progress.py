@@ -19,10 +19,12 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from arriero.errors import ArrieroError
+from arriero.training import workers
 from arriero.training.planning.plan import Plan
 from arriero.training.steps import StepResult
 
 log = logging.getLogger(__name__)
+PASSED_ON = 2.0
 AT_ONCE = 10  # steps whose figures are fetched from a GPU together: fetching waits for it
 Place = tuple[int, int]  # number of the file, row in it
 
@@ -46,8 +48,14 @@ class StepReport:
     eval_loss: float | None = None
     eval_stop_rate: float | None = None
 
+    @property
+    def line(self) -> str:
+        """Its line of metrics.jsonl."""
+        values = {name: getattr(self, name) for name in StepReport.__slots__}
+        return json.dumps({name: value for name, value in values.items() if value is not None}) + "\n"
 
-OnStep = Callable[[StepReport], None]
+
+OnStep = Callable[[StepReport], bool | None]  # True ends the run after its next step, as Ctrl-C does
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +161,9 @@ class Recorder(TrainerCallback):
         self._started = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop once an interruption was asked for."""
-        if self.stop.is_set():
+        """Save and stop once an interruption was asked for, in all workers after the same step."""
+        if workers.anywhere(self.stop.is_set()):
+            self.stop.set()
             control.should_save = True
             control.should_training_stop = True
             control.should_evaluate = False
@@ -186,10 +195,10 @@ class Recorder(TrainerCallback):
             eval_loss=logs.get("eval_loss"),
             eval_stop_rate=logs.get("eval_stop_rate"),
         )
-        line = {name: getattr(report, name) for name in StepReport.__slots__}
-        self._metrics.write(json.dumps({name: value for name, value in line.items() if value is not None}) + "\n")
+        self._metrics.write(report.line)
         self._metrics.flush()
-        self.on_step(report)
+        if self.on_step(report):
+            self.stop.set()
 
     def close(self) -> None:
         """Close the metrics file."""
@@ -200,17 +209,24 @@ class Recorder(TrainerCallback):
 def stops_on_signals(stop: threading.Event) -> Iterator[None]:
     """While open, the first SIGINT or SIGTERM sets `stop`; a second one interrupts at once.
 
-    Outside the main thread Python allows no signal handlers, and nothing is changed.
+    Not one that follows within PASSED_ON seconds where there are several workers: a launcher passes on to them what
+    they have got from the terminal. Outside the main thread Python allows no signal handlers, and nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    first = math.inf
+
     def handle(number: int, _: object) -> None:
-        if stop.is_set():
+        nonlocal first
+        now, same = time.monotonic(), PASSED_ON if workers.count() > 1 else 0.0
+        if now - first >= same:
             raise KeyboardInterrupt
-        stop.set()
-        log.warning("%s: saving a checkpoint after this step (again to stop at once)", signal.Signals(number).name)
+        first = min(first, now)
+        if not stop.is_set():
+            stop.set()
+            log.warning("%s: saving a checkpoint after this step (again to stop at once)", signal.Signals(number).name)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

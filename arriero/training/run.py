@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Contract, bind
+from arriero.prompt import Bound, Contract, Prompting, bind
+from arriero.prompt.options import as_options, taken
 from arriero.runs.registry import Record, absolute
+from arriero.training import workers
 from arriero.training.adapter.loading import compute_type
 from arriero.training.continued import continued
 from arriero.training.examples import prepare
@@ -33,13 +36,11 @@ from arriero.training.output.report import Story, compare, describe
 from arriero.training.planning.plan import Plan
 from arriero.training.progress import OnStep, Recorder, stops_on_signals
 from arriero.training.setup.step_setup import set_up
-from arriero.training.trainer import HeldOut, StepOrder, StepTrainer, load_adapter
+from arriero.training.trainer import HeldOut, OnCheckpoint, StepOrder, StepTrainer, put_adapter
 
 log = logging.getLogger(__name__)
 SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' name where ours would lose the warm-up
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
-RANK = int(os.environ.get("RANK", 0))  # of this worker, as torchrun sets it
-WORKERS = int(os.environ.get("WORLD_SIZE", 1))
 
 
 def train(
@@ -47,45 +48,41 @@ def train(
     *,
     output: str | Path,
     model: str | Path | None = None,
-    system: str | None = None,
     resume: bool = False,
     on_step: OnStep | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
     **options: Any,
 ) -> TrainReport:
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
-    `options` are the fields of TrainOptions. `system` None means a merged model's own system prompt, if it is one, else
-    the chat template's; with `from_adapter` model and prompt are the adapter's. `resume` goes on from the last
-    checkpoint in `output`, starts from the beginning where there is none, and returns the old report where the run is
-    finished. `on_step` is called after every optimizer step. Raises DataError, UsageError, MemoryLimitError, or
-    InterruptedRun once a SIGINT or SIGTERM was answered with a checkpoint.
+    `options` are the fields of TrainOptions, and those of `prompt.Prompting`: what the system prompt and the template's
+    variables are, by default as a merged model has them, if it is one, else the chat template; with `from_adapter`
+    model and prompt are the adapter's. `resume` goes on from the last checkpoint in `output`, starts from the beginning
+    where there is none, and returns the old report where the run is finished. `on_step` is called after every optimizer
+    step, in the first of several workers; True ends the run as a signal does. `on_checkpoint` is called in all workers
+    with the step of every checkpoint; who gives it keeps them elsewhere, and lists the run himself. Raises DataError,
+    UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM was answered with a checkpoint.
     """
+    prompting = taken(options)
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
     with ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            bound = bind(model, chosen.from_adapter, system=system)
+            bound = bind(model, chosen.from_adapter, **prompting)
             if bound.adapter_dir is not None:
                 chosen = continued(chosen, bound.adapter_dir)
             if bound.contract is not None:
                 log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
             model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
             examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
-            identity = {
-                "data": loaded.key,
-                "model": hub.name_of(model_dir),
-                "fingerprint": hub.fingerprint(model_dir),
-                "system": renderer.system,
-                "adapter": None if bound.adapter_dir is None else hub.fingerprint(bound.adapter_dir),
-                "options": json.loads(json.dumps(asdict(chosen))),
-            }
-            finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=RANK == 0))
+            identity = identity_of(loaded, bound, chosen, prompting)
+            finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=workers.rank() == 0))
         if finished is not None:
             log.info("%s is already finished", target)
             return finished
-        if RANK == 0:
-            run.enter_context(runs.registered(_record(file, target, model, system, chosen)))
+        if workers.rank() == 0 and on_checkpoint is None:
+            run.enter_context(runs.registered(_record(file, target, model, prompting, chosen)))
         story = Story(
             contract=Contract.of(
                 renderer,
@@ -102,29 +99,43 @@ def train(
             ),
         )
         try:
-            return _Run(model_dir, target, story, on_step or (lambda _: None)).go()
+            begun = _Run(model_dir, target, story, on_step or (lambda _: None))
+            begun.trainer.on_checkpoint = on_checkpoint or begun.trainer.on_checkpoint
+            return begun.go()
         except torch.OutOfMemoryError as error:
             raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
 
 
+def identity_of(loaded: data.Loaded, bound: Bound, options: TrainOptions, prompting: Prompting) -> directory.Identity:
+    """What makes one run another than the one that an output directory holds."""
+    return {
+        "data": loaded.key,
+        "model": hub.name_of(bound.model_dir),
+        "fingerprint": hub.fingerprint(bound.model_dir),
+        "system": bound.renderer.system,
+        "adapter": None if bound.adapter_dir is None else hub.fingerprint(bound.adapter_dir),
+        "options": json.loads(json.dumps(asdict(options))) | as_options(prompting),
+    }
+
+
 def _record(
-    file: str | Path, output: Path, model: str | Path | None, system: str | None, chosen: TrainOptions
+    file: str | Path, output: Path, model: str | Path | None, prompting: Prompting, chosen: TrainOptions
 ) -> Record:
     """What the list of runs keeps of this one."""
     return Record(
         directory=output,
         data=absolute(file),
         model=None if model is None else absolute(model),
-        system=system,
-        options=chosen.changed,
-        workers=WORKERS,
+        system=prompting.get("system"),
+        options=chosen.changed | as_options(prompting),
+        workers=workers.count(),
     )
 
 
 @contextmanager
 def _first_worker_first() -> Iterator[None]:
     """With several workers, the first one reads and claims before the others look at what it left."""
-    if WORKERS == 1:
+    if workers.count() == 1:
         yield
         return
     from accelerate import PartialState
@@ -139,6 +150,7 @@ class _Run:
 
     def __init__(self, model_dir: Path, output: Path, story: Story, on_step: OnStep) -> None:
         self.output, self.story = output, story
+        self.first = workers.rank() == 0
         self.options, self.examples = story.options, story.examples
         set_seed(self.options.seed)
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
@@ -148,10 +160,10 @@ class _Run:
         step = self.examples.step(self.options.batch_size)
         self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
         self._keep_plan(self.setup.steps.plan)
-        if RANK == 0:
+        if self.first:
             directory.keep_metrics_until(output, self.resumed_from or 0)
-        metrics = output / directory.METRICS if RANK == 0 else Path(os.devnull)
-        self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if RANK == 0 else lambda _: None)
+        metrics = output / directory.METRICS if self.first else Path(os.devnull)
+        self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if self.first else lambda _: None)
         stops = story.renderer.stop_token_ids
         self.trainer = self._trainer(HeldOut(self.examples.held_out, stops, self.options.early_stopping_patience))
 
@@ -176,7 +188,7 @@ class _Run:
             steps=state.global_step,
             samples=len(self.examples.train),
             epochs=round(state.epoch or 0.0, 4),
-            train_loss=directory.mean_loss(self.output) if RANK == 0 else 0.0,
+            train_loss=directory.mean_loss(self.output) if self.first else 0.0,
             eval_loss=self.recorder.eval_loss,
             seconds=round(seconds, 3),
             logical_tokens_per_second=round(self.recorder.logical / seconds, 1),
@@ -184,8 +196,10 @@ class _Run:
             peak_memory_bytes=_peak_memory(),
             resumed_from=self.resumed_from,
         )
-        if RANK == 0:
-            self._write(report)
+        if self.first or self.setup.steps.sharded:  # to look at a model that is shared out takes all workers
+            compared = compare(self.model, self.story)
+            if self.first:
+                self._write(report, compared)
         return report
 
     def _choose(self) -> None:
@@ -200,22 +214,26 @@ class _Run:
             return
         if self.options.keep == "best" or self.options.early_stopping_patience:
             log.info("writing the adapter of step %d, whose held-out loss was lowest: %.4f", best, state.best_metric)
-            load_adapter(self.model, checkpoint.found(self._checkpoints)[best] / checkpoint.ADAPTER)
+            put_adapter(self.model, self._saved(best))
             self.recorder.eval_loss = state.best_metric
         else:
             log.info(
                 "held-out loss was lowest at step %d (%.4f); --keep best would write that one", best, state.best_metric
             )
 
-    def _write(self, report: TrainReport) -> None:
+    def _saved(self, step: int) -> dict[str, torch.Tensor]:
+        """The adapter of a checkpoint, which only the first worker is sure to have on its disk."""
+        file = checkpoint.found(self._checkpoints)[step] / checkpoint.ADAPTER if self.first else None
+        return workers.gathered(load_file(file) if file is not None else {})[0]
+
+    def _write(self, report: TrainReport, compared: dict[str, Any]) -> None:
         partial = self.output / ".adapter"
         shutil.rmtree(partial, ignore_errors=True)
         contract = self.story.contract
         # what PEFT would write is a path of this machine; set only now, because it looks a name up on the network
         self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
-        document = describe(self.story, self.setup, report, self.trainer.state)
-        document |= compare(self.model, self.story)
+        document = describe(self.story, self.setup, report, self.trainer.state) | compared
         directory.finish(partial, self.output, contract, document)
 
     @property
@@ -230,7 +248,7 @@ class _Run:
         return Plan.of(hub.read_json(file)) if file.is_file() else None
 
     def _keep_plan(self, plan: Plan) -> None:
-        if RANK == 0:
+        if self.first:
             directory.write_json(self._checkpoints / directory.PLAN, asdict(plan))
 
     def _trainer(self, held_out: HeldOut) -> StepTrainer:
@@ -269,7 +287,7 @@ class _Run:
             max_grad_norm=options.max_grad_norm,
             weight_decay=options.weight_decay,
             use_cpu=not gpus(),
-            ddp_backend="gloo" if WORKERS > 1 and not gpus() else None,
+            ddp_backend="gloo" if workers.count() > 1 and not gpus() else None,
             logging_steps=1,
             logging_nan_inf_filter=False,
             eval_strategy=steps,

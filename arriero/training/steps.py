@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arriero.prompt import Rendered
-from arriero.training import attention
+from arriero.training import attention, sharding
 from arriero.training.examples import collate
 from arriero.training.graphs import RowGraphs
 from arriero.training.graphs.bucket import TOKENS, up
@@ -61,8 +61,8 @@ class StepResult:
 class Steps:
     """Computes steps of `model` (PEFT's) under `plan`; `wrapped` is the model that workers exchange gradients with.
 
-    `layers` are the decoder's, `trained` the parameters that learn, by name. `graphs` compute rows where there are any;
-    they are those of one plan.
+    `layers` are the decoder's, `trained` the parameters that learn, by name; where it is `sharded`, each worker holds a
+    part of the others. `graphs` compute rows where there are any; they are those of one plan.
     """
 
     graphs: RowGraphs | None
@@ -74,6 +74,7 @@ class Steps:
         self.base = model.get_base_model()
         self.layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
         self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.sharded = sharding.is_sharded(model)
         self._selects = "logits_to_keep" in inspect.signature(self.base.forward).parameters
         self.apply(plan)
 
@@ -101,19 +102,28 @@ class Steps:
     def backward(self, examples: Sequence[Rendered], worker: Worker | None = None) -> StepResult:
         """Add the gradients of the step's mean loss to the parameters' `.grad`."""
         worker = worker or Worker()
-        total = loss_tokens(examples)
+        weight = worker.count / loss_tokens(examples)
         parts = split(examples, self.plan.row_tokens, share=self.plan.mode.share, at_least=worker.count)
-        mine = parts[worker.rank :: worker.count]
-        weight = worker.count / total if mine else 0.0
-        mine = mine or parts[:1]  # a worker without a row still takes part in the exchange
+        mine = self.rows_of(worker, parts)
         loss = torch.zeros((), device=self.device)
         with self.active():
-            for number, part in enumerate(mine):
+            for number, (part, counts) in enumerate(mine):
                 last = number == len(mine) - 1
                 with nullcontext() if last else worker.unsynchronised():
-                    loss += self._row_backward(part, weight)
+                    loss += self._row_backward(part, weight if counts else 0.0)
         logical = sum(len(example.ids) for example in examples)
         return StepResult(loss, logical, sum(self.computed(part) for part in parts))
+
+    def rows_of(self, worker: Worker, parts: Sequence[list[Rendered]]) -> list[tuple[list[Rendered], bool]]:
+        """The rows that a worker computes, and whether each counts.
+
+        Those that do not are there because workers wait for each other: in a step's exchange of gradients, and where
+        weights are shared out in every row.
+        """
+        mine = [(part, True) for part in parts[worker.rank :: worker.count]]
+        least = -(-len(parts) // worker.count) if self.sharded else 1
+        shortest = min(parts, key=self.computed)
+        return mine + [(shortest, False)] * (least - len(mine))
 
     def loss(self, examples: Sequence[Rendered]) -> Tensor:
         """Summed loss of the examples of one row, in nats; call it within `active()`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCont
 from arriero import data
 from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.prompt import Rendered
+from arriero.training import sharding, workers
 from arriero.training.adapter.measure import measure
 from arriero.training.output import checkpoint
 from arriero.training.progress import Recorder
 from arriero.training.steps import StepResult, Steps, Worker
 
 Batch = dict[str, list[Any]]
+OnCheckpoint = Callable[[int], None]
 
 
 class StepOrder(Sampler[list[int]]):
@@ -66,7 +68,10 @@ def as_step(rows: Sequence[dict[str, Any]]) -> Batch:
 
 
 class StepTrainer(Trainer):
-    """Trainer for `Steps`; `longest` is the longest example in tokens, which no plan can be smaller than."""
+    """Trainer for `Steps`; `longest` is the longest example in tokens, which no plan can be smaller than.
+
+    `on_checkpoint` is called with the step in every worker once the first has saved it.
+    """
 
     control: TrainerControl
     _globalstep_last_logged: int
@@ -76,6 +81,7 @@ class StepTrainer(Trainer):
     ) -> None:
         self.steps, self.order, self.held_out, self.recorder = steps, order, held_out, recorder
         self.longest = longest
+        self.on_checkpoint: OnCheckpoint = lambda _: None
         super().__init__(model=steps.model, eval_dataset=list(held_out.examples) or None, **options)
         for callback in (PrinterCallback, ProgressCallback):  # they write to standard output
             self.remove_callback(callback)
@@ -85,6 +91,12 @@ class StepTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Every worker sees the whole step and takes its rows of it."""
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=as_step)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """Accelerate would wrap the whole of a sharded model, and refuses."""
+        if training and model is self.steps.model and self.steps.sharded:
+            return sharding.exchanging(model)
+        return super()._wrap_model(model, training=training, dataloader=dataloader)
 
     def training_step(self, model: torch.nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
         """Compute the gradients of one optimizer step; returns its loss without waiting for the device."""
@@ -143,7 +155,8 @@ class StepTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out loss and stop rate; marks a new best, and ends the run when there has been none for long."""
         with self.steps.kernels.installed():
-            found = measure(self.model, self.held_out.examples, self.held_out.stop_token_ids)
+            mine = measure(self.model, self.held_out.examples, self.held_out.stop_token_ids)
+        found = workers.gathered(mine)[0]  # what is made of it has to be the same in all workers
         metrics = {"eval_loss": found.nll}
         if found.stop_rate is not None:
             metrics["eval_stop_rate"] = found.stop_rate
@@ -184,21 +197,22 @@ class StepTrainer(Trainer):
         self.state.global_step, self.state.epoch = here
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(str(self.args.output_dir))
-        checkpoint.write(folder, self.state.global_step, self._fill)
-        checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_global_step)
+        randoms = workers.gathered(checkpoint.RandomState.now())
+        if self.args.should_save:
+            folder, step = Path(str(self.args.output_dir)), self.state.global_step
+            checkpoint.write(folder, step, functools.partial(self._fill, randoms))
+            checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_global_step)
+        self.on_checkpoint(self.state.global_step)
 
-    def _fill(self, folder: Path) -> None:
+    def _fill(self, randoms: list[checkpoint.RandomState], folder: Path) -> None:
         save_adapter(self.model, folder / checkpoint.ADAPTER)
         state = {"scheduler": self.lr_scheduler.state_dict(), "plan": asdict(self.steps.plan)}
-        checkpoint.save_state(folder, self.optimizer, state)
+        checkpoint.save_state(folder, self.optimizer, state, randoms)
         self.state.stateful_callbacks["TrainerControl"] = TrainerControl().state()
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter(self.model, Path(resume_from_checkpoint) / checkpoint.ADAPTER)
+        put_adapter(self.model, load_file(Path(resume_from_checkpoint) / checkpoint.ADAPTER))
 
     def _load_optimizer_and_scheduler(self, checkpoint_dir: str | None) -> None:
         if checkpoint_dir is not None:
@@ -207,24 +221,27 @@ class StepTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint_dir: str | None) -> None:
         if checkpoint_dir is not None:
-            checkpoint.load_random(Path(checkpoint_dir))
+            checkpoint.load_random(Path(checkpoint_dir), workers.rank())
 
 
 def save_adapter(model: Any, file: Path) -> None:
     """The adapter's tensors, as PEFT names them."""
     from peft import get_peft_model_state_dict
 
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # state_dict() of a sharded model lets gathered weights go, here in one worker only
+    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    tensors = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
-def load_adapter(model: Any, file: Path) -> None:
-    """Put an adapter's tensors back; raises ArrieroError if they are not this model's."""
+def put_adapter(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put an adapter's tensors back, in all workers; raises ArrieroError if they are not this model's."""
     from peft import set_peft_model_state_dict
 
-    outcome = set_peft_model_state_dict(model, load_file(file))
+    outcome = set_peft_model_state_dict(model, tensors)
     if outcome.unexpected_keys:
-        raise ArrieroError(f"{file} holds tensors that this model lacks: {', '.join(outcome.unexpected_keys[:3])} …")
+        names = ", ".join(outcome.unexpected_keys[:3])
+        raise ArrieroError(f"the checkpoint holds tensors that this model lacks: {names} …")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,8 @@ from arriero.training.setup import step_setup
 from arriero.training.setup.graph_setup import add_graphs, obstacle
 from arriero.training.steps import Steps
 from tests.conftest import train_tiny
-from tests.training.op_graph import OpCapture, dense_varlen
+from tests.op_graph import OpCapture
+from tests.training.dense_varlen import dense_varlen
 from tests.training.test_exactness import build, steps_of
 from tests.training.test_graphs import graphed
 from tests.training.test_hardship import same_adapter
@@ -43,8 +44,7 @@ def test_where_there_are_none_the_reason_is_named_and_demanding_them_refused(mak
 
 
 def test_several_workers_have_none(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert "several workers exchange gradients" in obstacle(steps_of(build("Llama")))
 
 

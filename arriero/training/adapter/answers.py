@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from arriero.prompt import Renderer
 from arriero.training.adapter.measure import evaluating, underlying
+from arriero.training.sharding import is_sharded
 
 BATCH = 8  # prompts
 
@@ -62,7 +63,10 @@ def _generate(model: Any, prompts: list[Sequence[int]], stops: list[int], limit:
         max_new_tokens=limit, do_sample=False, use_cache=True, eos_token_id=stops, pad_token_id=stops[0]
     )
     output = model.generate(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+        synced_gpus=is_sharded(model),
     )
     rows: list[list[int]] = output[:, longest:].tolist()
     return rows

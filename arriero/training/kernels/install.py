@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from arriero.training import sharding
 from arriero.training.kernels import pieces
 from arriero.training.kernels.last_layer import LastLayer
 from arriero.training.kernels.pieces import Forward, Piece
@@ -57,7 +58,7 @@ class Kernels:
         except Exception as error:  # a model that wants more than token ids is computed by its own code
             self._leave_out("all", f"probing raises {type(error).__name__}: {error}")
             return
-        self._prove([*candidates, *pieces.loras(plain, seen.order)], seen)
+        self._prove(model, [*candidates, *pieces.loras(plain, seen.order)], seen)
         self.covers_lora = self.counts["lora"] == len(lora)
         for name, (holder, attribute) in rotaries.items():
             self._prove_rotary(holder, attribute, seen.functions[name], liger.get("rotary") or pieces.rotary)
@@ -68,14 +69,15 @@ class Kernels:
             reason = last.difference(model, seen.calls[last.layer], seen.logits)
             self.last_layer = last if self._proven("last_layer", reason) else None
 
-    def _prove(self, candidates: list[Piece], seen: Record) -> None:
+    def _prove(self, model: nn.Module, candidates: list[Piece], seen: Record) -> None:
         """Probe the first piece of every variant, and take it for all of that variant or for none."""
         proven: dict[tuple[Any, ...], bool] = {}
         for piece in candidates:
             first, variant = piece.modules[0], piece.variant
             if variant not in proven and first in seen.calls:
                 own, ours = _each(piece.modules), _each(piece.forwards)
-                reason = difference(own, ours, seen.calls[first], trained=piece.trained)
+                with sharding.gathered(model, piece.modules):
+                    reason = difference(own, ours, seen.calls[first], trained=piece.trained)
                 proven[variant] = reason is None
                 if reason is not None:
                     self._leave_out(piece.kind, reason)

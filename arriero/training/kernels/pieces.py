@@ -51,12 +51,12 @@ def norms(model: nn.Module, norm: Callable[..., Tensor] | None) -> Iterator[Piec
         eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         named = type(module).__name__.endswith("RMSNorm") and eps is not None
         if named and isinstance(weight, Tensor) and not weight.requires_grad:
-            forward = functools.partial(_norm, norm or RMSNorm.apply, weight, eps)
+            forward = functools.partial(_norm, norm or RMSNorm.apply, module, eps)
             yield Piece("norm", (module,), (forward,), numbers=(eps,))
 
 
-def _norm(norm: Callable[..., Tensor], weight: Tensor, eps: float, x: Tensor) -> Tensor:
-    return norm(x, weight, eps)
+def _norm(norm: Callable[..., Tensor], module: Any, eps: float, x: Tensor) -> Tensor:
+    return norm(x, module.weight, eps)
 
 
 def gates(model: nn.Module, gated: Callable[..., Tensor] | None) -> Iterator[Piece]:
@@ -137,18 +137,18 @@ def _drops(layer: Any) -> bool:
 
 
 def _lora(group: list[Any], scales: tuple[float, ...]) -> list[Forward]:
-    """A forward for each layer of a group: the first computes for all, the others hand out what it found."""
+    """A forward for each layer of a group: the first computes for all, the others hand out what it found.
+
+    Weights are read when they are needed: with sharding a module's are other tensors then.
+    """
     name = group[0].active_adapters[0]
-    parts = [
-        (base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight)
-        for layer in group
-        for base in [layer.get_base_layer()]
-    ]
+    modules = [(layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name]) for layer in group]
     waiting: dict[int, tuple[Tensor, bool, Tensor]] = {}
 
     def first(x: Tensor, *_: Any, **__: Any) -> Tensor:
         dropped = group[0].lora_dropout[name](x) if _drops(group[0]) else None
-        out, *others = LoraLinears.apply(x, dropped, scales, *itertools.chain(*parts))
+        parts = itertools.chain.from_iterable(map(_weights, modules))
+        out, *others = LoraLinears.apply(x, dropped, scales, *parts)
         waiting.update({index: (x, torch.is_grad_enabled(), other) for index, other in enumerate(others, 1)})
         return out
 
@@ -156,10 +156,16 @@ def _lora(group: list[Any], scales: tuple[float, ...]) -> list[Forward]:
         given, with_gradients, out = waiting.pop(index, (None, False, None))
         # somebody calls the layer by itself, or computes only the first without gradients
         if out is None or given is not x or with_gradients != torch.is_grad_enabled():
-            (out,) = LoraLinears.apply(x, None, scales[index : index + 1], *parts[index])
+            (out,) = LoraLinears.apply(x, None, scales[index : index + 1], *_weights(modules[index]))
         return out
 
     return [first, *(functools.partial(other, index) for index in range(1, len(group)))]
+
+
+def _weights(modules: tuple[Any, Any, Any]) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Those of a linear layer and its two LoRA matrices, as LoraLinears takes them."""
+    base, a, b = modules
+    return base.weight, base.bias, a.weight, b.weight
 
 
 def liger() -> dict[str, Callable[..., Any]]:

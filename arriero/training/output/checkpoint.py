@@ -1,7 +1,7 @@
 """Checkpoints: everything that the rest of a run depends on, written so that a half of one is never seen.
 
     checkpoint-N/adapter.safetensors    the LoRA matrices, float32
-    checkpoint-N/optimizer.safetensors  the optimizer's tensors, by place and name; the states of torch's generators
+    checkpoint-N/optimizer.safetensors  the optimizer's tensors, by place and name; torch's generators in each worker
     checkpoint-N/state.json             the rest: schedule, optimizer settings, Python's and numpy's generators, plan
     checkpoint-N/trainer_state.json     the Trainer's own: step, epoch, best evaluation, history
 
@@ -15,7 +15,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,31 @@ def _onto_disk(path: Path) -> None:
         os.close(handle)
 
 
-def save_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write the optimizer and all random states into `folder`, and `state` (JSON) beside them."""
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """Where a worker's random generators are; those of Python and numpy as JSON has them."""
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """That of this process."""
+        tensors = {"torch": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["cuda"] = torch.cuda.get_rng_state()
+        version, keys, *rest = np.random.get_state(legacy=True)
+        return cls(tensors, {"python": random.getstate(), "numpy": [version, np.asarray(keys).tolist(), *rest]})
+
+
+def save_state(
+    folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any], randoms: Sequence[RandomState]
+) -> None:
+    """Write the optimizer and the random states of all workers into `folder`, and `state` (JSON) beside them."""
     described = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    tensors = {
+        f"random.{rank}.{name}": tensor for rank, one in enumerate(randoms) for name, tensor in one.tensors.items()
+    }
     numbers: dict[str, Any] = {}
     for place, values in described["state"].items():
         for name, value in values.items():
@@ -103,11 +123,10 @@ def save_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, 
             else:
                 numbers[f"{place}.{name}"] = value
     save_file(tensors, folder / OPTIMIZER)
-    version, numpy_keys, *numpy_rest = np.random.get_state(legacy=True)
     document = {
         **state,
         "optimizer": {"groups": described["param_groups"], "numbers": numbers},
-        "random": {"python": random.getstate(), "numpy": [version, np.asarray(numpy_keys).tolist(), *numpy_rest]},
+        "random": [one.numbers for one in randoms],
     }
     (folder / STATE).write_text(json.dumps(document), encoding="utf-8")
 
@@ -125,12 +144,14 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, 
     return document
 
 
-def load_random(folder: Path) -> None:
-    """Put the states of all random generators back."""
-    tensors, saved = load_file(folder / OPTIMIZER), read_state(folder)["random"]
-    torch.set_rng_state(tensors["random.torch"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+def load_random(folder: Path, rank: int) -> None:
+    """Put the states of a worker's random generators back; one that there was not before takes those of another."""
+    tensors, states = load_file(folder / OPTIMIZER), read_state(folder)["random"]
+    rank %= len(states)
+    saved = states[rank]
+    torch.set_rng_state(tensors[f"random.{rank}.torch"])
+    if f"random.{rank}.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"random.{rank}.cuda"])
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = saved["numpy"]

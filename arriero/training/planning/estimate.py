@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from arriero.hardware import fast_bfloat16, gpus
 
@@ -30,9 +30,7 @@ class Estimate:
 def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
     """For one epoch that computes `tokens`, up to `step_tokens` at a time. Needs the model's config only."""
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters = count_parameters(config)
     rate = matrix_rate()
     width = 2 if fast_bfloat16() else 4
     # per token and layer: attention's and the feed-forward's inputs and outputs; of the logits a slice, in float32 too
@@ -45,6 +43,13 @@ def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
         seconds_per_epoch=4 * parameters * tokens / (rate * UTILISATION),
         memory_bytes=width * parameters + step_tokens * per_token + logits,
     )
+
+
+def count_parameters(config: PretrainedConfig) -> int:
+    """Of a model of this configuration."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return int(sum(weight.numel() for weight in model.parameters()))
 
 
 def matrix_rate(size: int = 2048) -> float:

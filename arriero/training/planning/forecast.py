@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from arriero import data, hub, runs
 from arriero.hardware import machine
-from arriero.prompt import bind
+from arriero.prompt import Prompting, bind
 from arriero.runs.state import report_of
 from arriero.training.continued import continued
 from arriero.training.examples import prepare
@@ -19,7 +19,7 @@ from arriero.training.options import TrainOptions
 from arriero.training.planning.estimate import estimate
 
 # What makes a step of the same model faster or slower.
-SPEED = ("precision", "load_in_4bit", "recompute", "prefix_sharing", "use_dora", "target_modules")
+SPEED = ("precision", "load_in_4bit", "shard", "recompute", "prefix_sharing", "use_dora", "target_modules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class Forecast:
 
 
 def forecast(
-    file: str | Path, options: TrainOptions, *, model: str | Path | None = None, system: str | None = None
+    file: str | Path, options: TrainOptions, *, model: str | Path | None = None, **prompting: Unpack[Prompting]
 ) -> Forecast:
     """Read and render the data as `train` does, and reckon. Raises what `train` raises before it begins."""
     loaded = data.load(file, options)
-    bound = bind(model, options.from_adapter, system=system)
+    bound = bind(model, options.from_adapter, **prompting)
     if bound.adapter_dir is not None:
         options = continued(options, bound.adapter_dir)
     renderer = replace(bound.renderer, answers=options.answers)

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from arriero.training import sharding
 from arriero.training.planning.mode import Mode
 
 PREFERRED = {"cpu": 4096, "cuda": 8192}  # tokens of a row from which on longer ones are no faster
@@ -65,7 +67,7 @@ class Plan:
 class Cost:
     """Bytes that one more token of a row keeps until the backward pass, for all layers, and for a recomputed one.
 
-    `fixed` is needed whatever the length: gradients, optimizer, a slice of logits.
+    `fixed` is needed whatever the length: gradients, optimizer, a slice of logits, layers gathered from other workers.
     """
 
     per_token: int
@@ -80,7 +82,8 @@ class Cost:
         width = torch.finfo(model.dtype).bits // 8
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logits = 256 * config.vocab_size * (2 * width + 8)
-        return cls(max(1, per_token), config.hidden_size * width, trained * 16 + logits, config.num_hidden_layers)
+        fixed = trained * 16 + logits + sharding.gathered_bytes(model)
+        return cls(max(1, per_token), config.hidden_size * width, fixed, config.num_hidden_layers)
 
     def of(self, tokens: int, recomputed: int) -> int:
         """Peak bytes of a row of `tokens` with so many layers recomputed: one of those is whole at a time."""
@@ -92,17 +95,25 @@ class Cost:
 @contextmanager
 def kept_bytes(model: Any) -> Iterator[dict[int, int]]:
     """Within the block, the memory that autograd keeps for the backward pass is noted: its address and bytes."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    changing = sharding.is_sharded(model)
+    weights = _addresses(model)
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        address = storage.data_ptr()
+        if address not in kept and address not in (_addresses(model) if changing else weights):
+            kept[address] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         yield kept
+
+
+def _addresses(model: Any) -> set[int]:
+    """Where the weights are that are whole now."""
+    whole = (weight for weight in model.parameters() if not isinstance(weight, DTensor))
+    return {weight.untyped_storage().data_ptr() for weight in whole}
 
 
 @dataclass(frozen=True, slots=True)

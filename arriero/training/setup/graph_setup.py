@@ -6,9 +6,10 @@ import logging
 
 import torch
 
+from arriero.cuda_graphs import CudaCapture
 from arriero.errors import UsageError
+from arriero.training import sharding, workers
 from arriero.training.graphs import RowGraphs
-from arriero.training.graphs.capture import CudaCapture
 from arriero.training.graphs.rows import GraphOptions
 from arriero.training.kernels.varlen import flash
 from arriero.training.options import TrainOptions
@@ -50,14 +51,10 @@ def obstacle(steps: Steps) -> str | None:
         "layers are computed again in the backward pass": steps.plan.recomputed > 0,
         "dropout is drawn anew in every step": any(isinstance(one, torch.nn.Dropout) and one.p > 0 for one in modules),
         "base weights are quantised": not all(weight.is_floating_point() for weight in steps.model.parameters()),
-        "several workers exchange gradients during the backward pass": workers() > 1,
+        "base weights are shared out among workers": sharding.is_sharded(steps.model),
+        "several workers exchange gradients during the backward pass": workers.count() > 1,
         "this machine has no CUDA GPU": steps.device.type != "cuda",
         "the model does not compute in 16 bits": steps.base.dtype not in (torch.bfloat16, torch.float16),
         "this torch has no variable-length attention with a causal window": flash() is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def workers() -> int:
-    """Processes that train together."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

@@ -11,6 +11,7 @@ import torch
 
 from arriero.hardware import free_memory
 from arriero.prompt import Rendered
+from arriero.training import workers
 from arriero.training.attention import UnsupportedAttentionError
 from arriero.training.kernels import Kernels
 from arriero.training.kernels.probing import filled
@@ -59,13 +60,20 @@ def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
             per_token = max(per_token, _kept_per_token(steps, tried[0]))
         cost = Cost.of_model(model, int(per_token))
         plan = make(steps.plan.mode, cost, need, model.device.type, free_memory())
-    steps.apply(plan if steps.plan.fused else plan.plainly(steps.plan.mode.reason))
+    # a step is split alike in all workers, by the plan that every one of them can keep to
+    plan = min(workers.gathered(plan if steps.plan.fused else plan.plainly(steps.plan.mode.reason)), key=_size)
+    steps.apply(plan)
     if not steps.plan.fused and options.verify:
         verification = Verification(where=steps.plan.mode.reason, fell_back=True)
     _announce(steps, options)
     found = _checked(steps, verification)
     add_graphs(steps, options)
     return found
+
+
+def _size(plan: Plan) -> tuple[bool, int, int]:
+    """Smaller plans go first."""
+    return plan.fused, plan.row_tokens, -plan.recomputed
 
 
 def _reference(model: Any, tried: Sequence[Sample]) -> Reference | None:

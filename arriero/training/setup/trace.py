@@ -128,7 +128,8 @@ def trace(steps: Steps, sample: Sample, states: Sequence[Tensor] | None = None, 
     loss: Tensor | None = None
     with ExitStack() as stack:
         for layer in steps.layers:
-            stack.callback(layer.register_forward_pre_hook(layers, with_kwargs=True).remove)
+            # before a sharded layer's own hook, which is to see what the layer is given
+            stack.callback(layer.register_forward_pre_hook(layers, prepend=True, with_kwargs=True).remove)
         stack.enter_context(steps.active())
         with suppress(_DeepEnough):
             loss = steps.loss(sample.examples)
