@@ -9,6 +9,7 @@
     ├── ContractError               1: an adapter was trained for another model or another prompt
     ├── CutOffError                 1: an answer that has to be complete ended before it was
     ├── EngineError                 1: the engine failed or lacks what was asked of it
+    │   └── ExportError             1: a model cannot be made into what the engine computes with
     ├── DownloadError               1: a download failed or did not verify
     ├── NotFoundError               4: no such model, file or directory
     ├── AccessError                 5: a licence has to be accepted or a token given
@@ -101,6 +102,10 @@ class CutOffError(ArrieroError):
 
 class EngineError(ArrieroError):
     """An engine failed, or lacks a feature that was asked for."""
+
+
+class ExportError(EngineError):
+    """A model cannot be made into what the engine computes with; another engine may answer."""
 
 
 class DownloadError(ArrieroError):

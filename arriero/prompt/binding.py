@@ -14,7 +14,7 @@ from arriero import hub
 from arriero.errors import NotFoundError
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.renderer import Renderer
-from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
+from arriero.prompt.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,19 @@ class Bound:
         return hub.name_of(self.model_dir) if self.adapter_dir is None else self.adapter_dir.name
 
 
-def bind(model: str | Path | None = None, adapter: str | Path | None = None, *, system: str | None = None) -> Bound:
+def bind(
+    model: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    system: str | None = None,
+    more_tokens: bool = False,
+) -> Bound:
     """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
 
     `model` None means the adapter's own base model, or the default model. `system` replaces the system prompt, which
     otherwise is the one the adapter was trained with, one merged into the model included. Nothing but the tokenizer is
     loaded. Raises NotFoundError where the model or the adapter is not on disk, ContractError where the adapter belongs
-    to another model or prompt.
+    to another model or prompt, and, unless `more_tokens` are all right, as `check_vocabulary`.
     """
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
     contract = _contract(adapter_dir)
@@ -51,6 +57,8 @@ def bind(model: str | Path | None = None, adapter: str | Path | None = None, *, 
     if contract is None and (model_dir / CONTRACT_FILE).is_file():
         contract = Contract.load(model_dir)
     tokenizer = load_tokenizer(model_dir)
+    if not more_tokens:
+        check_vocabulary(tokenizer, model_dir, adapter_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
     if contract is not None:
         renderer = replace(renderer, system=contract.system, today=contract.today, variables=contract.variables)

@@ -20,7 +20,7 @@ from transformers import TrainingArguments, set_seed
 from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Contract, bind
+from arriero.prompt import Contract, bind, token_count
 from arriero.runs.registry import Record, absolute
 from arriero.training.adapter.loading import compute_type
 from arriero.training.examples import prepare
@@ -64,7 +64,7 @@ def train(
     with ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            bound = bind(model, system=system)
+            bound = bind(model, system=system, more_tokens=chosen.resize_embeddings)
             if bound.contract is not None:
                 log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
             model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
@@ -136,7 +136,8 @@ class _Run:
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
         reuse_freed_memory()
         self.checkpoint, self.resumed_from = directory.last_checkpoint(output)
-        self.model = with_lora(model_dir, self.options, compute_type(self.options.precision))
+        dtype, tokens = compute_type(self.options.precision), token_count(story.renderer.tokenizer)
+        self.model = with_lora(model_dir, self.options, dtype, tokens)
         step = self.examples.step(self.options.batch_size)
         self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
         self._keep_plan(self.setup.steps.plan)

@@ -195,7 +195,7 @@ def _dtype(model_dir: Path) -> torch.dtype | Literal["auto"]:
 
 def _description(model: PreTrainedModel, forward: Forward) -> str:
     parts = ["transformers", model.device.type, str(model.dtype).removeprefix("torch.")]
-    if forward.shared_length < getattr(model.config, "max_position_embeddings", sys.maxsize):
+    if forward.shared_length < getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize):
         over = f" over {forward.shared_length} tokens" if forward.shared_length else ""
         parts.append(f"requests{over} are not batched")
         log.info("%s: the model does not keep every key and value", parts[-1])

@@ -53,7 +53,7 @@ def forecast(
 ) -> Forecast:
     """Read and render the data as `train` does, and reckon. Raises what `train` raises before it begins."""
     loaded = data.load(file, options)
-    bound = bind(model, system=system)
+    bound = bind(model, system=system, more_tokens=options.resize_embeddings)
     renderer = replace(bound.renderer, answers=options.answers)
     window = hub.window(bound.model_dir)
     examples = prepare(loaded, renderer, options, window)
