@@ -13,7 +13,7 @@ Other rooms get a directory that is complete and verified, or an exception.
 """
 
 from arriero.hub import store
-from arriero.hub.config import language_config, vocabulary, window
+from arriero.hub.config import language_config, language_section, vocabulary, window
 from arriero.hub.fetch import Downloaded, dataset, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
 from arriero.hub.weights import adapter_rows, auto_class, grow, load_adapter, load_weights, read_json
@@ -28,6 +28,7 @@ __all__ = [
     "fingerprint",
     "grow",
     "language_config",
+    "language_section",
     "load_adapter",
     "load_weights",
     "models",

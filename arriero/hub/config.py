@@ -18,7 +18,11 @@ WINDOW = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 def language_config(model_dir: Path) -> dict[str, Any]:
     """The language model's part of config.json, as it is written there; empty where there is no file."""
-    config = read_json(model_dir / "config.json")
+    return language_section(read_json(model_dir / "config.json"))
+
+
+def language_section(config: dict[str, Any]) -> dict[str, Any]:
+    """That part of a config.json that has been read; the very same object."""
     return next((config[name] for name in SECTIONS if isinstance(config.get(name), dict)), config)
 
 

@@ -56,8 +56,9 @@ class Models:
         if chat.adapter is not None:
             self._default = self._checked(name or chat.adapter_name or "")
             self._put(self._default, chat)
-            chat = chat.with_adapter(None, system=system)
-        self._put(self._base, chat)
+            self._put_base(chat)
+        else:
+            self._put(self._base, chat)
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._served))
@@ -143,6 +144,13 @@ class Models:
                 status=409,
             )
         return name
+
+    def _put_base(self, tuned: Chat) -> None:
+        """Serve the base model of an adapter too, unless it cannot answer without: its tokenizer may have more tokens."""
+        try:
+            self._put(self._base, tuned.with_adapter(None, system=self._system))
+        except ArrieroError as error:
+            log.warning("the base model is not served: %s", error.message)
 
     def _put(self, name: str, chat: Chat) -> None:
         self._served[name] = Served(name, chat, int(time.time()))

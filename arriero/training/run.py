@@ -61,7 +61,7 @@ def train(
     """
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
-    with ExitStack() as run:
+    with directory.told_of_a_full_disk(target), ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
             bound = bind(model, system=system, more_tokens=chosen.resize_embeddings)

@@ -93,12 +93,12 @@ def tuned(model_dir, adapter):
 
 
 @torch.no_grad()
-def greedy(model):
+def greedy(model, prompt=PROMPT):
     """The argmax again and again, of the whole text each time."""
-    ids = list(PROMPT)
-    while len(ids) < len(PROMPT) + COUNT and END not in ids[len(PROMPT) :]:
+    ids = list(prompt)
+    while len(ids) < len(prompt) + COUNT and END not in ids[len(prompt) :]:
         ids.append(int(model.eval()(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    return ids[len(PROMPT) :]
+    return ids[len(prompt) :]
 
 
 def answers_as(name, model_dir, answers):

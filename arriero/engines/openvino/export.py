@@ -26,6 +26,7 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from openvino.frontend.pytorch import patch_model
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.pytorch_utils import Conv1D
 
 from arriero import hub
 from arriero.engines.openvino.cache import MODEL, VOCABULARY
@@ -168,6 +169,8 @@ def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
     layers = config.num_hidden_layers
     if model.dtype != torch.float32:
         patch_model.__make_16bit_traceable(model)
+    if any(isinstance(module, Conv1D) for module in model.modules()):
+        raise ExportError("its matrices are stored as GPT-2's are, which adapters would not find")
     _prove(model, heads, head_dim, layers)
     past = [torch.zeros(2, heads, 3, head_dim) for _ in range(2 * layers)]
     example = (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 7, dtype=torch.long), torch.ones(2, 4).long(), *past)

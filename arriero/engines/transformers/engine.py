@@ -104,6 +104,7 @@ class TransformersEngine:
     def load_adapter(self, directory: Path) -> Adapter:
         """See `Engine.load_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
         adapter = LoadedAdapter(directory, self._ask(lambda: self._adapters.load(directory)))
+        self._vocabulary = max(self._vocabulary, hub.adapter_rows(directory))
         # A finalizer may run anywhere, also where a lock is held: it only queues.
         weakref.finalize(adapter, self._commands.put, functools.partial(self._free, adapter.name)).atexit = False
         self._handles.add(adapter)
