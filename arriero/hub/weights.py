@@ -43,8 +43,9 @@ def index_faults(model_dir: Path) -> list[str]:
 def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> PreTrainedModel:
     """The model, from safetensors on disk only and without running code that came with it.
 
-    One that also sees is loaded whole and answers to text. `headless` gives hidden states instead of logits. `options` go to `from_pretrained`. Raises ArrieroError where the
-    weights are damaged, incomplete or of an unknown kind, MemoryLimitError where they do not fit.
+    One that also sees is loaded whole and answers to text. `headless` gives hidden states instead of logits. `options`
+    go to `from_pretrained`. Raises ArrieroError where the weights are damaged, incomplete or of an unknown kind,
+    MemoryLimitError where they do not fit.
     """
     import torch
     from safetensors import SafetensorError

@@ -84,7 +84,7 @@ def token_count(tokenizer: PreTrainedTokenizerFast) -> int:
     kinds = ("image", "video", "audio")
     media = {getattr(tokenizer, f"{kind}_token_id", None) for kind in kinds}
     added = [token for token in tokenizer.added_tokens_decoder if token not in media]
-    return max(tokenizer.vocab_size - 1, *added, -1) + 1
+    return int(max([tokenizer.vocab_size, *(token + 1 for token in added)]))
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model_dir: Path, adapter_dir: Path | None = None) -> None:

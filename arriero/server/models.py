@@ -146,7 +146,7 @@ class Models:
         return name
 
     def _put_base(self, tuned: Chat) -> None:
-        """Serve the base model of an adapter too, unless it cannot answer without: its tokenizer may have more tokens."""
+        """Serve an adapter's base model too, unless it lacks embeddings that the adapter has."""
         try:
             self._put(self._base, tuned.with_adapter(None, system=self._system))
         except ArrieroError as error:

@@ -112,7 +112,9 @@ class TrainOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
-        object.__setattr__(self, "target_modules", tuple(name for one in given for name in one.replace(",", " ").split()))
+        object.__setattr__(
+            self, "target_modules", tuple(name for one in given for name in one.replace(",", " ").split())
+        )
         for name in ("epochs", "learning_rate", "alpha"):
             self._need(name, 0 < getattr(self, name) < math.inf, "greater than 0 and finite")
         for name in ("batch_size", "rank", "save_steps", "save_total_limit"):

@@ -1,8 +1,8 @@
 """Which layers get LoRA matrices: by the model's own names, and of its language part only.
 
-    auto         the projections of attention and feed-forward blocks
-    all-linear   every linear layer but the head
-    names        those, wherever they are
+auto         the projections of attention and feed-forward blocks
+all-linear   every linear layer but the head
+names        those, wherever they are
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The table in docs/models.md, made of what the last run of test_kinds.py found: record.json.
 
-    ARRIERO_RECORD=1 pytest tests/models      finds it anew and writes record and table
+ARRIERO_RECORD=1 pytest tests/models      finds it anew and writes record and table
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def table(found: dict[str, Row]) -> str:
     lines = [f"| type | models | {' | '.join(HEADS)} | why not |", "|---" * (len(HEADS) + 3) + "|"]
     for kind, models in KINDS.items():
         if kind in found:
-            lines.append(" | ".join([f"| {kind}", models, *(found[kind][c] for c in COLUMNS), found[kind]["why"]]) + " |")
+            lines.append(
+                " | ".join([f"| {kind}", models, *(found[kind][c] for c in COLUMNS), found[kind]["why"]]) + " |"
+            )
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from arriero.training.planning.estimate import estimate
 from arriero.training.planning.mode import Mode
 from arriero.training.planning.plan import Plan
 from arriero.training.steps import Kernels, Steps
-from tests.conftest import build_model
+from tests.conftest import build_model, train_tiny
 from tests.models.kinds import VOCABULARY, WINDOW, build
 
 # as published, with all that is usual left out
@@ -114,7 +114,10 @@ def test_auto_answers_with_the_reference_engine_what_openvino_cannot(kind, model
     assert engine.name == "transformers"
     told = [message for message in caplog.messages if message.startswith("engine: transformers")]
     assert told
-    assert "openvino does not do this: it is a mixture of experts" in told[0] or "cannot be exported for OpenVINO" in told[0]
+    assert (
+        "openvino does not do this: it is a mixture of experts" in told[0]
+        or "cannot be exported for OpenVINO" in told[0]
+    )
     assert all("\n" not in message for message in told)
 
 
@@ -142,6 +145,16 @@ def test_a_model_that_takes_our_positions_for_others_is_not_exported(models, hom
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     with pytest.raises(ExportError, match="its logits differ by"):
         load_engine(models("llama"), [2], "openvino")
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_model_whose_own_code_fails_is_told_of_in_one_sentence(verify, rows_file, tmp_path):
+    """A configuration with heads of two sizes; it was a traceback out of transformers."""
+    broken = build("deepseek_v3", tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"head_dim": 8}))
+    with pytest.raises(ArrieroError, match=r"its own code raises RuntimeError: The size of tensor a .*$"):
+        train_tiny(rows_file, broken, tmp_path / "run", verify=verify)
 
 
 def test_other_models_still_go_to_openvino(tmp_path):

@@ -131,7 +131,9 @@ def test_merging_keeps_new_rows_for_every_engine(engine, grown, tmp_path, home):
     model_dir, adapter = grown
     merged = tmp_path / "merged"
     assert merge(adapter, merged, model=model_dir).max_logit_difference < 1e-4
-    shapes = {tuple(weight.shape) for name, weight in load_file(merged / "model.safetensors").items() if "embed" in name}
+    shapes = {
+        tuple(weight.shape) for name, weight in load_file(merged / "model.safetensors").items() if "embed" in name
+    }
     assert shapes == {(TOKENS, 32)}
     assert hub.vocabulary(merged) == TOKENS
     loaded = load_engine(merged, [END], engine, EngineOptions(precision="float32"))

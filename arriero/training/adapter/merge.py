@@ -3,8 +3,8 @@
     base, as stored ──> float32 (exact) ──+ adapter, float32──> rounded once to the stored type ──> safetensors
 
 Everything that is not a weight is the base model's own file, byte for byte; only config.json may say something new
-(no quantisation, embeddings no longer tied, more of them). The adapter's contract goes into the directory, so the merged model is
-prompted as the adapter was. The directory appears whole, contract and receipt included, or not at all.
+(no quantisation, embeddings no longer tied, or more of them). The adapter's contract goes into the directory, so the
+merged model is prompted as the adapter was. The directory appears whole, contract and receipt included, or not at all.
 """
 
 from __future__ import annotations
