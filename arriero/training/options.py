@@ -111,10 +111,9 @@ class TrainOptions(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
-        object.__setattr__(
-            self, "target_modules", tuple(name for one in given for name in one.replace(",", " ").split())
-        )
+        given = cast(Any, self.target_modules)  # a file of options may have a text
+        names = given.split() if isinstance(given, str) else given
+        object.__setattr__(self, "target_modules", tuple(name for some in names for name in some.split(",") if name))
         for name in ("epochs", "learning_rate", "alpha"):
             self._need(name, 0 < getattr(self, name) < math.inf, "greater than 0 and finite")
         for name in ("batch_size", "rank", "save_steps", "save_total_limit"):
