@@ -9,7 +9,8 @@
     ├── ContractError               1: an adapter was trained for another model or another prompt
     ├── CutOffError                 1: an answer that has to be complete ended before it was
     ├── EngineError                 1: the engine failed or lacks what was asked of it
-    │   └── EngineLostError         1: the process or the machine that computed the answer is gone
+    │   ├── EngineLostError         1: the process or the machine that computed the answer is gone
+    │   └── ExportError             1: a model cannot be made into what the engine computes with
     ├── DownloadError               1: a download failed or did not verify
     ├── PartlyDoneError             3: some of the work failed, the rest is done
     ├── NotFoundError               4: no such model, file or directory
@@ -118,6 +119,10 @@ class EngineError(ArrieroError):
 
 class EngineLostError(EngineError):
     """What computed an answer is gone, the process or its machine: the same request may do well elsewhere."""
+
+
+class ExportError(EngineError):
+    """A model cannot be made into what the engine computes with; another engine may answer."""
 
 
 class DownloadError(ArrieroError):

@@ -25,7 +25,6 @@ from arriero.prompt import Rendered
 from arriero.training import TrainOptions
 from arriero.training.adapter.measure import measure
 from arriero.training.kernels import Kernels
-from arriero.training.options import SEVEN_PROJECTIONS
 from arriero.training.pack import loss_tokens, shared_prefix, split
 from arriero.training.planning.mode import Mode
 from arriero.training.planning.plan import PREFERRED, Plan
@@ -52,9 +51,7 @@ def lora(base: Any) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
     base.config.use_cache = False
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM, target_modules=list(SEVEN_PROJECTIONS), r=8, lora_alpha=32, lora_dropout=0.0
-    )
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules="all-linear", r=8, lora_alpha=32, lora_dropout=0.0)
     model = get_peft_model(base, config)
     model.train()
     return model

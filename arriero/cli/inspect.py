@@ -55,7 +55,7 @@ def inspect(
     from arriero.training.planning.estimate import estimate
 
     loaded = load(data, options)  # before anything that takes longer
-    bound = bind(**plain(base))  # tokenizer and config suffice
+    bound = bind(**plain(base), more_tokens=True)  # tokenizer and config suffice
     renderer = replace(bound.renderer, answers=options.answers)
     report = examine(loaded, renderer, options, window=hub.window(bound.model_dir), limit=max(limit, show))
     step = max(report.longest, report.computed_tokens * report.batch_size // report.kept)

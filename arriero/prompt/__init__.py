@@ -1,6 +1,6 @@
 """Conversation -> token ids + loss mask, and the contract that keeps training and serving on the same ids.
 
-    tokenizer.py   load a model's tokenizer; which token ids end a turn
+    tokenizer.py   load a model's tokenizer; which token ids end a turn; whether the model has them all
     template.py    messages and tools -> text, by the model's own chat template
     tools.py       what an answer may be: calls of tools, JSON of a schema; as prompt and as constraint
     calls/         the text of an answer -> text and calls of tools
@@ -26,7 +26,7 @@ from arriero.prompt.options import Prompting
 from arriero.prompt.reasoning import Reasoning, ReasoningReader
 from arriero.prompt.renderer import Answers, Rendered, Renderer
 from arriero.prompt.template import TemplateError
-from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids
+from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids, token_count
 from arriero.prompt.tools import Wanted
 
 __all__ = [
@@ -50,4 +50,5 @@ __all__ = [
     "load_tokenizer",
     "read_tokenizer",
     "stop_token_ids",
+    "token_count",
 ]

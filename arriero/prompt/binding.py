@@ -16,7 +16,7 @@ from arriero.errors import NotFoundError
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.options import Prompting, ending_of, template_of, variables_of
 from arriero.prompt.renderer import Renderer
-from arriero.prompt.tokenizer import check_template, read_tokenizer, stop_token_ids
+from arriero.prompt.tokenizer import check_template, check_vocabulary, read_tokenizer, stop_token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,20 @@ class Bound:
         return hub.name_of(self.model_dir) if self.adapter_dir is None else self.adapter_dir.name
 
 
-def bind(model: str | Path | None = None, adapter: str | Path | None = None, **prompting: Unpack[Prompting]) -> Bound:
+def bind(
+    model: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    more_tokens: bool = False,
+    **prompting: Unpack[Prompting],
+) -> Bound:
     """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
 
     `model` None means the adapter's own base model, or the default model. `prompting` replaces what otherwise is as the
     adapter was trained with, one merged into the model included: the system prompt, variables of the template one by
     one. Nothing but the tokenizer is loaded. Raises NotFoundError where the model or the adapter is not on disk,
-    ContractError where the adapter belongs to another model or prompt.
+    ContractError where the adapter belongs to another model or prompt, and, unless `more_tokens` are all right, as
+    `check_vocabulary`.
     """
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
     contract = _contract(adapter_dir)
@@ -53,6 +60,8 @@ def bind(model: str | Path | None = None, adapter: str | Path | None = None, **p
     if contract is None and (model_dir / CONTRACT_FILE).is_file():
         contract = Contract.load(model_dir)
     renderer = _renderer(model_dir, contract, prompting.get("chat_template"))
+    if not more_tokens:
+        check_vocabulary(renderer.tokenizer, model_dir, adapter_dir)
     if contract is not None:
         contract.check(renderer, _fingerprint(model_dir, contract))
     variables = variables_of(prompting.get("template", ()))

@@ -78,3 +78,28 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast, model_dir: Path) -> tuple
     if not found:
         raise UsageError(f"{model_dir} names no end-of-turn token in its tokenizer or generation config")
     return tuple(sorted(found))
+
+
+def token_count(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The last token id that text can come to, plus one.
+
+    What stands for a picture or a sound is not counted: Gemma 3's smallest models read text only, yet their tokenizer
+    has such a token behind the last row of the embedding.
+    """
+    kinds = ("image", "video", "audio")
+    media = {getattr(tokenizer, f"{kind}_token_id", None) for kind in kinds}
+    added = [token for token in tokenizer.added_tokens_decoder if token not in media]
+    return int(max([tokenizer.vocab_size, *(token + 1 for token in added)]))
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model_dir: Path, adapter_dir: Path | None = None) -> None:
+    """Raise ArrieroError where the tokenizer has tokens that neither the model nor the adapter has embeddings for."""
+    tokens, rows = token_count(tokenizer), hub.vocabulary(model_dir)
+    if rows is None or tokens <= max(rows, hub.adapter_rows(adapter_dir) if adapter_dir is not None else 0):
+        return
+    first = tokenizer.convert_ids_to_tokens(rows)
+    raise ArrieroError(
+        f"the tokenizer of {model_dir.name} has {tokens} tokens, but its embedding only {rows}: "
+        f"{first!r} and whatever follows it cannot be read or answered",
+        hint="train with --resize-embeddings and give the adapter, or put the model's own tokenizer back",
+    )

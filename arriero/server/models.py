@@ -62,8 +62,9 @@ class Models:
         if chat.adapter is not None:
             self._default = self._checked(name or chat.adapter_name or "")
             self._put(self._default, chat)
-            chat = chat.with_adapter(None, **self._prompting)
-        self._put(self._base, chat)
+            self._put_base(chat)
+        else:
+            self._put(self._base, chat)
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._served))
@@ -149,6 +150,13 @@ class Models:
                 status=409,
             )
         return name
+
+    def _put_base(self, tuned: Chat) -> None:
+        """Serve an adapter's base model too, unless it lacks embeddings that the adapter has."""
+        try:
+            self._put(self._base, tuned.with_adapter(None, **self._prompting))
+        except ArrieroError as error:
+            log.warning("the base model is not served: %s", error.message)
 
     def _put(self, name: str, chat: Chat) -> None:
         self._served[name] = Served(name, chat, int(time.time()))

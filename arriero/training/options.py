@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
+
+from cyclopts import Parameter
 
 from arriero.data.options import DataOptions
 
-SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,10 @@ class TrainOptions(DataOptions):
     use_dora
         DoRA: weights decomposed into magnitude and direction. Slower.
     target_modules
-        Names of the linear layers that get LoRA matrices, or all-linear for every one but the head.
+        Names of the linear layers that get LoRA matrices, several with blanks or commas between them. auto: the
+        projections of attention and feed-forward blocks, as the model calls them; all-linear: every one but the head.
+    resize_embeddings
+        Give embeddings to tokens that the tokenizer has and the model has not, and train those.
     precision
         What the model computes in. auto: bfloat16 where the machine is fast at it, else float32.
     load_in_4bit
@@ -92,7 +97,8 @@ class TrainOptions(DataOptions):
     dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
-    target_modules: tuple[str, ...] = SEVEN_PROJECTIONS
+    target_modules: Names = ("auto",)
+    resize_embeddings: bool = False
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     load_in_4bit: bool = False
     shard: Literal["auto", "on", "off"] = "auto"
@@ -111,6 +117,9 @@ class TrainOptions(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        given = cast(Any, self.target_modules)  # a file of options may have a text
+        names = given.split() if isinstance(given, str) else given
+        object.__setattr__(self, "target_modules", tuple(name for some in names for name in some.split(",") if name))
         for name in ("epochs", "learning_rate", "alpha"):
             self._need(name, 0 < getattr(self, name) < math.inf, "greater than 0 and finite")
         for name in ("batch_size", "rank", "save_steps", "save_total_limit"):
@@ -129,6 +138,8 @@ class TrainOptions(DataOptions):
         self._one_of("keep", "last", "best")
         self._need("load_in_4bit", not self.load_in_4bit or self.shard != "on", "off where weights are shared out")
         self._need("target_modules", bool(self.target_modules), "at least one layer name")
+        alone = len(self.target_modules) == 1 or not {"auto", "all-linear"} & {*self.target_modules}
+        self._need("target_modules", alone, "auto, all-linear, or names of layers")
         self._need(
             "early_stopping_patience",
             not self.early_stopping_patience or self.eval_fraction > 0,

@@ -21,7 +21,7 @@ from transformers import TrainingArguments, set_seed
 from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Bound, Contract, Prompting, bind
+from arriero.prompt import Bound, Contract, Prompting, bind, token_count
 from arriero.prompt.options import as_options, taken
 from arriero.runs.registry import Record, absolute
 from arriero.training import workers
@@ -66,10 +66,10 @@ def train(
     prompting = taken(options)
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
-    with ExitStack() as run:
+    with directory.told_of_a_full_disk(target), ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            bound = bind(model, chosen.from_adapter, **prompting)
+            bound = bind(model, chosen.from_adapter, more_tokens=chosen.resize_embeddings, **prompting)
             if bound.adapter_dir is not None:
                 chosen = continued(chosen, bound.adapter_dir)
             if bound.contract is not None:
@@ -156,7 +156,8 @@ class _Run:
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
         reuse_freed_memory()
         self.checkpoint, self.resumed_from = directory.last_checkpoint(output)
-        self.model = with_lora(model_dir, self.options, compute_type(self.options.precision))
+        dtype, tokens = compute_type(self.options.precision), token_count(story.renderer.tokenizer)
+        self.model = with_lora(model_dir, self.options, dtype, tokens)
         step = self.examples.step(self.options.batch_size)
         self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
         self._keep_plan(self.setup.steps.plan)

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arriero.prompt import Rendered
 from arriero.training import attention, sharding
@@ -31,6 +30,7 @@ from arriero.training.kernels.varlen import to_device
 from arriero.training.losses import HeadLoss, LogitsLoss
 from arriero.training.pack import PackedRow, fill, loss_tokens, pack, shared_prefix, split
 from arriero.training.planning.plan import Plan
+from arriero.training.targets import decoder_layers, language_part
 
 log = logging.getLogger(__name__)
 BUCKET = 64  # tokens
@@ -72,7 +72,7 @@ class Steps:
         self.wrapped = model
         self.kernels = kernels
         self.base = model.get_base_model()
-        self.layers = [module for module in self.base.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self.layers = decoder_layers(language_part(self.base))
         self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.sharded = sharding.is_sharded(model)
         self._selects = "logits_to_keep" in inspect.signature(self.base.forward).parameters

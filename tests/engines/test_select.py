@@ -168,7 +168,7 @@ def test_a_sliding_window_is_not_answered_as_if_it_were_none(model_dir, tmp_path
         ("openvino vllm", {"bias": "all"}),
         ("openvino vllm", {"init_lora_weights": "pissa"}),
         ("openvino", {"rank_pattern": {"q_proj": 2}}),
-        ("vllm", {"trainable_token_indices": [7]}),
+        ("openvino vllm", {"trainable_token_indices": [7]}),
         ("vllm", {"r": 1024}),
     ],
 )

@@ -69,28 +69,52 @@ def test_a_loss_that_is_not_a_number_names_the_rows_and_keeps_the_last_checkpoin
 
 FULL_DISK = """
 import resource, sys
+from pathlib import Path
 from arriero.errors import ArrieroError
 from arriero.training import train
 
-def on_step(report):
-    if report.step == 3:  # files of any size until now, from here on tiny ones: the next checkpoint fails
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+def limit(size):  # of every file from here on
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-try:
-    train(sys.argv[1], output=sys.argv[3], model=sys.argv[2], on_step=on_step, epochs=4, batch_size=4, save_steps=2,
-          precision="float32", eval_fraction=0)
-except ArrieroError as error:
-    print(error.message)
+def run(name, on_step=None, **options):
+    try:
+        train(sys.argv[1], output=Path(sys.argv[3], name), model=sys.argv[2], on_step=on_step, batch_size=4,
+              precision="float32", eval_fraction=0, **options)
+    except ArrieroError as error:
+        print(name, error.message, "try:", error.hint)
+
+limit(19_000)  # checkpoints of rank 1 fit, the report's page of 80 steps does not
+run("end", epochs=40, rank=1, target_modules="q_proj", system="Be Killa. " * 12)
+limit(resource.RLIM_INFINITY)
+run("step", lambda report: limit(8192) if report.step == 3 else None, epochs=4, save_steps=2)
 """
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, rows_file, model_dir):
-    done = run("tests.training.inline", FULL_DISK, rows_file, model_dir, tmp_path / "run")
-    assert "the checkpoint of step 4 could not be written" in done.stdout
-    assert "that of step 2 is kept" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+@pytest.fixture(scope="module")
+def full_disk(tmp_path_factory, rows_file, model_dir):
+    """The folder of two runs whose files became too large, by real limits, and what was told of them."""
+    folder = tmp_path_factory.mktemp("full")
+    return folder, run("tests.training.inline", FULL_DISK, rows_file, model_dir, folder).stdout
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(full_disk):
+    folder, told = full_disk
+    assert "step the checkpoint of step 4 could not be written" in told
+    assert "that of step 2 is kept" in told
+    assert sorted(path.name for path in (folder / "step" / "checkpoints").iterdir()) == [
         "checkpoint-2", "plan.json", "run.json",
     ]  # fmt: skip
+
+
+def test_a_full_disk_at_the_end_leaves_a_checkpoint_to_finish_from(full_disk, rows_file, model_dir):
+    """It was a traceback of OSError: File too large."""
+    folder, told = full_disk
+    assert f"{folder / 'end'} could not be written: [Errno 27]" in told
+    assert "the checkpoint of step 80 is kept try: free some space, then run the same command with --resume" in told
+    assert not (folder / "end" / "arriero.json").exists(), "an adapter that was not written whole"
+    options = {"epochs": 40, "rank": 1, "target_modules": "q_proj", "learning_rate": 1e-4, "system": "Be Killa. " * 12}
+    finished = train_tiny(rows_file, model_dir, folder / "end", resume=True, **options)
+    assert json.loads((finished / "report.json").read_text())["result"]["resumed_from"] == 80
 
 
 @pytest.mark.slow

@@ -79,6 +79,15 @@ def test_heads_longer_than_their_rotary_dimensions(kind):
     agree(model, chosen_steps(model), GROUP)
 
 
+@pytest.mark.parametrize("weight", ["embed_tokens", "q_proj", "input_layernorm", "gate_proj", "lm_head"])
+def test_weights_that_are_not_numbers_do_not_break_the_probes(weight):
+    """Whoever trains such a model is told of the loss, and of the rows of its step."""
+    base = tiny("llama")
+    next(module for name, module in base.named_modules() if name.endswith(weight)).weight.data[1] = torch.nan
+    found = set_up(tuned(base), GROUP, 10, TrainOptions(), None)
+    assert found.verification.fell_back
+
+
 def chosen_steps(model):
     """The steps that a run would compute, before they are checked."""
     return set_up(model, GROUP, 10, TrainOptions(verify=False), None).steps

@@ -12,7 +12,7 @@ def test_the_defaults_are_the_tutorial_s():
     options = TrainOptions()
     assert (options.rank, options.alpha, options.learning_rate) == (8, 32, 1e-4)
     assert (options.epochs, options.batch_size) == (3, 16)
-    assert options.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert options.target_modules == ("auto",)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,7 @@ def test_the_defaults_are_the_tutorial_s():
         ("max_length", 1),
         ("seed", -1),
         ("target_modules", ()),
+        ("target_modules", ("auto", "q_proj")),
     ],
 )
 def test_nonsense_is_refused_by_name(name, value):

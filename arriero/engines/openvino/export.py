@@ -26,14 +26,16 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from openvino.frontend.pytorch import patch_model
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.pytorch_utils import Conv1D
 
 from arriero import hub
 from arriero.engines.openvino.cache import MODEL, VOCABULARY
 from arriero.engines.registry import openvino_lacks
-from arriero.errors import EngineError
+from arriero.errors import ExportError, MemoryLimitError
 from arriero.prompt import read_tokenizer
 
 log = logging.getLogger(__name__)
+PROVED = 6  # tokens
 LOADED_AS = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # otherwise as the checkpoint is
 
 
@@ -87,13 +89,14 @@ class _Flat(torch.nn.Module):
 def export(model_dir: Path, target: Path, precision: str = "int8") -> None:
     """Export once into `target`, which appears whole or not at all. Peak memory: about twice the checkpoint.
 
-    `precision` is that of the weights: int8, int4, bfloat16 or float32. Raises EngineError for what cannot be done.
+    `precision` is that of the weights: int8, int4, bfloat16 or float32. Raises ExportError for what cannot be done,
+    MemoryLimitError where the weights do not fit.
     """
     started = time.monotonic()
     name = model_dir.name
     log.info("exporting %s for OpenVINO with %s weights (once; later starts take seconds)", name, precision)
     if (reason := openvino_lacks(model_dir)) is not None:
-        raise EngineError(f"{name} cannot be answered with OpenVINO: {reason}", hint="--engine transformers")
+        raise ExportError(f"{name} cannot be answered with OpenVINO: {reason}", hint="use --engine transformers")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
@@ -107,13 +110,23 @@ def export(model_dir: Path, target: Path, precision: str = "int8") -> None:
             _save_vocabulary(model_dir, partial)
         shutil.copy(model_dir / "config.json", partial)
         partial.rename(target)
-    except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-        raise EngineError(
-            f"{name} cannot be exported for OpenVINO: {error}", hint="use --engine transformers"
+    except MemoryLimitError:
+        raise
+    except Exception as error:  # whatever tracing runs into: the libraries raise of their own, and models anything
+        raise ExportError(
+            f"{name} cannot be exported for OpenVINO: {_reason(error)}", hint="use --engine transformers"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     log.info("exported in %.0f s", time.monotonic() - started)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says in one line; OpenVINO's reports have it at their end, torch's tracer after a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    after = lines[lines.index("Exception:") + 1 :] if "Exception:" in lines else []
+    told = [line for line in lines if line.startswith("-- ")]
+    return (told or after or lines)[0].removeprefix("-- ").partition(". ")[0]
 
 
 def _compressed(model: openvino.Model, precision: str) -> openvino.Model:
@@ -150,12 +163,15 @@ def _save_vocabulary(model_dir: Path, partial: Path) -> None:
 
 def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
     model = hub.load_weights(model_dir, dtype=dtype, attn_implementation="sdpa").eval()
-    config = model.config
-    heads = config.num_key_value_heads
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers = config.num_hidden_layers
     if model.dtype != torch.float32:
         patch_model.__make_16bit_traceable(model)
+    if any(isinstance(module, Conv1D) for module in model.modules()):
+        raise ExportError("its matrices are stored as GPT-2's are, which adapters would not find")
+    _prove(model, heads, head_dim, layers)
     past = [torch.zeros(2, heads, 3, head_dim) for _ in range(2 * layers)]
     example = (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 7, dtype=torch.long), torch.ones(2, 4).long(), *past)
     try:
@@ -166,6 +182,27 @@ def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
     _name(traced, layers, heads, head_dim)
     _make_stateful(traced, layers, heads, head_dim)
     return traced
+
+
+def _prove(model: PreTrainedModel, heads: int, head_dim: int, layers: int) -> None:
+    """Raise ExportError where the wrapper's logits are not the model's own, over a prompt and a step after it.
+
+    A model may take our mask, positions or cache for something else than they are, and nothing else would say so.
+    """
+    ids = (torch.arange(1, 1 + PROVED) % model.get_input_embeddings().weight.shape[0])[None]
+    mask, positions = torch.ones_like(ids), torch.arange(PROVED)[None]
+    past = [torch.zeros(1, heads, 0, head_dim) for _ in range(2 * layers)]
+    flat, read = _Flat(model), PROVED - 2
+    with torch.no_grad():
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        try:
+            first, *present = flat(ids[:, :read], mask[:, :read], positions[:, :read], *past)
+            second, *_ = flat(ids[:, read:], mask, positions[:, read:], *present)
+        except Exception as error:  # whatever its code does with tensors that it did not expect
+            raise ExportError("its code does not take keys and values from outside of the model") from error
+    apart = (torch.cat((first, second), 1) - own).abs().max() / own.abs().max()
+    if not apart <= (1e-3 if model.dtype == torch.float32 else 0.1):
+        raise ExportError(f"with keys and values outside of the model its logits differ by {apart:.1%}")
 
 
 def _state_names(layers: int) -> list[tuple[str, str]]:

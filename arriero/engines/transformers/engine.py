@@ -104,6 +104,7 @@ class TransformersEngine:
     def load_adapter(self, directory: Path) -> Adapter:
         """See `Engine.load_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
         adapter = LoadedAdapter(directory, self._ask(lambda: self._adapters.load(directory)))
+        self._vocabulary = max(self._vocabulary, hub.adapter_rows(directory))
         # A finalizer may run anywhere, also where a lock is held: it only queues.
         weakref.finalize(adapter, self._commands.put, functools.partial(self._free, adapter.name)).atexit = False
         self._handles.add(adapter)
@@ -210,7 +211,7 @@ def _dtype(model_dir: Path) -> torch.dtype | Literal["auto"]:
 
 def _description(model: PreTrainedModel, forward: Forward) -> str:
     parts = ["transformers", model.device.type, str(model.dtype).removeprefix("torch.")]
-    if forward.shared_length < getattr(model.config, "max_position_embeddings", sys.maxsize):
+    if forward.shared_length < getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize):
         over = f" over {forward.shared_length} tokens" if forward.shared_length else ""
         parts.append(f"requests{over} are not batched")
         log.info("%s: the model does not keep every key and value", parts[-1])

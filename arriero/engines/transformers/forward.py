@@ -39,7 +39,9 @@ class Forward:
         self._cache_name = names[0] if names and model._supports_default_dynamic_cache() and not inside else None
         self.shared_length, self.in_parts = self._limits()
         self.pads = model.device.type == "cpu"
-        self._visible = min(self.shared_length, getattr(model.config, "max_position_embeddings", sys.maxsize))
+        self._visible = min(
+            self.shared_length, getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
+        )
 
     @property
     def device(self) -> torch.device:

@@ -54,7 +54,7 @@ def gpus_for(model_dir: Path, gpus: Sequence[Memory]) -> int:
     number of them, which vLLM would find out after a minute.
     """
     weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    heads = hub.read_json(model_dir / "config.json").get("num_attention_heads", 1)
+    heads = hub.language_config(model_dir).get("num_attention_heads", 1)
     possible = [number for number in (1, 2, 4, 8) if number <= len(gpus) and heads % number == 0]
     room = {number: number * min(gpu.free for gpu in gpus[:number]) for number in possible}
     most = max(room.values())

@@ -3,9 +3,9 @@
     base, as stored ──> float32 (exact) ──+ adapter, float32──> rounded once to the stored type ──> safetensors
 
 Everything that is not a weight is the base model's own file, byte for byte; only config.json may say something new (no
-quantisation, embeddings no longer tied), and a chat template that was given for training is added. The adapter's
-contract goes into the directory, so the merged model is prompted as the adapter was. The directory appears whole,
-contract and receipt included, or not at all.
+quantisation, embeddings no longer tied, or more of them), and a chat template that was given for training is added.
+The adapter's contract goes into the directory, so the merged model is prompted as the adapter was. The directory
+appears whole, contract and receipt included, or not at all.
 """
 
 from __future__ import annotations

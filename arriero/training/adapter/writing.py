@@ -112,6 +112,8 @@ def _config(model: PreTrainedModel, types: Types, model_dir: Path) -> dict[str, 
     config = hub.read_json(model_dir / "config.json")
     if config.pop("quantization_config", None) is not None:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = types.name
+    if (rows := model.get_input_embeddings().weight.shape[0]) != hub.vocabulary(model_dir):
+        hub.language_section(config)["vocab_size"] = rows
     if not model.config.tie_word_embeddings:
         config["tie_word_embeddings"] = False
     return config

@@ -12,6 +12,7 @@ checkpoints/     for resume only; run.json in it says which run they belong to
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import shutil
@@ -21,7 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from arriero.errors import UsageError
+from safetensors import SafetensorError
+
+from arriero.errors import ArrieroError, UsageError
 from arriero.hub import read_json
 from arriero.locks import held
 from arriero.prompt import CONTRACT_FILE, Contract
@@ -37,6 +40,7 @@ REPORT = "report.json"
 RECORD = "run.json"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 Identity = dict[str, Any]
 
 
@@ -84,6 +88,22 @@ def claimed(output: Path, identity: Identity, *, resume: bool, owner: bool = Tru
     finally:
         with contextlib.suppress(OSError):
             output.rmdir()  # if it is empty
+
+
+@contextmanager
+def told_of_a_full_disk(output: Path) -> Iterator[None]:
+    """Raise ArrieroError where something in the block cannot be written, with what is kept; the rest passes."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in FULL:
+            raise
+        _, step = last_checkpoint(output)
+        kept = "nothing was saved" if step is None else f"the checkpoint of step {step} is kept"
+        raise ArrieroError(
+            f"{output} could not be written: {error}; {kept}",
+            hint="free some space, then run the same command with --resume",
+        ) from error
 
 
 def refuse(output: Path, holder: str) -> NoReturn:

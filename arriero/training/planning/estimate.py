@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig
 
+from arriero import hub
 from arriero.hardware import fast_bfloat16, gpus
+from arriero.training.targets import language_part
 
 UTILISATION = 0.45  # share of the matrix rate that a training step reaches, as measured on a small model
 
@@ -30,13 +32,14 @@ class Estimate:
 def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
     """For one epoch that computes `tokens`, up to `step_tokens` at a time. Needs the model's config only."""
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    parameters = count_parameters(config)
+    parameters = count_parameters(model_dir)
+    text = config.get_text_config()
     rate = matrix_rate()
     width = 2 if fast_bfloat16() else 4
     # per token and layer: attention's and the feed-forward's inputs and outputs; of the logits a slice, in float32 too
-    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
-    per_token = width * config.num_hidden_layers * (12 * hidden + 4 * inner)
-    logits = 256 * (2 * width + 8) * config.vocab_size
+    hidden, inner = text.hidden_size, getattr(text, "intermediate_size", 4 * text.hidden_size)
+    per_token = width * text.num_hidden_layers * (12 * hidden + 4 * inner)
+    logits = 256 * (2 * width + 8) * text.vocab_size
     return Estimate(
         parameters=parameters,
         matrix_rate=rate,
@@ -45,11 +48,12 @@ def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
     )
 
 
-def count_parameters(config: PretrainedConfig) -> int:
-    """Of a model of this configuration."""
+def count_parameters(model_dir: Path) -> int:
+    """Of a model's language part."""
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return int(sum(weight.numel() for weight in model.parameters()))
+        model = hub.auto_class(model_dir).from_config(config)
+    return int(sum(weight.numel() for weight in language_part(model).parameters()))
 
 
 def matrix_rate(size: int = 2048) -> float:

@@ -54,7 +54,7 @@ def forecast(
 ) -> Forecast:
     """Read and render the data as `train` does, and reckon. Raises what `train` raises before it begins."""
     loaded = data.load(file, options)
-    bound = bind(model, options.from_adapter, **prompting)
+    bound = bind(model, options.from_adapter, more_tokens=options.resize_embeddings, **prompting)
     if bound.adapter_dir is not None:
         options = continued(options, bound.adapter_dir)
     renderer = replace(bound.renderer, answers=options.answers)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from arriero.errors import ArrieroError
 from arriero.hardware import free_memory
 from arriero.prompt import Rendered
 from arriero.training import workers
@@ -78,10 +80,26 @@ def _size(plan: Plan) -> tuple[bool, int, int]:
 
 def _reference(model: Any, tried: Sequence[Sample]) -> Reference | None:
     try:
-        return reference(model, tried)
+        with _own_code():
+            return reference(model, tried)
     except torch.OutOfMemoryError:
         log.warning("the first step cannot be checked: the plain computation does not fit into memory")
         return None
+
+
+@contextmanager
+def _own_code() -> Iterator[None]:
+    """What is computed here has nothing of ours in it: whatever it raises is told of as the model's fault."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        told = str(error).partition("\n")[0]
+        raise ArrieroError(
+            f"the model cannot compute the first step: its own code raises {type(error).__name__}: {told}",
+            hint="see whether its config.json fits its weights: arriero models verify, or download it again",
+        ) from error
 
 
 def _traced(
@@ -107,11 +125,11 @@ def _traced(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model does that a fused piece or packed row is not made for
-            if not steps.fused:
-                raise
-            model.zero_grad(set_to_none=True)
-            steps.fall_back(error)
-            return steps, [], _kept_per_token(steps, tried[0])
+            if steps.fused:
+                model.zero_grad(set_to_none=True)
+                steps.fall_back(error)
+            with _own_code():
+                return steps, [], _kept_per_token(steps, tried[0])
         else:
             return steps, traces, per_token
 

@@ -41,7 +41,7 @@ def prepare(about: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any
     options = DataOptions(**about["options"])
     tell({"stage": "reading"})
     loaded = load(about["source"], options)
-    bound = bind(about["model"], system=about["system"])
+    bound = bind(about["model"], system=about["system"], more_tokens=True)
     renderer = replace(bound.renderer, answers=options.answers)
     window = hub.window(bound.model_dir)
     tell({"stage": "rendering", "rows": len(loaded.table)})

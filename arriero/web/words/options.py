@@ -38,7 +38,11 @@ CHINESE = {
     "dropout": ("dropout", "LoRA 矩阵输入上的 dropout。"),
     "use_rslora": ("rsLoRA", "秩稳定的 LoRA。"),
     "use_dora": ("DoRA", "将权重分解为大小与方向，较慢。"),
-    "target_modules": ("目标模块", "加上 LoRA 矩阵的线性层名称；all-linear 表示除输出层外的全部。"),
+    "target_modules": (
+        "目标模块",
+        "加上 LoRA 矩阵的线性层名称。auto：注意力与前馈的投影层；all-linear：除输出层外的全部。",
+    ),
+    "resize_embeddings": ("扩展词嵌入", "分词器有而模型没有的词元得到词嵌入，并参与训练。"),
     "precision": ("计算精度", "模型以何种精度计算。auto：机器擅长 bfloat16 时用它，否则用 float32。"),
     "load_in_4bit": ("4 位量化", "以 4 位保存基座权重（bitsandbytes，仅限 CUDA）。"),
     "prefix_sharing": ("共享前缀", "同一步中样本的共同开头只计算一次。auto：模型允许时；on：否则拒绝。"),
