@@ -34,6 +34,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     trained: bool = True
+    reasoning_content: str | None = None
 
     @classmethod
     def of(cls, value: Message | Mapping[str, Any]) -> Message:

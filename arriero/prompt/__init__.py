@@ -6,6 +6,7 @@
     calls/         the text of an answer -> text and calls of tools
     tracing.py     which characters of a prompt people wrote, and which the template
     asking.py      turns to be answered -> text that ends where the answer goes on; no turn is lost
+    learning.py    conversation to learn from -> the texts of its examples, each answer behind its own prompt
     encoding.py    text -> ids, with cuts where answers begin
     renderer.py    Renderer: the only place where a conversation becomes ids
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
@@ -18,7 +19,8 @@ from arriero.prompt.binding import Bound, bind
 from arriero.prompt.calls import CallReader, Part
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.encoding import Layout
-from arriero.prompt.renderer import Answers, Rendered, Renderer
+from arriero.prompt.learning import Answers
+from arriero.prompt.renderer import Rendered, Renderer
 from arriero.prompt.template import TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids
 from arriero.prompt.tools import Wanted
