@@ -42,8 +42,10 @@ class Lesson:
     ends: tuple[str, ...]
 
     def layouts(self, answers: Answers) -> list[Layout]:
-        """The texts of the examples. auto: one example where that can be, else one for each answer. Raises UsageError where the template refuses the
-        conversation or leaves an answer out, and where there is no answer to be learnt.
+        """The texts of the examples. auto: one example where that can be, else one for each answer.
+
+        Raises UsageError where the template refuses the conversation or leaves an answer out, and where there is no
+        answer to be learnt.
         """
         if not self.answers:
             raise UsageError("the conversation has no assistant message, so there is nothing to learn from it")
@@ -118,10 +120,9 @@ class Lesson:
         text = self.template.text((*self.messages[:turn], marked), answer_follows=False, tools=self.tools)
         _, found, ending = text.rpartition(_HERE)
         if not found:
-            what = "the text beside the calls of" if message.tool_calls else ""
+            what = "the text beside the calls of " if message.tool_calls else ""
             raise UsageError(
-                f"the chat template {self.template.named} leaves {what or ''} message {turn} out, so that it would not "
-                "be learnt".replace("  ", " "),
+                f"the chat template {self.template.named} leaves {what}message {turn} out: it would not be learnt",
                 hint="put the text into a turn of its own, or leave it out",
             )
         return self._spoken(turn) + ending

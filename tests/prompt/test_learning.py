@@ -87,7 +87,10 @@ def test_r1_spelled_out():
     """The prompt has begun the block, the history has lost it, and an answer without one closes an empty one."""
     renderer = RENDERERS["r1"]
     first, second = renderer.examples(conversation([("q", "r", "a", True), ("p", None, "b", False)]))
-    assert learnt(renderer, first, *first.spans) == ("<|bos|><|User|>q<|Assistant|><think>\n", "r\n</think>\n\na<|eos|>")
+    assert learnt(renderer, first, *first.spans) == (
+        "<|bos|><|User|>q<|Assistant|><think>\n",
+        "r\n</think>\n\na<|eos|>",
+    )
     before = "<|bos|><|User|>q<|Assistant|>\n\na<|eos|><|User|>p<|Assistant|><think>\n"
     assert learnt(renderer, second, *second.spans) == (before, "\n</think>\n\nb<|eos|>")
 
@@ -110,7 +113,9 @@ def test_the_last_answer_alone_is_an_example_where_history_is_rewritten():
 
 def test_all_answers_in_one_example_are_refused_where_history_is_rewritten():
     with pytest.raises(UsageError, match="rewrites earlier turns") as caught:
-        replace(RENDERERS["qwen3"], answers="all").examples(conversation([("q", "r", "a", True), ("p", "s", "b", True)]))
+        replace(RENDERERS["qwen3"], answers="all").examples(
+            conversation([("q", "r", "a", True), ("p", "s", "b", True)])
+        )
     assert "--answers each" in caught.value.hint
 
 
@@ -136,8 +141,8 @@ def test_a_second_turn_is_answered(name):
 TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})
 LLAMA = (
     "{{ bos_token }}{% if tools %}{{ '<|head|>system<|/head|>\n\n' + tools[0] | tojson + '<|eot|>' }}{% endif %}"
-    "{% for m in messages %}{% if m.tool_calls %}{{ '<|head|>assistant<|/head|>\n\n{\"name\": \"'"
-    " + m.tool_calls[0].function.name + '\", \"parameters\": ' + m.tool_calls[0].function.arguments | tojson"
+    '{% for m in messages %}{% if m.tool_calls %}{{ \'<|head|>assistant<|/head|>\n\n{"name": "\''
+    ' + m.tool_calls[0].function.name + \'", "parameters": \' + m.tool_calls[0].function.arguments | tojson'
     " + '}<|eot|>' }}"
     "{% else %}{{ '<|head|>' + ('ipython' if m.role == 'tool' else m.role) + '<|/head|>\n\n' + m.content | trim"
     " + '<|eot|>' }}{% endif %}{% endfor %}"
@@ -146,7 +151,7 @@ LLAMA = (
 CALLERS = {name: RENDERERS[name] for name in CALLING}
 made = tokenizer_for(Family(LLAMA, FAMILIES["headers"].specials, "<|eot|>"))
 CALLERS["llama"] = Renderer(made, (made.convert_tokens_to_ids("<|eot|>"),))
-argument = st.text("ab 你\"\\é", min_size=1, max_size=6)
+argument = st.text('ab 你"\\é', min_size=1, max_size=6)
 beside = st.just("") | content
 
 
