@@ -80,7 +80,7 @@ class Lesson:
         return self._prompts[turn]
 
     def _together(self, learnt: Sequence[int]) -> Layout | None:
-        """The conversation as the template writes it, None where that does not hold the answers behind their prompts."""
+        """The conversation as the template writes it; None where its answers are not behind their prompts there."""
         text = self.template.text(self.messages, answer_follows=False, tools=self.tools)
         for turn in learnt:
             before = self._prompt(turn)

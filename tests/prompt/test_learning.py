@@ -1,4 +1,4 @@
-"""Examples of a conversation: behind the ids that an engine gets stands all of the answer, whatever the template does."""
+"""Examples of a conversation: all of an answer stands behind the ids that an engine gets, whatever the template does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, Tool, ToolCall
 from arriero.prompt import Renderer, Wanted
-from tests.prompt.templates import CALLING, FAMILIES, HEADERS, QWEN3, REASONING, Family, tokenizer_for
+from tests.prompt.templates import CALLING, FAMILIES, REASONING, Family, tokenizer_for
 
 ALL = {**FAMILIES, **REASONING, **CALLING}
 RENDERERS = {}
