@@ -9,6 +9,7 @@
     learning.py    conversation to learn from -> the texts of its examples, each answer behind its own prompt
     encoding.py    text -> ids, with cuts where answers begin
     renderer.py    Renderer: the only place where a conversation becomes ids
+    sharing.py     what examples begin with in common, as a tree
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
     binding.py     bind(): a base model and an adapter that belong together, and their renderer
 
@@ -21,6 +22,7 @@ from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.encoding import Layout
 from arriero.prompt.learning import Answers
 from arriero.prompt.renderer import Rendered, Renderer
+from arriero.prompt.sharing import Shared, tree_tokens
 from arriero.prompt.template import TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids
 from arriero.prompt.tools import Wanted
@@ -35,10 +37,12 @@ __all__ = [
     "Part",
     "Rendered",
     "Renderer",
+    "Shared",
     "TemplateError",
     "Wanted",
     "bind",
     "load_tokenizer",
     "read_tokenizer",
     "stop_token_ids",
+    "tree_tokens",
 ]

@@ -54,6 +54,15 @@ class Rendered:
             mask[start:end] = [True] * (end - start)
         return tuple(mask)
 
+    def pieces(self, length: int) -> list[Rendered]:
+        """Consecutive pieces of at most `length` ids, with what of the spans is in each; none of a single id."""
+        found = []
+        for at in range(0, max(1, len(self.ids) - 1), length):
+            ids = self.ids[at : at + length]
+            spans = [(max(start - at, 0), min(end - at, len(ids))) for start, end in self.spans]
+            found.append(Rendered(ids, tuple((start, end) for start, end in spans if start < end)))
+        return found
+
     def cut(self, length: int) -> Rendered | None:
         """Shortened to `length` ids by cutting the last answer and keeping its end token; None if there is no room."""
         start, end = self.spans[-1]
@@ -217,11 +226,19 @@ class Renderer:
         answer is to be learnt, or the content holds a special token or is not Unicode text.
         """
         messages, tools = conversation.messages, conversation.tools
+        if conversation.text is not None:
+            return [self._document(conversation.text)]
         self.chat_template.check(messages, tools)
         if tools or any(message.tool_calls for message in messages):
             messages = self.call_form.fitted(messages)
         ends = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         return Lesson(self.chat_template, messages, tools, tuple(ends)).layouts(self.answers)
+
+    def _document(self, text: str) -> Layout:
+        """A text as it is, as in pre-training: between the tokens that begin and end one, where there are such."""
+        self.chat_template.check([Message("user", text)])
+        begin, end = (str(token or "") for token in (self.tokenizer.bos_token, self.tokenizer.eos_token))
+        return Layout(begin + text + end, (len(begin),), (0,), document=True)
 
     def surely_longer(self, text: str, tokens: int) -> bool:
         """Whether a text has more than so many tokens, judged by its beginning; False where that does not suffice."""
@@ -252,6 +269,8 @@ class Renderer:
 
     def _masked(self, layout: Layout, encoding: Encoding) -> Rendered | UsageError:
         ids, starts = self._encoder.starts(layout, encoding)
+        if layout.document:
+            return Rendered(tuple(ids), ((starts[0], len(ids)),))
         answers = [(start, turn) for start, turn in zip(starts, layout.turns, strict=True) if turn in layout.learnt]
         try:
             return Rendered(tuple(ids), tuple((start, self._end_of_turn(ids, start, turn)) for start, turn in answers))
@@ -266,7 +285,7 @@ class Renderer:
         expected = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         raise TemplateError(
             f"the chat template {self.chat_template.named} puts no stop token after message {turn}: the model would "
-            f"never learn to stop (the stop tokens are {expected})",
+            f"never learn to stop (the stop tokens are {expected}; generation_config.json names them as eos_token_id)",
             hint="name the token that ends a turn as eos_token_id in the model's generation_config.json",
         )
 

@@ -1,4 +1,4 @@
-"""Examples of a conversation: all of an answer stands behind the ids that an engine gets, whatever the template does."""
+"""Examples of a conversation: all of an answer stands behind the ids that an engine gets, whatever template it is."""
 
 from __future__ import annotations
 

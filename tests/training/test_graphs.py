@@ -176,10 +176,11 @@ def test_rows_of_a_bucket_fit_into_it(examples):
     row = steps._row(examples)
     bucket = Bucket.of(row)
     assert steps.computed(examples) == bucket.tokens == row.computed
-    assert bucket.sequences >= len(row.lengths) + bool(row.prefix)
-    assert bucket.keys >= row.computed + row.prefix * len(row.lengths)
+    sequences = Sequences.of(row.layout)
+    assert bucket.sequences >= len(row.lengths)
+    assert bucket.keys >= len(sequences.index)
     assert bucket.positions >= len(row.targets)
-    assert bucket.longest >= row.prefix + max(row.lengths)
+    assert bucket.longest >= sequences.most_keys >= sequences.most_queries
 
 
 class Stale(OpCapture):

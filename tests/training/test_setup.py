@@ -51,7 +51,7 @@ def positions_off_by_one():
 
     def pack(*arguments, **options):
         row = own(*arguments, **options)
-        later = torch.arange(row.computed) >= row.prefix
+        later = torch.arange(row.computed) >= row.lengths[0]
         return replace(row, positions=row.positions + later)
 
     steps_module.pack = pack
@@ -63,13 +63,13 @@ def positions_off_by_one():
 
 @contextlib.contextmanager
 def one_token_leaks():
-    """The first token of the second example is taken for the last of the first, so its neighbours see it."""
+    """The first token of a segment is taken for the last of the one before, so its neighbours see it."""
     own = RowLayout.__init__
 
-    def moved(self, prefix, lengths, **rest):
-        if len(lengths) > 1:
-            lengths = (lengths[0] + 1, lengths[1] - 1, *lengths[2:])
-        own(self, prefix, lengths, **rest)
+    def moved(self, lengths, parents, *rest, **more):
+        if len(lengths) > 2:
+            lengths = (lengths[0], lengths[1] + 1, lengths[2] - 1, *lengths[3:])
+        own(self, lengths, parents, *rest, **more)
 
     RowLayout.__init__ = moved
     try:
