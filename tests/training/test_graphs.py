@@ -18,6 +18,7 @@ from arriero.prompt import Rendered
 from arriero.training.graphs import RowGraphs, rows
 from arriero.training.graphs.bucket import Bucket
 from arriero.training.graphs.rows import GraphOptions
+from arriero.training.kernels.varlen import Sequences
 from tests.training.op_graph import OpCapture, dense_varlen
 from tests.training.test_exactness import GROUP, build, gradients_of, some_examples, steps_of
 

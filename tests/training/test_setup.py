@@ -64,18 +64,45 @@ def positions_off_by_one():
 @contextlib.contextmanager
 def one_token_leaks():
     """The first token of a segment is taken for the last of the one before, so its neighbours see it."""
-    own = RowLayout.__init__
+    own = RowLayout.blocks
 
-    def moved(self, lengths, parents, *rest, **more):
+    def moved(self, heads):
+        lengths = self.lengths
         if len(lengths) > 2:
             lengths = (lengths[0], lengths[1] + 1, lengths[2] - 1, *lengths[3:])
-        own(self, lengths, parents, *rest, **more)
+        return own(RowLayout(lengths, self.parents), heads)
 
-    RowLayout.__init__ = moved
+    RowLayout.blocks = moved
     try:
         yield
     finally:
-        RowLayout.__init__ = own
+        RowLayout.blocks = own
+
+
+# two answers of one conversation whose history is rewritten, and a question of its own
+NESTED = [
+    Rendered((1, 7, 8, *range(10, 22), 40, 41, 2), ((15, 18),)),
+    Rendered((1, 7, 8, *range(10, 22), 41, 2, 30, 31, 32, 42, 2), ((20, 22),)),
+    Rendered((1, 7, 50, 51, 2), ((3, 5),)),
+]
+
+
+@contextlib.contextmanager
+def branches_lose_their_parents():
+    """What is below a branch sees the root only."""
+    own = RowLayout.blocks
+    RowLayout.blocks = lambda *arguments: [replace(block, path=block.path[:1]) for block in own(*arguments)]
+    try:
+        yield
+    finally:
+        RowLayout.blocks = own
+
+
+def test_the_check_looks_at_nested_prefixes():
+    """It looked at examples that share nothing but what all of them do, so it could not see a wrong branch."""
+    model = build("Llama")
+    assert check(model, NESTED).passed
+    assert not check(model, NESTED, breaking=branches_lose_their_parents).passed
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
