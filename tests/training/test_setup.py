@@ -63,13 +63,13 @@ def positions_off_by_one():
 
 @contextlib.contextmanager
 def one_token_leaks():
-    """The first token of a segment is taken for the last of the one before, so its neighbours see it."""
+    """The first token of each segment but two is taken for the last of the one before, whose neighbours see it."""
     own = RowLayout.blocks
 
     def moved(self, heads):
         lengths = self.lengths
         if len(lengths) > 2:
-            lengths = (lengths[0], lengths[1] + 1, lengths[2] - 1, *lengths[3:])
+            lengths = (lengths[0], lengths[1] + 1, *lengths[2:-1], lengths[-1] - 1)
         return own(RowLayout(lengths, self.parents), heads)
 
     RowLayout.blocks = moved
