@@ -115,13 +115,19 @@ class Conversation:
 
     After an assistant's turn with tool calls come their results, one for each call, and then the assistant again, or
     the user. Raises UsageError where the order makes no sense, a user turn is blank, an answer is empty or the
-    arguments of a call are not a JSON object. `turns_of` is what answering takes. `tools` are shown to the model.
+    arguments of a call are not a JSON object. `turns_of` is what answering takes. `tools` are shown to the model. Where
+    there is a `text`, there are no turns: it is learnt as it is.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    text: str | None = None
 
     def __post_init__(self) -> None:
+        if self.text is not None:
+            if self.messages or not self.text.strip():
+                raise UsageError("the text is empty" if not self.messages else "a text has no turns beside it")
+            return
         if not self.turns:
             raise UsageError("a conversation needs at least one user message")
         due: tuple[Role, ...] = ("user",)
@@ -153,7 +159,7 @@ class Conversation:
 
     def with_system(self, system: str | None) -> Conversation:
         """This conversation with `system` in front, unless it brings its own or `system` is None."""
-        return replace(self, messages=with_system(self.messages, system))
+        return self if self.text is not None else replace(self, messages=with_system(self.messages, system))
 
 
 _AFTER: Mapping[Role, tuple[Role, ...]] = {

@@ -120,7 +120,7 @@ class Source:
             columns = layout(question, answer, system, padding)
             if len(columns["input_ids"]) < MAX_LENGTH:
                 raw = {"instruction": question, "input": "", "output": answer}
-                self.rows.append(Row(raw, int(key), rendered[index], columns))
+                self.rows.append(Row(raw, int(key), rendered[index][0], columns))
 
     def workload(self, name: str, steps: int, rows: int, seed: int) -> Workload:
         """`steps` optimizer steps over `rows` rows drawn at random, in as many epochs as that takes."""

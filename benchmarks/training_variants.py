@@ -25,7 +25,7 @@ from arriero.prompt import Rendered
 from arriero.training import TrainOptions
 from arriero.training.adapter.measure import measure
 from arriero.training.kernels import Kernels
-from arriero.training.pack import loss_tokens, shared_prefix, split
+from arriero.training.pack import loss_tokens, split, tokens_of
 from arriero.training.planning.mode import Mode
 from arriero.training.planning.plan import PREFERRED, Plan
 from arriero.training.setup.step_setup import set_up
@@ -178,9 +178,8 @@ def held_out(job: Job, adapter: Path) -> Outcome:
 
 
 def distinct(examples: Sequence[Rendered], *, share: bool = True) -> int:
-    """Tokens of examples that have to be computed, the common prefix once if it is shared."""
-    prefix = shared_prefix(examples) if share else 0
-    return prefix + sum(len(example.ids) - prefix for example in examples)
+    """Tokens of examples that have to be computed, what they begin with in common once if it is shared."""
+    return tokens_of(examples, share=share)
 
 
 def padded(examples: Sequence[Rendered]) -> int:

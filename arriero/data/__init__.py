@@ -5,6 +5,7 @@
     formats.py         records -> conversations: alpaca, messages, ShareGPT, prompt/completion
     conversations.py   load(): records -> conversations on disk, larger than memory
     rendering.py       render(): conversations -> ids and spans on disk, over processes
+    job.py             what each of those processes does
     split.py           a held-out part that shares no prompt with the training part
     report.py          inspect(): what training would see
     page.py            the same as an HTML page
@@ -14,7 +15,7 @@ A row that cannot be used is dropped and listed, never changed.
 
 from arriero.data.conversations import Dropped, Loaded, load
 from arriero.data.options import DataOptions
-from arriero.data.rendering import RenderedData, render, rendered
+from arriero.data.rendering import RenderedData, Single, render, rendered
 from arriero.data.report import Report, inspect
 from arriero.data.split import split
 
@@ -24,6 +25,7 @@ __all__ = [
     "Loaded",
     "RenderedData",
     "Report",
+    "Single",
     "inspect",
     "load",
     "render",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of the cached files; raise it when what they hold changes
+VERSION = 3  # of the cached files; raise it when what they hold changes
 BATCH = 1000  # rows
 
 
@@ -208,15 +208,21 @@ def _told(shape: Shape | None, name: FormatName) -> str:
 
 
 def _before_answer(turns: Any) -> Any:
-    """What the last answer answers; see `as_turns`."""
+    """What the last answer answers, of a text all of it; see `as_turns`."""
+    if isinstance(turns, dict) and "text" in turns:
+        return turns
     return {**turns, "turns": turns["turns"][:-1]} if isinstance(turns, dict) else turns[:-1]
 
 
 def as_turns(conversation: Conversation) -> Any:
     """A conversation as JSON: [role, content] for each turn; what else one has in a third place, tools around them."""
+    if conversation.text is not None:
+        return {"text": conversation.text}
     turns = []
     for message in conversation.messages:
         more: dict[str, Any] = {} if message.trained else {"trained": False}
+        if message.reasoning_content is not None:
+            more["reasoning"] = message.reasoning_content
         if message.tool_calls:
             more["calls"] = [call.definition for call in message.tool_calls]
         if message.tool_call_id is not None:
@@ -228,7 +234,7 @@ def as_turns(conversation: Conversation) -> Any:
 
 def _as_message(role: Any, content: str, more: dict[str, Any]) -> Message:
     calls = tuple(map(ToolCall.of, more.get("calls", ())))
-    return Message(role, content, calls, more.get("result"), more.get("trained", True))
+    return Message(role, content, calls, more.get("result"), more.get("trained", True), more.get("reasoning"))
 
 
 def _hash(text: str) -> int:
@@ -238,6 +244,8 @@ def _hash(text: str) -> int:
 def as_conversation(text: str) -> Conversation:
     """A row's JSON text as a conversation."""
     told = json.loads(text)
+    if isinstance(told, dict) and "text" in told:
+        return Conversation((), text=told["text"])
     turns, tools = (told["turns"], told["tools"]) if isinstance(told, dict) else (told, ())
     messages = (_as_message(role, content, *(more or ({},))) for role, content, *more in turns)
     return Conversation(tuple(messages), tuple(map(Tool.of, tools)))

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from arriero.errors import UsageError
 
-FormatName = Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion"]
+FormatName = Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class DataOptions:
     Parameters
     ----------
     format
-        Of the rows. auto: detected row by row, and announced.
+        Of the rows. auto: detected row by row, and announced. text: raw text, all of which is learnt.
     columns
         What the rows' fields are called, as OURS=THEIRS: instruction=question,output=answer. Well-known names, such as
         question and answer, are understood without it.
@@ -28,11 +28,14 @@ class DataOptions:
     join_input
         What stands between instruction and a non-empty input: a newline, or nothing as in the tutorial.
     answers
-        Which answers of a longer conversation are trained: all, or the last.
+        Which answers of a longer conversation are trained. each: every one, as an example of its own behind the prompt
+        that asks for it; all: every one, in one example; last: the last one only. auto: all, or each where the chat
+        template rewrites earlier turns, as those of reasoning models do.
     max_length
         Longest example in tokens. Default: the model's window.
     too_long
-        What happens to longer examples: dropped and listed, or their last answer cut, keeping the end token.
+        What happens to longer examples: dropped and listed, or their last answer cut, keeping the end token. Raw text
+        is taken in pieces.
     eval_fraction
         Part of the prompts held out for evaluation.
     seed
@@ -41,11 +44,11 @@ class DataOptions:
     """
 
     # written out: what reads the signature of a subclass elsewhere does not know this file's names
-    format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion"] = "auto"
+    format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion", "text"] = "auto"
     columns: str = ""
     encoding: str = "auto"
     join_input: Literal["newline", "nothing"] = "newline"
-    answers: Literal["all", "last"] = "all"
+    answers: Literal["auto", "each", "all", "last"] = "auto"
     max_length: int | None = None
     too_long: Literal["drop", "cut"] = "drop"
     eval_fraction: float = 0.05
@@ -55,7 +58,7 @@ class DataOptions:
         self._one_of("format", *get_args(FormatName))
         self.renamed  # noqa: B018  raises where they are no pairs
         self._one_of("join_input", "newline", "nothing")
-        self._one_of("answers", "all", "last")
+        self._one_of("answers", "auto", "each", "all", "last")
         self._one_of("too_long", "drop", "cut")
         self._need("eval_fraction", 0 <= self.eval_fraction < 1, "at least 0 and less than 1")
         self._need("max_length", self.max_length is None or self.max_length >= 2, "at least 2 tokens")

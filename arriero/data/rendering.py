@@ -9,12 +9,11 @@ However many rows there are, memory holds a batch for each process.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
 import logging
 import os
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,25 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 from arriero import hardware, settings
-from arriero.data.conversations import BATCH, Dropped, Loaded, as_conversation, cache_key
+from arriero.data.conversations import BATCH, Dropped, Loaded, cache_key
+from arriero.data.job import INHERITED, Job
 from arriero.data.options import DataOptions
-from arriero.errors import DataError, UsageError
-from arriero.prompt import Rendered, Renderer, TemplateError
+from arriero.errors import DataError
+from arriero.prompt import Rendered, Renderer
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from datasets import Dataset
 
 log = logging.getLogger(__name__)
+VERSION = 2  # of the cached files; raise it when what they hold changes
 IN_PROCESS = 20_000  # up to so many rows, other processes take longer to start than they save
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedData:
-    """Rendered rows, memory-mapped; `table` adds ids and spans (flat start, end, …) to file, row and keys.
+    """Rendered rows, memory-mapped; `table` adds the examples of each row to file, row and keys.
 
-    `cut` counts rows whose answer was shortened on request. `dropped` has the rows of `Loaded.dropped` too. `places`
-    are those of the kept rows in `Loaded.table`.
+    Those are ids, one example's behind the other's, ends (of the examples) and spans (flat start, end, …) in them, and
+    distinct, the tokens of their tree. `cut` counts rows whose answer was shortened on request. `dropped` has the rows
+    of `Loaded.dropped` too. `places` are those of the kept rows in `Loaded.table`.
     """
 
     table: Dataset
@@ -64,24 +65,63 @@ class RenderedData:
         if self.cut:
             log.warning("cut the last answer of %d rows to fit", self.cut)
 
-    def __getitem__(self, index: int) -> Rendered:
+    def __getitem__(self, index: int) -> list[Rendered]:
         return rendered(self.table[index])
 
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each example of all rows."""
+        found = [np.zeros(0, np.int64)]
+        for chunk in self.table.with_format("arrow").iter(batch_size=10_000):
+            ends = chunk.column("ends").combine_chunks()
+            sizes = np.diff(ends.flatten().to_numpy(), prepend=0)
+            counts = ends.value_lengths().to_numpy()
+            first = np.cumsum(counts) - counts
+            sizes[first] = ends.flatten().to_numpy()[first]
+            found.append(sizes)
+        return np.concatenate(found).astype(np.int64)
 
-def rendered(row: dict[str, Any]) -> Rendered:
-    """A row of a rendered table as `Rendered`."""
-    spans = row["spans"]
-    return Rendered(tuple(row["ids"]), tuple(zip(spans[::2], spans[1::2], strict=True)))
+
+@dataclass(frozen=True)
+class Single:
+    """The examples of rendered rows one by one, which stay on disk."""
+
+    rows: RenderedData
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Rendered:
+        row, number = self._places[index]
+        return self.rows[row][number]
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """The row of each example, and its number there."""
+        import pyarrow.compute as pc
+
+        counts = pc.list_value_length(self.rows.table.with_format("arrow")["ends"][:]).to_pylist()
+        return [(row, number) for row, count in enumerate(counts) for number in range(count)]
+
+
+def rendered(row: dict[str, Any]) -> list[Rendered]:
+    """The examples of a row of a rendered table."""
+    found, start = [], 0
+    spans = list(zip(row["spans"][::2], row["spans"][1::2], strict=True))
+    for end in row["ends"]:
+        own = tuple((first - start, last - start) for first, last in spans if start <= first < end)
+        found.append(Rendered(tuple(row["ids"][start:end]), own))
+        start = end
+    return found
 
 
 def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int) -> RenderedData:
     """Ids and spans of every row that fits `options.max_length` (default: `window`, in tokens); cached.
 
-    Raises TemplateError where the chat template cannot be trained with, DataError where no row is left.
+    Raises DataError where no row is left.
     """
     limit = min(options.max_length or window, window)
-    job = _Job(renderer, loaded.files, limit, options.too_long == "cut")
-    key = cache_key(loaded.key, renderer.template, _tokenizer_key(renderer), job.described())
+    job = Job(renderer, loaded.files, limit, options.too_long == "cut")
+    key = cache_key(VERSION, loaded.key, renderer.template, _tokenizer_key(renderer), job.described())
     cache = settings.cache_dir() / "data" / loaded.key / f"rendered-{key}.arrow"
     rows = len(loaded.table)
     processes = 1 if rows <= IN_PROCESS else hardware.cores()
@@ -91,7 +131,7 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
         datasets.disable_progress_bars()
     for broken in _unreadable(cache):
         broken.unlink()
-    _INHERITED[id(job)] = job
+    INHERITED[id(job)] = job
     environment, parallelism = os.environ, os.environ.get("TOKENIZERS_PARALLELISM")
     try:
         table = loaded.table.with_format("arrow").map(
@@ -110,7 +150,7 @@ def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int
             os.environ.pop("TOKENIZERS_PARALLELISM", None)
         else:
             os.environ["TOKENIZERS_PARALLELISM"] = parallelism
-        del _INHERITED[id(job)]
+        del INHERITED[id(job)]
         datasets.enable_progress_bars()
     return _outcome(table.with_format(None), loaded)
 
@@ -145,93 +185,6 @@ def _outcome(table: Dataset, loaded: Loaded) -> RenderedData:
         raise DataError(loaded.files[0], f"no row is left of {len(dropped)}; the first: {dropped[0].reason}")
     whole = len(kept) == len(table)
     return RenderedData(table if whole else table.select(kept), tuple(dropped), cut, kept)
-
-
-_INHERITED: dict[int, _Job] = {}  # jobs that processes forked from now on find in their memory
-
-
-def _inherited(job: int) -> _Job:
-    return _INHERITED[job]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Renders a batch of rows; what `Dataset.map` calls in each process."""
-
-    renderer: Renderer
-    files: tuple[str, ...]
-    limit: int
-    cut: bool
-
-    def __reduce__(self) -> Any:
-        """Hand a forked process the object it has already: a large tokenizer takes 200 MB to unpickle in each."""
-        import multiprocess
-
-        if multiprocess.get_start_method() == "fork" and id(self) in _INHERITED:
-            return _inherited, (id(self),)
-        return _Job, (self.renderer, self.files, self.limit, self.cut)
-
-    def described(self) -> str:
-        """Everything that the result depends on besides rows, template and tokenizer."""
-        r = self.renderer
-        parts = [r.system, r.today, dict(r.variables), r.answers, r.stop_token_ids, r.fold_system, self.limit, self.cut]
-        return json.dumps(parts, sort_keys=True)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """A table with the columns ids, spans, reason and cut instead of conversation."""
-        layouts, places = [], []
-        reasons: list[str | None] = [None] * len(batch)
-        for place, text in enumerate(batch.column("conversation").to_pylist()):
-            try:
-                layout = self.renderer.layout(as_conversation(text).with_system(self.renderer.system))
-                if not self.cut and self.renderer.surely_longer(layout.text, self.limit):
-                    reasons[place] = f"{len(layout.text)} characters, more than {self.limit} tokens, which is the limit"
-                    continue
-                layouts.append(layout)
-                places.append(place)
-            except TemplateError:
-                raise
-            except UsageError as error:
-                reasons[place] = error.message
-        results: list[Rendered | None] = [None] * len(batch)
-        cut = [False] * len(batch)
-        for place, result in zip(places, self.renderer.render_layouts(layouts), strict=True):
-            length = len(result.ids)
-            if length <= self.limit:
-                results[place] = result
-            elif self.cut and (shorter := result.cut(self.limit)) is not None:
-                results[place], cut[place] = shorter, True
-            else:
-                reasons[place] = f"{length} tokens, the limit is {self.limit}"
-        return _with_results(batch, results, reasons, cut)
-
-
-def _with_results(
-    batch: pa.Table, results: list[Rendered | None], reasons: list[str | None], cut: list[bool]
-) -> pa.Table:
-    import pyarrow as pa
-
-    ids = [result.ids if result is not None else () for result in results]
-    spans = [tuple(itertools.chain(*result.spans)) if result is not None else () for result in results]
-    return pa.table(
-        {
-            **{name: batch.column(name) for name in ("file", "row", "prompt_key", "key")},
-            "ids": _lists(ids),
-            "spans": _lists(spans),
-            "reason": pa.array(reasons, pa.string()),
-            "cut": pa.array(cut, pa.bool_()),
-        }
-    )
-
-
-def _lists(rows: list[tuple[int, ...]]) -> pa.Array:
-    """Rows of numbers as an Arrow list array of 32-bit integers."""
-    import pyarrow as pa
-
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, count=int(offsets[-1]))
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def _tokenizer_key(renderer: Renderer) -> str:

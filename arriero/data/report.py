@@ -6,6 +6,7 @@ All numbers are of the kept rows. They are computed over the memory-mapped colum
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A row as training sees it: ids, for each whether it is loss, and the text they decode to."""
+    """An example of a row as training sees it: ids, for each whether it is loss, and the text they decode to."""
 
     file: str
     row: int
@@ -37,7 +38,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Rows of `first` to `last` tokens, both included."""
+    """Examples of `first` to `last` tokens, both included."""
 
     first: int
     last: int
@@ -49,9 +50,10 @@ class Report:
     """What a data set holds.
 
     `rows` kept + dropped; `duplicates` rows that repeat an earlier one; `contradictions` prompts that stand with
-    different answers. `prefix_tokens` is how many ids all
-    rows begin with in common; `computed_tokens` what one epoch computes when each optimizer step of `batch_size` rows
-    computes that prefix once. `held_out` rows would be kept for evaluation.
+    different answers. A row of several answers may be several examples, whose lengths `longest`, `median` and `lengths`
+    are. `prefix_tokens` is how many ids all rows begin with in common; `computed_tokens` what one epoch computes when
+    each optimizer step of `batch_size` rows computes that prefix once, and each row what its examples begin with in
+    common. `held_out` rows would be kept for evaluation.
     """
 
     files: list[str]
@@ -85,7 +87,7 @@ def inspect(
     """
     data = render(loaded, renderer, options, window)
     prompt_keys, keys = data.column("prompt_key"), data.column("key")
-    lengths, loss_tokens = _lengths(data)
+    lengths, loss_tokens = data.lengths(), _loss_tokens(data)
     prefix = _common_prefix(data)
     kept = len(data)
     steps = math.ceil(kept / batch_size)
@@ -103,21 +105,22 @@ def inspect(
         tokens=int(lengths.sum()),
         loss_tokens=loss_tokens,
         prefix_tokens=prefix,
-        computed_tokens=int(lengths.sum()) - prefix * (kept - steps),
+        computed_tokens=int(data.column("distinct").sum()) - prefix * (kept - steps),
         batch_size=batch_size,
         longest=int(lengths.max()),
         median=int(np.median(lengths)),
         lengths=_bars(lengths),
         template=renderer.template_sha256,
         system=renderer.system,
-        examples=[_shown(loaded, data, renderer, index) for index in range(min(limit, kept))],
+        examples=[shown for index in range(min(limit, kept)) for shown in _shown(loaded, data, renderer, index)],
     )
 
 
-def _shown(loaded: Loaded, data: RenderedData, renderer: Renderer, index: int) -> Shown:
-    row, example = data.table[index], data[index]
-    text = renderer.tokenizer.decode(list(example.ids), skip_special_tokens=False)
-    return Shown(loaded.files[row["file"]], row["row"], list(example.ids), list(example.mask), str(text))
+def _shown(loaded: Loaded, data: RenderedData, renderer: Renderer, index: int) -> Iterator[Shown]:
+    row = data.table[index]
+    for example in data[index]:
+        text = renderer.tokenizer.decode(list(example.ids), skip_special_tokens=False)
+        yield Shown(loaded.files[row["file"]], row["row"], list(example.ids), list(example.mask), str(text))
 
 
 def _chunks(data: RenderedData) -> Any:
@@ -131,20 +134,19 @@ def _flat(column: pa.ChunkedArray) -> tuple[Array, Array]:
     return lists.flatten().to_numpy(), np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
 
 
-def _lengths(data: RenderedData) -> tuple[Array, int]:
-    """Tokens of each row, and loss tokens of all."""
-    lengths, loss = [np.zeros(0, np.int64)], 0
+def _loss_tokens(data: RenderedData) -> int:
+    """Tokens in the spans of all rows."""
+    loss = 0
     for chunk in _chunks(data):
-        lengths.append(chunk.column("ids").combine_chunks().value_lengths().to_numpy())
         spans, _ = _flat(chunk.column("spans"))
         loss += int((spans[1::2] - spans[::2]).sum())
-    return np.concatenate(lengths).astype(np.int64), loss
+    return loss
 
 
 def _common_prefix(data: RenderedData) -> int:
     """How many ids all rows begin with in common, none of them loss."""
-    first = data[0]
-    prefix = np.asarray(first.ids[: first.spans[0][0]])
+    first = data[0][0]
+    prefix = np.asarray(first.ids[: first.spans[0][0]])  # of the row's first example, as below
     for chunk in _chunks(data):
         ids, offsets = _flat(chunk.column("ids"))
         spans, places = _flat(chunk.column("spans"))

@@ -8,8 +8,10 @@
     options.py     what may be said of a prompt besides: system prompt, variables, folding, a template for base models
     tracing.py     which characters of a prompt people wrote, and which the template
     asking.py      turns to be answered -> text that ends where the answer goes on; no turn is lost
+    learning.py    conversation to learn from -> the texts of its examples, each answer behind its own prompt
     encoding.py    text -> ids, with cuts where answers begin
     renderer.py    Renderer: the only place where a conversation becomes ids
+    sharing.py     what examples begin with in common, as a tree
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
     adopt.py       adopt(): an adapter that another program trained gets a contract
     binding.py     bind(): a base model and an adapter that belong together, and their renderer
@@ -22,9 +24,11 @@ from arriero.prompt.binding import Bound, bind
 from arriero.prompt.calls import CallReader, Part
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.encoding import Layout
+from arriero.prompt.learning import Answers
 from arriero.prompt.options import Prompting
 from arriero.prompt.reasoning import Reasoning, ReasoningReader
-from arriero.prompt.renderer import Answers, Rendered, Renderer
+from arriero.prompt.renderer import Rendered, Renderer
+from arriero.prompt.sharing import Shared, tree_tokens
 from arriero.prompt.template import TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids, token_count
 from arriero.prompt.tools import Wanted
@@ -44,6 +48,7 @@ __all__ = [
     "ReasoningReader",
     "Rendered",
     "Renderer",
+    "Shared",
     "TemplateError",
     "Wanted",
     "bind",
@@ -51,4 +56,5 @@ __all__ = [
     "read_tokenizer",
     "stop_token_ids",
     "token_count",
+    "tree_tokens",
 ]

@@ -6,7 +6,7 @@ its own words, and a turn that it leaves out is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
@@ -100,8 +100,11 @@ class Asking:
                 hint="put it where the template has a place for it, say at the beginning or into a user's message",
             )
         shown = self._shown(turns)
-        answers = tuple(index for index, turn in enumerate(shown) if turn.role == "assistant")
-        return Layout(text, self._cuts(shown, answers, text), answers, self._structure(turns, text, traced))
+        answers = [index for index, turn in enumerate(shown) if turn.role == "assistant"]
+        cuts = earlier_cuts(
+            text, answers, lambda turn: self.template.text(shown[:turn], answer_follows=True, tools=self.tools)
+        )
+        return Layout(text, tuple(cuts.values()), tuple(cuts), self._structure(turns, text, traced))
 
     def _structure(self, turns: Sequence[Message], text: str, traced: str | None) -> Spans:
         structure = self.template.tracer.structure(text, traced) if traced is not None else None
@@ -168,14 +171,19 @@ class Asking:
         except UsageError:
             return True
 
-    def _cuts(self, shown: Sequence[Message], answers: Sequence[int], text: str) -> tuple[int, ...]:
-        """Where earlier answers begin; not those that the template renders otherwise once others follow."""
-        cuts: list[int] = []
-        for turn in answers:
-            try:
-                before = self.template.text(shown[:turn], answer_follows=True, tools=self.tools)
-            except UsageError:  # nothing goes before the first turn, and many templates take no nothing
-                continue
-            if text.startswith(before) and len(before) >= max(cuts, default=0):
-                cuts.append(len(before))
-        return tuple(cuts)
+
+def earlier_cuts(text: str, answers: Iterable[int], prompt: Callable[[int], str]) -> dict[int, int]:
+    """Where in a text the answers begin, by their turns, ascending; `prompt` gives what stands before a turn's answer.
+
+    Not those that the template renders otherwise once others follow.
+    """
+    cuts: dict[int, int] = {}
+    longest = 0
+    for turn in answers:
+        try:
+            before = prompt(turn)
+        except UsageError:  # nothing goes before the first turn, and many templates take no nothing
+            continue
+        if text.startswith(before) and len(before) >= longest:
+            cuts[turn] = longest = len(before)
+    return cuts

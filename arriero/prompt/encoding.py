@@ -25,7 +25,8 @@ class Layout:
 
     `cuts` are the positions in `text` where an answer begins, ascending; `turns` the indices of those messages.
     `structure` are the spans of the special tokens that the template wrote, None where the text holds no others.
-    `learnt` are those of `turns` that training takes a loss on.
+    `learnt` are those of `turns` that training takes a loss on. A `document` is no conversation: all after its one cut
+    is learnt.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Layout:
     turns: tuple[int, ...]
     structure: Spans | None = None
     learnt: tuple[int, ...] = ()
+    document: bool = False
 
 
 class Encoder:

@@ -2,7 +2,7 @@
 
 The template is rendered to text and that text is tokenized once, so there is exactly one BOS where the template
 writes one. Ids and loss mask are born together. For every assistant turn the text before its answer is rendered as a
-prompt too; it must be a prefix of the text with the answer, and where it ends is a cut:
+prompt too; a trained answer's example begins with it (`learning`), and where it ends is a cut:
 
     text   <s>user|hello</s><s>bot|hi</s>\\n
     cut                            ^
@@ -20,13 +20,14 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, turns_of, with_system
 from arriero.prompt.asking import Asking, Ends, Prompt, ending_of
 from arriero.prompt.calls import MARKERS
 from arriero.prompt.encoding import Encoder, Ids, Layout, LiteralEncoder
+from arriero.prompt.learning import Answers, Lesson
 from arriero.prompt.options import agreeing, folded, instructed
 from arriero.prompt.reasoning import Reasoning, Tags
 from arriero.prompt.template import Template, TemplateError, check_unicode
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
-
-Answers = Literal["all", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,15 @@ class Rendered:
         for start, end in self.spans:
             mask[start:end] = [True] * (end - start)
         return tuple(mask)
+
+    def pieces(self, length: int) -> list[Rendered]:
+        """Consecutive pieces of at most `length` ids, with what of the spans is in each; none of a single id."""
+        found = []
+        for at in range(0, max(1, len(self.ids) - 1), length):
+            ids = self.ids[at : at + length]
+            spans = [(max(start - at, 0), min(end - at, len(ids))) for start, end in self.spans]
+            found.append(Rendered(ids, tuple((start, end) for start, end in spans if start < end)))
+        return found
 
     def cut(self, length: int) -> Rendered | None:
         """Shortened to `length` ids by cutting the last answer and keeping its end token; None if there is no room."""
@@ -75,9 +83,9 @@ class Renderer:
     `system` is put in front of conversations that bring no system prompt (None: the template decides). `today` is
     the date, as YYYY-MM-DD, that templates asking for the current date are given: frozen, so that a prompt does not
     change from one day to the next. `variables` are those of the template (`enable_thinking` …), of which a request may
-    not change the `frozen` ones. `answers` says whether every answer is trained or only a conversation's last.
-    `fold_system` puts the system prompt before the first question. `given_template` is the chat template where it is
-    not the tokenizer's own.
+    not change the `frozen` ones. `answers` says which answers are trained, and whether as examples of their own; see
+    `learning`. `fold_system` puts the system prompt before the first question. `given_template` is the chat template
+    where it is not the tokenizer's own.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -85,7 +93,7 @@ class Renderer:
     system: str | None = None
     today: str = "2024-07-26"
     variables: Mapping[str, Any] = field(default_factory=dict)
-    answers: Answers = "all"
+    answers: Answers = "auto"
     frozen: frozenset[str] = frozenset()
     fold_system: bool = False
     given_template: str | None = None
@@ -205,44 +213,44 @@ class Renderer:
         return {index: token.content for index, token in added.items() if token.special and token.content in MARKERS}
 
     def render(self, conversation: Conversation) -> Rendered:
-        """The ids of a whole conversation and the mask; raises as `layout` does, and `TemplateError`."""
-        layout = self.layout(conversation.with_system(self.system))
-        (rendered,) = self.render_layouts([layout])
-        return rendered
+        """A conversation's last example: all of it, where the template lets one example hold all answers."""
+        return self.examples(conversation)[-1]
 
-    def render_layouts(self, layouts: Sequence[Layout]) -> list[Rendered]:
-        """Tokenize many conversations at once; see `render`."""
+    def examples(self, conversation: Conversation) -> list[Rendered]:
+        """The ids of a conversation's examples, and the spans to learn; raises as `layouts` does, and TemplateError."""
+        found = []
+        for example in self.render_layouts(self.layouts(conversation.with_system(self.system))):
+            if isinstance(example, UsageError):
+                raise example
+            found.append(example)
+        return found
+
+    def render_layouts(self, layouts: Sequence[Layout]) -> list[Rendered | UsageError]:
+        """Tokenize many examples at once; what cannot be learnt from has the error in its place."""
         encodings = self._encoder.encode([layout.text for layout in layouts])
         return [self._masked(layout, encoding) for layout, encoding in zip(layouts, encodings, strict=True)]
 
-    def layout(self, conversation: Conversation) -> Layout:
-        """The text of a conversation to learn from, and where its answers begin.
+    def layouts(self, conversation: Conversation) -> list[Layout]:
+        """The texts of a conversation's examples, and where in them answers begin; see `learning`.
 
-        Raises TemplateError where the template is not prefix-stable, naming the turn, or takes no tools, and UsageError
-        where it refuses the conversation, no answer is to be learnt, or the content holds a special token or is not
-        Unicode text.
+        Raises TemplateError where the template takes no tools, and UsageError where it refuses the conversation, no
+        answer is to be learnt, or the content holds a special token or is not Unicode text.
         """
         messages, tools = conversation.messages, conversation.tools
+        if conversation.text is not None:
+            return [self._document(conversation.text)]
         messages = folded(messages) if self.fold_system else messages
         self.chat_template.check(messages, tools)
         if tools or any(message.tool_calls for message in messages):
             messages = self.call_form.fitted(messages)
-        text = self.chat_template.text(messages, answer_follows=False, tools=tools)
-        turns = tuple(index for index, message in enumerate(messages) if message.role == "assistant")
-        cuts = []
-        for turn in turns:
-            before = self.chat_template.text(messages[:turn], answer_follows=True, tools=tools)
-            if not text.startswith(before):
-                raise TemplateError(
-                    f"the chat template {self.chat_template.named} is not prefix-stable: the prompt before message "
-                    f"{turn} is not how the whole conversation begins, so what is trained would not be what is served",
-                    hint="use a model whose template renders earlier turns the same way whatever follows",
-                )
-            cuts.append(len(before))
-        learnt = tuple(turn for turn in (turns if self.answers == "all" else turns[-1:]) if messages[turn].trained)
-        if turns and not learnt:
-            raise UsageError("none of the answers that are trained is to be learnt (weight, train or loss)")
-        return Layout(text, tuple(cuts), turns, learnt=learnt)
+        ends = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
+        return Lesson(self.chat_template, messages, tools, tuple(ends)).layouts(self.answers)
+
+    def _document(self, text: str) -> Layout:
+        """A text as it is, as in pre-training: between the tokens that begin and end one, where there are such."""
+        self.chat_template.check([Message("user", text)])
+        begin, end = (str(token or "") for token in (self.tokenizer.bos_token, self.tokenizer.eos_token))
+        return Layout(begin + text + end, (len(begin),), (0,), document=True)
 
     def surely_longer(self, text: str, tokens: int) -> bool:
         """Whether a text has more than so many tokens, judged by its beginning; False where that does not suffice."""
@@ -271,12 +279,15 @@ class Renderer:
     def _literal_encoder(self) -> LiteralEncoder:
         return LiteralEncoder(self.tokenizer)
 
-    def _masked(self, layout: Layout, encoding: Encoding) -> Rendered:
-        if not layout.cuts:
-            raise UsageError("the conversation has no assistant message, so there is nothing to learn from it")
+    def _masked(self, layout: Layout, encoding: Encoding) -> Rendered | UsageError:
         ids, starts = self._encoder.starts(layout, encoding)
+        if layout.document:
+            return Rendered(tuple(ids), ((starts[0], len(ids)),))
         answers = [(start, turn) for start, turn in zip(starts, layout.turns, strict=True) if turn in layout.learnt]
-        return Rendered(tuple(ids), tuple((start, self._end_of_turn(ids, start, turn)) for start, turn in answers))
+        try:
+            return Rendered(tuple(ids), tuple((start, self._end_of_turn(ids, start, turn)) for start, turn in answers))
+        except TemplateError as error:
+            return error
 
     def _end_of_turn(self, ids: Ids, start: int, turn: int) -> int:
         """The position after the first stop token at or after `start`."""
@@ -286,7 +297,7 @@ class Renderer:
         expected = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         raise TemplateError(
             f"the chat template {self.chat_template.named} puts no stop token after message {turn}: the model would "
-            f"never learn to stop (the stop tokens are {expected})",
+            f"never learn to stop (the stop tokens are {expected}; generation_config.json names them as eos_token_id)",
             hint="name the token that ends a turn as eos_token_id in the model's generation_config.json",
         )
 

@@ -207,7 +207,8 @@ def _texts(messages: Iterable[Message], tools: Iterable[Tool]) -> Iterable[tuple
         yield f"the definition of the tool {tool.name}", as_json(tool.definition)
     for message in messages:
         yield f"the {message.role}'s message", message.content
-        yield f"the {message.role}'s reasoning", message.reasoning_content or ""
+        if message.reasoning_content:
+            yield f"the {message.role}'s reasoning", message.reasoning_content
         for call in message.tool_calls:
             yield from ((f"the call of {call.name}", text) for text in (call.name, arguments_text(call)))
 
@@ -225,7 +226,7 @@ def _as_dicts(
     names: dict[str | None, str] = {}
     for message in messages:
         made: dict[str, Any] = {"role": message.role, "content": marked(message.content)}
-        if message.reasoning_content is not None:
+        if message.reasoning_content:
             made["reasoning_content"] = marked(message.reasoning_content)
         if message.tool_calls:
             names |= {call.id: call.name for call in message.tool_calls}

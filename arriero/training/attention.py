@@ -1,15 +1,15 @@
-"""Attention over a packed row: every example attends to the shared prefix and to itself, only.
+"""Attention over a packed row: every segment attends to itself and to the path from the root to it, only.
 
-    row        [ prefix | example 1 | example 2 | … ]        one computation of the prefix for all
-    example i  queries: its own tokens        keys, values: prefix + its own tokens, causal
+    row        [ root | segment 1 | segment 2 | … ]          one computation of what examples share for all of them
+    segment i  queries: its own tokens        keys, values: path + its own tokens, causal
 
 `attention` is registered with transformers' attention interface, so unmodified models call it in place of their own;
-what a row looks like reaches it as the keyword `row_layout` of the model's forward. On a CPU, examples of similar
+what a row looks like reaches it as the keyword `row_layout` of the model's forward. On a CPU, segments of similar
 length are computed together as batched matrix products and a softmax, which is several times faster there than a
 fused kernel or a dense mask over the whole row; on CUDA it is torch's variable-length flash attention.
 
 Sharing is exact: hidden states of a prefix depend on nothing behind it, so the copies of it in a padded batch are
-equal, and the gradients that the copies would have received are summed into the one.
+equal, and the gradients that the copies would have received are summed into the one. That holds at every branch.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def attention(
 def _harmless(name: str, value: Any, layout: RowLayout) -> bool:
     """Whether an option changes nothing: it is off, or a window that every example fits into."""
     if name == "sliding_window" and value is not None:
-        return bool(value >= layout.prefix + max(layout.lengths))
+        return bool(value >= layout.longest)
     return value is None or (isinstance(value, float) and value == 0)
 
 
@@ -88,7 +88,7 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """The prefix's keys and values get the sum over all examples, in float32."""
+        """A path's keys and values get the sum over all segments below it, in float32."""
         query, key, value, *kept = ctx.saved_tensors
         heads, dim = query.shape[1:]
         grad = grads[0].contiguous().view(-1, value.shape[2])
@@ -139,4 +139,4 @@ def _add(total: Tensor, part: Tensor, block: Block, index: BlockIndex) -> None:
     total[block.start : block.start + len(own)] += own
     if block.prefix:
         shared = part.view(block.count, key_heads, -1, dim)[:, :, : block.prefix]
-        total[: block.prefix] += shared.sum(0, dtype=total.dtype).transpose(0, 1)
+        total.index_add_(0, index.path, shared.sum(0, dtype=total.dtype).transpose(0, 1))

@@ -27,9 +27,10 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The two parts of a data set: rows of a rendered table, which stay on disk.
+    """The two parts of a data set: rows of a rendered table, which stay on disk; a row may have several examples.
 
-    `held_out_places` are those of the held-out rows in `loaded.table`, `longest` is in tokens, of both parts.
+    `held_out_places` are the places in `loaded.table` of the held-out examples' rows, `longest` is in tokens, of both
+    parts.
     """
 
     train: Dataset
@@ -41,15 +42,19 @@ class Examples:
     longest: int
 
     def step(self, size: int) -> list[Rendered]:
-        """Some `size` rows of the training part, spread over it, for trying things out."""
+        """The examples of some `size` rows of the training part, spread over it, for trying things out."""
         count = len(self.train)
-        return [data.rendered(self.train[int(at)]) for at in sorted({index * count // size for index in range(size)})]
+        places = sorted({index * count // size for index in range(size)})
+        return [example for at in places for example in data.rendered(self.train[int(at)])]
+
+    @property
+    def held_out_rows(self) -> int:
+        """Rows of the held-out part."""
+        return len(set(self.held_out_places))
 
 
 def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: int) -> Examples:
     """Render and split. Announces every dropped row; raises DataError when nothing is left to train on."""
-    import pyarrow.compute as pc
-
     rows = data.render(loaded, renderer, options, window)
     rows.announce("report.json")
     train, held_out = data.split(rows.column("prompt_key"), options.eval_fraction, options.seed)
@@ -58,15 +63,15 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
     if options.eval_fraction and not len(held_out):
         _none_held_out(len(rows), options)
     part = rows.table.select(train)
-    lengths = pc.list_value_length(rows.table.with_format("arrow")["ids"][:])
+    held = [(int(rows.places[index]), example) for index in held_out for example in rows[int(index)]]
     return Examples(
         train=part,
-        held_out=[rows[int(index)] for index in held_out],
-        held_out_places=[int(place) for place in rows.places[held_out]],
+        held_out=[example for _, example in held],
+        held_out_places=[place for place, _ in held],
         dropped=rows.dropped,
         sample=_sample(loaded, rows.places),
         loaded=loaded,
-        longest=int(pc.max(lengths).as_py()),
+        longest=int(rows.lengths().max()),
     )
 
 
@@ -74,7 +79,11 @@ def _sample(loaded: Loaded, places: Iterable[int]) -> Conversation:
     """The first conversation of words alone, which a contract can hold; a stand-in where the first ones have calls."""
     for place in itertools.islice(places, 1000):
         found = loaded.conversation(int(place))
-        if not found.tools and all(Message(turn.role, turn.content) == turn for turn in found.messages):
+        if (
+            found.messages
+            and not found.tools
+            and all(Message(turn.role, turn.content) == turn for turn in found.messages)
+        ):
             return found
     return Conversation((Message("user", "hello"), Message("assistant", "hello")))
 

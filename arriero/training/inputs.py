@@ -32,4 +32,4 @@ class RowInputs:
         ids, positions, loss_at, targets = (
             to_device(part, device) for part in (row.ids, row.positions, row.loss_at, row.targets)
         )
-        return cls(ids, positions, loss_at, targets, RowLayout(row.prefix, row.lengths))
+        return cls(ids, positions, loss_at, targets, row.layout)

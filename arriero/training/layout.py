@@ -1,11 +1,12 @@
-"""What a packed row looks like to its attention: where prefix and examples are, cut into blocks, with their indices.
+"""What a packed row looks like to its attention: a tree of segments, cut into blocks, with their indices.
 
-row     [ prefix | example 1 | example 2 | … ]
-blocks  examples of similar length together, padded; long ones in slices of their queries
+row     [ root | segment 1 | segment 2 | … ]    a segment continues its parent, and attends to the path down to it
+blocks  segments of one parent and of similar length together, padded; long ones in slices of their queries
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,77 +19,99 @@ LARGEST = 1 << 22  # elements of one block of scores, over all heads
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Queries [first, last) of `count` consecutive examples, each padded to `longest` tokens."""
+    """Queries [first, last) of `count` consecutive segments of one parent, each padded to the longest's tokens."""
 
-    start: int  # where its first example begins in the row
+    start: int  # where its first segment begins in the row
     lengths: tuple[int, ...]
-    prefix: int  # shared tokens before each of its examples; 0 for the prefix itself
+    path: tuple[range, ...]  # the tokens of the row that all its segments continue; none for a root
     first: int
     last: int
 
     @property
     def count(self) -> int:
-        """Examples in the block."""
+        """Segments in the block."""
         return len(self.lengths)
 
     @property
+    def prefix(self) -> int:
+        """Tokens of the path."""
+        return sum(map(len, self.path))
+
+    @property
     def queries(self) -> slice:
-        """The tokens of the row whose queries these are; several examples are never cut into slices."""
+        """The tokens of the row whose queries these are; several segments are never cut into slices."""
         if self.count > 1:
             return slice(self.start, self.start + sum(self.lengths))
         return slice(self.start + self.first, self.start + self.last)
 
     @property
     def keys(self) -> int:
-        """Keys of each example: the prefix and its own tokens up to the last query."""
+        """Keys of each segment: the path and its own tokens up to the last query."""
         return self.prefix + self.last
 
 
 @dataclass(slots=True)
 class RowLayout:
-    """Where things are in a packed row. `lengths` are the examples' own tokens, after the prefix.
+    """Where things are in a packed row: `lengths` of its segments in tokens, and the number of each one's parent.
 
-    Index tensors that depend on the model's heads are made at the first layer and kept for the others. `kernel` is a
-    variable-length attention kernel to be used, None for what suits the device.
+    A parent is before its children and -1 stands for none. Index tensors that depend on the model's heads are made at
+    the first layer and kept for the others. `kernel` is a variable-length attention kernel to be used, None for what
+    suits the device.
     """
 
-    prefix: int
     lengths: tuple[int, ...]
+    parents: tuple[int, ...]
     cache: dict[Any, Any] = field(default_factory=dict)
     kernel: Callable[..., Tensor] | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens of the row."""
-        return self.prefix + sum(self.lengths)
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that one may attend to."""
+        return max(length + sum(map(len, path)) for length, path in zip(self.lengths, self.paths(), strict=True))
+
+    def paths(self) -> list[tuple[range, ...]]:
+        """For each segment the tokens of the row that it continues, in their order."""
+        starts = (0, *itertools.accumulate(self.lengths))
+        paths: list[tuple[range, ...]] = []
+        for parent in self.parents:
+            own = (range(starts[parent], starts[parent + 1]),) if parent >= 0 else ()
+            paths.append((*paths[parent], *own) if own else ())
+        return paths
 
     def blocks(self, heads: int) -> list[Block]:
-        """The row cut into pieces of bounded size: examples of similar length together, long ones in slices."""
-        found = _slices(0, (self.prefix,), 0, heads) if self.prefix else []
-        start, group = self.prefix, list[int]()
-        for length in self.lengths:
+        """The row cut into pieces of bounded size: like segments of one parent together, long ones in slices."""
+        found, start, group = list[Block](), 0, list[int]()
+        above: tuple[range, ...] = ()
+        for length, path in zip(self.lengths, self.paths(), strict=True):
             longest = max([length, *group])
             wasted = longest * (len(group) + 1) > 1.3 * (sum(group) + length)
-            if group and (wasted or heads * (len(group) + 1) * longest * (self.prefix + longest) > LARGEST):
-                found += _slices(start, tuple(group), self.prefix, heads)
+            size = heads * (len(group) + 1) * longest * (sum(map(len, path)) + longest)
+            if group and (wasted or path != above or size > LARGEST):
+                found += _slices(start, tuple(group), above, heads)
                 start, group = start + sum(group), []
+            above = path
             group.append(length)
-        return found + (_slices(start, tuple(group), self.prefix, heads) if group else [])
+        return found + (_slices(start, tuple(group), above, heads) if group else [])
 
 
-def _slices(start: int, lengths: tuple[int, ...], prefix: int, heads: int) -> list[Block]:
+def _slices(start: int, lengths: tuple[int, ...], path: tuple[range, ...], heads: int) -> list[Block]:
     longest = max(lengths)
-    step = max(1, min(longest, LARGEST // (heads * len(lengths) * (prefix + longest))))
-    return [Block(start, lengths, prefix, at, min(at + step, longest)) for at in range(0, longest, step)]
+    step = max(1, min(longest, LARGEST // (heads * len(lengths) * (sum(map(len, path)) + longest))))
+    return [Block(start, lengths, path, at, min(at + step, longest)) for at in range(0, longest, step)]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockIndex:
     """Rows of a block's queries and keys in (tokens * heads, dim), and the way back.
 
-    Batch entries are (example, key head); the query heads of one key head follow each other. Padding repeats the
-    example's last token: `padding` lists those queries, `back` the others in the row's order, `keys_back` the keys
-    of the examples' own tokens in the row's order.
+    Batch entries are (segment, key head); the query heads of one key head follow each other. Padding repeats the
+    segment's last token: `padding` lists those queries, `back` the others in the row's order, `keys_back` the keys
+    of the segments' own tokens in the row's order. `path` are the tokens before each of them.
     """
 
     queries: Tensor
@@ -96,6 +119,7 @@ class BlockIndex:
     padding: Tensor
     back: Tensor
     keys_back: Tensor
+    path: Tensor
     bias: Tensor  # (group * queries, keys): 0 where a query may look, else -inf
 
 
@@ -109,7 +133,8 @@ def _index(block: Block, heads: int, key_heads: int, like: Tensor) -> BlockIndex
     place = torch.arange(queries.numel()).view(queries.shape)
     valid = at < lengths[:, None]
     known = starts[:, None] + torch.minimum(own, lengths[:, None] - 1)
-    known = torch.cat((torch.arange(block.prefix).expand(block.count, -1), known), 1)  # (count, keys)
+    path = torch.tensor([token for part in block.path for token in part], dtype=torch.long)
+    known = torch.cat((path.expand(block.count, -1), known), 1)  # (count, keys)
     keys = known[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]
     key_place = torch.arange(keys.numel()).view(keys.shape)[:, :, block.prefix :].transpose(1, 2)
     hidden = torch.arange(block.keys) > block.prefix + at[:, None]
@@ -121,6 +146,7 @@ def _index(block: Block, heads: int, key_heads: int, like: Tensor) -> BlockIndex
         padding=place[~valid[:, None, None, :].expand(place.shape)].to(put),
         back=place.permute(0, 3, 1, 2)[valid].flatten().to(put),
         keys_back=key_place[own < lengths[:, None]].flatten().to(put),
+        path=path.to(put),
         bias=bias.repeat(heads // key_heads, 1).to(like),
     )
 

@@ -1,18 +1,22 @@
-"""An optimizer step's examples -> packed rows: no padding, and what all examples of a row begin with only once.
+"""An optimizer step's examples -> packed rows: no padding, and what examples begin with in common only once.
 
-[ prefix | rest of example 1 | rest of example 2 | … ]     positions of every rest continue from the prefix
+row        [ root | rest of example 1 | what 2 and 3 share | rest of 2 | rest of 3 | … ]
+parents      -1     root                root                 segment 2   segment 2
+positions    every segment continues its parent's
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 
 import torch
 from torch import Tensor
 
-from arriero.prompt import Rendered
+from arriero.prompt import Rendered, Shared, tree_tokens
+from arriero.training.layout import RowLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +24,41 @@ class PackedRow:
     """One row of the model's input, on the CPU.
 
     `ids` and `positions` are (1, tokens). `loss_at` (n,) are the positions in the row whose logits predict `targets`
-    (n,); the last one of the prefix may occur once for every example. `lengths` are the examples' tokens after the
-    prefix.
+    (n,); a shared one may occur once for every example. `lengths` are the segments' tokens, `parents` as in RowLayout;
+    `leaves` are the segments that the examples end with.
     """
 
     ids: Tensor
     positions: Tensor
     loss_at: Tensor
     targets: Tensor
-    prefix: int
     lengths: tuple[int, ...]
+    parents: tuple[int, ...]
+    leaves: tuple[int, ...]
 
     @property
     def computed(self) -> int:
         """Tokens that the model computes."""
         return int(self.ids.numel())
+
+    @property
+    def layout(self) -> RowLayout:
+        """For the attention."""
+        return RowLayout(self.lengths, self.parents)
+
+    def columns(self, example: int) -> Tensor:
+        """Where the example's tokens are in the row, (tokens,)."""
+        return _columns(self.layout)[self.leaves[example]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Ids [first, last) of the example `of`, which continue the segment `parent`."""
+
+    of: int
+    first: int
+    last: int
+    parent: int
 
 
 def loss_tokens(examples: Sequence[Rendered]) -> int:
@@ -42,72 +66,133 @@ def loss_tokens(examples: Sequence[Rendered]) -> int:
     return sum(end - max(start, 1) for example in examples for start, end in example.spans)
 
 
-def shared_prefix(examples: Sequence[Rendered]) -> int:
-    """Length of the longest common token prefix that lies before every loss token; 0 for a single example."""
-    if len(examples) < 2:
-        return 0
-    common = len(commonprefix([example.ids for example in examples]))  # noqa: RUF071  of any sequences, not only text
-    return min(common, *(example.spans[0][0] for example in examples))
+def tokens_of(examples: Sequence[Rendered], *, share: bool) -> int:
+    """Tokens that one row of the examples has."""
+    return tree_tokens(examples) if share else sum(len(example.ids) for example in examples)
 
 
 def split(examples: Sequence[Rendered], row_tokens: int, *, share: bool, at_least: int = 1) -> list[list[Rendered]]:
-    """Distribute examples over rows of at most `row_tokens`, balanced, each row's shortest first.
+    """Distribute examples over rows of at most `row_tokens`, balanced; those that share more than all stay together.
 
     An example that is longer gets a row of its own. `at_least` rows are made where there are as many examples.
     """
-    prefix = shared_prefix(examples) if share else 0
-    total = prefix + sum(len(example.ids) - prefix for example in examples)
-    wanted = min(len(examples), max(at_least, -(-total // row_tokens)))
+    shared = _shared(examples, share=share)
+    own = [len(examples[index].ids) - common for index, common in zip(shared.order, shared.common, strict=True)]
+    wanted = min(len(examples), max(at_least, -(-sum(own) // row_tokens)))
+    runs = _runs(shared, own, min(row_tokens, shared.root + -(-(sum(own) - shared.root) // wanted)), wanted)
+    sized = [(sum(own[first:last]) + shared.common[first] - shared.root, first, last) for first, last in runs]
     rows: list[list[Rendered]] = [[] for _ in range(wanted)]
-    sizes = [prefix] * wanted
-    for example in sorted(examples, key=lambda example: len(example.ids), reverse=True):
-        rest = len(example.ids) - prefix
-        emptiest = min(range(len(rows)), key=sizes.__getitem__)
-        if rows[emptiest] and sizes[emptiest] + rest > row_tokens:
+    sizes = [shared.root] * wanted
+    for size, first, last in sorted(sized, reverse=True):
+        emptiest = min(range(len(rows)), key=lambda row: (sizes[row], len(rows[row])))
+        if rows[emptiest] and sizes[emptiest] + size > row_tokens:
             emptiest = len(rows)
             rows.append([])
-            sizes.append(prefix)
-        rows[emptiest].append(example)
-        sizes[emptiest] += rest
-    return [row[::-1] for row in rows]
+            sizes.append(shared.root)
+        rows[emptiest] += [examples[index] for index in shared.order[first:last]]
+        sizes[emptiest] += size
+    return rows
+
+
+def _runs(shared: Shared, own: Sequence[int], limit: int, at_least: int) -> list[tuple[int, int]]:
+    """Runs [first, last) of the sorted examples that share more than the root, of at most `limit` tokens each.
+
+    `own` are the tokens that each adds to the one before it. There are `at_least` runs, where need be shorter ones.
+    """
+    bounds = [0]
+    size = own[0]
+    for at in range(1, len(own)):
+        size += own[at]
+        if shared.common[at] <= shared.root or size > limit:
+            bounds.append(at)
+            size = own[at] + shared.common[at]
+    runs = list(zip(bounds, [*bounds[1:], len(own)], strict=True))
+    while len(runs) < at_least:
+        first, last = max(runs, key=lambda run: run[1] - run[0])
+        runs.remove((first, last))
+        runs += [(first, (first + last) // 2), ((first + last) // 2, last)]
+    return runs
+
+
+def _shared(examples: Sequence[Rendered], *, share: bool) -> Shared:
+    """What examples share, nothing where that is not wanted."""
+    count = len(examples)
+    return Shared.of(examples) if share else Shared(tuple(range(count)), (0,) * count, 0)
 
 
 def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
-    """One row of `examples`, in their order."""
-    prefix = shared_prefix(examples) if share else 0
-    ids, positions = list(examples[0].ids[:prefix]), list(range(prefix))
-    loss_at: list[int] = []
-    targets: list[int] = []
-    for example in examples:
-        offset = len(ids) - prefix
+    """One row of `examples`."""
+    segments, leaves = _tree(examples, _shared(examples, share=share))
+    parents = tuple(segment.parent for segment in segments)
+    lengths = tuple(segment.last - segment.first for segment in segments)
+    columns = _columns(RowLayout(lengths, parents))
+    loss_at, targets = list[Tensor](), list[int]()
+    for example, leaf in zip(examples, leaves, strict=True):
         for start, end in example.spans:
             first = max(start, 1)
-            loss_at += [at + offset if at >= prefix else at for at in range(first - 1, end - 1)]
+            loss_at.append(columns[leaf][first - 1 : max(end, first) - 1])
             targets += example.ids[first:end]
-        ids += example.ids[prefix:]
-        positions += range(prefix, len(example.ids))
     return PackedRow(
-        torch.tensor([ids]),
-        torch.tensor([positions]),
-        torch.tensor(loss_at),
-        torch.tensor(targets),
-        prefix,
-        tuple(len(example.ids) - prefix for example in examples),
+        torch.tensor([[token for one in segments for token in examples[one.of].ids[one.first : one.last]]]),
+        torch.tensor([[at for one in segments for at in range(one.first, one.last)]]),
+        torch.cat(loss_at) if loss_at else torch.zeros(0, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        lengths,
+        parents,
+        tuple(leaves),
     )
 
 
+def _tree(examples: Sequence[Rendered], shared: Shared) -> tuple[list[_Segment], list[int]]:
+    """The segments, a parent before its children and those side by side, the shortest first; and each example's last.
+
+    A group of sorted examples shares what its neighbours at least share; where that ends, it falls into groups.
+    """
+
+    def end(first: int, last: int) -> int:
+        """How many ids a group has in common; a single example all of its own."""
+        return min(shared.common[first + 1 : last], default=len(examples[shared.order[first]].ids))
+
+    segments: list[_Segment] = []
+    leaves = [-1] * len(examples)
+    waiting = deque([(0, len(examples), 0, -1)])  # (first, last) of a group, the ids it has already, and in which one
+    while waiting:
+        first, last, depth, parent = waiting.popleft()
+        here = end(first, last)
+        if here > depth:
+            segments.append(_Segment(shared.order[first], depth, here, parent))
+            parent = len(segments) - 1
+        if last - first == 1:
+            leaves[shared.order[first]] = parent
+            continue
+        bounds = [first, *(at for at in range(first + 1, last) if shared.common[at] == here), last]
+        groups = sorted(itertools.pairwise(bounds), key=lambda group: end(*group))
+        waiting.extend((*group, here, parent) for group in groups)
+    return segments, leaves
+
+
+def _columns(layout: RowLayout) -> list[Tensor]:
+    """For each segment the positions in the row of an example that ends with it, from the root on."""
+    starts = torch.tensor((0, *layout.lengths)).cumsum(0).tolist()
+    found = []
+    for number, path in enumerate(layout.paths()):
+        parts = [*path, range(starts[number], starts[number + 1])]
+        found.append(torch.cat([torch.arange(part.start, part.stop) for part in parts]))
+    return found
+
+
 def fill(row: PackedRow, tokens: int) -> PackedRow:
-    """The row filled up to `tokens` by one more example that nothing is learned from.
+    """The row filled up to `tokens` by one more segment that nothing is learned from.
 
     For kernels that are compiled anew for lengths of another kind, and for graphs of rows of one length.
     """
     missing = tokens - row.computed
     if missing <= 0:
         return row
-    more = torch.arange(row.prefix, row.prefix + missing)[None]
     return replace(
         row,
         ids=torch.cat((row.ids, row.ids[:, :1].expand(1, missing)), 1),
-        positions=torch.cat((row.positions, more), 1),
+        positions=torch.cat((row.positions, torch.arange(missing)[None]), 1),
         lengths=(*row.lengths, missing),
+        parents=(*row.parents, -1),
     )

@@ -28,7 +28,7 @@ from arriero.training.inputs import RowInputs
 from arriero.training.kernels import Kernels
 from arriero.training.kernels.varlen import to_device
 from arriero.training.losses import HeadLoss, LogitsLoss
-from arriero.training.pack import PackedRow, fill, loss_tokens, pack, shared_prefix, split
+from arriero.training.pack import PackedRow, fill, loss_tokens, pack, split, tokens_of
 from arriero.training.planning.plan import Plan
 from arriero.training.targets import decoder_layers, language_part
 
@@ -148,8 +148,7 @@ class Steps:
         """Tokens that the model computes for the examples of one row."""
         if self.plan.mode.name == "padded":
             return len(examples) * max(len(example.ids) for example in examples)
-        prefix = shared_prefix(examples) if self.plan.mode.share else 0
-        return up(prefix + sum(len(example.ids) - prefix for example in examples), self.multiple)
+        return up(tokens_of(examples, share=self.plan.mode.share), self.multiple)
 
     @property
     def multiple(self) -> int:

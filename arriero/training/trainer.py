@@ -62,7 +62,7 @@ class HeldOut:
 def as_step(rows: Sequence[dict[str, Any]]) -> Batch:
     """Rows of a rendered table as the examples of a step, with the file number and row that each came from."""
     return {
-        "examples": [data.rendered(row) for row in rows],
+        "examples": [example for row in rows for example in data.rendered(row)],
         "places": [(row["file"], row["row"]) for row in rows],
     }
 

@@ -222,7 +222,7 @@ def test_an_answer_that_is_not_to_be_learnt_is_in_no_span(tmp_path, field, value
     for turn in sharegpt:
         del turn["role"], turn["content"]
     for row in ({"messages": turns}, {"conversations": sharegpt}):
-        example = data.render(load(tmp_path, "x.jsonl", json.dumps(row)), RENDERER, DataOptions(), 256)[0]
+        (example,) = data.render(load(tmp_path, "x.jsonl", json.dumps(row)), RENDERER, DataOptions(), 256)[0]
         learnt = [token for token, loss in zip(example.ids, example.mask, strict=True) if loss]
         assert learnt == [*ids_of("b"), 2]
 
@@ -243,7 +243,9 @@ def test_a_system_prompt_beside_the_messages_is_used(tmp_path):
         ({"weight": 0.5}, "a loss can only be taken"),
         ({"messages": [ASKED, {**ANSWERED, "weight": 0}]}, "none of its answers is to be learnt"),
         ({"messages": [{**ASKED, "train": True}, ANSWERED]}, "only answers are learnt"),
-        ({"messages": [ASKED, {**ANSWERED, "reasoning_content": "x"}]}, "holds reasoning_content"),
+        ({"messages": [ASKED, {**ANSWERED, "refusal": "x"}]}, "holds refusal"),
+        ({"messages": [{**ASKED, "reasoning_content": "x"}, ANSWERED]}, "the user's turn holds reasoning_content"),
+        ({"tools": [{"name": "f"}], "messages": [ASKED, ANSWERED]}, "no answer calls one"),
         ({"system": "s", "messages": [{"role": "system", "content": "t"}, ASKED, ANSWERED]}, "two system prompts"),
     ],
 )

@@ -29,7 +29,7 @@ def test_the_same_conversation_in_every_format(name):
 
 
 def test_what_has_no_known_fields_has_no_shape():
-    assert [shape_of(record) for record in ({"text": "x"}, 3, None, {**ALPACA, "output": None})] == [None] * 4
+    assert [shape_of(record) for record in ({"texts": "x"}, 3, None, {**ALPACA, "output": None})] == [None] * 4
 
 
 def test_system_prompts_and_earlier_turns():

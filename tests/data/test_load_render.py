@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from arriero import data
 from arriero.data import DataOptions, Dropped
 from arriero.errors import ArrieroError, DataError, NotFoundError
-from arriero.prompt import Renderer, TemplateError
+from arriero.prompt import Renderer
 from tests.conftest import SHARED_DATA, TEMPLATE, build_tokenizer, ids_of
 
 GOOD = {"instruction": "q", "input": "", "output": "a"}
@@ -36,8 +36,8 @@ def write(tmp_path, rows, name="rows.json"):
 def test_rows_come_out_as_the_renderer_makes_them(tmp_path):
     loaded = data.load(write(tmp_path, [GOOD, {**GOOD, "output": "骆驼"}]))
     rows = data.render(loaded, RENDERER, OPTIONS, 256)
-    assert [rows[i] for i in range(2)] == [RENDERER.render(loaded.conversation(i)) for i in range(2)]
-    assert rows[0].ids == (1, 4, *ids_of("q"), 2, 5, *ids_of("a"), 2)
+    assert [rows[i] for i in range(2)] == [RENDERER.examples(loaded.conversation(i)) for i in range(2)]
+    assert rows[0][0].ids == (1, 4, *ids_of("q"), 2, 5, *ids_of("a"), 2)
     assert (rows.dropped, rows.cut, int(rows.places[0])) == ((), 0, 0)
 
 
@@ -66,17 +66,17 @@ def test_cutting_on_request_keeps_the_end_token(tmp_path):
     loaded = data.load(write(tmp_path, [GOOD, {**GOOD, "output": "b" * 300}, {**GOOD, "instruction": "c" * 300}]))
     rows = data.render(loaded, RENDERER, DataOptions(too_long="cut", max_length=20), 256)
     assert (len(rows), rows.cut) == (2, 1)
-    assert len(rows[1].ids) == 20
-    assert rows[1].ids[-2:] == (*ids_of("b"), 2)
-    assert rows[1].spans == ((5, 20),)
+    assert len(rows[1][0].ids) == 20
+    assert rows[1][0].ids[-2:] == (*ids_of("b"), 2)
+    assert rows[1][0].spans == ((5, 20),)
     assert rows.dropped[0].row == 2, "a prompt that leaves no room for an answer cannot be cut"
 
 
 def test_only_the_last_answer_on_request(tmp_path):
     file = write(tmp_path, [{**GOOD, "history": [["x", "y"]]}])
     last = Renderer(build_tokenizer(), (2,), answers="last")
-    assert len(data.render(data.load(file), RENDERER, OPTIONS, 256)[0].spans) == 2
-    assert len(data.render(data.load(file), last, OPTIONS, 256)[0].spans) == 1
+    assert len(data.render(data.load(file), RENDERER, OPTIONS, 256)[0][0].spans) == 2
+    assert len(data.render(data.load(file), last, OPTIONS, 256)[0][0].spans) == 1
 
 
 def test_a_directory_counts_rows_by_file(tmp_path):
@@ -162,17 +162,17 @@ def test_as_many_processes_render_as_the_containers_quota_allows(tmp_path, home,
             file.unlink()
 
 
-def test_a_template_without_a_stop_token_stops_everything(tmp_path):
-    """Not a row's fault: the model would never learn to stop."""
+def test_a_template_without_a_stop_token_teaches_nothing(tmp_path):
+    """The model would never learn to stop."""
     endless = Renderer(build_tokenizer(TEMPLATE.replace("+ '</s>'", "")), (2,))
-    with pytest.raises(TemplateError, match="no stop token after message 1"):
+    with pytest.raises(DataError, match="no stop token after message 1"):
         data.render(data.load(write(tmp_path, [GOOD])), endless, OPTIONS, 256)
 
 
 def test_nothing_left(tmp_path):
     with pytest.raises(DataError, match="no row is left of 2; the first: 7 tokens, the limit is 5"):
         data.render(data.load(write(tmp_path, [GOOD, GOOD])), RENDERER, DataOptions(max_length=5), 256)
-    for rows in ([], [1, 2], [{"text": "x"}]):
+    for rows in ([], [1, 2], [{"texts": "x"}]):
         with pytest.raises(DataError, match=f"none of its {len(rows)} rows can be used"):
             data.load(write(tmp_path, rows))
 

@@ -109,6 +109,35 @@ GEMMA = (
     "{{ m.content + '<turn|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
 )
 
+# Reasoning models. DeepSeek's R1: every prompt opens a think block, and no answer ever shows one again
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}"
+    "{{ '<|User|>' + m.content }}{% else %}"
+    "{{ '<|Assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}"
+)
+# QwQ: the same in ChatML, with the line breaks after a block stripped
+QWQ = THINKING.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+# Qwen 3: answers after the last question show their block, an empty one where there is none, and earlier ones don't;
+# reasoning comes in a field of its own or in the text
+_LAST = (
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+    "{% set thought = m.reasoning_content or '' %}{% set said = m.content %}"
+    "{% if not thought and '</think>' in said %}"
+    "{% set thought = said.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}"
+    "{% set said = said.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if loop.index0 > ns.last and (loop.last or thought) %}"
+    "{{ '<think>\n' + thought.strip('\n') + '\n</think>\n\n' + said.lstrip('\n') }}{% else %}{{ said }}{% endif %}"
+    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}OPENING{% endif %}"
+)
+QWEN3 = _LAST.replace(
+    "OPENING",
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}",
+)
+QWEN3_THINKING = _LAST.replace("OPENING", "{{ '<think>\n' }}")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -127,6 +156,29 @@ FAMILIES = {
     "headers": Family(HEADERS, ("<|bos|>", "<|head|>", "<|/head|>", "<|eot|>"), "<|eot|>", strips=True),
     "inst": Family(INST, ("<s>", "</s>"), "</s>", before_answer=" "),
     "turns": Family(TURNS, ("<bos>", "<turn>", "</turn>"), "</turn>", strips=True, has_system=False),
+}
+# those whose history is not what was said
+REASONING = {
+    "thinking": Family(THINKING, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+    "r1": Family(R1, ("<|bos|>", "<|User|>", "<|Assistant|>", "<|eos|>"), "<|eos|>"),
+    "qwq": Family(QWQ, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+    "qwen3": Family(QWEN3, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+    "qwen3-thinking": Family(QWEN3_THINKING, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+}
+_MISTRAL_MARKS = ("[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")
+# those with a place for tools
+CALLING = {
+    "hermes": Family(HERMES, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+    "coder": Family(CODER, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+    "mistral-old": Family(
+        MISTRAL_OLD, ("<s>", "</s>", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", *_MISTRAL_MARKS), "</s>", has_system=False
+    ),
+    "mistral-new": Family(
+        MISTRAL_NEW, ("<s>", "</s>", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", *_MISTRAL_MARKS), "</s>", has_system=False
+    ),
+    "gemma": Family(
+        GEMMA, ("<bos>", "<|turn>", "<turn|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>"), "<turn|>"
+    ),
 }
 CORPUS = [
     "a\n\nb",

@@ -66,10 +66,12 @@ def test_exactly_one_beginning_of_sequence():
     assert renderer().prompt(talk("a").messages).count(1) == 1
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused():
-    shifting = "{{ messages | length }}" + TEMPLATE
-    with pytest.raises(UsageError, match="not prefix-stable: the prompt before message 1"):
-        renderer(shifting).render(talk("a", "b"))
+def test_a_template_that_rewrites_earlier_turns_teaches_each_answer_behind_its_own_prompt():
+    """It was refused, and one such row ended the run."""
+    first, second = renderer("{{ messages | length }}" + TEMPLATE).examples(talk("a", "b", "c", "a"))
+    assert first.ids == (*ids_of("1"), 1, 4, A, 2, 5, B, 2)
+    assert second.ids == (*ids_of("3"), 1, 4, A, 2, 5, B, 2, 4, C, 2, 5, A, 2)
+    assert (first.spans, second.spans) == (((6, 8),), ((12, 14),))
 
 
 def test_a_template_without_an_end_token_is_refused():

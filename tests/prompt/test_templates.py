@@ -60,7 +60,8 @@ def test_the_mask_is_the_spans_and_has_the_ids_length(name, pairs):
 def test_many_at_once_are_what_each_is_alone(batch):
     for renderer in RENDERERS.values():
         talks = [conversation(pairs) for pairs in batch]
-        assert renderer.render_layouts([renderer.layout(talk) for talk in talks]) == [renderer.render(t) for t in talks]
+        layouts = [layout for talk in talks for layout in renderer.layouts(talk)]
+        assert renderer.render_layouts(layouts) == [renderer.render(talk) for talk in talks]
 
 
 def test_an_answer_that_begins_with_a_newline_is_tokenized_as_it_is_generated():

@@ -20,12 +20,21 @@ from arriero.training.layout import RowLayout
 SCALE = 0.3
 
 
+def flat(prefix, lengths):
+    """A root, if there is any, and segments below it."""
+    root = (prefix,) if prefix else ()
+    return RowLayout((*root, *lengths), (*(-1 for _ in root), *(len(root) - 1 for _ in lengths)))
+
+
 def dense(query, key, value, layout):
-    """(tokens, heads, dim) by one mask: each example sees the prefix and itself up to the query."""
+    """(tokens, heads, dim) by one mask: each segment sees the path down to it, and itself up to the query."""
     tokens = layout.tokens
-    owner = torch.tensor([-1] * layout.prefix + [at for at, length in enumerate(layout.lengths) for _ in range(length)])
+    owner = [at for at, length in enumerate(layout.lengths) for _ in range(length)]
+    above = [{at} for at in range(len(layout.lengths))]
+    for at, parent in enumerate(layout.parents):
+        above[at] |= above[parent] if parent >= 0 else set()
     causal = torch.arange(tokens)[:, None] >= torch.arange(tokens)
-    seen = causal & ((owner[:, None] == owner) | (owner == -1))
+    seen = causal & torch.tensor([[other in above[one] for other in owner] for one in owner])
     group = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(group, 1) for part in (key, value))
     scores = torch.einsum("thd,shd->hts", query, key) * SCALE
@@ -37,19 +46,24 @@ def compute(parts, layout):
     return attention.attention(None, *heads_first, None, row_layout=layout, scaling=SCALE)[0][0]
 
 
-@settings(max_examples=60, deadline=None)
+@st.composite
+def trees(draw):
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=9))
+    parents = [draw(st.integers(-1, at - 1)) for at in range(len(lengths))]
+    return RowLayout(tuple(lengths), tuple(draw(st.sampled_from([parents, sorted(parents)]))))
+
+
+@settings(max_examples=80, deadline=None)
 @given(
-    st.integers(0, 7),
-    st.lists(st.integers(1, 9), min_size=1, max_size=6).map(sorted),
+    trees(),
     st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 3)]),
     st.sampled_from([1 << 24, 300, 60]),
     st.sampled_from([0, 3]),
     st.sampled_from([4, 3]),
 )
-def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, kept, value_dim):
+def test_it_is_dense_attention_under_the_mask(layout, heads, largest, kept, value_dim):
     """Also cut into slices (a small LARGEST), with probabilities computed again (KEPT 0), and with smaller values."""
-    layout = RowLayout(prefix, tuple(lengths))
-    generator = torch.Generator().manual_seed(sum(lengths))
+    generator = torch.Generator().manual_seed(layout.tokens)
     shapes = [(layout.tokens, count, dim) for count, dim in zip((*heads, heads[1]), (4, 4, value_dim), strict=True)]
     parts = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
     upstream = torch.randn((layout.tokens, heads[0], value_dim), dtype=torch.float64, generator=generator)
@@ -67,7 +81,7 @@ def test_it_is_dense_attention_under_the_mask(prefix, lengths, heads, largest, k
 
 def test_blocks_hold_every_query_once_and_stay_within_the_bound(monkeypatch):
     monkeypatch.setattr(layouts, "LARGEST", 500)
-    layout = RowLayout(5, (2, 2, 3, 40, 90))
+    layout = flat(5, (2, 2, 3, 40, 90))
     found = []
     for block in layout.blocks(heads=2):
         found += range(block.queries.start, block.queries.stop)
@@ -81,12 +95,12 @@ def test_blocks_hold_every_query_once_and_stay_within_the_bound(monkeypatch):
 def test_options_whose_meaning_would_be_lost_are_refused(name, value):
     parts = [torch.randn(1, 2, 6, 4)] * 3
     with pytest.raises(UnsupportedAttentionError, match=name):
-        attention.attention(None, *parts, None, row_layout=RowLayout(2, (4,)), **{name: value})
+        attention.attention(None, *parts, None, row_layout=flat(2, (4,)), **{name: value})
 
 
 def test_a_window_that_every_example_fits_into_is_no_window():
     parts = [torch.randn(1, 2, 8, 4)] * 3
-    layout = RowLayout(2, (3, 3))
+    layout = flat(2, (3, 3))
     windowed = attention.attention(None, *parts, None, row_layout=layout, sliding_window=5)[0]
     assert torch.equal(windowed, attention.attention(None, *parts, None, row_layout=layout)[0])
 
@@ -98,13 +112,37 @@ def test_a_model_that_does_not_hand_options_on_is_refused():
 
 def test_sequences_for_flash_attention_spelled_out():
     """The prefix by itself, then each example with the prefix's keys before its own; queries end where keys end."""
-    found = Sequences.of(RowLayout(2, (1, 3)))
+    found = Sequences.of(flat(2, (1, 3)))
     assert found.index.tolist() == found.home.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
     assert found.queries.tolist() == [0, 2, 3, 6]
     assert found.keys.tolist() == [0, 2, 5, 10]
     assert (found.most_queries, found.most_keys) == (3, 5)
-    found = Sequences.of(RowLayout(0, (2, 1)))
+    found = Sequences.of(flat(0, (2, 1)))
     assert (found.index.tolist(), found.queries.tolist(), found.keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])
+
+
+TREE = RowLayout((2, 1, 3, 2, 1, 4), (-1, 0, 0, 2, 2, -1))
+
+
+def test_sequences_of_a_tree_have_the_keys_of_the_path():
+    found = Sequences.of(TREE)
+    assert found.index.tolist() == [
+        0,
+        1,
+        0,
+        1,
+        2,
+        0,
+        1,
+        3,
+        4,
+        5,
+        *(0, 1, 3, 4, 5, 6, 7),
+        *(0, 1, 3, 4, 5, 8),
+        *range(9, 13),
+    ]
+    assert found.queries.diff().tolist() == list(TREE.lengths)
+    assert found.keys.diff().tolist() == [2, 3, 5, 7, 6, 4]
 
 
 def before_grouped(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
@@ -131,7 +169,7 @@ def since_grouped(
 
 
 @pytest.mark.parametrize("kernel", [before_grouped, since_grouped])
-@pytest.mark.parametrize("layout", [RowLayout(2, (1, 3)), RowLayout(0, (2, 4, 1))])
+@pytest.mark.parametrize("layout", [flat(2, (1, 3)), flat(0, (2, 4, 1)), TREE])
 def test_flash_attention_of_either_signature_gets_what_it_takes(kernel, layout):
     """Without enable_gqa in its signature the kernel was not used at all, and attention took the slow path."""
     generator = torch.Generator().manual_seed(0)

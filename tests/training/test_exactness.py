@@ -118,6 +118,8 @@ def some_examples(draw, most=6):
     found = []
     for _ in range(draw(st.integers(1, most))):
         ids, spans = [1, *prefix], []
+        if found and draw(st.booleans()):  # nested prefixes: go on within another example
+            ids = list(draw(st.sampled_from(found)).ids[: len(ids) + draw(st.integers(0, 12))])
         for _ in range(draw(st.integers(1, 2))):
             ids += draw(st.lists(tokens, min_size=1, max_size=5))
             answer = [*draw(st.lists(tokens, max_size=6)), 2]

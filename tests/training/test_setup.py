@@ -51,7 +51,7 @@ def positions_off_by_one():
 
     def pack(*arguments, **options):
         row = own(*arguments, **options)
-        later = torch.arange(row.computed) >= row.prefix
+        later = torch.arange(row.computed) >= row.lengths[0]
         return replace(row, positions=row.positions + later)
 
     steps_module.pack = pack
@@ -63,19 +63,46 @@ def positions_off_by_one():
 
 @contextlib.contextmanager
 def one_token_leaks():
-    """The first token of the second example is taken for the last of the first, so its neighbours see it."""
-    own = RowLayout.__init__
+    """The first token of each segment but two is taken for the last of the one before, whose neighbours see it."""
+    own = RowLayout.blocks
 
-    def moved(self, prefix, lengths, **rest):
-        if len(lengths) > 1:
-            lengths = (lengths[0] + 1, lengths[1] - 1, *lengths[2:])
-        own(self, prefix, lengths, **rest)
+    def moved(self, heads):
+        lengths = self.lengths
+        if len(lengths) > 2:
+            lengths = (lengths[0], lengths[1] + 1, *lengths[2:-1], lengths[-1] - 1)
+        return own(RowLayout(lengths, self.parents), heads)
 
-    RowLayout.__init__ = moved
+    RowLayout.blocks = moved
     try:
         yield
     finally:
-        RowLayout.__init__ = own
+        RowLayout.blocks = own
+
+
+# two answers of one conversation whose history is rewritten, and a question of its own
+NESTED = [
+    Rendered((1, 7, 8, *range(10, 22), 40, 41, 2), ((15, 18),)),
+    Rendered((1, 7, 8, *range(10, 22), 41, 2, 30, 31, 32, 42, 2), ((20, 22),)),
+    Rendered((1, 7, 50, 51, 2), ((3, 5),)),
+]
+
+
+@contextlib.contextmanager
+def branches_lose_their_parents():
+    """What is below a branch sees the root only."""
+    own = RowLayout.blocks
+    RowLayout.blocks = lambda *arguments: [replace(block, path=block.path[:1]) for block in own(*arguments)]
+    try:
+        yield
+    finally:
+        RowLayout.blocks = own
+
+
+def test_the_check_looks_at_nested_prefixes():
+    """It looked at examples that share nothing but what all of them do, so it could not see a wrong branch."""
+    model = build("Llama")
+    assert check(model, NESTED).passed
+    assert not check(model, NESTED, breaking=branches_lose_their_parents).passed
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

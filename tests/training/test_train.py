@@ -152,9 +152,8 @@ def test_training_refuses_to_start_when_the_engine_would_not_stop(tmp_path, rows
     shutil.copytree(model_dir, broken)
     template = broken / "chat_template.jinja"
     template.write_text(template.read_text().replace("</s>", "<pad>"))
-    with pytest.raises(UsageError, match=r"no stop token after message 2.*the stop tokens are \['</s>'\]") as caught:
+    with pytest.raises(DataError, match=r"no stop token after message 2.*are \['</s>'\]; generation_config.json"):
         train_tiny(rows_file, broken, tmp_path / "run")
-    assert "generation_config.json" in caught.value.hint
     assert not (tmp_path / "run").exists()
 
 

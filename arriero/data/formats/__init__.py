@@ -4,6 +4,7 @@
     messages            {"messages": [{"role", "content"}, …], "system"?}                        OpenAI's
     sharegpt            {"conversations": [{"from": "human" | "gpt" | "system", "value"}, …], "system"?}
     prompt-completion   {"prompt", "completion", "system"?}; both may be lists of messages       TRL's
+    text                {"text"}: raw text, for continued pre-training
 
 alpaca is Stanford's, with LLaMA-Factory's `system` and `history`. All may have `tools`.
 

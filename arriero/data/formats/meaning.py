@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arriero.errors import UsageError
+from arriero.messages import Message, Tool
 
 LOSS = ("weight", "train", "loss", "training")  # OpenAI's, Axolotl's, ms-swift's
 VERDICTS = ("label", "kto_tag")
 PAIRS = ("rejected", "rejected_response", "rejected_messages")
 UNSEEN = ("images", "image", "videos", "video", "audios", "audio")
-UNHEARD = ("reasoning_content", "reasoning", "thinking", "refusal", *UNSEEN)
+REASONING = ("reasoning_content", "reasoning", "thinking")  # DeepSeek's and vLLM's, OpenRouter's, Harmony's
+UNHEARD = ("refusal", *UNSEEN)
 
 
 def is_trained(fields: Mapping[str, Any], what: str) -> bool:
@@ -41,9 +43,27 @@ def refuse_other_tasks(record: Mapping[str, Any]) -> None:
         raise UsageError("is marked as not to be learnt (weight, train or loss)")
 
 
+def refuse_uncalled(tools: Sequence[Tool], messages: Iterable[Message], choice: Any) -> None:
+    """Raise UsageError for tools that no answer calls, unless the row's `tool_choice` leaves that to the model."""
+    if tools and choice not in ("auto", "none") and not any(message.tool_calls for message in messages):
+        raise UsageError(
+            "has tools, and no answer calls one, which teaches the model not to call them: leave tools out or, if that "
+            'is wanted, say so in the row with "tool_choice": "auto"'
+        )
+
+
+def reasoning_of(turn: Mapping[str, Any]) -> str | None:
+    """The reasoning before a turn's answer, where it stands in a field of its own."""
+    found = [turn[name] for name in REASONING if turn.get(name)]
+    if any(not isinstance(each, str) or each != found[0] for each in found):
+        raise UsageError(f"the assistant's reasoning must be one text, got {found!r:.80}")
+    return found[0] if found else None
+
+
 def refuse_other_parts(turn: Mapping[str, Any], role: str) -> None:
     """Raise UsageError for a turn with parts that would be lost."""
-    if (unheard := next((name for name in UNHEARD if turn.get(name)), None)) is not None:
+    unheard_of = UNHEARD if role == "assistant" else (*REASONING, *UNHEARD)
+    if (unheard := next((name for name in unheard_of if turn.get(name)), None)) is not None:
         raise UsageError(f"the {role}'s turn holds {unheard}, which cannot be trained on")
     if role != "assistant" and any(turn.get(name) for name in LOSS):
         raise UsageError(f"asks for a loss on a turn of the {role}, and only answers are learnt")

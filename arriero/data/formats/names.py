@@ -14,6 +14,7 @@ FIELDS: dict[FormatName, tuple[str, ...]] = {
     "messages": ("messages", "system", "tools", "functions"),
     "sharegpt": ("conversations", "system", "tools"),
     "prompt-completion": ("prompt", "completion", "system", "tools"),
+    "text": ("text",),
 }
 
 
@@ -52,6 +53,7 @@ SHAPES = (
     _shape("alpaca", instruction="question", output="answer"),
     _shape("prompt-completion", prompt="prompt", completion="response"),
     _shape("prompt-completion", prompt="input", completion="output"),
+    _shape("text", text="text"),
 )
 _MESSAGES_UNDER_PROMPT = _shape("prompt-completion", prompt="prompt")
 KNOWN = frozenset(theirs for shape in SHAPES for _, theirs in shape.names)

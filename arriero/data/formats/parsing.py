@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from arriero.data.formats.meaning import LOSS, refuse_other_tasks
+from arriero.data.formats.meaning import LOSS, refuse_other_tasks, refuse_uncalled
 from arriero.data.formats.names import FIELDS, renamed, shape_of
 from arriero.data.formats.turns import FIELDS as TURN_FIELDS
 from arriero.data.formats.turns import as_list, kind, messages_of, tools_of
@@ -26,19 +26,23 @@ def parse(record: Any, name: FormatName, options: DataOptions) -> Conversation:
     if shape is None and (other := shape_of(record)) is not None:
         raise UsageError(f"is in the {other.format} format, the data in {name}")
     fields = renamed(record, dict(shape.names)) if shape is not None else record
+    if name == "text":
+        return Conversation((), text=_text(fields, "text"))
     messages = tuple(_PARSERS[name](fields, options))
     if messages and messages[-1].role != "assistant":
         raise UsageError("ends with a question that has no answer")
     if messages and not any(message.trained for message in messages if message.role == "assistant"):
         raise UsageError("none of its answers is to be learnt (weight, train or loss)")
-    return Conversation(messages, tools_of(fields))
+    tools = tools_of(fields)
+    refuse_uncalled(tools, messages, record.get("tool_choice"))
+    return Conversation(messages, tools)
 
 
 def unused(record: Mapping[str, Any], name: FormatName) -> set[str]:
     """The fields of a record and its turns that are read over."""
     shape = shape_of(record, name)
     theirs = {column for _, column in shape.names} if shape is not None else set()
-    left = record.keys() - theirs - set(FIELDS[name]) - set(LOSS)
+    left = record.keys() - theirs - set(FIELDS[name]) - set(LOSS) - {"tool_choice"}
     left = {column for column in left if record[column] is not None}
     turns: list[Any] = next((record[column] for column in theirs if isinstance(record.get(column), list)), [])
     inner = {key for turn in turns if isinstance(turn, Mapping) for key in turn if turn[key] is not None}

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from arriero.data.formats.meaning import LOSS, is_trained, refuse_other_parts
+from arriero.data.formats.meaning import LOSS, REASONING, is_trained, reasoning_of, refuse_other_parts
 from arriero.data.records import Fault
 from arriero.errors import UsageError
 from arriero.messages import Message, Role, Tool, ToolCall
@@ -29,9 +29,9 @@ SPEAKERS: dict[str, Speaker] = {
     "observation": "tool", "tool": "tool", "tool_response": "tool", "function": "tool",
 }  # fmt: skip
 PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
-FIELDS = frozenset({"role", "from", "content", "value", "tool_calls", "tool_call_id", "function_call", *LOSS}).union(
-    {"system"}, *PAIRS
-)
+FIELDS = frozenset(
+    {"role", "from", "content", "value", "tool_calls", "tool_call_id", "function_call", *LOSS, *REASONING}
+).union({"system"}, *PAIRS)
 
 
 def messages_of(turns: Sequence[Any]) -> list[Message]:
@@ -130,9 +130,10 @@ def _part(part: Any) -> str:
 
 def _message(turn: Mapping[str, Any], speaker: Speaker, content: str, calls: tuple[ToolCall, ...]) -> Message:
     if speaker == "call":
-        return Message("assistant", "", calls, trained=is_trained(turn, "a turn"))
-    trained = speaker != "assistant" or is_trained(turn, "a turn")
-    return Message(speaker, content, calls, trained=trained)
+        return Message("assistant", "", calls, None, is_trained(turn, "a turn"), reasoning_of(turn))
+    if speaker == "assistant":
+        return Message(speaker, content, calls, None, is_trained(turn, "a turn"), reasoning_of(turn))
+    return Message(speaker, content, calls)
 
 
 def _calls(turn: Mapping[str, Any], speaker: Speaker, content: str, number: int) -> tuple[ToolCall, ...]:

@@ -74,7 +74,7 @@ def evaluate(
     rows.announce("--json")
     dtype = compute_type(chosen.precision)
     try:
-        found, base = _measure(bound, dtype, rows, chosen.batch_size, on_done)
+        found, base = _measure(bound, dtype, data.Single(rows), chosen.batch_size, on_done)
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"out of memory while evaluating: {error}", hint="lower --batch-size") from error
     return Evaluation(

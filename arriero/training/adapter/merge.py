@@ -154,7 +154,7 @@ def _examples(bound: Bound, file: str | Path | None, limit: int) -> list[Rendere
     rows.announce("--json")
     if trained.get("eval_fraction"):
         rows = held_out(rows, options, file)
-    return found + [rows[index] for index in range(min(limit, len(rows)))]
+    return found + [example for index in range(min(limit, len(rows))) for example in rows[index]][:limit]
 
 
 def _computed(model: torch.nn.Module, examples: list[Rendered]) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
 """The sizes that rows are filled up to, so that one graph serves many of them.
 
 row        ids, positions (tokens)   loss positions (n)          sequences (m)           keys (k)
-filled up  by one more example       whose loss is left out      empty, at the end       of no sequence
+filled up  by one more segment       whose loss is left out      empty, at the end       of no sequence
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Bucket:
         return cls(
             tokens=row.computed,
             sequences=up(len(row.lengths) + 1, SEQUENCES),
-            keys=up(row.computed + len(row.lengths) * row.prefix, KEYS),
+            keys=up(row.computed + sum(len(part) for path in row.layout.paths() for part in path), KEYS),
             positions=up(len(row.targets), POSITIONS),
-            longest=up(row.prefix + max(row.lengths), LONGEST),
+            longest=up(row.layout.longest, LONGEST),
         )
 
 
@@ -52,7 +52,7 @@ def up(number: int, multiple: int) -> int:
 
 def filled(row: PackedRow, bucket: Bucket, weight: float) -> dict[str, Tensor]:
     """The inputs of a graph for `row`, whose loss is multiplied by `weight`, on the CPU, in the bucket's sizes."""
-    sequences = Sequences.of(RowLayout(row.prefix, row.lengths))
+    sequences = Sequences.of(row.layout)
     positions = (0, bucket.positions - len(row.targets))
     keys = (0, bucket.keys - len(sequences.index))
     return {
@@ -83,5 +83,5 @@ def static_inputs(given: dict[str, Tensor], row: PackedRow, bucket: Bucket, kern
         most_queries=bucket.longest,
         most_keys=bucket.longest,
     )
-    layout = RowLayout(row.prefix, row.lengths, {"varlen": sequences}, kernel)
+    layout = RowLayout(row.lengths, row.parents, {"varlen": sequences}, kernel)
     return RowInputs(given["ids"], given["positions"], given["loss_at"], given["targets"], layout, given["kept"])

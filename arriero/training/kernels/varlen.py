@@ -44,9 +44,9 @@ def newest_flash(major: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """A row as sequences of queries, each ending where its keys end; the prefix is a sequence of its own.
+    """A row's segments as sequences of queries, each ending where its keys end.
 
-    `index` (keys,) are the row's tokens that the keys are those of, the prefix's before each example's own; `home`
+    `index` (keys,) are the row's tokens that the keys are those of, the path's before each segment's own; `home`
     (keys,) are the tokens that the keys' gradients belong to. `queries` and `keys` (sequences + 1,), int32, are the
     sequences' bounds. Filled up, there are empty sequences, and keys of none, whose home is behind the last token.
     """
@@ -61,15 +61,13 @@ class Sequences:
     @classmethod
     def of(cls, layout: RowLayout) -> Sequences:
         """Those of a row, on the CPU."""
-        prefix = torch.arange(layout.prefix)
-        parts, start = ([prefix] if layout.prefix else []), layout.prefix
-        queries = [layout.prefix] if layout.prefix else []
-        for length in layout.lengths:
-            parts += [prefix, torch.arange(start, start + length)]
-            queries.append(length)
+        parts, keys, start = list[Tensor](), list[int](), 0
+        for length, path in zip(layout.lengths, layout.paths(), strict=True):
+            own = [torch.arange(part.start, part.stop) for part in (*path, range(start, start + length))]
+            parts += own
+            keys.append(sum(map(len, own)))
             start += length
-        own = len(queries) - len(layout.lengths)
-        keys = queries[:own] + [layout.prefix + length for length in layout.lengths]
+        queries = layout.lengths
         ends = [torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32) for sizes in (queries, keys)]
         index = torch.cat(parts)
         return cls(index, index, ends[0], ends[1], max(queries), max(keys))
@@ -107,7 +105,7 @@ def shared_varlen(
 ) -> Tensor:
     """Query (tokens, heads, dim), key and value (tokens, key heads, dim); the result is like query.
 
-    `kernel` is `flash()`. Keys and values of the prefix are repeated before each example's own; causal to the lower
+    `kernel` is `flash()`. Keys and values of the path are repeated before each segment's own; causal to the lower
     right. Fewer key heads than query heads have to be asked for since torch 2.13, and just work before.
     """
     if "varlen" not in layout.cache:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from arriero.data import Report
 from arriero.hardware import machine
-from arriero.prompt import Contract, Rendered, Renderer
+from arriero.prompt import Contract, Renderer
 from arriero.training.adapter.answers import Answer, answers
 from arriero.training.adapter.measure import measure
 from arriero.training.examples import Examples
@@ -45,7 +44,7 @@ def describe(story: Story, setup: StepSetup, report: TrainReport, state: Any) ->
         "system": contract.system,
         "versions": dict(contract.versions),
         "machine": machine(),
-        "held_out": len(story.examples.held_out),
+        "held_out": story.examples.held_out_rows,
         "dropped": dropped,
         "options": asdict(story.options),
         "plan": {
@@ -73,7 +72,7 @@ def compare(model: Any, story: Story) -> dict[str, Any]:
     if not examples.held_out:
         return {"evaluation": None, "answers": []}
     stops = story.renderer.stop_token_ids
-    chosen = _distinct(examples.held_out, story.options.report_answers)
+    chosen = _distinct(examples, story.options.report_answers)
     if chosen:
         log.info("answering %d held-out prompts for the report, before and after", len(chosen))
     prompts = [examples.held_out[index].ids[: examples.held_out[index].spans[-1][0]] for index in chosen]
@@ -100,10 +99,12 @@ def compare(model: Any, story: Story) -> dict[str, Any]:
     }
 
 
-def _distinct(held_out: Sequence[Rendered], most: int) -> list[int]:
-    """The first rows with different prompts."""
+def _distinct(examples: Examples, most: int) -> list[int]:
+    """The last examples of the first held-out conversations with different prompts."""
+    last = {place: index for index, place in enumerate(examples.held_out_places)}
     seen: dict[tuple[int, ...], int] = {}
-    for index, example in enumerate(held_out):
-        if len(seen) < most:
+    for place, index in last.items():
+        example = examples.held_out[index]
+        if len(seen) < most and examples.loaded.conversation(place).messages:
             seen.setdefault(example.ids[: example.spans[-1][0]], index)
     return list(seen.values())

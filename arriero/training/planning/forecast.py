@@ -76,7 +76,7 @@ def forecast(
         system=renderer.system,
         rows=seen.rows,
         samples=samples,
-        held_out=len(examples.held_out),
+        held_out=examples.held_out_rows,
         dropped=len(seen.dropped),
         cut=seen.cut,
         epochs=options.epochs,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from arriero.prompt import Rendered
-from arriero.training.pack import shared_prefix
+from arriero.training.pack import pack
 from arriero.training.steps import Steps
 
 
@@ -43,13 +43,10 @@ class Sample:
 
     def tokens_of_target(self, steps: Steps) -> tuple[Tensor, Tensor]:
         """Rows and columns of the target's tokens in the model's input, each (tokens,)."""
-        length = len(self.examples[self.target].ids)
         if steps.plan.mode.name == "padded":
-            row, columns = self.target, torch.arange(length)
+            row, columns = self.target, torch.arange(len(self.examples[self.target].ids))
         else:
-            prefix = shared_prefix(self.examples) if steps.plan.mode.share else 0
-            start = prefix + sum(len(example.ids) - prefix for example in self.examples[: self.target])
-            row, columns = 0, torch.cat((torch.arange(prefix), torch.arange(start, start + length - prefix)))
+            row, columns = 0, pack(self.examples, share=steps.plan.mode.share).columns(self.target)
         return torch.full_like(columns, row, device=steps.device), columns.to(steps.device)
 
 

@@ -71,19 +71,32 @@ def samples(examples: Sequence[Rendered], model: Any) -> tuple[Sample, Sample]:
     """
     kinds = list(getattr(model.config.get_text_config(), "layer_types", None) or ["attention"])
     by_length = sorted(examples, key=lambda example: len(example.ids))
-    target = _cut(by_length[0])
-    others = [_bystander(example, target) for example in by_length[1:3]]
-    shortest = (*others[:1], target, *others[1:])
-    longest = (_bystander(by_length[0], by_length[-1]), by_length[-1])
-    return Sample(shortest, len(others[:1])), Sample(longest, 1, 1 + max(map(kinds.index, kinds)))
+    target, longest = _cut(by_length[0]), by_length[-1]
+    near, far = _bystanders(by_length[1:], target)
+    shortest = Sample((*near, target, *far), len(near))
+    near, far = _bystanders(by_length[:-1] or by_length, longest)
+    return shortest, Sample((*near, *far, longest), len(near + far), 1 + max(map(kinds.index, kinds)))
+
+
+def _bystanders(others: Sequence[Rendered], target: Rendered) -> tuple[list[Rendered], list[Rendered]]:
+    """Of the example that shares most with the target, and of that which shares least, each where there is one.
+
+    Where the examples are a tree, it branches on the target's way, as it does in the run's rows.
+    """
+    if not others:
+        return [], []
+    ordered = sorted(others, key=lambda example: _common(example, target))
+    return [_bystander(ordered[-1], target)], [_bystander(ordered[0], target)] if len(ordered) > 1 else []
 
 
 def _bystander(example: Rendered, target: Rendered) -> Rendered:
-    """A few tokens behind what the example shares with the target, with no loss."""
-    common = len(commonprefix([example.ids, target.ids]))  # noqa: RUF071  of any sequences, not only text
-    end = min(example.spans[0][0], target.spans[0][0], common) + BESIDE
-    ids = example.ids[:end]
+    """What the example shares with the target and a few tokens more, with no loss."""
+    ids = example.ids[: _common(example, target) + BESIDE]
     return Rendered(ids, ((len(ids) - 1, len(ids) - 1),))
+
+
+def _common(example: Rendered, target: Rendered) -> int:
+    return len(commonprefix([example.ids, target.ids]))  # noqa: RUF071  of any sequences, not only text
 
 
 def _cut(example: Rendered) -> Rendered:

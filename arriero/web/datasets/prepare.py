@@ -75,11 +75,11 @@ def _specials(renderer: Renderer) -> list[int]:
 
 
 def _dots(data: RenderedData) -> list[tuple[int, int]]:
-    """(prompt tokens, loss tokens) of rows that lie evenly over the file."""
+    """(prompt tokens, loss tokens) of the examples of rows that lie evenly over the file."""
     places = np.unique(np.linspace(0, len(data) - 1, DOTS).astype(int))
-    rows = [data[int(place)] for place in places]
-    loss = [sum(end - start for start, end in row.spans) for row in rows]
-    return [(len(row.ids) - answer, answer) for row, answer in zip(rows, loss, strict=True)]
+    examples = [example for place in places for example in data[int(place)]]
+    loss = [sum(end - start for start, end in example.spans) for example in examples]
+    return [(len(example.ids) - answer, answer) for example, answer in zip(examples, loss, strict=True)]
 
 
 def _repeats(loaded: Loaded, data: RenderedData) -> list[tuple[str, int]]:
@@ -88,7 +88,8 @@ def _repeats(loaded: Loaded, data: RenderedData) -> list[tuple[str, int]]:
     most = [place for place in np.argsort(-counts, kind="stable")[:REPEATS] if counts[place] > 1]
     found = []
     for place in most:
-        question = loaded.conversation(int(data.places[first[place]])).messages[-2].content
+        conversation = loaded.conversation(int(data.places[first[place]]))
+        question = conversation.messages[-2].content if conversation.text is None else conversation.text
         found.append((" ".join(question.split())[:60], int(counts[place])))
     return found
 
