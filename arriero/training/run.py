@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -167,6 +168,7 @@ class _Run:
         self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if self.first else lambda _: None)
         stops = story.renderer.stop_token_ids
         self.trainer = self._trainer(HeldOut(self.examples.held_out, stops, self.options.early_stopping_patience))
+        self.trainer.describe = self._describe
 
     def go(self) -> TrainReport:
         """Train to the end and write the directory, or raise InterruptedRun after saving a checkpoint."""
@@ -226,6 +228,14 @@ class _Run:
         """The adapter of a checkpoint, which only the first worker is sure to have on its disk."""
         file = checkpoint.found(self._checkpoints)[step] / checkpoint.ADAPTER if self.first else None
         return workers.gathered(load_file(file) if file is not None else {})[0]
+
+    def _describe(self, folder: Path) -> None:
+        """Make an adapter directory of a checkpoint, that can be answered with and measured."""
+        config = copy.copy(self.model.peft_config["default"])
+        config.base_model_name_or_path = self.story.contract.base_model
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+        self.story.contract.save(folder)
 
     def _write(self, report: TrainReport, compared: dict[str, Any]) -> None:
         partial = self.output / ".adapter"

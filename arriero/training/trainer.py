@@ -70,7 +70,8 @@ def as_step(rows: Sequence[dict[str, Any]]) -> Batch:
 class StepTrainer(Trainer):
     """Trainer for `Steps`; `longest` is the longest example in tokens, which no plan can be smaller than.
 
-    `on_checkpoint` is called with the step in every worker once the first has saved it.
+    `on_checkpoint` is called with the step in every worker once the first has saved it, `describe` by that one with the
+    checkpoint's directory, for what makes it an adapter directory.
     """
 
     control: TrainerControl
@@ -82,6 +83,7 @@ class StepTrainer(Trainer):
         self.steps, self.order, self.held_out, self.recorder = steps, order, held_out, recorder
         self.longest = longest
         self.on_checkpoint: OnCheckpoint = lambda _: None
+        self.describe: Callable[[Path], None] = lambda _: None
         super().__init__(model=steps.model, eval_dataset=list(held_out.examples) or None, **options)
         for callback in (PrinterCallback, ProgressCallback):  # they write to standard output
             self.remove_callback(callback)
@@ -206,6 +208,7 @@ class StepTrainer(Trainer):
 
     def _fill(self, randoms: list[checkpoint.RandomState], folder: Path) -> None:
         save_adapter(self.model, folder / checkpoint.ADAPTER)
+        self.describe(folder)
         state = {"scheduler": self.lr_scheduler.state_dict(), "plan": asdict(self.steps.plan)}
         checkpoint.save_state(folder, self.optimizer, state, randoms)
         self.state.stateful_callbacks["TrainerControl"] = TrainerControl().state()

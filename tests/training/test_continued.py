@@ -55,6 +55,25 @@ def test_settings_that_the_adapter_does_not_have_are_refused(trained_adapter, ro
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_of_a_run_is_an_adapter(rows_file, model_dir, tmp_path):
+    """It had PEFT's matrices under another name and no configuration, so that nothing could use it."""
+    train(
+        rows_file,
+        output=tmp_path / "run",
+        model=model_dir,
+        system="Be Killa.",
+        **{**OPTIONS, "epochs": 2},
+        save_steps=1,
+    )
+    first, last = (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" for step in (1, 2))
+    assert Contract.load(first) == Contract.load(tmp_path / "run")
+    measured = [evaluate(rows_file, adapter=each, precision="float32") for each in (first, last, tmp_path / "run")]
+    assert measured[0].nll > measured[1].nll == measured[2].nll
+    assert measured[0].base.nll > measured[0].nll
+    again = train(rows_file, output=tmp_path / "again", from_adapter=str(first), **OPTIONS)
+    assert again.steps == 1
+
+
 def test_the_plan_reckons_with_the_adapter(trained_adapter, rows_file, model_dir):
     planned = forecast(rows_file, TrainOptions(from_adapter=str(trained_adapter)))
     assert (planned.model, planned.system) == (model_dir.name, "Be Killa.")

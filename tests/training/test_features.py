@@ -65,7 +65,7 @@ def test_the_best_checkpoint_is_kept_and_written_when_wished(tmp_path, rows_file
         load_file(file)
         for file in (
             output / "adapter_model.safetensors",
-            output / "checkpoints" / f"checkpoint-{best}" / "adapter.safetensors",
+            output / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors",
         )
     )
     assert all((written[name] == saved[name]).all() for name in saved)

@@ -63,7 +63,7 @@ def test_a_loss_that_is_not_a_number_names_the_rows_and_keeps_the_last_checkpoin
     step = int(caught.value.message.split("at step ")[1].split(",")[0])
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     assert kept[-1] == f"checkpoint-{step - 1}"
-    for tensor in load_file(tmp_path / "run" / "checkpoints" / kept[-1] / "adapter.safetensors").values():
+    for tensor in load_file(tmp_path / "run" / "checkpoints" / kept[-1] / "adapter_model.safetensors").values():
         assert tensor.isfinite().all()
 
 
