@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import resource
@@ -22,12 +21,10 @@ from transformers import TrainingArguments, set_seed
 from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Bound, Contract, Prompting, bind, token_count
-from arriero.prompt.options import as_options, taken
-from arriero.runs.registry import Record, absolute
+from arriero.prompt import Contract, token_count
+from arriero.prompt.options import taken
 from arriero.training import workers
 from arriero.training.adapter.loading import compute_type
-from arriero.training.continued import continued
 from arriero.training.examples import prepare
 from arriero.training.lora import with_lora
 from arriero.training.options import TrainOptions
@@ -36,6 +33,7 @@ from arriero.training.output.directory import TrainReport
 from arriero.training.output.report import Story, compare, describe
 from arriero.training.planning.plan import Plan
 from arriero.training.progress import OnStep, Recorder, stops_on_signals
+from arriero.training.request import bound_by, identity_of, record_of
 from arriero.training.setup.step_setup import set_up
 from arriero.training.trainer import HeldOut, OnCheckpoint, StepOrder, StepTrainer, put_adapter
 
@@ -70,9 +68,7 @@ def train(
     with directory.told_of_a_full_disk(target), ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            bound = bind(model, chosen.from_adapter, more_tokens=chosen.resize_embeddings, **prompting)
-            if bound.adapter_dir is not None:
-                chosen = continued(chosen, bound.adapter_dir)
+            bound, chosen = bound_by(chosen, model, prompting)
             if bound.contract is not None:
                 log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
             model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
@@ -83,7 +79,7 @@ def train(
             log.info("%s is already finished", target)
             return finished
         if workers.rank() == 0 and on_checkpoint is None:
-            run.enter_context(runs.registered(_record(file, target, model, prompting, chosen)))
+            run.enter_context(runs.registered(record_of(file, target, model, prompting, chosen, workers.count())))
         story = Story(
             contract=Contract.of(
                 renderer,
@@ -105,32 +101,6 @@ def train(
             return begun.go()
         except torch.OutOfMemoryError as error:
             raise MemoryLimitError(f"out of memory while training: {error}", hint="a smaller --max-length") from error
-
-
-def identity_of(loaded: data.Loaded, bound: Bound, options: TrainOptions, prompting: Prompting) -> directory.Identity:
-    """What makes one run another than the one that an output directory holds."""
-    return {
-        "data": loaded.key,
-        "model": hub.name_of(bound.model_dir),
-        "fingerprint": hub.fingerprint(bound.model_dir),
-        "system": bound.renderer.system,
-        "adapter": None if bound.adapter_dir is None else hub.fingerprint(bound.adapter_dir),
-        "options": json.loads(json.dumps(asdict(options))) | as_options(prompting),
-    }
-
-
-def _record(
-    file: str | Path, output: Path, model: str | Path | None, prompting: Prompting, chosen: TrainOptions
-) -> Record:
-    """What the list of runs keeps of this one."""
-    return Record(
-        directory=output,
-        data=absolute(file),
-        model=None if model is None else absolute(model),
-        system=prompting.get("system"),
-        options=chosen.changed | as_options(prompting),
-        workers=workers.count(),
-    )
 
 
 @contextmanager

@@ -18,13 +18,12 @@ from arriero.cluster.learning.loop import Job, work
 from arriero.cluster.learning.storage import Kept
 from arriero.errors import ArrieroError, InterruptedRun, NotFoundError, UsageError
 from arriero.hardware import cores
-from arriero.prompt import bind
-from arriero.prompt.options import as_options, taken
+from arriero.prompt.options import taken
 from arriero.runs.registry import Record, absolute
 from arriero.training import TrainOptions, TrainReport
 from arriero.training.output import directory
 from arriero.training.progress import OnStep, StepReport, stops_on_signals
-from arriero.training.run import identity_of
+from arriero.training.request import bound_by, identity_of, record_of
 
 log = logging.getLogger(__name__)
 POLL = 0.2  # seconds between two looks at what workers have told
@@ -87,15 +86,12 @@ class _Run:
         resume, on_step = self.options.pop("resume", False), self.options.pop("on_step", None)
         model, prompting = self.options.pop("model", None), taken(self.options)
         chosen = TrainOptions.of(self.options)
-        identity = identity_of(data.load(self.file, chosen), bind(model, **prompting), chosen, prompting)
-        record = Record(
-            directory=self.output,
-            data=absolute(self.file),
-            model=None if model is None else absolute(model),
-            system=prompting.get("system"),
-            options=chosen.changed | as_options(prompting),
-            workers=self.wish.workers,
-        )
+        loaded = data.load(self.file, chosen)
+        bound, chosen = bound_by(chosen, model, prompting)
+        if chosen.from_adapter is not None:
+            self.options["from_adapter"] = chosen.from_adapter  # workers are in other directories
+        identity = identity_of(loaded, bound, chosen, prompting)
+        record = record_of(self.file, self.output, model, prompting, chosen, self.wish.workers)
         with ExitStack() as run:
             finished = run.enter_context(directory.claimed(self.output, identity, resume=resume))
             if finished is not None:
@@ -184,7 +180,8 @@ def fit(job: Job, kept: Kept, resources: dict[str, int], wish: Wish) -> None:
 
 def paths_of(record: Record) -> list[str]:
     """What every machine has to have where this one has it: data and model, where they are no hub's names."""
-    return [name for name in (record.data, record.model) if name is not None and Path(name).exists()]
+    names = (record.data, record.model, record.options.get("from_adapter"))
+    return [name for name in names if name is not None and Path(name).exists()]
 
 
 def resources_of(nodes: Sequence[Node], workers: int) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Checkpoints: everything that the rest of a run depends on, written so that a half of one is never seen.
 
-    checkpoint-N/adapter_model.safetensors, adapter_config.json, arriero.json: an adapter directory, as a finished run is
+    checkpoint-N/adapter_model.safetensors, adapter_config.json, arriero.json: an adapter directory, as that of a run
     checkpoint-N/optimizer.safetensors  the optimizer's tensors, by place and name; torch's generators in each worker
     checkpoint-N/state.json             the rest: schedule, optimizer settings, Python's and numpy's generators, plan
     checkpoint-N/trainer_state.json     the Trainer's own: step, epoch, best evaluation, history

@@ -11,12 +11,12 @@ from typing import Any, Unpack
 
 from arriero import data, hub, runs
 from arriero.hardware import machine
-from arriero.prompt import Prompting, bind
+from arriero.prompt import Prompting
 from arriero.runs.state import report_of
-from arriero.training.continued import continued
 from arriero.training.examples import prepare
 from arriero.training.options import TrainOptions
 from arriero.training.planning.estimate import estimate
+from arriero.training.request import bound_by
 
 # What makes a step of the same model faster or slower.
 SPEED = ("precision", "load_in_4bit", "shard", "recompute", "prefix_sharing", "use_dora", "target_modules")
@@ -54,9 +54,7 @@ def forecast(
 ) -> Forecast:
     """Read and render the data as `train` does, and reckon. Raises what `train` raises before it begins."""
     loaded = data.load(file, options)
-    bound = bind(model, options.from_adapter, more_tokens=options.resize_embeddings, **prompting)
-    if bound.adapter_dir is not None:
-        options = continued(options, bound.adapter_dir)
+    bound, options = bound_by(options, model, prompting)
     renderer = replace(bound.renderer, answers=options.answers)
     window = hub.window(bound.model_dir)
     examples = prepare(loaded, renderer, options, window)
