@@ -59,7 +59,7 @@ def test_a_row_with_an_example_that_is_too_long_is_left_out_or_cut(tmp_path):
     length = len(RENDERER.examples(parse(TWICE, "messages", DataOptions()))[1].ids)
     _, rows = rendered(tmp_path, [TWICE, {"instruction": "q", "output": "a"}], window=length - 1)
     assert [drop.reason for drop in rows.dropped] == [f"{length} tokens, the limit is {length - 1}"]
-    longer = {"messages": [ASKED, ANSWERED, ASKED, {**ANSWERED, "content": "a" * 40}]}
+    longer = {"messages": [ASKED, ANSWERED, ASKED, {**ANSWERED, "content": "a" * 80}]}
     _, rows = rendered(tmp_path, [longer], window=80, too_long="cut")
     assert rows.cut == 1
     assert [len(example.ids) for example in rows[0]][1] == 80

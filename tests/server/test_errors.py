@@ -207,7 +207,7 @@ def test_an_engine_that_closes_is_an_error_and_no_finish_reason(serve, stream):
 class Faulty(Chat):
     """Has a bug."""
 
-    def render(self, messages, **options):
+    def stream(self, messages, sampling=None, **options):
         raise RuntimeError("/home/me/secret")
 
 
