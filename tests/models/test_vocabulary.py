@@ -56,7 +56,7 @@ def rows(tmp_path_factory):
 def grown(request, tmp_path_factory, rows):
     """A model and an adapter that has embeddings for the tokens that it lacks."""
     model_dir = wide(tmp_path_factory.mktemp("grown") / "wide", tied=request.param == "tied")
-    options = {"resize_embeddings": True, "epochs": 6, "learning_rate": 0.01}  # a higher one makes much of rounding
+    options = {"resize_embeddings": True, "epochs": 20, "learning_rate": 0.02}  # a higher one makes much of rounding
     return model_dir, train_tiny(rows, model_dir, model_dir.with_name("run"), **options)
 
 

@@ -102,7 +102,7 @@ def test_a_short_vector_and_a_query(embedding, tmp_path):
     with Embedder(build_embedding_model(tmp_path / "m", prompts=prompts, matryoshka_dimensions=[4])) as made:
         served, _ = embedding(made)
         body = {"input": "vet", "dimensions": 4, "input_type": "query"}
-        answer = httpx.post(f"{served.url}{PATH}", json=body).json()
+        answer = httpx.post(f"{served.url}{PATH}", json=body, timeout=60).json()
         assert answer["model"] == "m", "the only one there is"
         np.testing.assert_allclose(
             answer["data"][0]["embedding"], made.embed(["vet"], kind="query", dimensions=4)[0], atol=1e-6
