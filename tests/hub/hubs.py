@@ -8,12 +8,23 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+# why a repository's files are not given, as Hugging Face says it
+GATES = {
+    "no token": (401, "Access to model owner/name is restricted. You must have access to it and be authenticated."),
+    "wrong token": (401, "Invalid credentials in Authorization header"),
+    "weak token": (403, "Please enable access to public gated repositories in your fine-grained token settings."),
+    "licence": (403, "Access to model owner/name is restricted and you are not in the authorized list."),
+    "waiting": (403, "Your request to access model owner/name is awaiting a review from the repo authors."),
+    "rejected": (403, "Your request to access model owner/name has been rejected by the repo's authors."),
+}
 
 
 def clients_at(url: str, folder: Path) -> dict[str, str]:
@@ -29,31 +40,37 @@ def clients_at(url: str, folder: Path) -> dict[str, str]:
     }
 
 
-def download(folder: Path, url: str, *arguments: str) -> tuple[int, Any, str]:
+def download(
+    folder: Path, url: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, Any, str]:
     """Run `arriero download` with both clients pointed at `url`; returns exit code, JSON document, standard error."""
     command = [sys.executable, "-m", "arriero.cli", "download", "--json", *arguments]
-    done = subprocess.run(
-        command, env=clients_at(url, folder), capture_output=True, text=True, check=False, timeout=100
-    )
+    variables = {**clients_at(url, folder), **(environment or {})}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=100)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 
 
 class LoopbackHub(ThreadingHTTPServer):
-    """Serves the files of one directory as the repository owner/name; `asked` lists the paths of all requests."""
+    """Serves the files of one directory as one repository, owner/name; `asked` lists the paths of all requests."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
         self.asked: list[str] = []
         self.served: list[str] = []  # files whose bytes were sent
-        self.gated = False
+        self.repository = "owner/name"
+        self.gated: str | None = None  # why its files are not given: a key of GATES
+        self.broken = False  # every request is answered with an error
+        self.awake = threading.Event()  # requests are answered at all
+        self.awake.set()
+        self.when_asked: Callable[[], None] = lambda: None
         self.corrupted: str | None = None  # this file is served with a wrong byte and the right size and names
         self.forgotten: set[str] = set()  # files that Hugging Face tells of, and that its tree lacks
         self.types: dict[str, str] = {}  # what ModelScope's listing says a file is, where it is no ordinary one
         self.reached, self.gate = threading.Event(), threading.Event()  # a file was asked for; files may be sent
         self.gate.set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -74,11 +91,21 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         path = unquote(url.path)
         self.server.asked.append(path)
-        if "owner/name" not in path:
+        self.server.awake.wait()
+        self.server.when_asked()
+        if self.server.broken:
+            return self._send(500, b"{}", {})
+        if path == "/":
+            return self._send(200, b"", {})
+        if self.server.repository not in path:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        if self.server.gated:
-            return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
-        path = path.replace("/api/datasets/", "/api/models/").replace("/api/v1/datasets/", "/api/v1/models/")
+        if self.server.gated is not None and (not path.startswith("/api/") or path.startswith("/api/v1/")):
+            return self._refuse()
+        path = (
+            path.replace(self.server.repository, "owner/name")
+            .replace("/api/datasets/", "/api/models/")
+            .replace("/api/v1/datasets/", "/api/v1/models/")
+        )
         if path.startswith("/api/models/owner/name/tree/"):
             names = [name for name in self.server.files if name not in self.server.forgotten]
             return self._json([{"type": "file", "path": name, **self._size(name)} for name in names])
@@ -94,6 +121,14 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.server.files and ("/resolve/" in path or path.endswith("/repo")):
             return self._file(name)
         return self._json({"Code": 200, "Success": True, "Data": {"Name": "name", "Path": "owner"}})
+
+    def _refuse(self) -> None:
+        """As the hubs do: Hugging Face says in headers why not, ModelScope in the body."""
+        status, reason = GATES[str(self.server.gated)]
+        token = self.headers.get("Authorization", "")
+        reason = f"{reason} {token} {self.headers.get('Cookie', '')}"  # a hub, or a proxy on the way, that repeats it
+        body = json.dumps({"Code": 10010205001, "Message": reason, "Success": False}).encode()
+        self._send(status, body, {"X-Error-Code": "GatedRepo", "X-Error-Message": reason})
 
     def _info(self) -> dict:
         siblings = []
