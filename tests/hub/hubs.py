@@ -23,6 +23,7 @@ GATES = {
     "weak token": (403, "Please enable access to public gated repositories in your fine-grained token settings."),
     "licence": (403, "Access to model owner/name is restricted and you are not in the authorized list."),
     "waiting": (403, "Your request to access model owner/name is awaiting a review from the repo authors."),
+    "gone": (410, "Gone"),
     "rejected": (403, "Your request to access model owner/name has been rejected by the repo's authors."),
 }
 
@@ -58,9 +59,11 @@ class LoopbackHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
         self.asked: list[str] = []
+        self.tokens: list[str] = []  # the headers of all requests that may carry one
         self.served: list[str] = []  # files whose bytes were sent
         self.repository = "owner/name"
         self.gated: str | None = None  # why its files are not given: a key of GATES
+        self.repeats = False  # a refusal repeats the token, as a hub or a proxy on the way may
         self.broken = False  # every request is answered with an error
         self.awake = threading.Event()  # requests are answered at all
         self.awake.set()
@@ -91,6 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         path = unquote(url.path)
         self.server.asked.append(path)
+        self.server.tokens += [self.headers.get(name, "") for name in ("Authorization", "Cookie")]
         self.server.awake.wait()
         self.server.when_asked()
         if self.server.broken:
@@ -126,9 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
         """As the hubs do: Hugging Face says in headers why not, ModelScope in the body."""
         status, reason = GATES[str(self.server.gated)]
         token = self.headers.get("Authorization", "")
-        reason = f"{reason} {token} {self.headers.get('Cookie', '')}"  # a hub, or a proxy on the way, that repeats it
+        if self.server.repeats:
+            reason = f"{token} {self.headers.get('Cookie', '')} {reason}"
         body = json.dumps({"Code": 10010205001, "Message": reason, "Success": False}).encode()
-        self._send(status, body, {"X-Error-Code": "GatedRepo", "X-Error-Message": reason})
+        code = {} if self.server.gated in ("wrong token", "gone") else {"X-Error-Code": "GatedRepo"}
+        self._send(status, body, {**code, "X-Error-Message": reason})
 
     def _info(self) -> dict:
         siblings = []
@@ -164,7 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.served.append(name)
             self.server.reached.set()
             self.server.gate.wait()
-        self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": "application/octet-stream"})
+        kind = "text/html" if data.startswith(b"<html>") else "application/octet-stream"
+        self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": kind})
 
     def _json(self, document: object) -> None:
         self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
