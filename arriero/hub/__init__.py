@@ -11,11 +11,13 @@
     weights.py   JSON files, window and weights of a model, an adapter's weights, read safely
     fetch.py     download() and resolve(), which the other rooms call
     datasets.py  dataset(): the same for data, from a hub or an address
+    adapters.py  adapter(): the same for adapters
 
 Other rooms get a directory that is complete and verified, or an exception.
 """
 
 from arriero.hub import store
+from arriero.hub.adapters import adapter
 from arriero.hub.datasets import dataset
 from arriero.hub.fetch import Downloaded, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
@@ -24,6 +26,7 @@ from arriero.hub.weights import load_adapter, load_weights, read_json, window
 __all__ = [
     "Downloaded",
     "StoredModel",
+    "adapter",
     "dataset",
     "download",
     "fingerprint",

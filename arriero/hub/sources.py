@@ -44,12 +44,12 @@ def offline() -> str | None:
 
 
 def allow(what: str) -> None:
-    """Get ready to ask for `what` on the network; raises OfflineError where that is forbidden.
+    """Get ready to use the network; raises OfflineError, which says `what` needs it, where that is forbidden.
 
     Both hubs' clients then trust the same certificates.
     """
     if (variable := offline()) is not None:
-        raise OfflineError(f"{what} is not on disk, and {variable} forbids asking for it", hint=f"unset {variable}")
+        raise OfflineError(f"{what} needs the network, which {variable} forbids", hint=f"unset {variable}")
     if (given := next(filter(None, map(os.environ.get, CERTIFICATES)), None)) is not None:
         for variable in CERTIFICATES:
             os.environ.setdefault(variable, given)

@@ -40,14 +40,15 @@ class Bound:
 def bind(model: str | Path | None = None, adapter: str | Path | None = None, *, system: str | None = None) -> Bound:
     """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
 
+    `adapter` is a directory or, as text, also a name on a hub, from where it and its base model are then fetched.
     `model` None means the adapter's own base model, or the default model. `system` replaces the system prompt, which
     otherwise is the one the adapter was trained with, one merged into the model included. Nothing but the tokenizer is
     loaded. Raises NotFoundError where the model or the adapter is not on disk, ContractError where the adapter belongs
-    to another model or prompt.
+    to another model or prompt, and as `hub.download`.
     """
-    adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
+    adapter_dir = hub.adapter(adapter) if adapter is not None else None
     contract = _contract(adapter_dir)
-    model_dir = _base(contract) if model is None and contract is not None else hub.resolve(model)
+    model_dir = hub.resolve(model) if model is not None or contract is None else _base(contract, adapter_dir)
     if contract is None and (model_dir / CONTRACT_FILE).is_file():
         contract = Contract.load(model_dir)
     tokenizer = load_tokenizer(model_dir)
@@ -67,11 +68,16 @@ def _fingerprint(model_dir: Path, contract: Contract) -> str:
     return hub.fingerprint(model_dir)
 
 
-def _base(contract: Contract) -> Path:
-    """The base model of an adapter, found by the name its contract has."""
+def _base(contract: Contract, adapter_dir: Path | None) -> Path:
+    """The base model of an adapter, found by the name its contract has, or fetched where the adapter was."""
     try:
         return hub.resolve(contract.base_model)
     except NotFoundError as error:
+        if (
+            adapter_dir is not None
+            and (fetched := hub.adapters.fetch_base(adapter_dir, contract.base_model)) is not None
+        ):
+            return fetched
         raise NotFoundError(
             f"the adapter's base model is not on disk: {error.message}",
             hint=f"arriero download {contract.base_model}, or give its directory with --model",

@@ -62,6 +62,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.tokens: list[str] = []  # the headers of all requests that may carry one
         self.served: list[str] = []  # files whose bytes were sent
         self.repository = "owner/name"
+        self.others: dict[str, dict[str, bytes]] = {}  # the files of further repositories
         self.gated: str | None = None  # why its files are not given: a key of GATES
         self.repeats = False  # a refusal repeats the token, as a hub or a proxy on the way may
         self.broken = False  # every request is answered with an error
@@ -101,17 +102,20 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(500, b"{}", {})
         if path == "/":
             return self._send(200, b"", {})
-        if self.server.repository not in path:
+        repositories = {self.server.repository: self.server.files, **self.server.others}
+        repository = next((name for name in repositories if f"/{name}" in path), None)
+        if repository is None:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        self.files = repositories[repository]
         if self.server.gated is not None and (not path.startswith("/api/") or path.startswith("/api/v1/")):
             return self._refuse()
         path = (
-            path.replace(self.server.repository, "owner/name")
+            path.replace(repository, "owner/name")
             .replace("/api/datasets/", "/api/models/")
             .replace("/api/v1/datasets/", "/api/v1/models/")
         )
         if path.startswith("/api/models/owner/name/tree/"):
-            names = [name for name in self.server.files if name not in self.server.forgotten]
+            names = [name for name in self.files if name not in self.server.forgotten]
             return self._json([{"type": "file", "path": name, **self._size(name)} for name in names])
         if path.startswith("/api/models/owner/name"):
             return self._json(self._info())
@@ -122,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
                 {"Code": 200, "Data": {"RevisionMap": {"Branches": [{"Revision": "master"}], "Tags": []}}}
             )
         name = parse_qs(url.query).get("FilePath", [path.partition("/resolve/")[2].partition("/")[2]])[0]
-        if name in self.server.files and ("/resolve/" in path or path.endswith("/repo")):
+        if name in self.files and ("/resolve/" in path or path.endswith("/repo")):
             return self._file(name)
         return self._json({"Code": 200, "Success": True, "Data": {"Name": "name", "Path": "owner"}})
 
@@ -138,13 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self) -> dict:
         siblings = []
-        for name, data in self.server.files.items():
+        for name, data in self.files.items():
             lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}
             siblings.append({"rfilename": name, "size": len(data), "lfs": lfs})
         return {"id": "owner/name", "modelId": "owner/name", "sha": COMMIT, "siblings": siblings, "private": False}
 
     def _size(self, name: str) -> dict:
-        data = self.server.files[name]
+        data = self.files[name]
         return {"size": len(data), "oid": hashlib.sha1(data).hexdigest()}
 
     def _listing(self) -> list[dict]:
@@ -158,11 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
                 "Revision": COMMIT,
                 "IsLFS": False,
             }
-            for name, data in self.server.files.items()
+            for name, data in self.files.items()
         ]
 
     def _file(self, name: str) -> None:
-        data = self.server.files[name]
+        data = self.files[name]
         if name == self.server.corrupted:
             data = data[:-1] + bytes([data[-1] ^ 1])
         etag = f'"{hashlib.sha1(data).hexdigest()}"'
