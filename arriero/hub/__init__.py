@@ -12,11 +12,12 @@
     fetch.py     download() and resolve(), which the other rooms call
     datasets.py  dataset(): the same for data, from a hub or an address
     adapters.py  adapter(): the same for adapters
+    push.py      an adapter's way back, into a repository
 
 Other rooms get a directory that is complete and verified, or an exception.
 """
 
-from arriero.hub import store
+from arriero.hub import push, store
 from arriero.hub.adapters import adapter
 from arriero.hub.datasets import dataset
 from arriero.hub.fetch import Downloaded, download, resolve
@@ -34,6 +35,7 @@ __all__ = [
     "load_weights",
     "models",
     "name_of",
+    "push",
     "read_json",
     "remove",
     "resolve",

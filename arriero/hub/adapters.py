@@ -53,7 +53,8 @@ def fetch_base(adapter_dir: Path, model: str) -> Path | None:
 
 def lacking(names: Iterable[str]) -> list[str]:
     """Which of the files that make a directory a PEFT adapter are not among `names`."""
-    return [file for file in FILES if file not in set(names)]
+    present = set(names)
+    return [file for file in FILES if file not in present]
 
 
 def _home() -> Path:

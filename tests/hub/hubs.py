@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -60,6 +61,8 @@ class LoopbackHub(ThreadingHTTPServer):
         self.files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
         self.asked: list[str] = []
         self.tokens: list[str] = []  # the headers of all requests that may carry one
+        self.created: dict[str, Any] = {}  # what a repository was made with
+        self.uploaded: dict[str, bytes] = {}
         self.served: list[str] = []  # files whose bytes were sent
         self.repository = "owner/name"
         self.others: dict[str, dict[str, bytes]] = {}  # the files of further repositories
@@ -90,6 +93,62 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+    def do_POST(self) -> None:
+        """Uploads, of small files within a commit as both hubs allow; ModelScope's large files by PUT."""
+        body = self._body()
+        self.server.asked.append(self.path)
+        self.server.tokens.append(self.headers.get("Authorization", ""))
+        if self.server.gated is not None:
+            return self._refuse()
+        if self.path in ("/api/repos/create", "/api/v1/models"):
+            self.server.created = self.server.created or json.loads(body)  # it is made once
+            return self._json({"url": f"{self.server.url}/owner/new", "Code": 200, "Data": {}, "Success": True})
+        if "/preupload/" in self.path:
+            files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            return self._json({"files": files})
+        if self.path.endswith("/objects/batch"):
+            url = f"{self.server.url}/put/"
+            objects = [
+                {**each, "actions": {"upload": {"href": url + each["oid"]}}} for each in json.loads(body)["objects"]
+            ]
+            return self._json({"Code": 200, "Data": {"objects": objects}})
+        if "/commit/" in self.path:
+            self._commit(body)
+        return self._json(
+            {
+                "commitOid": COMMIT,
+                "commitUrl": f"{self.server.url}/owner/new/commit/{COMMIT}",
+                "errors": [],
+                "warnings": [],
+                "Code": 200,
+                "Data": {},
+                "Success": True,
+            }
+        )
+
+    def _commit(self, body: bytes) -> None:
+        if self.path.startswith("/api/v1/"):
+            actions = json.loads(body)["actions"]
+        else:
+            actions = [line["value"] for line in map(json.loads, body.splitlines()) if line["key"] == "file"]
+        for action in actions:
+            data = base64.b64decode(action.get("content", ""))
+            self.server.uploaded[action["path"]] = self.server.uploaded.pop(action.get("sha256", ""), data)
+
+    def do_PUT(self) -> None:
+        self.server.uploaded[self.path.rpartition("/")[2]] = self._body()
+        self._json({})
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []  # in chunks, each after its size and before an empty line
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def do_GET(self) -> None:
         url = urlparse(self.path)
@@ -186,5 +245,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
