@@ -51,8 +51,7 @@ def allow(what: str) -> None:
     if (variable := offline()) is not None:
         raise OfflineError(f"{what} needs the network, which {variable} forbids", hint=f"unset {variable}")
     if (given := next(filter(None, map(os.environ.get, CERTIFICATES)), None)) is not None:
-        for variable in CERTIFICATES:
-            os.environ.setdefault(variable, given)
+        os.environ.update({variable: given for variable in CERTIFICATES if not os.environ.get(variable)})
 
 
 def ordered(sources: tuple[Source, ...]) -> tuple[Source, ...]:
