@@ -29,7 +29,12 @@ def hub_server(model_dir):
             "make another at {url}/settings/tokens, then run: hf auth login",
             marks=SLOW,
         ),
-        ("weak token", "may not read gated repositories", "at {url}/settings/tokens, then run the command again"),
+        pytest.param(
+            "weak token",
+            "may not read gated repositories",
+            "at {url}/settings/tokens, then run the command again",
+            marks=SLOW,
+        ),
         ("licence", "has not accepted its licence", "accept it at {url}/owner/name as"),
         pytest.param(
             "waiting", "have not answered your request", "see {url}/owner/name; run the command again", marks=SLOW
@@ -78,7 +83,7 @@ def test_a_gated_model_that_modelscope_has_too_is_said_to_be_there(hub_server, t
     assert "the same weights: arriero download llama-3.2-1b-instruct --source modelscope" in errors
 
 
-@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+@pytest.mark.parametrize("source", [pytest.param("huggingface", marks=SLOW), "modelscope"])
 @pytest.mark.parametrize("gate", [pytest.param(None, marks=SLOW), "gone"])
 def test_tokens_are_sent_and_never_shown_or_kept(hub_server, tmp_path, source, gate):
     """The hub here repeats the token in what it says, as a proxy that logs too much may."""

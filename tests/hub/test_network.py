@@ -38,7 +38,7 @@ def hub_server(model_dir):
     server.shutdown()
 
 
-@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+@pytest.mark.parametrize("source", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
 def test_a_proxy_is_used_for_a_mirror(hub_server, tmp_path, source):
     """The hub here is the proxy: it is asked for whole addresses, of a mirror that no name server knows."""
     mirror = "http://mirror.invalid"
@@ -136,13 +136,13 @@ def test_the_guard_sees_who_uses_the_network(offline):
     "command",
     [
         "download owner/name",
-        "inspect rows.json --model owner/name",
         "ask hello --model owner/name --engine transformers --max-new-tokens 2",
         *(
             pytest.param(command, marks=pytest.mark.slow)
             for command in (
                 "ask hello --model owner/name --max-new-tokens 2",
                 "models verify owner/name",
+                "inspect rows.json --model owner/name",
                 "evaluate rows.json --model owner/name",
                 "train rows.json --model owner/name --output run --epochs 1",
                 "doctor",

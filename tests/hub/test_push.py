@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from arriero import hub
+from arriero.errors import NotFoundError, UsageError
 from tests.hub.hubs import LoopbackHub, clients_at
 
 SENT = ["README.md", "adapter_config.json", "adapter_model.safetensors", "arriero.json"]
@@ -88,7 +90,14 @@ def test_a_token_that_may_not_write_is_told_so(hub_server, tmp_path, adapter_dir
     assert "settings/tokens, then run: hf auth login" in errors
 
 
-@pytest.mark.parametrize(("name", "code"), [("name", 2), ("owner/new", 4)])
-def test_what_is_no_adapter_or_no_repository_is_refused(hub_server, tmp_path, model_dir, name, code):
-    assert push(tmp_path, hub_server.url, model_dir, name)[0] == code
-    assert hub_server.asked == []
+@pytest.mark.parametrize(("name", "error"), [("name", UsageError), ("owner/new", NotFoundError)])
+def test_what_is_no_adapter_or_no_repository_is_refused(model_dir, name, error):
+    with pytest.raises(error):
+        hub.push.push(model_dir, name, to="huggingface")
+
+
+def test_a_card_is_written_where_there_is_none(adapter_dir, tmp_path):
+    (adapter_dir / "README.md").unlink()
+    files = hub.push.push(adapter_dir, "owner/new", to="modelscope").files
+    assert sorted(files) == SENT
+    assert files["README.md"] > 100
