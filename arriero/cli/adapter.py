@@ -40,8 +40,9 @@ def evaluate(
     Parameters
     ----------
     data
-        A file (JSON, JSON Lines, CSV, Parquet), a directory of these, owner/name of a data set on Hugging Face, or
-        modelscope:owner/name.
+        A file (JSON, JSON Lines, CSV, Parquet), a directory of these, or a
+        data set's name: owner/name[@revision] on Hugging Face, modelscope:owner/name, the address of a file (#sha256=…
+        pins its content), huanhuan.
 
     """
     from arriero.training.adapter.evaluate import evaluate as run

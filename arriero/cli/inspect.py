@@ -39,8 +39,9 @@ def inspect(
     Parameters
     ----------
     data
-        A file (JSON, JSON Lines, CSV, Parquet, Excel, gz, zip; its content decides), a directory of these,
-        owner/name of a data set on Hugging Face, or modelscope:owner/name.
+        A file (JSON, JSON Lines, CSV, Parquet, Excel, gz, zip; its content decides), a directory of these, or a
+        data set's name: owner/name[@revision] on Hugging Face, modelscope:owner/name, the address of a file (#sha256=…
+        pins its content), huanhuan.
     show
         Print so many rows as tokens: prompt grey, loss green, special tokens in bold.
     limit

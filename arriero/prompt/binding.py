@@ -48,15 +48,16 @@ def bind(
 ) -> Bound:
     """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
 
+    `adapter` is a directory or, as text, also a name on a hub, from where it and its base model are then fetched.
     `model` None means the adapter's own base model, or the default model. `prompting` replaces what otherwise is as the
     adapter was trained with, one merged into the model included: the system prompt, variables of the template one by
     one. Nothing but the tokenizer is loaded. Raises NotFoundError where the model or the adapter is not on disk,
     ContractError where the adapter belongs to another model or prompt, and, unless `more_tokens` are all right, as
-    `check_vocabulary`.
+    `check_vocabulary` and `hub.download`.
     """
-    adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
+    adapter_dir = hub.adapter(adapter) if adapter is not None else None
     contract = _contract(adapter_dir)
-    model_dir = _base(contract) if model is None and contract is not None else hub.resolve(model)
+    model_dir = hub.resolve(model) if model is not None or contract is None else _base(contract, adapter_dir)
     if contract is None and (model_dir / CONTRACT_FILE).is_file():
         contract = Contract.load(model_dir)
     renderer = _renderer(model_dir, contract, prompting.get("chat_template"))
@@ -109,13 +110,19 @@ def _fingerprint(model_dir: Path, contract: Contract) -> str:
     return hub.fingerprint(model_dir)
 
 
-def _base(contract: Contract) -> Path:
-    """The base model of an adapter, found where it was or by the name its contract has."""
-    if contract.base_path is not None and hub.store.is_model(Path(contract.base_path)):
-        return hub.resolve(contract.base_path)
+def _base(contract: Contract, adapter_dir: Path | None) -> Path:
+    """The base model of an adapter, found where it was or by its name in the contract, or fetched as the adapter was."""
+    here = contract.base_path if adapter_dir is None or not hub.adapters.is_fetched(adapter_dir) else None
+    if here is not None and hub.store.is_model(Path(here)):  # others do not name directories of this machine
+        return hub.resolve(here)
     try:
         return hub.resolve(contract.base_model)
     except NotFoundError as error:
+        if (
+            adapter_dir is not None
+            and (fetched := hub.adapters.fetch_base(adapter_dir, contract.base_model)) is not None
+        ):
+            return fetched
         raise NotFoundError(
             f"the adapter's base model is not on disk: {error.message}",
             hint=f"arriero download {contract.base_model}, or give its directory with --model",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from arriero import data, hub
+from arriero.errors import DownloadError, NotFoundError, UsageError
+from arriero.hub import datasets, store
 from tests.conftest import ROWS
 from tests.hub.hubs import LoopbackHub, clients_at
 
@@ -58,3 +64,72 @@ def test_an_unknown_data_set_is_not_found_and_leaves_nothing(hub_server, tmp_pat
     assert done.returncode == 4, done.stderr
     assert "does not exist" in done.stderr
     assert not list((tmp_path / "home").rglob("*nothing*"))
+
+
+@pytest.fixture
+def address(hub_server):
+    return f"{hub_server.url}/owner/name/resolve/main/train.jsonl"
+
+
+def pinned(hub_server, address):
+    return f"{address}#sha256={hashlib.sha256(hub_server.files['train.jsonl']).hexdigest()}"
+
+
+def test_a_file_is_fetched_once_by_its_address(hub_server, home, address):
+    """An address that ends in .json was taken for a file on disk."""
+    for _ in range(2):
+        assert len(data.load(address).table) == len(ROWS)
+        assert len(data.load(pinned(hub_server, address)).table) == len(ROWS)
+    assert hub_server.served == ["train.jsonl"] * 2, "by either name once"
+    (stored, _) = map(store.stored, (home / "datasets" / "url").iterdir())
+    assert stored.revision == pinned(hub_server, address).partition("#")[2].replace("=", ":")
+
+
+def test_a_file_with_other_content_is_refused_and_leaves_nothing(hub_server, home, address):
+    wanted = pinned(hub_server, address)
+    hub_server.files["train.jsonl"] += b"\n{}"
+    with pytest.raises(DownloadError, match="expected"):
+        hub.dataset(wanted)
+    assert list((home / "datasets").rglob("*.*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "told"),
+    [
+        ("/nobody/file.json", NotFoundError, "nothing at"),
+        ("/owner/name/resolve/main/page.json", DownloadError, "is a web page"),
+        ("/", UsageError, "not the address of a data file"),
+        ("/x.json#sha256=12", UsageError, "64 hex digits"),
+        ("/x.json#L20", UsageError, "64 hex digits"),
+        ("/%2e%2e%5cx.json", UsageError, "not the address"),
+    ],
+)
+def test_what_is_no_data_file_at_an_address(hub_server, home, name, error, told):
+    hub_server.files["page.json"] = b"<html>"
+    with pytest.raises(error, match=told):
+        hub.dataset(hub_server.url + name)
+    assert list(home.rglob("*.json")) == []
+
+
+def test_a_damaged_data_set_is_not_read(hub_server, home, address):
+    (file,) = hub.dataset(address).glob("*.jsonl")
+    file.write_text("{}")
+    with pytest.raises(DownloadError, match=r"is damaged: train\.jsonl"):
+        data.load(address)
+
+
+def test_a_revision_is_a_data_set_of_its_own(hub_server, home, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub_server.url)
+    paths = [hub.dataset(f"modelscope:owner/name{revision}") for revision in ("", "@v1.0", "@a/branch")]
+    assert [path.name for path in paths] == ["owner--name", "owner--name@v1.0", "owner--name@a--branch"]
+    assert [store.stored(path).revision for path in paths] == ["master", "v1.0", "a/branch"]
+    assert list(store.stored(paths[1]).files) == ["train.jsonl"]
+
+
+def test_huanhuan_is_the_public_file_with_its_licence(hub_server, home, address, monkeypatch, caplog):
+    alias = datasets.ALIASES["huanhuan"]
+    assert re.fullmatch(r"https://.*/huanhuan\.json#sha256=[0-9a-f]{64}", alias.address)
+    monkeypatch.setitem(datasets.ALIASES, "huanhuan", replace(alias, address=pinned(hub_server, address)))
+    caplog.set_level("INFO")
+    assert len(data.load("huanhuan").table) == len(ROWS)
+    assert "Apache-2.0" in caplog.text

@@ -49,14 +49,6 @@ def test_an_unknown_repository_is_not_found(hub_server, tmp_path, source):
     assert not list((tmp_path / "home").rglob("*nothing*"))
 
 
-def test_a_gated_repository_says_how_to_get_in(hub_server, tmp_path):
-    hub_server.gated = True
-    code, _, errors = download(tmp_path, hub_server.url, "owner/name")
-    assert code == 5, errors
-    assert "licence" in errors
-    assert "hf auth login" in errors
-
-
 @pytest.mark.parametrize("source", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
 def test_no_network_is_offline(tmp_path, source):
     with socket.socket() as closed:  # a port that nobody listens on

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from arriero.errors import NotFoundError
+from arriero.hub.store import MANIFEST
 
 log = logging.getLogger(__name__)
 # Of a directory's files; a file that is named itself may have any ending, since its content decides.
@@ -33,7 +34,7 @@ def files_of(source: Path) -> list[Path]:
 
 def _is_data(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    described = file.name in ("dataset_info.json", "dataset_infos.json")
+    described = file.name in ("dataset_info.json", "dataset_infos.json", MANIFEST)
     return file.suffix.lower() in ENDINGS and file.is_file() and not hidden and not described
 
 

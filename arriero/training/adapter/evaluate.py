@@ -57,7 +57,7 @@ def evaluate(
     rows that training with these options holds out. `on_done` is called with the rows done and their number, those
     of the base model counted too. Raises as `bind`, DataError where no row is left, MemoryLimitError.
     """
-    trained = trained_reading(Path(adapter).expanduser()) if adapter is not None else {}
+    trained = trained_reading(hub.adapter(adapter)) if adapter is not None else {}
     prompting = taken(options)
     chosen = EvaluateOptions.of(options, trained)
     if chosen.held_out and adapter is not None and "seed" not in {*trained, *options}:

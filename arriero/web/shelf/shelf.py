@@ -70,7 +70,7 @@ def licence_of(path: Path) -> str | None:
 def fetchable() -> list[Origin]:
     """What of the catalogue is neither on disk nor being fetched."""
     present = {model.name for model in hub.models()} | {job.folder.name for job in downloads() if job.running}
-    return [origin for name, origin in CATALOG.items() if name not in present]
+    return [origin for origin in CATALOG.values() if present.isdisjoint(origin.folders())]
 
 
 def is_served(model: OnDisk, choices: Iterable[Choice]) -> bool:
