@@ -10,6 +10,7 @@
     ├── CutOffError                 1: an answer that has to be complete ended before it was
     ├── EngineError                 1: the engine failed or lacks what was asked of it
     ├── DownloadError               1: a download failed or did not verify
+    │   └── DiskSpaceError          1: the disk is full, or would be
     ├── NotFoundError               4: no such model, file or directory
     ├── AccessError                 5: a licence has to be accepted or a token given
     ├── MemoryLimitError            6: out of memory
@@ -105,6 +106,10 @@ class EngineError(ArrieroError):
 
 class DownloadError(ArrieroError):
     """A download broke off or its bytes are not the expected ones."""
+
+
+class DiskSpaceError(DownloadError):
+    """The disk is full, or what is to be fetched would not fit on it."""
 
 
 class NotFoundError(ArrieroError):

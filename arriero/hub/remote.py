@@ -8,54 +8,51 @@ asked for the files of a listing that was checked before, and what they bring is
 from __future__ import annotations
 
 import contextlib
-import glob
-import logging
-import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.hub import transfer
 from arriero.hub.catalog import Source
-from arriero.hub.listing import Listed, arrived, check
+from arriero.hub.listing import Listed, check, clear, without_duplicates
 from arriero.hub.store import MANIFEST, FileRecord
+from arriero.hub.transfer import Watch
+from arriero.hub.transfer.clients import Kind, modelscope_api
 
-if TYPE_CHECKING:
-    from modelscope_hub import HubApi
-
-log = logging.getLogger(__name__)
-Kind = Literal["model", "dataset"]
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
-KEPT_HERE = [".cache/*", "*/.cache/*", MANIFEST, f"*/{MANIFEST}"]  # what the clients and Arriero write themselves
+KEPT_HERE = [
+    ".cache/*",
+    "*/.cache/*",
+    MANIFEST,
+    f"*/{MANIFEST}",
+    "*.part",
+]  # what the clients and Arriero write themselves
 UNWANTED = ["original/*", "onnx/*", "*/*.safetensors", *KEPT_HERE]
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 DATA = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md"]
 
 
 def fetch(
-    source: Source, repository: str, revision: str | None, destination: Path, *, kind: Kind = "model"
+    source: Source,
+    repository: str,
+    revision: str | None,
+    destination: Path,
+    *,
+    kind: Kind = "model",
+    watch: Watch = lambda _: None,
 ) -> tuple[str, dict[str, FileRecord]]:
     """Download a repository's wanted files into `destination`, which then holds them and nothing else.
 
-    Returns the revision that was fetched, and size and SHA-256 of each file.
+    What an earlier call left there is taken up. Returns the revision that was fetched, and size and SHA-256 of each
+    file. `watch` is told of the progress.
     """
     with translated(source, repository):
         exact, listed = _listed(source, repository, revision, kind)
-        if source == "modelscope":
-            files = [{"Path": file.name, "Size": file.size, "Sha256": file.sha256} for file in listed.values()]
-            modelscope_api().download_repo(
-                repository, kind, revision=exact, local_dir=str(destination), file_list=files
-            )
-        else:
-            from huggingface_hub import snapshot_download
-
-            # it lists for itself, or remembers how it did: so it receives the checked names, and lists anew
-            names = [glob.escape(name) for name in listed]
-            shutil.rmtree(destination / ".cache" / "huggingface" / "trees", ignore_errors=True)
-            snapshot_download(repository, repo_type=kind, revision=exact, local_dir=destination, allow_patterns=names)
-    log.info("hashing what was fetched")
-    return exact, arrived(destination, listed, f"{repository} at {source}")
+        clear(destination, transfer.names(listed))
+        records = transfer.fetch(transfer.files_of(source, repository, exact, kind), listed, destination, watch=watch)
+        clear(destination, listed)
+    return exact, records
 
 
 def sizes(source: Source, repository: str, revision: str | None) -> dict[str, int]:
@@ -75,7 +72,7 @@ def _listed(source: Source, repository: str, revision: str | None, kind: Kind) -
         filter_repo_objects(listed, allow_patterns=patterns, ignore_patterns=unwanted, key=lambda file: file.name)
     )
     check(listed, selected, f"{repository} at {source}")
-    return exact, {file.name: file for file in selected}
+    return exact, without_duplicates({file.name: file for file in selected})
 
 
 def _at_modelscope(repository: str, revision: str | None, kind: Kind) -> tuple[str, list[Listed]]:
@@ -94,18 +91,6 @@ def _at_huggingface(repository: str, revision: str | None, kind: Kind) -> tuple[
     return info.sha or revision or "main", [
         Listed(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files
     ]
-
-
-def modelscope_api() -> HubApi:
-    """The ModelScope client; raises UsageError where it is not installed."""
-    try:
-        from modelscope_hub import HubApi
-    except ImportError as error:
-        raise UsageError(
-            "downloading from ModelScope needs the package modelscope-hub",
-            hint='pip install "arriero[modelscope]", or use --source huggingface',
-        ) from error
-    return HubApi()
 
 
 @contextlib.contextmanager
