@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modelscope_hub import HubApi
 
 Kind = Literal["model", "dataset"]
-BLOCK = 1 << 20  # bytes that requests hands over at once
+BLOCK = 1 << 16  # bytes that requests hands over at once; of a broken connection's last block nothing is kept
 
 
 class Unavailable(Exception):
@@ -105,7 +105,8 @@ class HuggingFace:
             try:
                 hf_raise_for_status(response)
             except Exception as error:
-                raise _refusal(self.where, name, response.status_code, error, response.headers) from error
+                wait = _seconds(response.headers.get("Retry-After"))
+                raise _refusal(self.where, name, response.status_code, error, wait) from error
             yield Body(response.status_code, response.headers, _network(response.iter_bytes()))
 
     def by_client(self, name: str, directory: Path) -> None:
@@ -137,8 +138,7 @@ class ModelScope:
             answer = self._api.legacy.download_stream(self._repository, self._kind, name, self._revision, headers)
         except Exception as error:
             if (status := getattr(error, "status_code", None)) is not None:
-                told = {"Retry-After": str(getattr(error, "retry_after", None) or "")}
-                raise _refusal(self.where, name, status, error, told) from error
+                raise _refusal(self.where, name, status, error, getattr(error, "retry_after", None)) from error
             raise _unless_network(error) from error
         with answer as response:
             yield Body(response.status_code, response.headers, _network(response.iter_content(BLOCK)))
@@ -205,12 +205,12 @@ def _unless_network(error: Exception) -> Exception:
     return Unavailable(str(error) or type(error).__name__) if names & {"TransportError", "RequestException"} else error
 
 
-def _refusal(where: str, name: str, status: int, error: Exception, headers: Mapping[str, str]) -> Exception:
-    """What an answer of 400 and above means for one file."""
+def _refusal(where: str, name: str, status: int, error: Exception, wait: float | None) -> Exception:
+    """What an answer of 400 and above means for one file; it may ask to `wait` so many seconds."""
     if status == 416:
         return RangeRefused()
     if status in (408, 429) or status >= 500:
-        return Unavailable(f"HTTP {status}", _seconds(headers.get("Retry-After")))
+        return Unavailable(f"HTTP {status}", wait)
     if status == 404:
         return DownloadError(
             f"{where} lists {name}, which is not there (HTTP 404)", hint="try another --source or --revision"
