@@ -57,8 +57,8 @@ def download(
     dry_run
         Say what would be fetched, and fetch nothing.
     progress
-        On standard error. auto: one bar with speed and time left, nothing where that is no terminal; files: a line for
-        each file; json: a JSON object for each event; off: nothing.
+        On standard error. auto: what there is to fetch, and on a terminal one bar with speed and time left; files: a
+        line for each file instead; json: a JSON object for each event; off: nothing.
 
     """
     with shown(progress) as watch:
