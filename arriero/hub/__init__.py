@@ -3,7 +3,8 @@
     catalog.py   names people type, and where each model lives
     store.py     what is on disk: manifests, listing, verifying, replacing, removing, fingerprints
     wheel.py     the small embedded models, which come inside Python packages
-    listing.py   what a hub lists: which names may become files, and whether they arrived as listed
+    listing.py   what a hub lists: which names may become files, and whether they are as listed
+    transfer/    fetching what is listed: in parallel, resumed, hashed on the way
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
     weights.py   JSON files, window and weights of a model, an adapter's weights, read safely
     fetch.py     download(), resolve() and dataset(), which the other rooms call

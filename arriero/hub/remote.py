@@ -1,8 +1,7 @@
 """The real ModelScope and Hugging Face clients, and what their errors mean in ours.
 
-Only weights in safetensors and the text files beside them are asked for: no pickle, no code. Both clients resume a
-broken download in the directory they are given and honour their own settings for endpoint, token and mirror. They are
-asked for the files of a listing that was checked before, and what they bring is held against it.
+Only weights in safetensors and the text files beside them are asked for: no pickle, no code. The clients list them,
+with their own settings for endpoint, token and mirror; the listing is checked, and `transfer` fetches what it names.
 """
 
 from __future__ import annotations
@@ -66,7 +65,8 @@ def _listed(source: Source, repository: str, revision: str | None, kind: Kind) -
     """The exact revision, and by name the files of it that are wanted; raises DownloadError for one that may not be."""
     from huggingface_hub.utils._paths import filter_repo_objects
 
-    exact, listed = (_at_modelscope if source == "modelscope" else _at_huggingface)(repository, revision, kind)
+    listing = _at_modelscope if source == "modelscope" else _at_huggingface
+    exact, listed = transfer.patiently(lambda: listing(repository, revision, kind), f"{repository} at {source}")
     patterns, unwanted = (WANTED, UNWANTED) if kind == "model" else (DATA, KEPT_HERE)
     selected = list(
         filter_repo_objects(listed, allow_patterns=patterns, ignore_patterns=unwanted, key=lambda file: file.name)
@@ -84,9 +84,11 @@ def _at_modelscope(repository: str, revision: str | None, kind: Kind) -> tuple[s
 
 
 def _at_huggingface(repository: str, revision: str | None, kind: Kind) -> tuple[str, list[Listed]]:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
-    info = HfApi().repo_info(repository, repo_type=kind, revision=revision, files_metadata=True)
+    info = HfApi().repo_info(
+        repository, repo_type=kind, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
     files = getattr(info, "siblings", None) or ()
     return info.sha or revision or "main", [
         Listed(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files

@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+LISTING = ""  # the name under which `trouble` is kept for the next requests of any kind
+
 
 def clients_at(url: str, folder: Path) -> dict[str, str]:
     """The environment of a process whose hub clients, both of them, ask `url` and keep everything in `folder`."""
@@ -136,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         if self.server.gated:
             return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        if self.server.trouble[LISTING]:
+            return self.server.trouble[LISTING].pop(0)(self, b"")
         path = path.replace("/api/datasets/", "/api/models/").replace("/api/v1/datasets/", "/api/v1/models/")
         if path.startswith("/api/models/owner/name/tree/"):
             return self._json([{"type": "file", "path": name, **self._size(name)} for name in self.server.files])

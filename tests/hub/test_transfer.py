@@ -13,8 +13,8 @@ from arriero.errors import AccessError, DiskSpaceError, DownloadError
 from arriero.hub import transfer
 from arriero.hub.listing import Listed
 from arriero.hub.remote import translated
-from arriero.hub.transfer import clients
-from arriero.hub.transfer.file import Pace
+from arriero.hub.transfer import clients, patience
+from arriero.hub.transfer.patience import Pace
 from tests.hub.hubs import COMMIT, LoopbackHub, altered, cut, redirect, stall, status
 
 BIG = "model.safetensors"
@@ -168,9 +168,9 @@ def test_retry_after_is_what_is_waited(hub, tmp_path):
     assert Pace().wait(1, 17.0) == 17
     assert Pace().wait(1, 10_000) is None, "nobody waits for hours"
     assert [Pace().wait(count, None) for count in (1, 2, 3, 6)] == [1, 2, 4, None]
-    assert clients._seconds("3") == 3
-    assert 50 < clients._seconds(formatdate(time.time() + 60)) <= 60
-    assert clients._seconds("soon") is clients._seconds(None) is None
+    assert patience.seconds("3") == 3
+    assert 50 < patience.seconds(formatdate(time.time() + 60)) <= 60
+    assert patience.seconds("soon") is patience.seconds(None) is None
 
 
 def test_what_does_not_pass_is_the_hubs_error(hub, tmp_path):
@@ -254,3 +254,28 @@ def test_only_what_plain_http_does_not_bring_is_left_to_xet(monkeypatch):
     assert clients.needs_xet(stored, 1)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://mirror.example")
     assert not clients.needs_xet(stored, 60 * 10**9), "it would go past the mirror"
+
+
+def test_what_the_client_brings_is_held_against_the_listing_too(tmp_path):
+    """Stored in Xet and too large for plain HTTP; the client checks no hash."""
+
+    class OnlyByClient:
+        where = "owner/name at a hub"
+        brings = DATA[BIG]
+
+        def open(self, name, size, headers):
+            raise clients.ByClient
+
+        def by_client(self, name, directory):
+            (directory / name).write_bytes(self.brings)
+
+        def cached(self, name, hashes):
+            return iter(())
+
+    listed = {BIG: Listed(BIG, len(DATA[BIG]), hashlib.sha256(DATA[BIG]).hexdigest())}
+    assert transfer.fetch(OnlyByClient(), listed, tmp_path)[BIG].sha256 == listed[BIG].sha256
+    (tmp_path / BIG).unlink()
+    OnlyByClient.brings = DATA[BIG][::-1]
+    with pytest.raises(DownloadError, match="SHA-256"):
+        transfer.fetch(OnlyByClient(), listed, tmp_path)
+    assert contents(tmp_path) == {}

@@ -7,11 +7,9 @@ MODELSCOPE_DOWNLOAD_TIMEOUT. Both drop the token where they are redirected to an
 
 from __future__ import annotations
 
-import email.utils
 import importlib.util
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -19,23 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from arriero.errors import DownloadError, UsageError
 from arriero.hub.catalog import Source
 from arriero.hub.transfer import caches
+from arriero.hub.transfer.patience import Unavailable, is_busy, seconds
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
 
 Kind = Literal["model", "dataset"]
 BLOCK = 1 << 16  # bytes that requests hands over at once; of a broken connection's last block nothing is kept
-
-
-class Unavailable(Exception):
-    """The hub, or the way to it, fails for now; the cause is the client's error.
-
-    `wait` is how many seconds it asks to be left alone, None where it does not say.
-    """
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
 
 
 class RangeRefused(Exception):
@@ -105,7 +93,7 @@ class HuggingFace:
             try:
                 hf_raise_for_status(response)
             except Exception as error:
-                wait = _seconds(response.headers.get("Retry-After"))
+                wait = seconds(response.headers.get("Retry-After"))
                 raise _refusal(self.where, name, response.status_code, error, wait) from error
             yield Body(response.status_code, response.headers, _network(response.iter_bytes()))
 
@@ -113,10 +101,10 @@ class HuggingFace:
         """See `Files`."""
         from huggingface_hub import hf_hub_download
 
+        kind, revision, endpoint = self._kind, self._revision, self._endpoint
         hf_hub_download(
-            self._repository, name, repo_type=self._kind, revision=self._revision, local_dir=directory,
-            endpoint=self._endpoint,
-        )  # fmt: skip
+            self._repository, name, repo_type=kind, revision=revision, endpoint=endpoint, local_dir=directory
+        )
 
     def cached(self, name: str, hashes: tuple[str | None, ...]) -> Iterator[Path]:
         """See `Files`."""
@@ -209,21 +197,10 @@ def _refusal(where: str, name: str, status: int, error: Exception, wait: float |
     """What an answer of 400 and above means for one file; it may ask to `wait` so many seconds."""
     if status == 416:
         return RangeRefused()
-    if status in (408, 429) or status >= 500:
+    if is_busy(status):
         return Unavailable(f"HTTP {status}", wait)
     if status == 404:
         return DownloadError(
             f"{where} lists {name}, which is not there (HTTP 404)", hint="try another --source or --revision"
         )
     return error
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After (RFC 9110, 10.2.3): seconds, or a date."""
-    if not retry_after:
-        return None
-    with suppress(ValueError):
-        return float(retry_after)
-    with suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    return None

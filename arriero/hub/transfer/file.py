@@ -11,26 +11,11 @@ from pathlib import Path
 from arriero.errors import DownloadError
 from arriero.hub.listing import fault
 from arriero.hub.store import FileRecord
-from arriero.hub.transfer.clients import Body, ByClient, Files, RangeRefused, Unavailable
+from arriero.hub.transfer.clients import Body, ByClient, Files, RangeRefused
 from arriero.hub.transfer.part import Part, Stopped, hashed
+from arriero.hub.transfer.patience import Pace, Unavailable
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often a request that brings nothing is tried again, and how long to wait before: first, then doubled, s."""
-
-    tries: int = 6
-    first: float = 1.0
-    longest: float = 30.0
-    patience: float = 300.0  # the longest Retry-After that is waited for
-
-    def wait(self, failures: int, asked: float | None) -> float | None:
-        """Seconds to wait after that many failures in a row, None: give up."""
-        if failures >= self.tries or (asked is not None and asked > self.patience):
-            return None
-        return min(self.longest, self.first * 2 ** (failures - 1)) if asked is None else asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +15,12 @@ from arriero.errors import DiskSpaceError
 from arriero.hub.listing import Listed
 from arriero.hub.store import FileRecord
 from arriero.hub.transfer.clients import Files
-from arriero.hub.transfer.file import Pace, Worker
+from arriero.hub.transfer.file import Worker
 from arriero.hub.transfer.part import Part
+from arriero.hub.transfer.patience import PACE, Pace
 from arriero.hub.transfer.progress import Progress, Watch
 
 WORKERS = 4
-PACE = Pace()
 INTERVAL = 0.1  # seconds between two words on the progress
 
 
@@ -42,7 +44,7 @@ class _Fetching:
         parts = [Part(destination / name, expected) for name, expected in listed.items()]
         self._parts = sorted(parts, key=lambda part: part.expected.size or 0, reverse=True)
         self._cached = {part: _cached(files, part) for part in parts}
-        self._waiting = iter(self._parts)
+        self._waiting = deque(self._parts)
         self._stop = threading.Event()
         self._worker = Worker(files, self._stop, pace)
         self._results: queue.SimpleQueue[tuple[Part, FileRecord | BaseException]] = queue.SimpleQueue()
@@ -78,12 +80,15 @@ class _Fetching:
         return self._records
 
     def _work(self) -> None:
-        for part in self._waiting:  # threads take turns: a list's iterator hands out each item once
-            try:
-                self._results.put((part, self._worker.get(part, self._cached[part])))
-            except BaseException as error:
-                self._results.put((part, error))
-                return
+        with suppress(IndexError):  # nothing waits any more
+            while True:
+                self._get(self._waiting.popleft())
+
+    def _get(self, part: Part) -> None:
+        try:
+            self._results.put((part, self._worker.get(part, self._cached[part])))
+        except BaseException as error:
+            self._results.put((part, error))
 
     def _next(self) -> Progress:
         try:

@@ -11,12 +11,12 @@ from typing import Literal
 class Progress:
     """How far a download is; all sizes in bytes.
 
-    plan comes first, then progress at most ten times a second and a file for each one that is verified, then done.
+    plan comes first, then progress at most ten times a second and file for each one that is verified.
     Of `bytes`, `bytes_done` are on disk; `bytes_fetched` is what this run has received, a file begun anew twice.
     `free` is the space on the disk when the plan was made.
     """
 
-    event: Literal["plan", "progress", "file", "done"]
+    event: Literal["plan", "progress", "file"]
     source: str
     files: int
     files_done: int = 0
