@@ -209,9 +209,9 @@ def _workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
 
 
 def _is_worth_keeping(partial: Path) -> bool:
-    """Whether there is anything to resume from: bookkeeping alone is not."""
-    files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
-    return any(".cache" not in file.parts and not file.name.endswith(".etag.part") for file in files)
+    """Whether there is anything to resume from: bookkeeping and empty parts are not."""
+    files = [file for name, file in store.files_in(partial).items() if not name.endswith(".etag.part")]
+    return any(file.stat().st_size for file in files)
 
 
 def _dry(origin: Origin, source: Source, revision: str | None, target: Path, watch: Watch) -> Downloaded:

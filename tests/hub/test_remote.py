@@ -86,6 +86,15 @@ def test_a_branch_is_not_fetched_again(hub_server, tmp_path):
     assert hub_server.served.count("model.safetensors") == 1
 
 
+def test_a_download_that_brought_nothing_leaves_nothing(hub_server, tmp_path):
+    """Empty parts were kept, to be gone on from."""
+    for name in hub_server.files:
+        hub_server.trouble[name] = [status(403)]
+    code, _, errors = download(tmp_path, hub_server.url, "owner/name")
+    assert code == 5, errors
+    assert list((tmp_path / "home" / "models").iterdir()) == []
+
+
 def test_a_repository_without_safetensors_is_refused(hub_server, tmp_path):
     del hub_server.files["model.safetensors"]
     code, _, errors = download(tmp_path, hub_server.url, "owner/name")

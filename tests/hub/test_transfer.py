@@ -115,6 +115,15 @@ def test_a_server_without_range_sends_everything_again(hub, tmp_path):
     assert [asked for name, asked in hub.ranged if name == BIG][1] is not None
 
 
+def test_a_server_without_range_that_breaks_off_is_given_up(hub, tmp_path):
+    """Each try brought the same bytes again, which counted as an advance, without end."""
+    hub.ranges = False
+    hub.trouble[BIG] = [cut(after=70_000)] * 10
+    with pytest.raises(DownloadError):
+        fetch(hub, tmp_path / "a")
+    assert len(hub.trouble[BIG]) == 10 - 3, "one that brings something, and two that do not"
+
+
 def test_two_versions_are_never_joined_without_a_hash(hub, tmp_path):
     """If-Range: the server says that the file is another by now."""
     hub.trouble[BIG] = [cut(after=100_000)]
@@ -135,6 +144,14 @@ def test_a_part_of_another_revision_is_not_taken_up(hub, tmp_path):
     fetch(hub, tmp_path / "a")
     assert (BIG, None) in hub.ranged
     assert contents(tmp_path / "a")[BIG] == hub.files[BIG]
+
+
+def test_a_file_of_the_right_size_is_fetched_where_no_hash_tells(hub, tmp_path):
+    """It was taken for the one wanted."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / BIG).write_bytes(b"x" * len(DATA[BIG]))
+    fetch(hub, tmp_path / "a", listing(hub, size=len(DATA[BIG])))
+    assert contents(tmp_path / "a") == DATA
 
 
 @pytest.mark.parametrize("name", [f"{BIG}.part", BIG])

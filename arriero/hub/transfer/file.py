@@ -54,21 +54,21 @@ class Worker:
             return record
         part.discard()
         if not is_resumed:
-            raise DownloadError(f"{found}, {self.files.where} says otherwise", hint="run it again")
+            raise DownloadError(f"{self.files.where}: {found}", hint="run it again")
         log.warning("%s; it is fetched anew", found)
         return self._fetched(part)
 
     def _complete(self, part: Part) -> FileRecord:
-        failures = 0
+        failures, reached = 0, part.size
         while part.size != part.expected.size or not part.size:
-            before = part.fetched
             try:
                 self._receive(part)
                 break
             except ByClient:
                 return self._by_client(part)
             except Unavailable as error:
-                failures = 1 if part.fetched > before else failures + 1
+                failures = 1 if part.size > reached else failures + 1
+                reached = max(reached, part.size)
                 self._pause(part, failures, error)
             except RangeRefused:
                 failures += 1

@@ -43,11 +43,12 @@ class Part:
         self.file, self._about = (target.with_name(f"{target.name}{suffix}") for suffix in SUFFIXES)
         self.fetched = 0
         self._identity = {"sha256": expected.sha256, "git_sha1": expected.git_sha1}
+        self._is_listed = any(self._identity.values())
         self._lock, self._stopped = threading.Lock(), False
         self._stream: BinaryIO | None = None
         self._digest = hashlib.sha256()
         self.etag: str | None = None
-        self.whole = target.is_file() and target.stat().st_size == expected.size
+        self.whole = self._is_listed and target.is_file() and target.stat().st_size == expected.size
         self.size = target.stat().st_size if self.whole else self.usable()
 
     def usable(self) -> int:
@@ -58,7 +59,7 @@ class Part:
             self.etag = about.pop("etag")
         except (OSError, ValueError, KeyError, AttributeError):
             return 0
-        proven = any(self._identity.values()) or self.etag is not None
+        proven = self._is_listed or self.etag is not None
         fits = self.expected.size is None or size <= self.expected.size
         return size if proven and fits and about == self._identity else 0
 
