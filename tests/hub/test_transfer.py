@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import tempfile
 import time
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
@@ -296,3 +298,24 @@ def test_what_the_client_brings_is_held_against_the_listing_too(tmp_path):
     with pytest.raises(DownloadError, match="SHA-256"):
         transfer.fetch(OnlyByClient(), listed, tmp_path)
     assert contents(tmp_path) == {}
+
+
+def test_a_cached_file_on_another_disk_is_copied(tmp_path):
+    class Cached:
+        where = "owner/name at a hub"
+
+        def cached(self, name, hashes):
+            return iter([elsewhere])
+
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one disk only")
+    with tempfile.NamedTemporaryFile(dir=other) as file:
+        file.write(DATA[BIG])
+        file.flush()
+        elsewhere = Path(file.name)
+        listed = {BIG: Listed(BIG, len(DATA[BIG]), hashlib.sha256(DATA[BIG]).hexdigest())}
+        told = []
+        assert transfer.fetch(Cached(), listed, tmp_path, watch=told.append)[BIG].sha256 == listed[BIG].sha256
+    assert contents(tmp_path) == {BIG: DATA[BIG]}
+    assert told[-1].bytes_fetched == 0
