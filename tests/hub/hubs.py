@@ -67,7 +67,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.types: dict[str, str] = {}  # what ModelScope's listing says a file is, where it is no ordinary one
         self.reached, self.gate = threading.Event(), threading.Event()  # a file was asked for; files may be sent
         self.gate.set()
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -108,14 +108,3 @@ def test_a_listing_that_a_busy_hub_refuses_is_asked_for_again(hub_server, tmp_pa
     hub_server.trouble[LISTING] = [status(503, Retry_After="0"), status(429, Retry_After="0")]
     code, _, errors = download(tmp_path, hub_server.url, "owner/name", "--source", source)
     assert code == 0, errors
-
-
-@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
-def test_everything_goes_through_the_proxy_of_the_environment(hub_server, tmp_path, monkeypatch, source):
-    for name in ("HTTP_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, hub_server.url)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    code, _, errors = download(tmp_path, "http://hub.invalid", "owner/name", "--source", source)
-    assert code == 0, errors
-    assert "model.safetensors" in hub_server.served

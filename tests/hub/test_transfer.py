@@ -217,12 +217,10 @@ def test_a_silent_connection_is_given_up_and_taken_up(hub, tmp_path, monkeypatch
 
 def test_a_token_does_not_go_to_another_host(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-secret")
     other = LoopbackHub(files=dict(DATA))
     hub.trouble[BIG] = [redirect(other.url.replace("127.0.0.1", "localhost"))]
-    files = hub.files_of()
-    if hub.source == "modelscope":  # it reads its own once in a process
-        files._api._config.token = "ms-secret"
-    transfer.fetch(files, listing(hub), tmp_path)
+    fetch(hub, tmp_path)
     other.shutdown()
     assert contents(tmp_path) == DATA
     assert other.served == [BIG]

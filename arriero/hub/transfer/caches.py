@@ -20,9 +20,9 @@ def at_huggingface(repository: str, kind: str, hashes: tuple[str | None, ...]) -
 
 def at_modelscope(repository: str, kind: str, name: str) -> Iterator[Path]:
     """ModelScope's client keeps a file by its name; before modelscope 1.38 it wrote a dot in a directory's as ___."""
-    from modelscope_hub.config import get_default_config
+    from modelscope_hub import HubConfig
 
-    base = Path(get_default_config().cache_dir)
+    base = Path(HubConfig().cache_dir)
     owner, _, model = repository.partition("/")
     earlier = model.replace(".", "___")
     directories = [

@@ -143,13 +143,13 @@ class ModelScope:
 def modelscope_api(endpoint: str | None = None) -> HubApi:
     """The ModelScope client; raises UsageError where it is not installed."""
     try:
-        from modelscope_hub import HubApi
+        from modelscope_hub import HubApi, HubConfig
     except ImportError as error:
         raise UsageError(
             "downloading from ModelScope needs the package modelscope-hub",
             hint='pip install "arriero[modelscope]", or use --source huggingface',
         ) from error
-    return HubApi(endpoint=endpoint)
+    return HubApi(HubConfig(), endpoint=endpoint)  # or it keeps the endpoint and the token that it had first
 
 
 def needs_xet(headers: Mapping[str, str], size: int | None) -> bool:
