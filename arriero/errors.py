@@ -12,6 +12,7 @@
     │   ├── EngineLostError         1: the process or the machine that computed the answer is gone
     │   └── ExportError             1: a model cannot be made into what the engine computes with
     ├── DownloadError               1: a download failed or did not verify
+    │   └── DiskSpaceError          1: the disk is full, or would be
     ├── PartlyDoneError             3: some of the work failed, the rest is done
     ├── NotFoundError               4: no such model, file or directory
     ├── AccessError                 5: a licence has to be accepted or a token given
@@ -127,6 +128,10 @@ class ExportError(EngineError):
 
 class DownloadError(ArrieroError):
     """A download broke off or its bytes are not the expected ones."""
+
+
+class DiskSpaceError(DownloadError):
+    """The disk is full, or what is to be fetched would not fit on it."""
 
 
 class PartlyDoneError(ArrieroError):

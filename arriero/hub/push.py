@@ -102,7 +102,8 @@ def _card(base: str) -> str:
 
 
 def _upload(stage: Path, repository: str, to: Hub, *, private: bool) -> None:
-    from arriero.hub.remote import modelscope_api, translated
+    from arriero.hub.remote import translated
+    from arriero.hub.transfer.clients import modelscope_api
 
     message = "An adapter, uploaded with Arriero"
     try:

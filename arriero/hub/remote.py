@@ -1,61 +1,57 @@
 """The real ModelScope and Hugging Face clients, and what their errors mean in ours.
 
-Only weights in safetensors and the text files beside them are asked for: no pickle, no code. Both clients resume a
-broken download in the directory they are given and honour their own settings for endpoint, token and mirror. They are
-asked for the files of a listing that was checked before, and what they bring is held against it.
+Only weights in safetensors and the text files beside them are asked for: no pickle, no code. The clients list them,
+with their own settings for endpoint, token and mirror; the listing is checked, and `transfer` fetches what it names.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
-import logging
-import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from arriero.errors import ArrieroError, DownloadError, NotFoundError, OfflineError, UsageError
+from arriero.hub import transfer
 from arriero.hub.access import denied, redacted
 from arriero.hub.catalog import Source
-from arriero.hub.listing import Listed, arrived, check
+from arriero.hub.listing import Listed, check, clear, without_duplicates
 from arriero.hub.store import MANIFEST, FileRecord
+from arriero.hub.transfer import Watch
+from arriero.hub.transfer.clients import Kind, modelscope_api
 
-if TYPE_CHECKING:
-    from modelscope_hub import HubApi
-
-log = logging.getLogger(__name__)
-Kind = Literal["model", "dataset"]
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
-KEPT_HERE = [".cache/*", "*/.cache/*", MANIFEST, f"*/{MANIFEST}"]  # what the clients and Arriero write themselves
+KEPT_HERE = [
+    ".cache/*",
+    "*/.cache/*",
+    MANIFEST,
+    f"*/{MANIFEST}",
+    "*.part",
+]  # what the clients and Arriero write themselves
 UNWANTED = ["original/*", "onnx/*", "*/*.safetensors", *KEPT_HERE]
 DATA = ["*.json", "*.jsonl", "*.ndjson", "*.csv", "*.parquet", "README.md"]
 
 
 def fetch(
-    source: Source, repository: str, revision: str | None, destination: Path, *, kind: Kind = "model"
+    source: Source,
+    repository: str,
+    revision: str | None,
+    destination: Path,
+    *,
+    kind: Kind = "model",
+    watch: Watch = lambda _: None,
 ) -> tuple[str, dict[str, FileRecord]]:
     """Download a repository's wanted files into `destination`, which then holds them and nothing else.
 
-    Returns the revision that was fetched, and size and SHA-256 of each file.
+    What an earlier call left there is taken up. Returns the revision that was fetched, and size and SHA-256 of each
+    file. `watch` is told of the progress.
     """
     with translated(source, repository, kind):
         exact, listed = _listed(source, repository, revision, kind)
-        if source == "modelscope":
-            files = [{"Path": file.name, "Size": file.size, "Sha256": file.sha256} for file in listed.values()]
-            modelscope_api().download_repo(
-                repository, kind, revision=exact, local_dir=str(destination), file_list=files
-            )
-        else:
-            from huggingface_hub import snapshot_download
-
-            # it lists for itself, or remembers how it did: so it receives the checked names, and lists anew
-            names = [glob.escape(name) for name in listed]
-            shutil.rmtree(destination / ".cache" / "huggingface" / "trees", ignore_errors=True)
-            snapshot_download(repository, repo_type=kind, revision=exact, local_dir=destination, allow_patterns=names)
-    log.info("hashing what was fetched")
-    return exact, arrived(destination, listed, f"{repository} at {source}")
+        clear(destination, transfer.names(listed))
+        records = transfer.fetch(transfer.files_of(source, repository, exact, kind), listed, destination, watch=watch)
+        clear(destination, listed)
+    return exact, records
 
 
 def sizes(source: Source, repository: str, revision: str | None) -> dict[str, int]:
@@ -69,13 +65,14 @@ def _listed(source: Source, repository: str, revision: str | None, kind: Kind) -
     """The exact revision, and by name the files of it that are wanted; raises DownloadError for one that may not be."""
     from huggingface_hub.utils._paths import filter_repo_objects
 
-    exact, listed = (_at_modelscope if source == "modelscope" else _at_huggingface)(repository, revision, kind)
+    listing = _at_modelscope if source == "modelscope" else _at_huggingface
+    exact, listed = transfer.patiently(lambda: listing(repository, revision, kind), f"{repository} at {source}")
     patterns, unwanted = (WANTED, UNWANTED) if kind == "model" else (DATA, KEPT_HERE)
     selected = list(
         filter_repo_objects(listed, allow_patterns=patterns, ignore_patterns=unwanted, key=lambda file: file.name)
     )
     check(listed, selected, f"{repository} at {source}")
-    return exact, {file.name: file for file in selected}
+    return exact, without_duplicates({file.name: file for file in selected})
 
 
 def _at_modelscope(repository: str, revision: str | None, kind: Kind) -> tuple[str, list[Listed]]:
@@ -87,25 +84,15 @@ def _at_modelscope(repository: str, revision: str | None, kind: Kind) -> tuple[s
 
 
 def _at_huggingface(repository: str, revision: str | None, kind: Kind) -> tuple[str, list[Listed]]:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
-    info = HfApi().repo_info(repository, repo_type=kind, revision=revision, files_metadata=True)
+    info = HfApi().repo_info(
+        repository, repo_type=kind, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
     files = getattr(info, "siblings", None) or ()
     return info.sha or revision or "main", [
         Listed(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files
     ]
-
-
-def modelscope_api() -> HubApi:
-    """The ModelScope client; raises UsageError where it is not installed."""
-    try:
-        from modelscope_hub import HubApi, HubConfig
-    except ImportError as error:
-        raise UsageError(
-            "downloading from ModelScope needs the package modelscope-hub",
-            hint='pip install "arriero[modelscope]", or use --source huggingface',
-        ) from error
-    return HubApi(HubConfig())  # or it keeps the endpoint and the token that it had first
 
 
 @contextlib.contextmanager

@@ -152,14 +152,24 @@ def verify(model: StoredModel) -> list[str]:
     """Compare every file with the manifest; returns a line for each difference, an empty list when all is well."""
     faults = [] if model.files else [f"{MANIFEST}: damaged"]
     for name, record in model.files.items():
-        file = model.path / name
-        if not file.is_file():
-            faults.append(f"{name}: missing")
-        elif file.stat().st_size != record.size:
-            faults.append(f"{name}: {file.stat().st_size} bytes, expected {record.size}")
-        elif sha256(file) != record.sha256:
+        if (fault := _difference(model.path / name, name, record)) is not None:
+            faults.append(fault)
+        elif sha256(model.path / name) != record.sha256:
             faults.append(f"{name}: content differs from the manifest's SHA-256")
     return faults + index_faults(model.path)
+
+
+def differences(model: StoredModel) -> list[str]:
+    """What of `verify` takes no time: files that are missing or have another size, a line for each."""
+    faults = (_difference(model.path / name, name, record) for name, record in model.files.items())
+    return [fault for fault in faults if fault is not None]
+
+
+def _difference(file: Path, name: str, record: FileRecord) -> str | None:
+    if not file.is_file():
+        return f"{name}: missing"
+    size = file.stat().st_size
+    return f"{name}: {size} bytes, expected {record.size}" if size != record.size else None
 
 
 @contextmanager

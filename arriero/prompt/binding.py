@@ -111,7 +111,7 @@ def _fingerprint(model_dir: Path, contract: Contract) -> str:
 
 
 def _base(contract: Contract, adapter_dir: Path | None) -> Path:
-    """The base model of an adapter, found where it was or by its name in the contract, or fetched as the adapter was."""
+    """The base model of an adapter: where it was, or by its name in the contract, or fetched as the adapter was."""
     here = contract.base_path if adapter_dir is None or not hub.adapters.is_fetched(adapter_dir) else None
     if here is not None and hub.store.is_model(Path(here)):  # others do not name directories of this machine
         return hub.resolve(here)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +28,7 @@ GATES = {
     "gone": (410, "Gone"),
     "rejected": (403, "Your request to access model owner/name has been rejected by the repo's authors."),
 }
+LISTING = ""  # the name under which `trouble` is kept for the next requests of any kind
 
 
 def clients_at(url: str, folder: Path) -> dict[str, str]:
@@ -54,11 +56,22 @@ def download(
 
 
 class LoopbackHub(ThreadingHTTPServer):
-    """Serves the files of one directory as one repository, owner/name; `asked` lists the paths of all requests."""
+    """Serves the files of one directory as one repository, owner/name; `asked` lists the paths of all requests.
 
-    def __init__(self, folder: Path) -> None:
+    `trouble` holds for a file what becomes of the next requests for it, one after the other: see `Trouble`.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path | None = None, files: dict[str, bytes] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+        found = sorted(folder.iterdir()) if folder is not None else []
+        self.files = {file.name: file.read_bytes() for file in found if file.is_file()} | (files or {})
+        self.trouble: dict[str, list[Trouble]] = defaultdict(list)
+        self.ranges = True  # whether Range is understood
+        self.ranged: list[tuple[str, str | None]] = []  # file and Range of the requests for files
+        self.sent = 0  # bytes of files, as far as they were taken
+        self.credentials: list[str] = []  # Authorization and Cookie of all requests
         self.asked: list[str] = []
         self.tokens: list[str] = []  # the headers of all requests that may carry one
         self.created: dict[str, Any] = {}  # what a repository was made with
@@ -73,7 +86,6 @@ class LoopbackHub(ThreadingHTTPServer):
         self.awake.set()
         self.when_asked: Callable[[], None] = lambda: None
         self.corrupted: str | None = None  # this file is served with a wrong byte and the right size and names
-        self.forgotten: set[str] = set()  # files that Hugging Face tells of, and that its tree lacks
         self.types: dict[str, str] = {}  # what ModelScope's listing says a file is, where it is no ordinary one
         self.reached, self.gate = threading.Event(), threading.Event()  # a file was asked for; files may be sent
         self.gate.set()
@@ -82,6 +94,51 @@ class LoopbackHub(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *args: object) -> None:
+        """Clients may leave."""
+
+
+Trouble = Callable[["_Handler", bytes], None]
+
+
+def status(code: int, **headers: str) -> Trouble:
+    """Answer with this HTTP status; an underscore in a header's name is a hyphen."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda handler, data: handler._send(code, b"{}", names)
+
+
+def cut(after: int) -> Trouble:
+    """Close the connection after so many bytes."""
+
+    def trouble(handler: _Handler, data: bytes) -> None:
+        handler.serve(data, stop=after)
+        handler.close_connection = True
+
+    return trouble
+
+
+def stall(after: int) -> Trouble:
+    """Fall silent after so many bytes, until the gate is opened."""
+
+    def trouble(handler: _Handler, data: bytes) -> None:
+        handler.server.gate.clear()
+        handler.serve(data, stop=after)
+        handler.server.reached.set()
+        handler.server.gate.wait()
+        handler.close_connection = True
+
+    return trouble
+
+
+def altered(change: Callable[[bytes], bytes]) -> Trouble:
+    """Serve other bytes than the listed ones."""
+    return lambda handler, data: handler.serve(change(data))
+
+
+def redirect(url: str) -> Trouble:
+    """Send the client to another host for the same path."""
+    return lambda handler, data: handler._send(302, b"", {"Location": url + handler.path})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -155,6 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         self.server.asked.append(path)
         self.server.tokens += [self.headers.get(name, "") for name in ("Authorization", "Cookie")]
+        self.server.credentials += [self.headers[name] for name in ("Authorization", "Cookie") if self.headers[name]]
         self.server.awake.wait()
         self.server.when_asked()
         if self.server.broken:
@@ -173,9 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
             .replace("/api/datasets/", "/api/models/")
             .replace("/api/v1/datasets/", "/api/v1/models/")
         )
+        if self.server.trouble[LISTING]:
+            return self.server.trouble[LISTING].pop(0)(self, b"")
         if path.startswith("/api/models/owner/name/tree/"):
-            names = [name for name in self.files if name not in self.server.forgotten]
-            return self._json([{"type": "file", "path": name, **self._size(name)} for name in names])
+            return self._json([{"type": "file", "path": name, **self._size(name)} for name in self.files])
         if path.startswith("/api/models/owner/name"):
             return self._json(self._info())
         if path.endswith(("/repo/files", "/repo/tree")):
@@ -228,22 +287,45 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.files[name]
         if name == self.server.corrupted:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        etag = f'"{hashlib.sha1(data).hexdigest()}"'
         if self.command == "GET":
+            self.server.ranged.append((name, self.headers["Range"]))
+            if self.server.trouble[name]:
+                return self.server.trouble[name].pop(0)(self, data)
             self.server.served.append(name)
             self.server.reached.set()
             self.server.gate.wait()
+        return self.serve(data)
+
+    def serve(self, data: bytes, stop: int | None = None) -> None:
+        """A file, or the part asked for; with `stop` only its first bytes, after the headers of all."""
         kind = "text/html" if data.startswith(b"<html>") else "application/octet-stream"
-        self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": kind})
+        etag = f'"{hashlib.sha1(data).hexdigest()}"'
+        headers = {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": kind}
+        start = 0
+        if self.server.ranges and self.headers["Range"] and self.headers.get("If-Range", etag) == etag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            if start >= len(data):
+                return self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        body = data[start:]
+        self._head(206 if start else 200, {**headers, "Content-Length": str(len(body))})
+        if self.command != "HEAD":
+            for offset in range(0, len(body[:stop]), 4096):
+                chunk = body[:stop][offset : offset + 4096]
+                self.wfile.write(chunk)
+                self.server.sent += len(chunk)
+        return None
 
     def _json(self, document: object) -> None:
         self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self._head(status, {**headers, "Content-Length": str(len(body))})
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)

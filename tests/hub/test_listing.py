@@ -119,15 +119,28 @@ def test_a_data_set_s_listing_is_checked_too(hub_server, tmp_path, model_dir, na
     assert written(tmp_path) == []
 
 
-def test_a_listed_file_that_the_client_skips_is_missed(hub_server, tmp_path):
-    """Hugging Face's client lists for itself; what only the first listing named was left out in silence."""
-    hub_server.forgotten.add("tokenizer.json")
-    code, _, errors = download(tmp_path, hub_server.url, "owner/name")
-    assert code == 1, errors
-    assert "lists tokenizer.json, which did not arrive" in errors
-    assert not (tmp_path / "home" / "models" / "owner--name").exists()
-    hub_server.forgotten.clear()
-    assert download(tmp_path, hub_server.url, "owner/name")[0] == 0, "the client remembers what it listed"
+@pytest.mark.parametrize(
+    ("left", "dropped"),
+    [
+        (
+            {"model.safetensors", "config.json"},
+            {"model-00001-of-00001.safetensors", "model.safetensors.index.json", "model.fp16.safetensors"},
+        ),
+        (
+            {"model-00001-of-00001.safetensors", "model.safetensors.index.json"},
+            {
+                "consolidated.safetensors",
+                "consolidated-00001-of-00002.safetensors",
+                "model.bf16.safetensors.index.json",
+            },
+        ),
+        ({"consolidated.safetensors", "adapter_model.safetensors"}, set()),
+    ],
+)
+def test_weights_in_a_second_format_are_not_fetched(left, dropped):
+    """Mistral's repositories have all weights twice, and both were fetched."""
+    listed = {name: listing.Listed(name) for name in left | dropped}
+    assert set(listing.without_duplicates(listed)) == left
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.hub.hubs import COMMIT, LoopbackHub, download
+from tests.hub.hubs import COMMIT, LISTING, LoopbackHub, download, status
 
 
 @pytest.fixture
@@ -78,8 +78,25 @@ def test_a_branch_is_not_fetched_again(hub_server, tmp_path):
     assert hub_server.served.count("model.safetensors") == 1
 
 
+def test_a_download_that_brought_nothing_leaves_nothing(hub_server, tmp_path):
+    """Empty parts were kept, to be gone on from."""
+    for name in hub_server.files:
+        hub_server.trouble[name] = [status(403)]
+    code, _, errors = download(tmp_path, hub_server.url, "owner/name")
+    assert code == 5, errors
+    assert list((tmp_path / "home" / "models").iterdir()) == []
+
+
 def test_a_repository_without_safetensors_is_refused(hub_server, tmp_path):
     del hub_server.files["model.safetensors"]
     code, _, errors = download(tmp_path, hub_server.url, "owner/name")
     assert code == 1
     assert "no safetensors" in errors
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_a_listing_that_a_busy_hub_refuses_is_asked_for_again(hub_server, tmp_path, source):
+    """One 503 from Hugging Face, and the download had failed."""
+    hub_server.trouble[LISTING] = [status(503, Retry_After="0"), status(429, Retry_After="0")]
+    code, _, errors = download(tmp_path, hub_server.url, "owner/name", "--source", source)
+    assert code == 0, errors

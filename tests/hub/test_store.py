@@ -41,6 +41,18 @@ def test_verify_names_the_damaged_file(stored, harm, told):
     assert hub.verify(stored)[0].startswith(told)
 
 
+@pytest.mark.parametrize(
+    "harm", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])], ids=["gone", "short"]
+)
+def test_loading_holds_the_directory_against_its_manifest(stored, harm):
+    """A file that was gone or cut short went unseen until something failed on it."""
+    assert hub.resolve("tiny") == stored.path
+    harm(stored.path / "tokenizer.json")
+    with pytest.raises(DownloadError, match=r"tokenizer\.json") as caught:
+        hub.resolve("tiny")
+    assert caught.value.hint.startswith("arriero models remove tiny")
+
+
 def flip(file):
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
