@@ -24,6 +24,7 @@ from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
 from arriero.messages import Message, Sampling, Tool, ToolChoice
 from arriero.prompt import Renderer, Wanted, bind
+from arriero.prompt.binding import Bound
 
 Messages = Iterable[Message | Mapping[str, Any]]
 MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs
@@ -277,7 +278,11 @@ def load(
     found = bind(model, adapter, system=system)
     coming = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *room_for]
     options = EngineOptions(precision=precision, deterministic=deterministic, room_for=coming)
-    loaded = load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options)
+    return over(load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options), found)
+
+
+def over(loaded: Engine, found: Bound) -> Chat:
+    """A Chat over an engine that has the model, which is closed where the adapter cannot be loaded."""
     try:
         return Chat(
             loaded,

@@ -9,6 +9,7 @@
     ├── ContractError               1: an adapter was trained for another model or another prompt
     ├── CutOffError                 1: an answer that has to be complete ended before it was
     ├── EngineError                 1: the engine failed or lacks what was asked of it
+    │   └── EngineLostError         1: the process or the machine that computed the answer is gone
     ├── DownloadError               1: a download failed or did not verify
     ├── NotFoundError               4: no such model, file or directory
     ├── AccessError                 5: a licence has to be accepted or a token given
@@ -22,8 +23,9 @@ Library code raises these and never prints or exits; the command line turns them
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ArrieroError(Exception):
@@ -38,6 +40,16 @@ class ArrieroError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> Any:
+        """As it is, into another process: the classes below are not made from their message alone."""
+        return self._again, (self.args, self.__dict__)
+
+    @classmethod
+    def _again(cls, args: tuple[object, ...], state: Mapping[str, object]) -> Self:
+        made = cls.__new__(cls, *args)
+        made.__dict__.update(state)
+        return made
 
 
 class UsageError(ArrieroError):
@@ -101,6 +113,10 @@ class CutOffError(ArrieroError):
 
 class EngineError(ArrieroError):
     """An engine failed, or lacks a feature that was asked for."""
+
+
+class EngineLostError(EngineError):
+    """What computed an answer is gone, the process or its machine: the same request may do well elsewhere."""
 
 
 class DownloadError(ArrieroError):

@@ -1,6 +1,7 @@
 """Prompt ids -> a stream of token ids. Engines know nothing of text, roles or templates.
 
     base.py          Engine, Adapter and Generation: what every engine promises
+    task.py          a generation that a coroutine fills (vllm, replicas)
     registry.py      the engines there are: what each needs, lacks, and how it loads
     select.py        which engine "auto" means here, and why; load_engine
     transformers/    the reference, for any model, on a CPU or with CUDA

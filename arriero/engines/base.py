@@ -14,7 +14,7 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
@@ -103,6 +103,13 @@ class Generation:
         self._raise()
 
     async def __aiter__(self) -> AsyncIterator[int]:
+        async with contextlib.aclosing(self.batches()) as batches:
+            async for ready in batches:
+                for token in ready:
+                    yield token
+
+    async def batches(self) -> AsyncGenerator[list[int]]:
+        """The ids as they come, all that are there at once, for who hands them on."""
         event = asyncio.Event()
         wake = _Bell.here().rings(event)
         with self._changed:
@@ -113,8 +120,7 @@ class Generation:
                 event.clear()
                 ready = self._ids[position:]
                 if ready:
-                    for token in ready:
-                        yield token
+                    yield ready
                     position += len(ready)
                 elif self._ended:
                     break
@@ -217,6 +223,11 @@ class Engine(Protocol):
     description: str
     features: frozenset[Feature]
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer, now or after what it starts again by itself; False for good."""
+        ...
+
     def submit(
         self,
         prompt_ids: Sequence[int],
@@ -235,6 +246,7 @@ class Engine(Protocol):
         the end of the turn. `logprobs` asks for log-probabilities, with that many alternatives for each token, and
         `prompt_logprobs` for those of the prompt's tokens too, with as many; only then may `max_new_tokens` be 0.
         Raises UnsupportedError for a feature that this engine lacks and UsageError for the adapter of another engine.
+        Where what computes dies, the generation fails with EngineLostError.
         """
         ...
 

@@ -108,6 +108,11 @@ class OpenVINOEngine:
             self.close()
             raise
 
+    @property
+    def alive(self) -> bool:
+        """See `Engine.alive`: a process that died is started anew."""
+        return not self._closed
+
     def submit(
         self,
         prompt_ids: Sequence[int],

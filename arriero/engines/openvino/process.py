@@ -26,7 +26,7 @@ from typing import IO, Any, cast
 from arriero import errors
 from arriero.engines.base import Generation
 from arriero.engines.openvino.adapter import Weights
-from arriero.errors import ArrieroError, EngineError
+from arriero.errors import ArrieroError, EngineError, EngineLostError
 from arriero.messages import FinishReason, TokenLogprob
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class Process:
             return EngineError("the engine is closed")
         how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
         hint = "standard error may say why; signal 9 often means that the machine ran out of memory"
-        return EngineError(f"OpenVINO's process {how}", hint=hint)
+        return EngineLostError(f"OpenVINO's process {how}", hint=hint)
 
 
 def _tokens(ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top]) -> list[TokenLogprob]:

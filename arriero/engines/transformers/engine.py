@@ -72,6 +72,11 @@ class TransformersEngine:
         self._thread = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """See `Engine.alive`."""
+        return not self._closed and self._thread.is_alive()
+
     def submit(
         self,
         prompt_ids: Sequence[int],

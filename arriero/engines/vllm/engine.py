@@ -29,10 +29,11 @@ from arriero.constraint import Constraint
 from arriero.engines.adapters import check_fit, lora_rank
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions, find
+from arriero.engines.task import TaskGeneration
 from arriero.engines.vllm.requests import parameters, probabilities
 from arriero.engines.vllm.room import described
 from arriero.engines.vllm.start import interrupt, start
-from arriero.errors import ContextLengthError, EngineError, UnsupportedError, UsageError
+from arriero.errors import ContextLengthError, EngineError, EngineLostError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling
 
 ENDINGS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "cancelled"}
@@ -51,24 +52,8 @@ class LoadedAdapter(Adapter):
         self.request = LoRARequest(f"{directory.name} {number}", number, str(directory))
 
 
-class _Answer(Generation):
-    """A generation whose cancelling reaches the engine's loop at once, also while the prompt is read."""
-
-    def __init__(self, prompt_tokens: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(prompt_tokens)
-        self.task: asyncio.Task[None] | None = None
-        self.only_prompt = False  # no token is wanted
-        self._loop = loop
-
-    def cancel(self) -> None:
-        super().cancel()
-        if self.finish_reason is None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and this had failed before
-                self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+class _Answer(TaskGeneration):
+    only_prompt = False  # no token is wanted
 
 
 class VLLMEngine:
@@ -111,6 +96,11 @@ class VLLMEngine:
         kind = str(config.model_config.dtype).removeprefix("torch.")
         self.description = f"vllm, {config.device_config.device_type}, {kind}"
         log.info("vLLM: %s", described(hub.window(model_dir), config))
+
+    @property
+    def alive(self) -> bool:
+        """See `Engine.alive`: what vLLM computes with does not come back."""
+        return not self._closed and not self._llm.errored
 
     def submit(
         self,
@@ -199,12 +189,7 @@ class VLLMEngine:
     def _begin(
         self, generation: _Answer, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
     ) -> None:
-        def end(task: asyncio.Task[None]) -> None:
-            if task.cancelled():  # perhaps before it began
-                generation.finish("cancelled")
-
-        generation.task = self._run(self._answer(generation, prompt_ids, params, adapter))
-        generation.task.add_done_callback(end)
+        generation.fill(self._run(self._answer(generation, prompt_ids, params, adapter)))
 
     async def _answer(
         self, generation: _Answer, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
@@ -251,5 +236,5 @@ class VLLMEngine:
             self._llm = None  # at the interpreter's end it would fail to shut down once more
 
 
-def _dead() -> EngineError:
-    return EngineError("vLLM's process has died, and with it the answers under way", hint="what it wrote says why")
+def _dead() -> EngineLostError:
+    return EngineLostError("vLLM's process has died, and with it the answers under way", hint="what it wrote says why")

@@ -1,0 +1,7 @@
+"""More than one machine: engines as Ray Serve replicas, training and batches on a Ray cluster.
+
+The only room that imports ray. Everything here is an adapter between what Arriero does on one machine and what Ray
+does on several: no scheduler, router, health check or rendezvous of our own.
+
+    connect.py    into a cluster and out of it; what its nodes have; Ray's errors as ours
+"""

@@ -1,0 +1,65 @@
+"""How many replicas, and what each of them takes of a node."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from arriero.errors import UsageError
+
+CPUS_BESIDE_GPU = 4  # an engine on a GPU keeps few threads busy; on a CPU it gets all there are
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """At least and at most so many replicas; GPUs for each, None for one where the cluster has any."""
+
+    least: int
+    most: int
+    gpus: int | None = None
+
+    @classmethod
+    def of(cls, replicas: int | str, gpus: int | None = None) -> Self:
+        """From a number, or from "MIN:MAX"; UsageError where it is neither."""
+        match = re.fullmatch(r"(\d{1,4})(?::(\d{1,4}))?", str(replicas))
+        least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= least <= most:
+            raise UsageError(f"replicas are N or MIN:MAX, from 1 upwards, got {replicas}")
+        if gpus is not None and gpus < 0:
+            raise UsageError(f"a replica takes 0 or more GPUs, got {gpus}")
+        return cls(least, most, gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The CPUs and GPUs of one replica."""
+
+    cpus: int
+    gpus: int
+
+
+def share(scale: Scale, nodes: Sequence[tuple[float, float]]) -> Share:
+    """The largest part of `nodes`, each with so many CPUs and GPUs, that leaves room for all replicas.
+
+    A replica is on one node. Where not all of them find room, but `scale.least` do, they are of the smallest size.
+    Raises UsageError where not even those do.
+    """
+    gpus = scale.gpus if scale.gpus is not None else int(any(node[1] >= 1 for node in nodes))
+
+    def room(cpus: int) -> int:
+        per_node = (min(node[0] // cpus, node[1] // gpus if gpus else math.inf) for node in nodes)
+        return int(sum(per_node))
+
+    if room(1) < scale.least:
+        has = "; ".join(f"{node[0]:g} CPUs and {node[1]:g} GPUs" for node in nodes)
+        takes = f"one CPU and {gpus} of the GPUs" if gpus else "one CPU"
+        raise UsageError(
+            f"{scale.least} replicas take {takes} each, on one node, and the cluster has room for {room(1)}: {has}",
+            hint="fewer --replicas or --gpus-per-replica, or more nodes: ray start --address=…",
+        )
+    largest = CPUS_BESIDE_GPU if gpus else int(max(node[0] for node in nodes))
+    sizes = range(largest, 0, -1)
+    return Share(next((cpus for cpus in sizes if room(cpus) >= min(scale.most, room(1))), 1), gpus)

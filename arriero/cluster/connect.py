@@ -1,0 +1,299 @@
+"""Into a Ray cluster and out of it again: the token, what the nodes have, and Ray's errors as ours.
+
+    with connect("auto") as cluster, own_errors():
+        cluster.nodes(["/nfs/model"])     # what each has: CPUs, GPUs, versions, which of the paths it lacks
+        ray.get(...)                      # what is raised over there arrives as it was raised
+
+Whoever reaches a Ray port runs code (https://docs.ray.io/en/latest/ray-security), so a cluster is used only where it
+asks for a token. Ray's processes read that from the environment when ray is first imported: `import ray` comes after
+`connect`, in functions. A driver with a token also joins a cluster that asks for none; only the nodes can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import secrets
+import socket
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from arriero.errors import AccessError, ArrieroError, NotFoundError, UsageError
+
+LOCAL = "local"
+AUTO = "auto"
+REACH_SECONDS = 5.0
+NODE_SECONDS = 120.0  # a node's first worker imports ray from a disk that others use too
+SAME = ("python", "ray", "arriero")  # what must be of one version everywhere
+COMPARED = (*SAME, "torch", "transformers")  # the rest answers alike only where it is
+GENERATE = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the cluster, as it says itself.
+
+    `versions` are those of COMPARED, None where it has none of a package; `missing` are the asked for paths it lacks.
+    """
+
+    address: str
+    cpus: float
+    gpus: float
+    token: bool
+    versions: Mapping[str, str | None]
+    missing: tuple[str, ...] = ()
+
+
+class Cluster:
+    """A connection. `close` ends it, and with "local" the cluster too; what the caller had opened before stays."""
+
+    def __init__(self, address: str, *, owned: bool) -> None:
+        self.address = address
+        self._owned = owned
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave; may be called again."""
+        if self._owned:
+            import ray
+
+            self._owned = False
+            ray.shutdown()
+
+    def nodes(self, paths: Iterable[str | Path] = ()) -> list[Node]:
+        """All nodes that are alive, as they answer themselves."""
+        found = self.each(_asked(), COMPARED, [str(path) for path in paths])
+        return [Node(each["NodeManagerAddress"], *_sizes(each), **said) for each, said in found]
+
+    def each(self, ask: Any, *arguments: Any, cpus: float = 0, gpus: float = 0) -> list[tuple[Mapping[str, Any], Any]]:
+        """What the function `ask` returns on every node that has as many CPUs and GPUs, beside Ray's word on the node.
+
+        Raises what it raises; ArrieroError where a node runs no task.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        task = ray.remote(num_cpus=0, max_retries=0)(ask)
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in alive if _sizes(node)[0] >= cpus and _sizes(node)[1] >= gpus]
+        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+        answers = [task.options(scheduling_strategy=each).remote(*arguments) for each in there]
+        return [(node, _answer(node, answer)) for node, answer in zip(alive, answers, strict=True)]
+
+
+def connect(address: str, *, cpus: int | None = None, log_to_driver: bool = False) -> Cluster:
+    """Join the cluster at `address`: HOST:PORT, "auto" for the one this machine belongs to, or "local".
+
+    "local" starts one on this machine alone, with `cpus` logical CPUs where given. A connection that this process has
+    already is used. Raises AccessError without a token or where the cluster asks for none, NotFoundError where there
+    is no cluster, ArrieroError where its nodes have other versions of Ray, Python or Arriero.
+    """
+    cluster = join(address, cpus=cpus, log_to_driver=log_to_driver)
+    try:
+        if address != LOCAL:
+            for fault in faults(cluster.nodes()):
+                raise fault
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+def join(address: str, *, cpus: int | None = None, log_to_driver: bool = False) -> Cluster:
+    """`connect` without looking at the nodes."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("ray is not installed", hint='pip install "arriero[ray]"')
+    _authenticate(address)
+    import ray
+
+    if ray.is_initialized():
+        return Cluster(address, owned=False)
+    local = {"num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {}
+    try:
+        ray.init(address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **local)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _refused(address, error) from error
+    return Cluster(address, owned=True)
+
+
+def faults(nodes: Sequence[Node]) -> list[ArrieroError]:
+    """What keeps these nodes from being used together, each with the command that mends it."""
+    found: list[ArrieroError] = []
+    if bare := [node.address for node in nodes if not node.token]:
+        found.append(
+            AccessError(
+                f"the Ray cluster takes work from anybody who reaches it: no token is asked for on {', '.join(bare)}",
+                hint=f"on every node: ray stop; {GENERATE} (one token for all); RAY_AUTH_MODE=token ray start …",
+            )
+        )
+    here = {name: _version(name) for name in COMPARED}
+    for node in nodes:
+        for name in SAME:
+            if node.versions[name] != here[name]:
+                what = f"{name} is {here[name]} here, but {node.versions[name] or 'not installed'} on {node.address}"
+                hint = "one Python everywhere" if name == "python" else f'there: pip install "{name}=={here[name]}"'
+                found.append(ArrieroError(what, hint=hint))
+        for name in COMPARED[len(SAME) :]:
+            if node.versions[name] != here[name]:
+                log.warning("%s is %s here and %s on %s", name, here[name], node.versions[name], node.address)
+    return found
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """What a task or an actor raised, as it raised it, instead of Ray's wrapper; Ray's own errors as ArrieroError."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise unwrapped(error) from error
+
+
+def unwrapped(error: Exception) -> Exception:
+    """The error that Ray's `error` wraps; an ArrieroError that quotes it where it is one of Ray's own."""
+    from ray.exceptions import RayError, RayTaskError
+
+    while isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
+    return ArrieroError(f"Ray failed: {_brief(error)}") if isinstance(error, RayError) else error
+
+
+def token_file() -> Path | None:
+    """The file with the token that Ray would use, None where there is none."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    return file if file.is_file() and file.stat().st_size else None
+
+
+def _authenticate(address: str) -> None:
+    """Have Ray ask for a token, and see that there is one; for a cluster of our own one is made up."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        raise AccessError(
+            f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: anybody who reaches a Ray port could run code",
+            hint="export RAY_AUTH_MODE=token",
+        )
+    file = token_file()
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        pass  # it goes before the file
+    elif file is not None:
+        keep_private(file)
+    elif address == LOCAL:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for the processes that this one starts
+    else:
+        raise AccessError(
+            "this machine has no token for a Ray cluster, and one that asks for none is not used",
+            hint=f"{GENERATE}; the same file on every node",
+        )
+    _check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if "ray" in sys.modules:
+        sys.modules["ray"]._raylet.Config.initialize("")  # what ray does itself where it sets the mode
+
+
+def keep_private(file: Path) -> None:
+    """Take the token from other users of this machine, for ray writes it readable; a warning where that fails."""
+    if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
+        try:
+            file.chmod(0o600)
+            log.info("%s could be read by others on this machine; now it cannot", file)
+        except OSError:
+            log.warning("others on this machine may read %s; try: chmod 600 %s", file, file)
+
+
+def _check_address(address: str) -> None:
+    """See that somebody listens: ray itself would try for minutes."""
+    if address in (LOCAL, AUTO):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
+        raise UsageError(
+            f'a Ray cluster is given as local, auto or HOST:PORT, got "{address}"',
+            hint="on a machine that has joined the cluster: --ray auto",
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise _none_there(address, f": {error}") from error
+
+
+def _none_there(address: str, why: str) -> NotFoundError:
+    what = "this machine belongs to no Ray cluster" if address == AUTO else f"no Ray cluster answers at {address}{why}"
+    start = "ray start --head --node-ip-address=ADDRESS --port=6379 --dashboard-host=127.0.0.1"
+    return NotFoundError(what, hint=f"RAY_AUTH_MODE=token {start}; on another node: ray start --address=ADDRESS:6379")
+
+
+def _refused(address: str, error: Exception) -> ArrieroError:
+    """What ray.init could not do: ray says little where a token is not the cluster's."""
+    text = _brief(error)
+    if "any running Ray instance" in text:
+        return _none_there(address, "")
+    if isinstance(error, ConnectionError):
+        return AccessError(
+            f"Ray at {address} did not take this machine's token, or is none ({text})",
+            hint="copy ~/.ray/auth_token from the head node; ray status says whether it fits",
+        )
+    hint = "install the cluster's versions here" if "ersion mismatch" in text else "ray status; ray start --address=…"
+    return ArrieroError(f"cannot join the Ray cluster at {address}: {text}", hint=hint)
+
+
+def _brief(error: Exception) -> str:
+    """An error's text on one line, without a remote traceback."""
+    return " ".join(str(error).split("Traceback")[0].split())[:500]
+
+
+def _answer(node: Mapping[str, Any], answer: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(answer, timeout=NODE_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise unwrapped(error) from error
+    except ray.exceptions.RayError as error:
+        where = node["NodeManagerAddress"]
+        raise ArrieroError(f"the node {where} runs no task: {_brief(error)}", hint="ray status") from error
+
+
+def _sizes(node: Mapping[str, Any]) -> tuple[float, float]:
+    """CPUs and GPUs."""
+    return node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+
+
+def _version(name: str) -> str | None:
+    found: str | None = _asked()((name,), ())["versions"][name]
+    return found
+
+
+def _asked() -> Any:
+    """What runs on a node. Ray sends a nested function by value: the node may lack Arriero."""
+
+    def ask(names: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+        import importlib.metadata
+        import os
+        import platform
+
+        def version(name: str) -> str | None:
+            try:
+                return importlib.metadata.version(name).partition("+")[0]  # +cpu and +cu130 are of one version
+            except importlib.metadata.PackageNotFoundError:
+                return None
+
+        return {
+            "token": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
+            "versions": {name: platform.python_version() if name == "python" else version(name) for name in names},
+            "missing": tuple(path for path in paths if not os.path.exists(path)),  # noqa: PTH110  not imported there
+        }
+
+    return ask
