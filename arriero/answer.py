@@ -1,7 +1,7 @@
 """One answer on its way: a generation's token ids -> pieces of text, calls of tools, log-probabilities.
 
-    ids ─> Detokenizer ─> StopFilter ─> CallReader ─> pieces
-           whole chars    cut at stop   text or call
+    ids ─> Detokenizer ─> ReasoningReader ─> StopFilter ─> CallReader ─> pieces
+           whole chars    not the answer     cut at stop   text or call
 
 Every stage may hold text back; how far the answer has been let through, in characters, tells which tokens it stands
 for, so a piece carries exactly the log-probabilities of its own text.
@@ -18,7 +18,7 @@ from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.stopping import StopFilter
 from arriero.errors import EngineError
 from arriero.messages import CallDelta, FinishReason, Message, Piece, TokenLogprob, ToolCall, Usage
-from arriero.prompt import CallReader, Part, Renderer, Wanted
+from arriero.prompt import CallReader, Part, Reasoning, ReasoningReader, Renderer, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Reply:
     """A whole answer. `logprobs`, where asked for, are those of the tokens that make up `text`.
 
     Where the answer was cut off within the last of `tool_calls`, the finish reason is not "tool_calls". `stop` is the
-    stop string at which it was cut, if it was.
+    stop string at which it was cut, if it was. `reasoning` is what the model thought before.
     """
 
     text: str
@@ -35,6 +35,7 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     stop: str | None = None
+    reasoning: str = ""
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> Reply:
@@ -49,12 +50,13 @@ class Reply:
             tuple(call for piece in pieces for call in piece.tool_calls),
             tuple(token for piece in pieces for token in piece.logprobs),
             last.stop,
+            "".join(piece.reasoning for piece in pieces),
         )
 
     @property
     def message(self) -> Message:
         """The answer as a turn of the conversation, to go on with."""
-        return Message("assistant", self.text, self.tool_calls)
+        return Message("assistant", self.text, self.tool_calls, reasoning_content=self.reasoning or None)
 
 
 class Stream(Iterator[Piece], AsyncIterator[Piece]):
@@ -66,9 +68,16 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
 
     clamped: int | None = None
 
-    def __init__(self, generation: Generation, renderer: Renderer, stop: Sequence[str], wanted: Wanted) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        renderer: Renderer,
+        stop: Sequence[str],
+        wanted: Wanted,
+        reasoning: Reasoning | None = None,
+    ) -> None:
         self._generation = generation
-        self._answer = _Answer(generation, renderer, stop, wanted)
+        self._answer = _Answer(generation, renderer, stop, wanted, reasoning)
         self._tokens = iter(generation)
         self._atokens = aiter(generation)
         self._ended = False
@@ -151,12 +160,23 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
 class _Answer:
     """Turns one generation's ids into pieces, without the end-of-turn token."""
 
-    def __init__(self, generation: Generation, renderer: Renderer, stop: Sequence[str], wanted: Wanted) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        renderer: Renderer,
+        stop: Sequence[str],
+        wanted: Wanted,
+        reasoning: Reasoning | None,
+    ) -> None:
         self._generation = generation
         self._end = renderer.stop_token_ids
         self._special = renderer.special_ids
         markers = renderer.markers if wanted.tools else {}
-        self._detokenizer = Detokenizer(renderer.tokenizer, self._special - markers.keys())
+        tags = set() if reasoning is None else {reasoning.opening_id, reasoning.closing_id}
+        self._hidden = self._special - tags
+        self._detokenizer = Detokenizer(renderer.tokenizer, self._hidden - markers.keys())
+        self._thoughts = ReasoningReader(reasoning.tags, reasoning.begins) if reasoning is not None else None
+        self._reasoning_tokens = 0
         self._filter = StopFilter(stop)
         demanded = [tool.name for tool in wanted.demanded]
         self._reader = CallReader(wanted.tools, markers.values(), demanded) if wanted.tools else None
@@ -164,11 +184,12 @@ class _Answer:
         self._spelled = _Spelled()
         self._tokens = 0
         self._calls = 0
+        self._over = False  # whether a token has come that ends the turn, which an engine need not know
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string has been found, or as many calls have been made as may be."""
-        return self._filter.stopped or self._complete
+        return self._over or self._filter.stopped or self._complete
 
     def ends(self, token: int) -> bool:
         """Whether this token ends a turn."""
@@ -178,20 +199,24 @@ class _Answer:
         """The piece that became certain with this token, if any."""
         self._tokens += 1
         if token in self._end:
+            self._over = True
             return None
+        self._reasoning_tokens += self._thoughts is not None and self._thoughts.inside
         text = self._detokenizer.push(token)
-        if self._generation.logprobs and token not in self._special:
+        if self._generation.logprobs and token not in self._hidden:
             self._spelled.token(self._generation.logprobs[self._tokens - 1])
         self._spelled.text(text)
-        piece = self._piece(self._read(self._filter.push(text)))
-        return piece if piece.text or piece.tool_calls or piece.call_deltas else None
+        thought, text = self._think(text)
+        piece = replace(self._piece(self._read(self._filter.push(text))), reasoning=thought)
+        return piece if piece.text or piece.tool_calls or piece.call_deltas or thought else None
 
     def last(self) -> Piece:
         """What is left, the finish reason and the token counts."""
-        text = ""
-        if not self.stopped:
+        text = thought = ""
+        if not (self._filter.stopped or self._complete):
             rest = self._detokenizer.flush()
             self._spelled.text(rest)
+            thought, rest = self._think(rest, final=True)
             text = self._filter.push(rest) + self._filter.flush()
         parts = self._read(text)
         if self._reader is not None and not self._complete:
@@ -200,8 +225,16 @@ class _Answer:
         reason = "stop" if self.stopped else self._generation.finish_reason
         if reason == "stop" and self._calls and not (self._reader and self._reader.unfinished):
             reason = "tool_calls"
-        usage = Usage(self._generation.prompt_tokens, self._tokens)
-        return replace(piece, finish_reason=reason, usage=usage, stop=self._filter.matched)
+        usage = Usage(self._generation.prompt_tokens, self._tokens, self._reasoning_tokens)
+        return replace(piece, finish_reason=reason, usage=usage, stop=self._filter.matched, reasoning=thought)
+
+    def _think(self, text: str, *, final: bool = False) -> tuple[str, str]:
+        """What of a text is reasoning, and what follows that."""
+        if self._thoughts is None:
+            return "", text
+        thought, taken, text = self._thoughts.push(text, final=final)
+        self._spelled.upto(taken)  # no log-probabilities of what is not the answer
+        return thought, text
 
     def _read(self, text: str) -> list[Part]:
         if not text:

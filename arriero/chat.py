@@ -12,34 +12,32 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack, cast
 
 from arriero import hub
 from arriero.answer import Reply as Reply
 from arriero.answer import Stream as Stream
+from arriero.constraint import Constraint
 from arriero.engines import Adapter, Engine, EngineOptions, Generation, load_engine
 from arriero.engines.base import Precision as Precision
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
 from arriero.messages import Message, Sampling, Tool, ToolChoice
-from arriero.prompt import Renderer, Wanted, bind
+from arriero.prompt import Ends, Prompt, Prompting, Reasoning, Renderer, Wanted, bind
 from arriero.prompt.binding import Bound
 
 Messages = Iterable[Message | Mapping[str, Any]]
 MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs
 
 
-class Form(TypedDict, total=False):
+class Form(Ends, total=False):
     """What may be given to `Chat.render` besides the messages."""
 
     tools: Iterable[Tool | Mapping[str, Any]]
     tool_choice: ToolChoice | Mapping[str, Any]
     schema: Mapping[str, Any] | None
-    continue_final_message: bool | None
-    add_generation_prompt: bool | None
     parallel_tool_calls: bool
-    chat_template_kwargs: Mapping[str, Any] | None
 
 
 class Options(Form, total=False):
@@ -78,13 +76,13 @@ class Chat:
         """The last part of the adapter's directory, for people to read; two adapters may share it."""
         return self.adapter.directory.name if self.adapter is not None else None
 
-    def with_adapter(self, directory: Path | None, *, system: str | None = None) -> Self:
+    def with_adapter(self, directory: Path | None, **prompting: Unpack[Prompting]) -> Self:
         """The same model with another adapter, or with none, under that adapter's contract, prompt and sampling.
 
-        `system` is as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where the engine
+        `prompting` is as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where the engine
         cannot do the adapter.
         """
-        found = bind(self.renderer.tokenizer.name_or_path, directory, system=system)
+        found = bind(self.renderer.tokenizer.name_or_path, directory, **prompting)
         made = copy.copy(self)
         made.adapter = self.engine.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None
         made.renderer = found.renderer
@@ -93,13 +91,11 @@ class Chat:
 
     def render(self, messages: Messages, **form: Unpack[Form]) -> list[int]:
         """The exact prompt ids the engine receives for these messages; `stream` says what there is besides."""
-        return self.renderer.prompt(
-            messages,
-            _wanted(form),
-            continue_final_message=form.get("continue_final_message"),
-            add_generation_prompt=form.get("add_generation_prompt"),
-            chat_template_kwargs=form.get("chat_template_kwargs"),
-        )
+        return self._prompt(messages, _wanted(form), form).ids
+
+    def _prompt(self, messages: Messages, wanted: Wanted, form: Form) -> Prompt:
+        ends = cast(Ends, {name: form.get(name) for name in Ends.__annotations__})
+        return self.renderer.asked(messages, wanted, **ends)
 
     def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
@@ -108,6 +104,9 @@ class Chat:
         `continue_final_message` false, or `add_generation_prompt` true, begin a new answer after it; both false add
         nothing at all to the messages. `chat_template_kwargs` are further variables of the chat template, such as
         `enable_thinking`. (The names are those of transformers' apply_chat_template, and of vLLM.)
+
+        Where the chat template sets reasoning apart, that comes first, as `Piece.reasoning`; tools, `schema` and stop
+        strings are about what follows it. `Sampling.max_reasoning_tokens` limits it.
 
         `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
         name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"
@@ -123,8 +122,8 @@ class Chat:
         logprobs = options.pop("logprobs", None)
         form: Form = options
         wanted = _wanted(form)
-        form["tools"] = wanted.tools  # they may come from an iterator
-        return self._start(self.render(messages, **form), sampling, wanted, logprobs)
+        prompt = self._prompt(messages, wanted, form)
+        return self._start(prompt.ids, sampling, wanted, logprobs, reasoning=prompt.reasoning)
 
     def stream_ids(
         self,
@@ -180,11 +179,12 @@ class Chat:
         wanted: Wanted,
         logprobs: int | None,
         *,
+        reasoning: Reasoning | None = None,
         prompt_logprobs: bool = False,
     ) -> Stream:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
-        constraint = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
+        constraint = self._constraint(wanted, reasoning, chosen.max_reasoning_tokens)
         limit = self._limit(len(prompt_ids), chosen.max_new_tokens)
         request = partial(
             self.engine.submit,
@@ -196,9 +196,17 @@ class Chat:
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
-        stream = Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, wanted)
+        stream = Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, wanted, reasoning)
         stream.clamped = limit if limit < (chosen.max_new_tokens or 0) else None
         return stream
+
+    def _constraint(self, wanted: Wanted, reasoning: Reasoning | None, limit: int | None) -> Constraint | None:
+        """What the engine is held to. One that cannot begin after reasoning holds from the start, if it is free."""
+        answer = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
+        able = "constraint_after_reasoning" in self.engine.features
+        if reasoning is None or not (able or limit is not None or reasoning.begins == "opened"):
+            return answer
+        return reasoning.constraint(answer, None if limit is None else min(limit, self.window))
 
     def _submit(self, prompt_tokens: int, request: Callable[[], Generation]) -> Generation:
         """Hand a request to the engine; a subclass may do so later, and gives a generation of its own until then."""
@@ -261,21 +269,21 @@ def load(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
-    system: str | None = None,
     engine: EngineName = "auto",
     precision: Precision = "auto",
     deterministic: bool = False,
     room_for: Sequence[Path] = (),
+    **prompting: Unpack[Prompting],
 ) -> Chat:
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
-    embedded model. `system` replaces the system prompt, which otherwise is the one the adapter was trained with.
-    `precision` is that of the weights. With `deterministic` a greedy answer does not depend on what is computed beside
-    it, which costs speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and
-    started, so that it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
+    embedded model. `prompting` says what is not as the adapter was trained: see `prompt.Prompting`. `precision` is that
+    of the weights. With `deterministic` a greedy answer does not depend on what is computed beside it, which costs
+    speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and started, so that
+    it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
     """
-    found = bind(model, adapter, system=system)
+    found = bind(model, adapter, **prompting)
     coming = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *room_for]
     options = EngineOptions(precision=precision, deterministic=deterministic, room_for=coming)
     return over(load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options), found)

@@ -4,6 +4,7 @@ JsonSchema({"type": "object", …})                         JSON that fits a sch
 Text("<tool_call>\\n")                                    exactly this text
 Series((Text("<tool_call>"), JsonSchema(…), …))           one after the other
 Choice((JsonSchema(call), JsonSchema(answer)))            one of them
+Reasoned(…, JsonSchema(answer), limit=500)                reasoning first, and then one of these
 """
 
 from __future__ import annotations
@@ -107,14 +108,32 @@ class Text:
 class Series:
     """Parts in order, with nothing between."""
 
-    parts: tuple[Constraint, ...]
+    parts: tuple[Plain, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Any one of the alternatives."""
 
-    alternatives: tuple[Constraint, ...]
+    alternatives: tuple[Plain, ...]
 
 
-Constraint = JsonSchema | Text | Series | Choice
+@dataclass(frozen=True, slots=True)
+class Reasoned:
+    """Reasoning between two tags, then the `answer`: any text where that is None. Only at the top of a tree.
+
+    Tags are ids or, where a tag is several tokens, texts. With `opened` the prompt has written the opening one; else
+    the model may write it first, or answer at once. `limit` is the most tokens of reasoning, for tags that are ids.
+    `stop_token_ids` end a turn, and may not come within the reasoning.
+    """
+
+    opening: int | str
+    closing: int | str
+    opened: bool
+    answer: Plain | None
+    limit: int | None
+    stop_token_ids: tuple[int, ...]
+
+
+Plain = JsonSchema | Text | Series | Choice
+Constraint = Plain | Reasoned

@@ -27,6 +27,7 @@ class Message:
 
     An assistant's turn may hold calls of tools besides, or instead of, text; a turn of the role "tool" is the result
     of the call that `tool_call_id` names. Training takes a loss on the assistant's turns that are `trained`.
+    `reasoning_content` is what the assistant thought before its answer, without the tags around it; None: not known.
     """
 
     role: Role
@@ -34,18 +35,20 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     trained: bool = True
+    reasoning_content: str | None = None
 
     @classmethod
     def of(cls, value: Message | Mapping[str, Any]) -> Message:
         """Turn `{"role": …, "content": …}` into a Message; raises UsageError that names what is wrong.
 
-        OpenAI's assistant messages with `tool_calls`, whose content may be null, and tool messages are understood.
+        OpenAI's assistant messages with `tool_calls`, whose content may be null, and tool messages are understood, and
+        so is the assistant's `reasoning_content`, under the name `reasoning` too.
         """
         if isinstance(value, Message):
             return value
         if not isinstance(value, Mapping):
             raise UsageError(f"a message must be an object with role and content, got {type(value).__name__}")
-        unknown = sorted(set(value) - {"role", "content", "tool_calls", "tool_call_id"})
+        unknown = sorted(set(value) - {"role", "content", "tool_calls", "tool_call_id", *_REASONING})
         if unknown:
             raise UsageError(f"a message has the fields role and content, got also {', '.join(map(str, unknown))}")
         role, content, calls = value.get("role"), value.get("content"), value.get("tool_calls") or ()
@@ -57,7 +60,14 @@ class Message:
             content = ""
         if not isinstance(content, str):
             raise UsageError(f"a message's content must be text, got {type(content).__name__}")
-        return cls(role, content, tuple(map(ToolCall.of, calls)), value.get("tool_call_id"))
+        reasoning = next((value[name] for name in _REASONING if value.get(name) is not None), None)
+        if not isinstance(reasoning, str | None):
+            raise UsageError(f"a message's reasoning_content must be text, got {type(reasoning).__name__}")
+        made = tuple(map(ToolCall.of, calls))
+        return cls(role, content, made, value.get("tool_call_id"), reasoning_content=reasoning)
+
+
+_REASONING = ("reasoning_content", "reasoning")
 
 
 def joined(messages: Iterable[Message]) -> list[Message]:
@@ -69,7 +79,8 @@ def joined(messages: Iterable[Message]) -> list[Message]:
     for message in messages:
         last = made[-1] if made else None
         if last is not None and last.role == message.role != "tool" and not (last.tool_calls or message.tool_calls):
-            made[-1] = Message(message.role, f"{last.content}\n{message.content}")
+            thought = "\n".join(filter(None, (last.reasoning_content, message.reasoning_content))) or None
+            made[-1] = replace(last, content=f"{last.content}\n{message.content}", reasoning_content=thought)
         else:
             made.append(message)
     return made
@@ -150,6 +161,8 @@ _AFTER: Mapping[Role, tuple[Role, ...]] = {
 
 
 def _check_role(number: int, message: Message) -> None:
+    if message.reasoning_content is not None and message.role != "assistant":
+        raise UsageError(f"turn {number} ({message.role}) has reasoning_content, which only the assistant's turns have")
     if message.tool_calls and message.role != "assistant":
         raise UsageError(f"turn {number} ({message.role}) has tool calls, which only the assistant makes")
     if message.tool_call_id is not None and message.role != "tool":
@@ -202,6 +215,8 @@ class Sampling:
         Text at which the answer is cut; may be given several times.
     logit_bias
         Token ids and what is added to their logits, -100 to 100.
+    max_reasoning_tokens
+        After so many tokens of reasoning its closing tag is forced and the answer begins. Default: no limit.
 
     """
 
@@ -216,6 +231,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
+    max_reasoning_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _check("max_new_tokens", self.max_new_tokens, low=1, kind=int)
@@ -226,6 +242,7 @@ class Sampling:
         _check("repetition_penalty", self.repetition_penalty, low=0.01)
         _check("presence_penalty", self.presence_penalty, low=-2, high=2)
         _check("frequency_penalty", self.frequency_penalty, low=-2, high=2)
+        _check("max_reasoning_tokens", self.max_reasoning_tokens, low=0, kind=int)
         _check("seed", self.seed, low=0, high=2**63 - 1, kind=int)
         given: object = self.stop  # callers without a type checker pass a bare text
         if isinstance(given, str) or not all(isinstance(stop, str) and stop for stop in self.stop):
@@ -252,10 +269,11 @@ def _check(name: str, value: float | None, *, low: float, high: float = float("i
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request; the end-of-turn token counts as generated."""
+    """Token counts of one request; the end-of-turn token counts as generated, and so do `reasoning_tokens`."""
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -279,7 +297,8 @@ class Piece:
     The last piece of a stream carries `finish_reason` and `usage`; its text may be empty. `logprobs`, where asked for,
     are those of the tokens since the last piece. Calls of tools come twice: as they are made in `call_deltas`, at most
     one a call, and whole in `tool_calls`, with the piece that ends their arguments, the last one at the latest. `stop`,
-    with the last piece, is the stop string at which the answer was cut.
+    with the last piece, is the stop string at which the answer was cut. `reasoning` is what the model thinks before
+    it answers, all of which comes before the first text or call.
     """
 
     text: str
@@ -289,3 +308,4 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
     call_deltas: tuple[CallDelta, ...] = ()
     stop: str | None = None
+    reasoning: str = ""

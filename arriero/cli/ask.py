@@ -56,7 +56,7 @@ def ask(
         Show the answer as it is instead of as Markdown.
 
     """
-    from arriero.terminal.screen import answering
+    from arriero.terminal.screen import Thinking, answering
 
     text = _prompt(question, file or [])
     wanted = _schema(schema) if schema is not None else None
@@ -65,7 +65,7 @@ def ask(
     loaded = time.perf_counter()
     try:
         show = _nothing() if as_json or wanted is not None else answering(plain=as_text)
-        answer = _read(chat.stream([Message("user", text)], sampling, schema=wanted), show)
+        answer = _read(chat.stream([Message("user", text)], sampling, schema=wanted), show, Thinking())
     finally:
         chat.close()
     if wanted is not None and answer.last.finish_reason == "length":
@@ -85,20 +85,26 @@ class _Answer:
     """A whole answer, its last piece, and when its first and last piece came, by `time.perf_counter`."""
 
     text: str
+    reasoning: str
     last: Piece
     begun: float
     ended: float
 
 
-def _read(stream: Stream, show: AbstractContextManager[Callable[[str], None]]) -> _Answer:
+def _read(
+    stream: Stream, show: AbstractContextManager[Callable[[str], None]], watch: Callable[[Piece], None]
+) -> _Answer:
     """Show an answer as it comes; Ctrl-C and a reader who goes away stop the engine."""
-    said, begun, piece = [], 0.0, Piece("")
+    said: list[Piece] = []
+    begun, piece = 0.0, Piece("")
     with contextlib.closing(stream), show as take:
         for piece in stream:
             begun = begun or time.perf_counter()
-            said.append(piece.text)
+            said.append(piece)
+            watch(piece)
             take(piece.text)
-    return _Answer("".join(said), piece, begun, time.perf_counter())
+    text, thought = "".join(piece.text for piece in said), "".join(piece.reasoning for piece in said)
+    return _Answer(text, thought, piece, begun, time.perf_counter())
 
 
 @contextlib.contextmanager
@@ -112,6 +118,7 @@ def _document(chat: Chat, answer: _Answer, started: float, loaded: float) -> dic
     tokens, seconds = usage.completion_tokens, answer.ended - answer.begun
     return {
         "text": answer.text,
+        **({"reasoning": answer.reasoning} if answer.reasoning else {}),
         "finish_reason": answer.last.finish_reason,
         "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": tokens},
         "timings": {

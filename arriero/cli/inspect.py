@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from arriero import hub
 from arriero.cli import output
-from arriero.cli.options import BaseOptions, Json
+from arriero.cli.options import BaseOptions, Json, plain
 from arriero.data.options import DataOptions
 from arriero.errors import ArrieroError
 
@@ -55,7 +55,7 @@ def inspect(
     from arriero.training.planning.estimate import estimate
 
     loaded = load(data, options)  # before anything that takes longer
-    bound = bind(base.model, system=base.system)  # tokenizer and config suffice
+    bound = bind(**plain(base))  # tokenizer and config suffice
     renderer = replace(bound.renderer, answers=options.answers)
     report = examine(loaded, renderer, options, window=hub.window(bound.model_dir), limit=max(limit, show))
     step = max(report.longest, report.computed_tokens * report.batch_size // report.kept)

@@ -17,7 +17,28 @@ Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class BaseOptions:
+class PromptOptions:
+    """How conversations become prompts, where it is not as an adapter was trained or the chat template has it.
+
+    Parameters
+    ----------
+    template
+        NAME=VALUE, a variable of the chat template: enable_thinking=false. May be given several times.
+    fold_system
+        Put the system prompt before the first question, for templates that refuse one.
+    chat_template
+        For a model that has none: chatml, llama3, or a file with a Jinja template.
+
+    """
+
+    template: Texts = ()
+    fold_system: Annotated[bool, Parameter(negative="")] = False
+    chat_template: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions(PromptOptions):
     """What is trained.
 
     Parameters
@@ -36,7 +57,7 @@ class BaseOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TunedOptions:
+class TunedOptions(PromptOptions):
     """Which model, with which adapter.
 
     Parameters
@@ -84,7 +105,7 @@ class ModelOptions(EngineOptions, TunedOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ServedOptions(EngineOptions):
+class ServedOptions(EngineOptions, PromptOptions):
     """Which models answer.
 
     Parameters

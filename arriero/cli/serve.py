@@ -249,22 +249,29 @@ def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
     """The base model and all adapters, the first one of which is the default, and the embedding model."""
     from arriero.chat import load
     from arriero.embeddings import Embedder
+    from arriero.prompt import Prompting
     from arriero.server.models import Models
 
     embedder = Embedder(options.embedding) if options.embedding is not None else None  # it loads beside the other
     name, directory = next(iter(adapters.items()), (None, None))
     others = list(adapters.items())[1:]
+    prompting = Prompting(
+        system=options.system,
+        template=options.template,
+        fold_system=options.fold_system,
+        chat_template=options.chat_template,
+    )
     chat = load(
         options.model,
         adapter=directory,
-        system=options.system,
         engine=options.engine,
         precision=options.precision,
         deterministic=options.deterministic,
         room_for=[place for _, place in others],
+        **prompting,
     )
     try:
-        models = Models(chat, name=name, system=options.system, embedder=embedder)
+        models = Models(chat, name=name, prompting=prompting, embedder=embedder)
         if embedder is not None:
             embedder.wait()
         for other, place in others:

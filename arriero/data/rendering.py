@@ -174,7 +174,7 @@ class _Job:
     def described(self) -> str:
         """Everything that the result depends on besides rows, template and tokenizer."""
         r = self.renderer
-        parts = [r.system, r.today, dict(r.variables), r.answers, r.stop_token_ids, self.limit, self.cut]
+        parts = [r.system, r.today, dict(r.variables), r.answers, r.stop_token_ids, r.fold_system, self.limit, self.cut]
         return json.dumps(parts, sort_keys=True)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, 
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from arriero.constraint import Constraint
+from arriero.constraint import Constraint, Reasoned
 from arriero.engines.registry import Precision as Precision
 from arriero.errors import ArrieroError, EngineError, UnsupportedError, UsageError
 from arriero.messages import FinishReason, Sampling, TokenLogprob
@@ -31,6 +31,7 @@ Feature = Literal[
     "logprobs",
     "top_logprobs",
     "constraint",
+    "constraint_after_reasoning",
     "prompt_logprobs",
 ]
 
@@ -286,7 +287,8 @@ def require(
         "logit_bias": bool(sampling.logit_bias),
         "logprobs": logprobs is not None,
         "top_logprobs": bool(logprobs),
-        "constraint": constraint is not None,
+        "constraint": constraint is not None and not isinstance(constraint, Reasoned),
+        "constraint_after_reasoning": isinstance(constraint, Reasoned),
         "prompt_logprobs": prompt_logprobs,
     }
     for feature, wanted in needed.items():

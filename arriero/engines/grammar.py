@@ -19,15 +19,16 @@ from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
-from arriero.constraint import Choice, Constraint, JsonSchema, Series, Text
+from arriero.constraint import Choice, Constraint, JsonSchema, Plain, Reasoned, Series, Text
 from arriero.errors import UsageError
-from arriero.prompt import load_tokenizer
+from arriero.prompt import read_tokenizer
 
 # Between the parts of JSON: without a limit a weak model writes blanks for ever, and no llguidance below 1.8, as vLLM
 # pins it, keeps to a `whitespace_pattern`. Separators are regular expressions.
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in our grammar, which nobody has seen
 LISTING = re.compile(r"\n\s*1 \| start:|\n<state>")
+REASONING = "BLANK: /\\s{0,8}/\nanything: <[*]>*\n"  # a weak model would write blanks for ever
 DEAD_END = "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
 
 
@@ -83,11 +84,15 @@ class Grammars:
 
     @functools.cached_property
     def _tokenizer(self) -> LLTokenizer:
-        return from_tokenizer(load_tokenizer(self._model_dir), eos_token=self._stop_token_ids)
+        return from_tokenizer(read_tokenizer(self._model_dir), eos_token=self._stop_token_ids)
 
 
 def check(constraint: Constraint) -> None:
     """Raise UsageError that says why where llguidance cannot do a constraint; milliseconds, no tokenizer needed."""
+    if isinstance(constraint, Reasoned):  # the ids in it are known to the model's own tokenizer only
+        if constraint.answer is None:
+            return
+        constraint = constraint.answer
     problem = _problem(lark(constraint))
     if problem:
         raise UsageError(f"the schema cannot be used: {problem}", hint="leave out the keyword that is named")
@@ -112,12 +117,13 @@ def _problem_of(matcher: LLMatcher) -> str:
 def lark(constraint: Constraint) -> str:
     """The constraint in llguidance's Lark dialect.
 
-    Choice((Text("a"), JsonSchema(s)))      start: ("a" | json_0)
-                                            json_0: %json s
+    Choice((Text("a"), JsonSchema(s)))               start: ("a" | json_0)
+                                                     json_0: %json s
+    Reasoned(7, 8, False, JsonSchema(s), 9, (2,))    start: (<[7]> <[^8,2]>{0,9} <[8]> BLANK)? (json_0)
     """
     schemas: list[str] = []
 
-    def expression(part: Constraint) -> str:
+    def expression(part: Plain) -> str:
         match part:
             case Text(text):
                 return json.dumps(text)
@@ -130,5 +136,30 @@ def lark(constraint: Constraint) -> str:
                 schemas.append(json.dumps({**schema, "x-guidance": LAYOUT}))
                 return f"json_{len(schemas) - 1}"
 
-    start = f"start: {expression(constraint)}\n"
+    if isinstance(constraint, Reasoned):
+        answer = None if constraint.answer is None else expression(constraint.answer)
+        start = f"start: {_reasoned(constraint, answer)}\n{REASONING}"
+        if isinstance(constraint.closing, str):
+            start += f"thought[suffix={json.dumps(constraint.closing)}]: /(?s:.*)/\n"
+    else:
+        start = f"start: {expression(constraint)}\n"
     return start + "".join(f"json_{number}: %json {schema}\n" for number, schema in enumerate(schemas))
+
+
+def _reasoned(part: Reasoned, answer: str | None) -> str:
+    """Reasoning before `answer`, an expression, or before any text, which does not begin with an opening tag."""
+    stops = ",".join(map(str, part.stop_token_ids))
+    opening = json.dumps(part.opening) if isinstance(part.opening, str) else f"<[{part.opening}]>"
+    thought = "thought"
+    if not isinstance(part.closing, str):
+        within = "*" if part.limit is None else f"{{0,{part.limit}}}"
+        thought = f"<[{part.closing}]>"
+        if part.limit != 0:
+            thought = f"<[^{part.closing},{stops}]>{within} {thought}"
+    if answer is not None:
+        return f"{thought} BLANK ({answer})" if part.opened else f"({opening} {thought} BLANK)? ({answer})"
+    return (
+        f"{thought} anything"
+        if part.opened
+        else f"{opening} {thought} anything | (<[^{part.opening},{stops}]> anything)?"
+    )

@@ -12,13 +12,16 @@ HEADINGS = {"user": "## You", "assistant": "## {model}", "system": "## System", 
 
 
 def as_markdown(saved: Saved, path: Sequence[Node]) -> str:
-    """What was said on the conversation's path, each turn under a heading."""
+    """What was said on the conversation's path, each turn under a heading, reasoning folded."""
     parts = [f"# {saved.title}"]
     if saved.system is not None:
         parts += [HEADINGS["system"], saved.system]
     for node in path:
         model = node.info.model if node.info is not None else saved.model
-        parts += [HEADINGS[node.message.role].format(model=model), node.message.content.strip()]
+        parts.append(HEADINGS[node.message.role].format(model=model))
+        if thought := node.message.reasoning_content:
+            parts += ["<details><summary>Reasoning</summary>", thought, "</details>"]
+        parts.append(node.message.content.strip())
     return "\n\n".join(parts) + "\n"
 
 

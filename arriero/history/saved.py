@@ -76,6 +76,8 @@ class Node:
 def as_object(message: Message) -> dict[str, Any]:
     """A message as OpenAI's JSON object, which `Message.of` reads again."""
     found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning_content is not None:
+        found["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         found["tool_calls"] = [call.definition for call in message.tool_calls]
     if message.tool_call_id is not None:

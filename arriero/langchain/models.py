@@ -16,14 +16,19 @@ from arriero.chat import Chat, EngineName, Options, Reply, load
 from arriero.errors import UsageError
 from arriero.langchain.words import listed, renamed
 from arriero.messages import Message, Piece, Sampling, with_system
+from arriero.prompt import Prompting
 
 PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangChain hands `stop` over by itself
+
+
+NOTHING = (None, None, "auto", Prompting(template={}, fold_system=False, chat_template=None))  # is said of the model
 
 
 class OverChat(BaseModel):
     """What both classes share: the options, the Chat, and calls in LangChain's words turned into calls of it.
 
-    `model`, `adapter`, `system` and `engine` are what `arriero.load` takes, and what it raises is raised here. `chat`
+    `model`, `adapter`, `system`, `engine` and what is said of the prompt (`template`: variables of the chat template,
+    `fold_system`, `chat_template`) are what `arriero.load` takes, and what it raises is raised here. `chat`
     is the loaded model, or one handed in instead of the others; it is never None once the object is made. `loaded_as`
     is internal: what the Chat was loaded with, None when it was handed in.
     """
@@ -48,6 +53,10 @@ class OverChat(BaseModel):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
+    max_reasoning_tokens: int | None = None
+    template: dict[str, Any] = Field(default_factory=dict)
+    fold_system: bool = False
+    chat_template: str | None = None
     chat: Chat = Field(default=cast("Any", None), exclude=True, repr=False)
     loaded_as: tuple[Any, ...] | None = Field(default=None, exclude=True, repr=False)
 
@@ -69,12 +78,13 @@ class OverChat(BaseModel):
     @model_validator(mode="after")
     def _load(self) -> Self:
         self._sampling(None, {})  # a value that makes no sense shows before a model is loaded
-        wanted = (self.model, self.adapter, self.engine)
+        prompting = Prompting(template=self.template, fold_system=self.fold_system, chat_template=self.chat_template)
+        wanted = (self.model, self.adapter, self.engine, prompting)
         if self.chat is None or self.loaded_as not in (None, wanted):
-            self.chat = load(self.model, adapter=self.adapter, engine=self.engine)
+            self.chat = load(self.model, adapter=self.adapter, engine=self.engine, **prompting)
             self.loaded_as = wanted
-        elif self.loaded_as is None and wanted != (None, None, "auto"):
-            raise UsageError("give either a chat, or the model, adapter and engine to load one from")
+        elif self.loaded_as is None and wanted != NOTHING:
+            raise UsageError("give either a chat, or the model, adapter, engine and prompt to load one with")
         return self
 
     def get_token_ids(self, text: str) -> list[int]:
@@ -90,6 +100,7 @@ class OverChat(BaseModel):
             "model": str(self.chat.model if self.model is None else self.model),
             "adapter": self._adapter_directory,
             "system": self.chat.renderer.system if self.system is None else self.system,
+            "template": dict(self.chat.renderer.variables),
             "engine": self.chat.engine.name,
             **{name: getattr(self, name) for name in PER_CALL},
             "own_stop": self.stop,  # `stop` is where LangChain puts the call's

@@ -30,6 +30,7 @@ ROLES: Mapping[type[BaseMessage], Role] = {
     AIMessage: "assistant",
     ToolMessage: "tool",
 }
+REASONING = "reasoning_content"  # where LangChain's own models of DeepSeek and Ollama have it
 CALLS = ("tool_call", "tool_call_chunk", "tool_use")  # parts of a content that say again what `tool_calls` says
 ALIASES = {"model_name_or_path": "model", "max_tokens": "max_new_tokens"}
 OF_SERVERS = ("api_key", "base_url", "max_retries", "timeout")  # what LangChain's models of remote servers take
@@ -48,7 +49,7 @@ def _turn(message: BaseMessage) -> Message:
     calls = _calls(message) if isinstance(message, AIMessage) else ()
     parts = [message.content] if isinstance(message.content, str) else message.content
     texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
-    texts = [part for part in texts if not (calls and part.get("type") in CALLS)]
+    texts = [part for part in texts if not (calls and part.get("type") in CALLS) and part.get("type") != "reasoning"]
     if others := [str(part.get("type")) for part in texts if part.get("type") != "text"]:
         raise UsageError(f"the model takes text, got content of type {', '.join(others)}")
     return Message(
@@ -56,6 +57,7 @@ def _turn(message: BaseMessage) -> Message:
         "".join(part["text"] for part in texts),
         calls,
         message.tool_call_id if isinstance(message, ToolMessage) else None,
+        reasoning_content=message.additional_kwargs.get(REASONING) if role == "assistant" else None,
     )
 
 
@@ -75,7 +77,8 @@ def answer(reply: Reply, facts: Mapping[str, Any]) -> AIMessage:
         for call, given in made
         if isinstance(given, str)
     ]
-    return AIMessage(reply.text, tool_calls=calls, invalid_tool_calls=cut, **facts)
+    thought = {REASONING: reply.reasoning} if reply.reasoning else {}
+    return AIMessage(reply.text, additional_kwargs=thought, tool_calls=calls, invalid_tool_calls=cut, **facts)
 
 
 def answer_chunk(piece: Piece, facts: Mapping[str, Any]) -> AIMessageChunk:
@@ -91,7 +94,10 @@ def answer_chunk(piece: Piece, facts: Mapping[str, Any]) -> AIMessageChunk:
         for delta in piece.call_deltas
     ]
     last: Literal["last"] | None = None if piece.finish_reason is None else "last"
-    return AIMessageChunk(content=piece.text, tool_call_chunks=calls, chunk_position=last, **facts)
+    thought = {REASONING: piece.reasoning} if piece.reasoning else {}
+    return AIMessageChunk(
+        content=piece.text, additional_kwargs=thought, tool_call_chunks=calls, chunk_position=last, **facts
+    )
 
 
 def choice_of(value: str | bool | Mapping[str, Any] | None) -> ToolChoice:
@@ -106,8 +112,10 @@ def choice_of(value: str | bool | Mapping[str, Any] | None) -> ToolChoice:
 
 
 def chat_options(given: dict[str, Any]) -> Options:
-    """Take what `Chat.stream` calls tools, tool_choice, parallel_tool_calls and schema out of a call's arguments."""
+    """Take what `Chat.stream` has besides messages and sampling, but log-probabilities, out of a call's arguments."""
     options = Options()
+    if given.get("chat_template_kwargs"):
+        options["chat_template_kwargs"] = given["chat_template_kwargs"]
     if given.get("tools"):
         options["tools"] = [convert_to_openai_tool(tool) for tool in given["tools"]]
         options["tool_choice"] = choice_of(given.get("tool_choice"))
@@ -125,7 +133,7 @@ def chat_options(given: dict[str, Any]) -> Options:
                 raise UsageError(
                     f"response_format must be OpenAI's json_schema or json_object, got {response_format!r}"
                 )
-    for name in ("tools", "tool_choice", "parallel_tool_calls", "response_format"):
+    for name in ("tools", "tool_choice", "parallel_tool_calls", "response_format", "chat_template_kwargs"):
         given.pop(name, None)
     return options
 

@@ -6,13 +6,14 @@ its own words, and a turn that it leaves out is an error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypedDict
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool, joined
-from arriero.prompt.encoding import Layout
+from arriero.prompt.encoding import Ids, Layout
+from arriero.prompt.reasoning import Reasoning
 from arriero.prompt.template import Template, TemplateError
 from arriero.prompt.tools import CallForm
 from arriero.prompt.tracing import Spans
@@ -20,6 +21,23 @@ from arriero.prompt.tracing import Spans
 # What a prompt ends with: an answer's beginning, as the template writes it; the text of the last turn, whose answer
 # goes on; or the end of the last turn.
 Ending = Literal["begun", "continued", "closed"]
+
+
+class Ends(TypedDict, total=False):
+    """What a prompt ends with, as `Chat.stream` has it, and further variables of its template."""
+
+    continue_final_message: bool | None
+    add_generation_prompt: bool | None
+    chat_template_kwargs: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The ids an engine continues, and how reasoning is read from what it generates; None where there is none."""
+
+    ids: Ids
+    reasoning: Reasoning | None
+
 
 _HERE, _MORE = "\U0010fffd", "\U0010fffc"  # private characters that no template strips
 
@@ -57,7 +75,8 @@ class Asking:
         Texts of one role in a row are joined where the template does not take them apart. Raises UsageError where it
         refuses the turns, naming its words, or leaves one out, naming that.
         """
-        if self.ending == "continued" and not turns[-1].content and len(turns) > 1:
+        last = turns[-1]
+        if self.ending == "continued" and not (last.content or last.reasoning_content) and len(turns) > 1:
             return replace(self, ending="begun").layout(turns[:-1])
         try:
             return self._layout(turns)

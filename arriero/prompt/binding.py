@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 from arriero import hub
 from arriero.errors import NotFoundError
 from arriero.prompt.contract import CONTRACT_FILE, Contract
+from arriero.prompt.options import Prompting, ending_of, template_of, variables_of
 from arriero.prompt.renderer import Renderer
-from arriero.prompt.tokenizer import load_tokenizer, stop_token_ids
+from arriero.prompt.tokenizer import check_template, read_tokenizer, stop_token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +39,58 @@ class Bound:
         return hub.name_of(self.model_dir) if self.adapter_dir is None else self.adapter_dir.name
 
 
-def bind(model: str | Path | None = None, adapter: str | Path | None = None, *, system: str | None = None) -> Bound:
+def bind(model: str | Path | None = None, adapter: str | Path | None = None, **prompting: Unpack[Prompting]) -> Bound:
     """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
 
-    `model` None means the adapter's own base model, or the default model. `system` replaces the system prompt, which
-    otherwise is the one the adapter was trained with, one merged into the model included. Nothing but the tokenizer is
-    loaded. Raises NotFoundError where the model or the adapter is not on disk, ContractError where the adapter belongs
-    to another model or prompt.
+    `model` None means the adapter's own base model, or the default model. `prompting` replaces what otherwise is as the
+    adapter was trained with, one merged into the model included: the system prompt, variables of the template one by
+    one. Nothing but the tokenizer is loaded. Raises NotFoundError where the model or the adapter is not on disk,
+    ContractError where the adapter belongs to another model or prompt.
     """
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
     contract = _contract(adapter_dir)
     model_dir = _base(contract) if model is None and contract is not None else hub.resolve(model)
     if contract is None and (model_dir / CONTRACT_FILE).is_file():
         contract = Contract.load(model_dir)
-    tokenizer = load_tokenizer(model_dir)
-    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir))
+    renderer = _renderer(model_dir, contract, prompting.get("chat_template"))
     if contract is not None:
-        renderer = replace(renderer, system=contract.system, today=contract.today, variables=contract.variables)
         contract.check(renderer, _fingerprint(model_dir, contract))
-    if system is not None:
-        renderer = renderer.with_system(system)
+    variables = variables_of(prompting.get("template", ()))
+    renderer = replace(
+        renderer,
+        system=renderer.system if prompting.get("system") is None else prompting["system"],
+        variables={**renderer.variables, **variables},
+        frozen=renderer.frozen - variables.keys(),
+        fold_system=renderer.fold_system or prompting.get("fold_system", False),
+    )
     return Bound(model_dir, adapter_dir, contract, renderer)
+
+
+def _renderer(model_dir: Path, contract: Contract | None, chat_template: str | None) -> Renderer:
+    """As the contract says, by the chat template that is given, the contract's or the tokenizer's own."""
+    tokenizer = read_tokenizer(model_dir)
+    given = contract.chat_template if contract is not None else None
+    if chat_template is not None:
+        given = template_of(chat_template, tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template if given is None else given
+    check_template(tokenizer, model_dir)
+    renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), given_template=given)
+    if contract is not None:
+        renderer = replace(
+            renderer,
+            system=contract.system,
+            today=contract.today,
+            variables=contract.variables,
+            frozen=frozenset(contract.variables),
+            fold_system=contract.fold_system,
+        )
+    return renderer if given is None else _with_its_ending(renderer)
+
+
+def _with_its_ending(renderer: Renderer) -> Renderer:
+    """A base model does not know by which token a template that was given to it ends an answer."""
+    ending = ending_of(renderer.chat_template, renderer.tokenizer)
+    return replace(renderer, stop_token_ids=tuple(sorted({*renderer.stop_token_ids, *ending})))
 
 
 def _fingerprint(model_dir: Path, contract: Contract) -> str:

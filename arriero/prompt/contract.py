@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from arriero.errors import ContractError, NotFoundError
-from arriero.messages import Conversation
+from arriero.messages import Conversation, Message
 from arriero.prompt.renderer import Renderer
 
 CONTRACT_FILE = "arriero.json"
 FORMAT = 1
+NEWER = 2  # of a contract that says something which older versions do not know
+_SINCE_NEWER = frozenset({"fold_system", "chat_template"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Contract:
     """The prompt contract. `base_fingerprint` is `hub.fingerprint` of the base model's weights.
 
     In a merged model's directory that is the fingerprint of the merged weights themselves, and `merged_adapter` names
-    the adapter in them, which was trained on `base_model`.
+    the adapter in them, which was trained on `base_model`. `fold_system` and `chat_template` are the renderer's.
     """
 
     base_model: str
@@ -38,11 +40,13 @@ class Contract:
     today: str
     variables: Mapping[str, Any]
     stop_token_ids: tuple[int, ...]
-    sample_messages: Sequence[Mapping[str, str]]
+    sample_messages: Sequence[Mapping[str, Any]]
     sample_ids: tuple[int, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
     merged_adapter: str | None = None
+    fold_system: bool = False
+    chat_template: str | None = None
 
     @classmethod
     def of(cls, renderer: Renderer, sample: Conversation, *, base_model: str, base_fingerprint: str) -> Contract:
@@ -55,14 +59,18 @@ class Contract:
             today=renderer.today,
             variables=dict(renderer.variables),
             stop_token_ids=renderer.stop_token_ids,
-            sample_messages=[{"role": m.role, "content": m.content} for m in sample.messages],
+            sample_messages=list(map(_plain, sample.messages)),
             sample_ids=renderer.render(sample).ids,
             versions=_versions("arriero", "transformers", "tokenizers", "peft", "torch"),
+            fold_system=renderer.fold_system,
+            chat_template=renderer.given_template,
         )
 
     def save(self, directory: Path) -> None:
         """Write `arriero.json` into the directory of an adapter or a merged model."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
+        document = {name: value for name, value in asdict(self).items() if value or name not in _SINCE_NEWER}
+        document["format"] = NEWER if _SINCE_NEWER & document.keys() else FORMAT
+        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
         (directory / CONTRACT_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -77,16 +85,18 @@ class Contract:
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             found = document.get("format")
-            if found != FORMAT:
+            if found not in (FORMAT, NEWER):
                 raise ContractError(
-                    f"{file} has format {found}, this version reads format {FORMAT}", hint="upgrade arriero"
+                    f"{file} has format {found}, this version reads formats up to {NEWER}", hint="upgrade arriero"
                 )
             for name in ("stop_token_ids", "sample_ids"):
                 document[name] = tuple(document[name])
             contract = cls(**document)
             datetime.date.fromisoformat(contract.today)
-            if not (isinstance(contract.system, str | None) and isinstance(contract.base_model, str)):
-                raise ValueError("system and base_model must be text")
+            if not all(isinstance(text, str | None) for text in (contract.system, contract.chat_template)):
+                raise ValueError("system and chat_template must be text")
+            if not isinstance(contract.base_model, str):
+                raise ValueError("base_model must be text")
             return contract
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             hint = "train the adapter, or merge the model, again"
@@ -130,6 +140,12 @@ class Contract:
             f"the token ids of the sample conversation, from position {position} "
             f"(now {list(ids[position : position + 5])}, in training {list(self.sample_ids[position : position + 5])})"
         ]
+
+
+def _plain(message: Message) -> dict[str, str]:
+    thought = message.reasoning_content
+    found = {"role": message.role, "content": message.content}
+    return found if thought is None else found | {"reasoning_content": thought}
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -20,13 +20,15 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, turns_of, with_system
-from arriero.prompt.asking import Asking, ending_of
+from arriero.prompt.asking import Asking, Ends, Prompt, ending_of
 from arriero.prompt.calls import MARKERS
 from arriero.prompt.encoding import Encoder, Ids, Layout, LiteralEncoder
+from arriero.prompt.options import agreeing, folded, instructed
+from arriero.prompt.reasoning import Reasoning, Tags
 from arriero.prompt.template import Template, TemplateError, check_unicode
 from arriero.prompt.tools import GENERIC, CallForm, Wanted, in_plain_turns, told_generic
 from arriero.prompt.tracing import lifted
@@ -72,8 +74,10 @@ class Renderer:
 
     `system` is put in front of conversations that bring no system prompt (None: the template decides). `today` is
     the date, as YYYY-MM-DD, that templates asking for the current date are given: frozen, so that a prompt does not
-    change from one day to the next. `variables` are passed to the template as they are (`date_string` …). `answers`
-    says whether every answer is trained or only a conversation's last.
+    change from one day to the next. `variables` are those of the template (`enable_thinking` …), of which a request may
+    not change the `frozen` ones. `answers` says whether every answer is trained or only a conversation's last.
+    `fold_system` puts the system prompt before the first question. `given_template` is the chat template where it is
+    not the tokenizer's own.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -82,6 +86,9 @@ class Renderer:
     today: str = "2024-07-26"
     variables: Mapping[str, Any] = field(default_factory=dict)
     answers: Answers = "all"
+    frozen: frozenset[str] = frozenset()
+    fold_system: bool = False
+    given_template: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the fields travel to another process; what was worked out from them is worked out again there."""
@@ -107,24 +114,24 @@ class Renderer:
         return replace(self, system=system)
 
     def prompt(
-        self,
-        messages: Iterable[Message | Mapping[str, Any]],
-        wanted: Wanted | None = None,
-        *,
-        continue_final_message: bool | None = None,
-        add_generation_prompt: bool | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
+        self, messages: Iterable[Message | Mapping[str, Any]], wanted: Wanted | None = None, **ends: Unpack[Ends]
     ) -> Ids:
-        """The ids an engine continues: turns in whatever order the template takes them, and how the answer begins.
+        """The ids of `asked`."""
+        return self.asked(messages, wanted, **ends).ids
+
+    def asked(
+        self, messages: Iterable[Message | Mapping[str, Any]], wanted: Wanted | None = None, **ends: Unpack[Ends]
+    ) -> Prompt:
+        """What an engine continues: turns in whatever order the template takes them, and how the answer begins.
 
         Where an assistant's text is the last turn it goes on, unless the flags, `Chat.stream`'s, say otherwise. What
         is `wanted` of the answer is shown to the model: tools where the template puts them, an instruction at the end
-        of the system prompt. `chat_template_kwargs` are further variables of the template, none that it has already.
-        Raises UsageError where the template refuses the turns or leaves one out.
+        of the system prompt. `chat_template_kwargs` go before the template's variables of the same names. Raises
+        UsageError where they change one that was trained, and where the template refuses the turns or leaves one out.
         """
         wanted = wanted or Wanted()
         turns = with_system(turns_of(messages), self.system)
-        ending = ending_of(turns, continue_final_message, add_generation_prompt)
+        ending = ending_of(turns, ends.get("continue_final_message"), ends.get("add_generation_prompt"))
         if ending == "continued" and (wanted.schema is not None or wanted.must_call):
             raise UsageError(
                 "an answer that must be a call or fit a schema cannot be continued, only begun",
@@ -137,9 +144,25 @@ class Renderer:
         if form is GENERIC:
             turns, tools, told = tuple(in_plain_turns(turns)), (), told_generic(tools)
         if instruction := "\n\n".join(filter(None, (told, wanted.instruction))):
-            turns = self._instructed(turns, instruction)
-        template = self.chat_template.given(chat_template_kwargs) if chat_template_kwargs else self.chat_template
-        return self._answer_ids(Asking(template, tools, ending, form).layout(turns))
+            turns = instructed(turns, instruction, takes_system=self._takes_system)
+        turns = folded(turns) if self.fold_system else turns
+        variables = agreeing(ends.get("chat_template_kwargs") or {}, self.variables, self.frozen)
+        template = self.chat_template.given(variables) if variables else self.chat_template
+        layout = Asking(template, tools, ending, form).layout(turns)
+        continued = turns[-1].content if ending == "continued" else None
+        return Prompt(self._answer_ids(layout), self._reasoning(layout.text, continued))
+
+    def _reasoning(self, prompt: str, continued: str | None) -> Reasoning | None:
+        if self.tags is None:
+            return None
+        ids = self.tokenizer.get_vocab()
+        pair = ids.get(self.tags.opening), ids.get(self.tags.closing)
+        return Reasoning(self.tags, *pair, self.tags.begins(prompt, continued), self.stop_token_ids)
+
+    @cached_property
+    def tags(self) -> Tags | None:
+        """The tags around reasoning, None where the template sets none apart."""
+        return Tags.of(self.chat_template)
 
     def _answer_ids(self, layout: Layout) -> Ids:
         """The ids of a layout, in which special tokens are nothing but structure."""
@@ -152,18 +175,6 @@ class Renderer:
         if (found := self._literal_encoder.astray(layout.text, encoding, structure)) is not None:
             raise UsageError(f"the tokenizer reads {found!r}, which stands in the conversation, as a special token")
         return self._literal_encoder.starts(layout, encoding)[0]
-
-    def _instructed(self, turns: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:
-        """With an instruction at the end of the system prompt or, where the template takes none, of the question."""
-        if self._takes_system:
-            first, *others = with_system(turns, "")
-            system = f"{first.content}\n\n{instruction}" if first.content else instruction
-            return (Message("system", system), *others)
-        last = max((index for index, message in enumerate(turns) if message.role == "user"), default=None)
-        if last is None:
-            return (Message("user", instruction), *turns)
-        asked = replace(turns[last], content=f"{turns[last].content}\n\n{instruction}")
-        return (*turns[:last], asked, *turns[last + 1 :])
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -212,6 +223,7 @@ class Renderer:
         Unicode text.
         """
         messages, tools = conversation.messages, conversation.tools
+        messages = folded(messages) if self.fold_system else messages
         self.chat_template.check(messages, tools)
         if tools or any(message.tool_calls for message in messages):
             messages = self.call_form.fitted(messages)

@@ -32,30 +32,41 @@ class Template:
         self._context = {
             "strftime_now": datetime.date.fromisoformat(today).strftime,
             **tokenizer.special_tokens_map,
-            **variables,
         }
         self._given: Mapping[str, Any] = {}
+        self._given = self.given(variables)._given if variables else {}
 
     def given(self, variables: Mapping[str, Any]) -> Self:
         """The same template with further variables, whose texts are no more than text, as those of messages are.
 
-        Raises UsageError for a name that the template has without them, and for what is no JSON or not Unicode text.
+        They go before variables of the same names that it had. Raises UsageError for a name that the template has from
+        elsewhere, and for what is no JSON or not Unicode text.
         """
         own = {"messages", "tools", "documents", "add_generation_prompt", *self._context}
         if taken := sorted(variables.keys() & own.union(self._compiled.globals)):
             raise UsageError(
-                f"chat_template_kwargs may not set {', '.join(taken)}: the template has that from elsewhere",
+                f"a variable of the chat template may not be called {', '.join(taken)}: the template has that from "
+                "elsewhere",
                 hint="leave it out; messages, tools and add_generation_prompt are given beside chat_template_kwargs",
             )
         self.tracer  # noqa: B018  the copies share it
         made = copy.copy(self)
-        made._given = json.loads(as_json(dict(variables)))
+        made._given = {**self._given, **json.loads(as_json(dict(variables)))}
         for where, text in made._given_texts():
             _check_unicode(where, text)
         return made
 
     def _given_texts(self) -> Iterable[tuple[str, str]]:
         return ((f"the template's variable {name}", as_json(value)) for name, value in self._given.items())
+
+    @cached_property
+    def open_variables(self) -> frozenset[str]:
+        """The variables that may be given: what the template asks for and has from nowhere."""
+        from jinja2 import meta
+
+        asked = meta.find_undeclared_variables(self._compiled.environment.parse(self.source))
+        own = {"messages", "tools", "documents", "add_generation_prompt", *self._context, *self._compiled.globals}
+        return frozenset(asked - own)
 
     @property
     def source(self) -> str:
@@ -194,6 +205,7 @@ def _texts(messages: Iterable[Message], tools: Iterable[Tool]) -> Iterable[tuple
         yield f"the definition of the tool {tool.name}", as_json(tool.definition)
     for message in messages:
         yield f"the {message.role}'s message", message.content
+        yield f"the {message.role}'s reasoning", message.reasoning_content or ""
         for call in message.tool_calls:
             yield from ((f"the call of {call.name}", text) for text in (call.name, arguments_text(call)))
 
@@ -211,6 +223,8 @@ def _as_dicts(
     names: dict[str | None, str] = {}
     for message in messages:
         made: dict[str, Any] = {"role": message.role, "content": marked(message.content)}
+        if message.reasoning_content is not None:
+            made["reasoning_content"] = marked(message.reasoning_content)
         if message.tool_calls:
             names |= {call.id: call.name for call in message.tool_calls}
             made["tool_calls"] = [

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a model that answers; as `read_tokenizer`, and UsageError when it has no chat template."""
     tokenizer = read_tokenizer(model_dir)
+    check_template(tokenizer, model_dir)
+    return tokenizer
+
+
+def check_template(tokenizer: PreTrainedTokenizerFast, model_dir: Path) -> None:
+    """Raise UsageError where a tokenizer has no chat template."""
     if not tokenizer.chat_template:
         raise UsageError(
             f"the tokenizer in {model_dir} has no chat template: this is a base model, not an instruct model",
-            hint="choose the -Instruct version of the model",
+            hint="choose the -Instruct version of the model, or give it one: --chat-template chatml, llama3 or FILE",
         )
-    return tokenizer
 
 
 def read_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from arriero.constraint import Choice, Constraint, JsonSchema, Series, Text
+from arriero.constraint import Choice, JsonSchema, Plain, Series, Text
 from arriero.errors import UsageError
 from arriero.messages import Message, NamedTool, Role, Tool, ToolCall, ToolChoice
 from arriero.prompt.calls import CallReader
@@ -75,7 +75,7 @@ class CallForm:
         """A call in this form."""
         return f"{self.before}{call.name}{self.between}{arguments_text(call)}{self.after}"
 
-    def call(self, tool: Tool) -> Constraint:
+    def call(self, tool: Tool) -> Plain:
         """A call of `tool`. Arguments that its schema does not name are left out unless it asks for them."""
         parameters = {"type": "object", "additionalProperties": False, **tool.parameters}
         name = Text(f"{self.before}{tool.name}{self.between}")
@@ -178,7 +178,7 @@ def in_plain_turns(messages: Sequence[Message]) -> list[Message]:
         if results and role == "user":
             made[-1] = Message("user", f"{made[-1].content}\n{text}")
         else:
-            made.append(Message(role, text))
+            made.append(Message(role, text, reasoning_content=message.reasoning_content))
         results = role == "user" and (results or message.role == "tool")
     return made
 
@@ -194,7 +194,8 @@ def one_at_a_time(messages: Sequence[Message]) -> list[Message]:
         after = itertools.takewhile(lambda at: messages[at].role == "tool", range(position + 1, len(messages)))
         results = {messages[at].tool_call_id: at for at in after}
         for index, call in enumerate(message.tool_calls):
-            made.append(replace(message, content="" if index else message.content, tool_calls=(call,)))
+            first = replace(message, tool_calls=(call,))
+            made.append(replace(first, content="", reasoning_content=None) if index else first)
             if (at := results.pop(call.id, None)) is not None:
                 moved.add(at)
                 made.append(messages[at])
@@ -257,7 +258,7 @@ class Wanted:
             return f"{otherwise} with a JSON object and nothing else."
         return f"{otherwise} with JSON that fits this JSON schema and nothing else:\n{as_json(dict(self.schema))}"
 
-    def constraint(self, form: CallForm | None) -> Constraint | None:
+    def constraint(self, form: CallForm | None) -> Plain | None:
         """What the answer must look like, None where it is free. `form` is the template's where there are tools."""
         schema = [] if self.schema is None or self.must_call else [JsonSchema(self.schema)]
         callables = self.demanded or (self.tools if schema else ())

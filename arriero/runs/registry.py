@@ -27,8 +27,8 @@ class Record:
     """What a run was asked to do: enough to go on with it.
 
     `data` and `model` are what `arriero train` takes, paths made absolute; `model` None is the default one, `system`
-    None what the model brings. `options` are fields of TrainOptions. `workers` counts its processes, `started` is in
-    seconds since 1970.
+    None what the model brings. `options` are what `arriero train` takes besides, by name. `workers` counts its
+    processes, `started` is in seconds since 1970.
     """
 
     directory: Path

@@ -13,6 +13,7 @@ from pathlib import Path
 from arriero.chat import Chat
 from arriero.embeddings import Embedder
 from arriero.errors import ArrieroError, UsageError
+from arriero.prompt import Prompting
 from arriero.server.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,14 @@ class Models:
     """The one place where models and adapters have names. From any number of threads; loading holds up nobody."""
 
     def __init__(
-        self, chat: Chat, *, name: str | None = None, system: str | None = None, embedder: Embedder | None = None
+        self,
+        chat: Chat,
+        *,
+        name: str | None = None,
+        prompting: Prompting | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
-        """Serve `chat`, the default, and where it has an adapter the base model too; `system` is for all of them.
+        """Serve `chat`, the default, and where it has an adapter the base model too; `prompting` is for all of them.
 
         `name` is that of the default's adapter, otherwise it goes by the last part of its directory. An `embedder` goes
         by its own name, which must be no other's.
@@ -49,14 +55,14 @@ class Models:
         self.created = int(time.time())
         if embedder is not None and embedder.name == self._base:
             raise UsageError(f"{self._base!r} is to answer, so it cannot be the embedding model as well")
-        self._system = system
+        self._prompting: Prompting = prompting or {}
         self._served: dict[str, Served] = {}
         self._changing = threading.Lock()
         self._default = chat.model
         if chat.adapter is not None:
             self._default = self._checked(name or chat.adapter_name or "")
             self._put(self._default, chat)
-            chat = chat.with_adapter(None, system=system)
+            chat = chat.with_adapter(None, **self._prompting)
         self._put(self._base, chat)
 
     def __iter__(self) -> Iterator[str]:
@@ -119,7 +125,7 @@ class Models:
         self._checked(name)
         with self._changing:
             there = name in self._served
-            self._put(name, self.default.chat.with_adapter(directory, system=self._system))
+            self._put(name, self.default.chat.with_adapter(directory, **self._prompting))
         return there
 
     def remove(self, name: str) -> None:

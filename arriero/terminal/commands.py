@@ -31,8 +31,8 @@ ARGUMENTS = {
     "tokens": "[ids | text]",
 }
 NAMES = (
-    "help", "system", "adapter", "set", "retry", "undo", "tokens", "clear", "save", "load", "history", "open", "delete",
-    "exit",
+    "help", "system", "adapter", "set", "retry", "undo", "reasoning", "tokens", "clear", "save", "load", "history", "open",
+    "delete", "exit",
 )  # fmt: skip
 
 
@@ -122,6 +122,11 @@ class Commands:
         """Take back the last question and its answer."""
         self.draft = self.dialogue.undo()
         note("the last question and its answer are taken back")
+
+    def reasoning(self, _: str) -> None:
+        """Show what the model thought before its last answer."""
+        thought = self.dialogue.turns[-1].reasoning_content if self.dialogue.turns else None
+        note(thought or "nothing was thought before the last answer")
 
     def tokens(self, form: str) -> None:
         """Count the last prompt's tokens, or show them."""

@@ -20,9 +20,10 @@ SAVE_SECONDS = 1.0  # how often an answer under way is saved, so that a crash lo
 class Dialogue:
     """A conversation with a Chat.
 
-    `turns` is what was said, and ends with an answer. `system` replaces the system prompt of model or adapter unless
-    it is None. `saved` is the conversation in `history`, which is None where nothing is to be kept. `speed` is that
-    of the last whole answer, in tokens per second after the first. `notices` are for the user to see.
+    `turns` is what was said, and ends with an answer. `system` replaces the system prompt of model or adapter unless it
+    is None. `saved` is the conversation in `history`, which is None where nothing is to be kept. `speed` is that of the
+    last whole answer, in tokens per second after the first. `notices` are for the user to see. `watch` gets every piece
+    of an answer before its text is shown.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Dialogue:
         self.turns: list[Message] = []
         self.speed: float | None = None
         self.notices: list[str] = []
+        self.watch: Callable[[Piece], None] = lambda _: None
 
     @property
     def messages(self) -> list[Message]:
@@ -120,7 +122,7 @@ class Dialogue:
 
     def _answer(self, before: Sequence[Message], question: str, show: Show) -> FinishReason:
         asked = [*before, Message("user", question)]
-        said: list[str] = []
+        said: list[Piece] = []
         try:
             with contextlib.closing(self.chat.stream(self._under_system(asked), self.sampling)) as stream:
                 self._save(asked)
@@ -128,22 +130,23 @@ class Dialogue:
         except (ArrieroError, KeyboardInterrupt):
             self._save(self.turns)
             raise
-        answer = "".join(said)
-        if not answer.strip() and reason == "stop":
+        answer = _said(said)
+        if answer is None and reason == "stop":
             self.notices.append("the model said nothing, so the question is taken back")
-        self.remember([*asked, Message("assistant", answer)] if answer.strip() else self.turns)
+        self.remember(self.turns if answer is None else [*asked, answer])
         return reason
 
-    def _read(self, stream: Stream, asked: list[Message], said: list[str], show: Show) -> FinishReason:
+    def _read(self, stream: Stream, asked: list[Message], said: list[Piece], show: Show) -> FinishReason:
         first, due = 0.0, time.monotonic() + SAVE_SECONDS
         piece = Piece("")
         try:
             for piece in stream:
                 first = first or time.monotonic()
-                said.append(piece.text)
+                said.append(piece)
+                self.watch(piece)
                 show(piece.text)
-                if time.monotonic() > due and (answer := "".join(said)).strip():
-                    self._save([*asked, Message("assistant", answer)])
+                if time.monotonic() > due and (answer := _said(said)) is not None:
+                    self._save([*asked, answer])
                     due = time.monotonic() + SAVE_SECONDS
         except KeyboardInterrupt:
             return "cancelled"
@@ -165,6 +168,13 @@ class Dialogue:
         except ArrieroError as error:
             self.notices.append(f"{error.message}; from here on nothing is kept")
             self.history = None
+
+
+def _said(pieces: Sequence[Piece]) -> Message | None:
+    """What was answered so far; None for blanks."""
+    text, thought = "".join(piece.text for piece in pieces), "".join(piece.reasoning for piece in pieces)
+    said = Message("assistant", text, reasoning_content=thought or None)
+    return said if text.strip() or thought.strip() else None
 
 
 def _held_with(saved: Saved) -> str:

@@ -12,7 +12,7 @@ from arriero.messages import Sampling
 from arriero.terminal.commands import COMMAND, Commands, recall
 from arriero.terminal.dialogue import Dialogue
 from arriero.terminal.reader import Editor, Lines, Reader
-from arriero.terminal.screen import answering, clean, hushed, note
+from arriero.terminal.screen import Thinking, answering, clean, hushed, note
 
 
 def converse(
@@ -65,6 +65,7 @@ def _turn(dialogue: Dialogue, commands: Commands, line: str, *, plain: bool) -> 
             return
     elif not line.strip():
         return
+    dialogue.watch = Thinking("; /reasoning shows what")
     with hushed(), answering(plain=plain) as show:
         reason = dialogue.retry(show) if commands.again else dialogue.ask(line.strip(), show)
     if reason == "length":

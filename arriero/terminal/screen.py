@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
+
+from arriero.messages import Piece
 
 CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])  # C0 with ESC, DEL, and C1 with CSI
 del CONTROLS[ord("\t")], CONTROLS[ord("\n")]
@@ -49,6 +52,25 @@ def answering(*, plain: bool = False) -> Iterator[Callable[[str], None]]:
     finally:
         if begun:
             print(flush=True)
+
+
+class Thinking:
+    """What is shown of reasoning as it comes: that the model thinks, and how long it did; `more` says where it is."""
+
+    def __init__(self, more: str = "") -> None:
+        self._more = more
+        self._began: float | None = None
+        self._told = False
+
+    def __call__(self, piece: Piece) -> None:
+        """Take in the next piece of an answer."""
+        if piece.reasoning and self._began is None:
+            self._began = time.monotonic()
+            note("[thinking …]")
+        answers = bool(piece.text or piece.call_deltas or piece.finish_reason)
+        if self._began is not None and answers and not self._told:
+            self._told = True
+            note(f"[thought for {time.monotonic() - self._began:.1f} s{self._more}]")
 
 
 @contextlib.contextmanager

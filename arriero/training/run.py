@@ -20,7 +20,8 @@ from transformers import TrainingArguments, set_seed
 from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
-from arriero.prompt import Contract, bind
+from arriero.prompt import Contract, Prompting, bind
+from arriero.prompt.options import as_options, taken
 from arriero.runs.registry import Record, absolute
 from arriero.training.adapter.loading import compute_type
 from arriero.training.examples import prepare
@@ -46,25 +47,25 @@ def train(
     *,
     output: str | Path,
     model: str | Path | None = None,
-    system: str | None = None,
     resume: bool = False,
     on_step: OnStep | None = None,
     **options: Any,
 ) -> TrainReport:
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
-    `options` are the fields of TrainOptions. `system` None means a merged model's own system prompt, if it is one, else
-    the chat template's. `resume` goes on from the last checkpoint in `output`, starts from the
-    beginning where there is none, and returns the old report where the run is finished. `on_step` is called after
-    every optimizer step. Raises DataError, UsageError, MemoryLimitError, or InterruptedRun once a SIGINT or SIGTERM
-    was answered with a checkpoint.
+    `options` are the fields of TrainOptions, and those of `prompt.Prompting`: what the system prompt and the template's
+    variables are, by default as a merged model has them, if it is one, else the chat template. `resume` goes on from
+    the last checkpoint in `output`, starts from the beginning where there is none, and returns the old report where the
+    run is finished. `on_step` is called after every optimizer step. Raises DataError, UsageError, MemoryLimitError, or
+    InterruptedRun once a SIGINT or SIGTERM was answered with a checkpoint.
     """
+    prompting = taken(options)
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
     with ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            bound = bind(model, system=system)
+            bound = bind(model, **prompting)
             if bound.contract is not None:
                 log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
             model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
@@ -74,14 +75,14 @@ def train(
                 "model": hub.name_of(model_dir),
                 "fingerprint": hub.fingerprint(model_dir),
                 "system": renderer.system,
-                "options": json.loads(json.dumps(asdict(chosen))),
+                "options": json.loads(json.dumps(asdict(chosen))) | as_options(prompting),
             }
             finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=RANK == 0))
         if finished is not None:
             log.info("%s is already finished", target)
             return finished
         if RANK == 0:
-            run.enter_context(runs.registered(_record(file, target, model, system, chosen)))
+            run.enter_context(runs.registered(_record(file, target, model, prompting, chosen)))
         story = Story(
             contract=Contract.of(
                 renderer, examples.sample, base_model=identity["model"], base_fingerprint=identity["fingerprint"]
@@ -100,15 +101,15 @@ def train(
 
 
 def _record(
-    file: str | Path, output: Path, model: str | Path | None, system: str | None, chosen: TrainOptions
+    file: str | Path, output: Path, model: str | Path | None, prompting: Prompting, chosen: TrainOptions
 ) -> Record:
     """What the list of runs keeps of this one."""
     return Record(
         directory=output,
         data=absolute(file),
         model=None if model is None else absolute(model),
-        system=system,
-        options=chosen.changed,
+        system=prompting.get("system"),
+        options=chosen.changed | as_options(prompting),
         workers=WORKERS,
     )
 

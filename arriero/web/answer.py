@@ -21,6 +21,7 @@ class Request:
     """An answer that is wanted: from `model`, to `messages`, which end with the question at the node `parent`.
 
     `history` is that of the conversation's owner; `continued` the answer that goes on, which then ends `messages`.
+    `thinking` says whether the model thinks first, None leaves it to the model.
     """
 
     history: History
@@ -30,18 +31,20 @@ class Request:
     messages: Sequence[Message]
     sampling: Sampling
     continued: Node | None = None
+    thinking: bool | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Answer:
     """An answer as those see it who draw it; only the loop writes to it.
 
-    `node` is the answer's once it is saved. `first` and `began` are moments on the monotonic clock. After `ended` is
-    set nothing changes; one of `finish_reason` and `error` is there then.
+    `thought` is the reasoning before it. `node` is the answer's once it is saved. `first` and `began` are moments on
+    the monotonic clock. After `ended` is set nothing changes; one of `finish_reason` and `error` is there then.
     """
 
     request: Request
     text: str = ""
+    thought: str = ""
     node: int | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
@@ -88,17 +91,18 @@ class Answer:
             await pieces.aclose()
 
     def _take(self, piece: Piece) -> None:
-        if piece.text and self.first is None:
+        if (piece.text or piece.reasoning) and self.first is None:
             self.first = time.monotonic()
         self.text += piece.text
+        self.thought += piece.reasoning
         if piece.finish_reason is not None:
             self.usage, self.finish_reason = piece.usage, piece.finish_reason
 
     def save(self) -> None:
         """Put what was said into the history; an answer of blanks is none. Raises ArrieroError."""
-        asked, message = self.request, Message("assistant", self.text)
+        asked, message = self.request, Message("assistant", self.text, reasoning_content=self.thought or None)
         if self.node is not None:
             asked.history.amend(asked.conversation, self.node, message, self.info)
-        elif self.text.strip():
+        elif self.text.strip() or self.thought.strip():
             saved = Saved(asked.model, id=asked.conversation)
             self.node = asked.history.add(saved, asked.parent, message, self.info).id

@@ -34,6 +34,7 @@ class Answers:
         answer = Answer(request)
         if (continued := request.continued) is not None:
             answer.text, answer.node = continued.message.content, continued.id
+            answer.thought = continued.message.reasoning_content or ""
         with self._lock:
             if (other := self._answers.get(request.conversation)) is not None:  # of another thread, since
                 self._background.call(_cancel, other)
@@ -77,6 +78,7 @@ class Answers:
                 asked.messages,
                 asked.sampling,
                 continue_final_message=asked.continued is not None,
+                thinking=asked.thinking,
             )
             await answer.read(pieces)
         except asyncio.CancelledError:

@@ -19,7 +19,8 @@ class Choice:
     """A model or adapter that can be talked to. What another server does not tell is None.
 
     `parent` is the base model's name, for an adapter, and `directory` the adapter's; `system` the system prompt it was
-    trained with; `window` in tokens; `sampling` the model's own defaults; `engine` a description for people.
+    trained with; `window` in tokens; `sampling` the model's own defaults; `engine` a description for people. `switch`
+    is the template's variable that turns thinking on and off, None where there is none that may be changed.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Choice:
     sampling: Sampling = field(default_factory=Sampling)
     engine: str | None = None
     directory: str | None = None
+    switch: str | None = None
 
 
 class Pieces(Protocol):
@@ -59,9 +61,18 @@ class Backend(Protocol):
         """What can be talked to now, the default first."""
 
     def astream(
-        self, name: str, messages: Sequence[Message], sampling: Sampling, *, continue_final_message: bool = False
+        self,
+        name: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        continue_final_message: bool = False,
+        thinking: bool | None = None,
     ) -> Pieces:
-        """The answer, for the event loop that iterates; what is refused is raised by the first step or at once."""
+        """The answer, for the event loop that iterates; what is refused is raised by the first step or at once.
+
+        `thinking` is for models with a `switch` only.
+        """
 
     def count(self, name: str, messages: Sequence[Message]) -> int | None:
         """How many tokens the prompt has; None where that is not known."""
@@ -86,15 +97,29 @@ class Local:
                 chat.defaults,
                 chat.engine.description,
                 str(chat.adapter.directory) if chat.adapter is not None else None,
+                _switch(chat),
             )
             for name, chat in self._served()
         ]
 
     def astream(
-        self, name: str, messages: Sequence[Message], sampling: Sampling, *, continue_final_message: bool = False
+        self,
+        name: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        continue_final_message: bool = False,
+        thinking: bool | None = None,
     ) -> Pieces:
         """See `Backend.astream`."""
-        return self._chat(name).astream(messages, sampling, continue_final_message=continue_final_message)
+        chat = self._chat(name)
+        switch = None if thinking is None else _switch(chat)
+        return chat.astream(
+            messages,
+            sampling,
+            continue_final_message=continue_final_message,
+            chat_template_kwargs=None if switch is None else {switch: thinking},
+        )
 
     def count(self, name: str, messages: Sequence[Message]) -> int | None:
         """See `Backend.count`."""
@@ -105,3 +130,8 @@ class Local:
             if known == name:
                 return chat
         raise NotFoundError(f"the model {name!r} is not served any more", hint="choose another one")
+
+
+def _switch(chat: Chat) -> str | None:
+    tags, frozen = chat.renderer.tags, chat.renderer.frozen
+    return tags.switch if tags is not None and tags.switch not in frozen else None

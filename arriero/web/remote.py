@@ -1,13 +1,14 @@
 """Another server that speaks OpenAI's protocol, as `arriero serve`, vLLM and many others do.
 
-https://platform.openai.com/docs/api-reference/chat-streaming. Reasoning that such a server sends apart from the answer
-(`reasoning_content`, or `reasoning`) comes as models write it themselves: <think>…</think>.
+https://platform.openai.com/docs/api-reference/chat-streaming. Reasoning comes as `reasoning_content`, or `reasoning`.
+That of earlier answers is not sent back: some servers refuse it, and most templates leave it out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -58,7 +59,7 @@ class Remote:
 
     def count(self, name: str, messages: Sequence[Message]) -> int | None:
         """See `Backend.count`: what Arriero and vLLM tell at /tokenize."""
-        body = {"model": name, "messages": [as_object(message) for message in messages]}
+        body = {"model": name, "messages": _objects(messages)}
         try:
             count = self._asked("POST", "/tokenize", body).get("count")
         except ArrieroError:
@@ -66,10 +67,16 @@ class Remote:
         return count if isinstance(count, int) else None
 
     def astream(
-        self, name: str, messages: Sequence[Message], sampling: Sampling, *, continue_final_message: bool = False
+        self,
+        name: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        continue_final_message: bool = False,
+        thinking: bool | None = None,
     ) -> RemotePieces:
-        """See `Backend.astream`."""
-        body: dict[str, Any] = {"model": name, "messages": [as_object(message) for message in messages]}
+        """See `Backend.astream`; other servers do not tell of a switch, so `thinking` is none."""
+        body: dict[str, Any] = {"model": name, "messages": _objects(messages)}
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         for field in Sampling.__slots__:
             if (value := getattr(sampling, field)) not in (None, ()):
@@ -87,6 +94,10 @@ class Remote:
         if response.is_error:
             raise _refused(response.status_code, response.content)
         return _object(response.content)
+
+
+def _objects(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [as_object(replace(message, reasoning_content=None)) for message in messages]
 
 
 class RemotePieces:
@@ -111,7 +122,6 @@ class RemotePieces:
 
     async def _pieces(self, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
         reason: str | None = None
-        thinking = False
         try:
             async with (
                 httpx.AsyncClient(**self._options) as client,
@@ -123,14 +133,15 @@ class RemotePieces:
                     self._count(event)
                     for choice in event.get("choices") or ():
                         reason = choice.get("finish_reason") or reason
-                        text, thinking = _text(choice.get("delta") or {}, thinking=thinking)
-                        if text:
-                            yield Piece(text)
+                        delta = choice.get("delta") or {}
+                        text, thought = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
+                        if text or thought:
+                            yield Piece(text or "", reasoning=thought or "")
         except httpx.HTTPError as error:
             raise _unreachable(self._options["base_url"], error) from error
         if reason is None:
             raise EngineError("the server broke the answer off")
-        yield Piece("</think>" if thinking else "", REASONS.get(reason, "stop"), self.usage)
+        yield Piece("", REASONS.get(reason, "stop"), self.usage)
 
     def _count(self, event: dict[str, Any]) -> None:
         if isinstance(counts := event.get("usage"), dict):
@@ -148,17 +159,6 @@ async def _events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], No
             if event.get("error"):
                 raise _refused(500, data)
             yield event
-
-
-def _text(delta: dict[str, Any], *, thinking: bool) -> tuple[str, bool]:
-    """The text of a chunk, and whether the model is thinking after it."""
-    thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-    said = delta.get("content") or ""
-    text = ("<think>" if thought and not thinking else "") + thought
-    thinking = thinking or bool(thought)
-    if said and thinking:
-        text, thinking = f"{text}</think>\n\n", False
-    return text + said, thinking
 
 
 def _object(text: str | bytes) -> dict[str, Any]:

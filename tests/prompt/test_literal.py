@@ -230,13 +230,24 @@ def test_a_variable_that_cannot_be_followed_is_refused_where_it_holds_a_special_
 
 @pytest.mark.parametrize(
     "name",
-    ["messages", "tools", "add_generation_prompt", "bos_token", "strftime_now", "date_string", "raise_exception"],
+    ["messages", "tools", "add_generation_prompt", "bos_token", "strftime_now", "raise_exception"],
 )
 def test_variables_that_the_template_has_already_are_refused(name):
-    """What the contract froze among them: the prompt would not be the one that was trained."""
-    renderer = replace(RENDERERS["tiny"], variables={"date_string": "26 Jul 2024"})
-    with pytest.raises(UsageError, match=f"chat_template_kwargs may not set {name}: "):
-        renderer.prompt([Message("user", "a")], chat_template_kwargs={"other": 1, name: "x"})
+    with pytest.raises(UsageError, match=f"variable of the chat template may not be called {name}: "):
+        RENDERERS["tiny"].prompt([Message("user", "a")], chat_template_kwargs={"other": 1, name: "x"})
+
+
+def test_variables_that_were_trained_are_not_changed_by_a_request_and_others_are():
+    """The prompt would not be the one that was trained. The same value, which clients send always, was refused too."""
+    shown = renderer_of("{% for m in messages %}{{ m.content }}{% endfor %}{{ a }}{{ b }}")
+    renderer = replace(shown, variables={"a": 1, "b": 2}, frozen=frozenset({"a"}))
+
+    def prompt(**variables):
+        return renderer.tokenizer.decode(renderer.prompt([Message("user", "x")], chat_template_kwargs=variables))
+
+    assert (prompt(), prompt(b=3), prompt(a=1)) == ("x12", "x13", "x12")
+    with pytest.raises(UsageError, match="was trained with the template's variable a as 1, got 2"):
+        prompt(a=2)
 
 
 @pytest.mark.parametrize("value", [object(), "\ud800", float("nan")])

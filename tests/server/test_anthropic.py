@@ -203,7 +203,7 @@ def test_a_prompt_is_counted_and_not_answered(asked):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking is not supported"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "tiny does not support thinking"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tools": [WEATHER, WEATHER]}, "two tools of one name"),

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from arriero.constraint import Constraint
+from arriero.constraint import Constraint, Reasoned
 from arriero.engines.adapters import check_fit
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
 from arriero.engines.grammar import check, lark
@@ -130,7 +130,7 @@ class OpenVINOEngine:
         key = adapter.key if isinstance(adapter, LoadedAdapter) else BASE
         answer = Answer(len(prompt_ids), self)
         request: dict[str, Any] = {"key": key, "ids": list(prompt_ids)}
-        if prompt_logprobs or _in_loop(sampling, logprobs):
+        if isinstance(constraint, Reasoned) or prompt_logprobs or _in_loop(sampling, logprobs):
             request |= {"kind": "loop", "grammar": None if constraint is None else _checked(constraint)}
             request["config"] = loop_config(sampling, max_new_tokens, logprobs, prompt_logprobs=prompt_logprobs)
         else:

@@ -31,7 +31,7 @@ from arriero import hub
 from arriero.engines.openvino.cache import MODEL, VOCABULARY
 from arriero.engines.registry import openvino_lacks
 from arriero.errors import EngineError
-from arriero.prompt import load_tokenizer
+from arriero.prompt import read_tokenizer
 
 log = logging.getLogger(__name__)
 LOADED_AS = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # otherwise as the checkpoint is
@@ -133,7 +133,7 @@ def _save_vocabulary(model_dir: Path, partial: Path) -> None:
     """
     from openvino_tokenizers import convert_tokenizer
 
-    tokenizer = load_tokenizer(model_dir)
+    tokenizer = read_tokenizer(model_dir)
     try:
         _, model = convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:  # whatever it does not know

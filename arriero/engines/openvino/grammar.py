@@ -7,7 +7,7 @@ does not know. So schemas are converted here; tests/engines/test_openvino_librar
 
 from __future__ import annotations
 
-from arriero.constraint import Constraint, JsonSchema, Series, Text
+from arriero.constraint import JsonSchema, Plain, Series, Text
 from arriero.engines.openvino.regex import literal
 from arriero.engines.openvino.rules import Rules
 from arriero.engines.openvino.schema import Schemas
@@ -29,7 +29,7 @@ array ::= "[" ws (value (comma value)*)? ws "]"
 """
 
 
-def grammar(constraint: Constraint) -> str:
+def grammar(constraint: Plain) -> str:
     """The EBNF of a constraint; raises UsageError for what cannot be guaranteed."""
     rules = Rules()
     try:
@@ -38,7 +38,7 @@ def grammar(constraint: Constraint) -> str:
         raise UsageError("the references of the JSON schema form too long a chain") from error
 
 
-def _rule(constraint: Constraint, rules: Rules) -> str:
+def _rule(constraint: Plain, rules: Rules) -> str:
     if isinstance(constraint, JsonSchema):
         return Schemas(constraint.schema, rules).rule(constraint.schema)
     if isinstance(constraint, Text):

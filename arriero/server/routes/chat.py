@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.chat import Chat, Reply, Stream
-from arriero.messages import Piece, TokenLogprob, Usage
+from arriero.messages import Piece, Sampling, TokenLogprob, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
 from arriero.server.body import Choices, MaxTokens, SamplingBody, Whole
 from arriero.server.errors import RequestError, describe
@@ -46,16 +47,28 @@ class ChatRequest(SamplingBody, ChatFields, Asked, Streamed):
     n: Choices | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    max_reasoning_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    thinking_token_budget: Annotated[Whole, Field(ge=0)] | None = None
 
     def overridden(self) -> Iterable[str]:
-        """`max_tokens`, the older word for `max_completion_tokens`, where both are given and differ; see `Streamed`."""
+        """Of two words for the same the one that does not count; see `Streamed`."""
         yield from super().overridden()
         if self.max_tokens is not None and self.limit() != self.max_tokens:
             yield "max_tokens"
+        if self.max_reasoning_tokens is not None and self.thinking_token_budget not in (
+            None,
+            self.max_reasoning_tokens,
+        ):
+            yield "thinking_token_budget"
 
     def limit(self) -> int | None:
         """The longest answer in tokens."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def sampling_of(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
+        """See `SamplingBody`; `thinking_token_budget` is vLLM's word for `max_reasoning_tokens`."""
+        limit = self.thinking_token_budget if self.max_reasoning_tokens is None else self.max_reasoning_tokens
+        return replace(super().sampling_of(max_new_tokens, number), max_reasoning_tokens=limit)
 
     def alternatives(self) -> int | None:
         """How many alternatives for each token, None without log-probabilities."""
@@ -80,11 +93,15 @@ class AnsweredCall(BaseModel):
 
 
 class AnswerMessage(BaseModel):
-    """The model's turn; it can be sent back as it is. Its content is null where it only calls tools."""
+    """The model's turn; it can be sent back as it is. Its content is null where it only calls tools.
+
+    `reasoning_content` is there where the model thought before it answered.
+    """
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
     tool_calls: list[AnsweredCall] = []
 
 
@@ -142,6 +159,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
 def _choice(chat: Chat, index: int, reply: Reply, *, spelled: bool) -> dict[str, Any]:
     content = None if reply.tool_calls and not reply.text else reply.text
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
     if reply.tool_calls:
         message["tool_calls"] = [call.definition for call in reply.tool_calls]
     return {
@@ -153,7 +172,9 @@ def _choice(chat: Chat, index: int, reply: Reply, *, spelled: bool) -> dict[str,
 
 
 def _delta(piece: Piece) -> dict[str, Any]:
-    delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+    delta: dict[str, Any] = {"reasoning_content": piece.reasoning} if piece.reasoning else {}
+    if piece.text:
+        delta["content"] = piece.text
     if piece.call_deltas:
         delta["tool_calls"] = [call.definition for call in piece.call_deltas]
     return delta
@@ -184,7 +205,7 @@ class _Events:
                 if index not in begun:
                     begun.add(index)
                     yield self._chunk(index, {"role": "assistant", "content": ""})
-                if piece.text or piece.call_deltas or piece.logprobs:
+                if piece.text or piece.call_deltas or piece.logprobs or piece.reasoning:
                     yield self._chunk(index, _delta(piece), piece.logprobs)
                 if piece.finish_reason is not None:
                     reason, usage = ending(piece)

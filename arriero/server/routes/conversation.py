@@ -53,8 +53,8 @@ class CallBody(OpenAIBody):
 class ChatMessage(MessageFields):
     """One turn; the parts of its content are joined.
 
-    "developer" is the newer word for "system". Chat templates have no place for `name`. A `refusal` is what the
-    assistant said where it said nothing else.
+    "developer" is the newer word for "system", `reasoning` another one for `reasoning_content`. Chat templates have no
+    place for `name`. A `refusal` is what the assistant said where it said nothing else.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -62,6 +62,8 @@ class ChatMessage(MessageFields):
     tool_calls: list[CallBody] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
     def message(self) -> Message:
         """This turn as a Message."""
@@ -70,7 +72,9 @@ class ChatMessage(MessageFields):
         calls = [call.call() for call in self.tool_calls or ()]
         text = "".join(part.text for part in self.content or ()) or self.refusal or ""
         role: Any = OWN_ROLES.get(self.role, self.role)
-        return Message(role, text, tuple(calls), self.tool_call_id)
+        thought = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        thought = thought if role == "assistant" else None
+        return Message(role, text, tuple(calls), self.tool_call_id, reasoning_content=thought)
 
 
 class FunctionBody(OpenAIBody):

@@ -18,19 +18,28 @@ DONE = b"data: [DONE]\n\n"
 IMPOSSIBLE = -9999.0
 
 
+class CompletionDetails(BaseModel):
+    """Of the tokens of answers."""
+
+    reasoning_tokens: int
+
+
 class TokenCounts(BaseModel):
-    """Counts in tokens."""
+    """Counts in tokens; the details are there where there was reasoning."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionDetails | None = None
 
 
-def counts(usages: Sequence[Usage], each: int | None = None) -> dict[str, int]:
+def counts(usages: Sequence[Usage], each: int | None = None) -> dict[str, Any]:
     """The tokens of all answers, and of the prompts, which have `each` answers, by default all, and count once."""
     prompt = sum(usage.prompt_tokens for usage in usages[:: each or len(usages)])
     completion = sum(usage.completion_tokens for usage in usages)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    found = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    reasoning = sum(usage.reasoning_tokens for usage in usages)
+    return found | ({"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {})
 
 
 def event(data: Any) -> bytes:

@@ -12,6 +12,7 @@ from arriero import data, hub
 from arriero.data import DataOptions, Dropped, RenderedData
 from arriero.errors import DataError, MemoryLimitError, UsageError
 from arriero.prompt import Bound, bind
+from arriero.prompt.options import taken
 from arriero.training.adapter.loading import compute_type, load_model, trained_reading
 from arriero.training.adapter.measure import Examples, Measured, OnDone, measure
 from arriero.training.adapter.options import EvaluateOptions
@@ -46,18 +47,18 @@ def evaluate(
     *,
     model: str | Path | None = None,
     adapter: str | Path | None = None,
-    system: str | None = None,
     on_done: OnDone | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measure a model on all rows of a file, a directory or a hub's data set, and an adapter beside its base model.
 
     `options` are the fields of EvaluateOptions. With an adapter, those of them that say how data is read and split are
-    by default what it was trained with, and `system` is the prompt it was trained under. `held_out` takes only the
+    by default what it was trained with, and so are those of `prompt.Prompting`. `held_out` takes only the
     rows that training with these options holds out. `on_done` is called with the rows done and their number, those
     of the base model counted too. Raises as `bind`, DataError where no row is left, MemoryLimitError.
     """
     trained = trained_reading(Path(adapter).expanduser()) if adapter is not None else {}
+    prompting = taken(options)
     chosen = EvaluateOptions.of(options, trained)
     if chosen.held_out and adapter is not None and "seed" not in {*trained, *options}:
         raise UsageError(
@@ -65,7 +66,7 @@ def evaluate(
             hint="evaluate all rows, or give the same --eval-fraction and --seed without --adapter",
         )
     loaded = data.load(file, chosen)  # before anything that takes longer
-    bound = bind(model, adapter, system=system)
+    bound = bind(model, adapter, **prompting)
     bound = replace(bound, renderer=replace(bound.renderer, answers=chosen.answers))
     rows = data.render(loaded, bound.renderer, chosen, hub.window(bound.model_dir))
     if chosen.held_out:

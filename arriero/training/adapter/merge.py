@@ -2,9 +2,10 @@
 
     base, as stored ──> float32 (exact) ──+ adapter, float32──> rounded once to the stored type ──> safetensors
 
-Everything that is not a weight is the base model's own file, byte for byte; only config.json may say something new
-(no quantisation, embeddings no longer tied). The adapter's contract goes into the directory, so the merged model is
-prompted as the adapter was. The directory appears whole, contract and receipt included, or not at all.
+Everything that is not a weight is the base model's own file, byte for byte; only config.json may say something new (no
+quantisation, embeddings no longer tied), and a chat template that was given for training is added. The adapter's
+contract goes into the directory, so the merged model is prompted as the adapter was. The directory appears whole,
+contract and receipt included, or not at all.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def merge(
         gc.collect()  # PEFT leaves a model in a cycle, and there is to be memory for one only
         log.info("merging in float32, rounding to %s", types.name)
         save(_merged(bound.model_dir, adapter_dir), types, bound.model_dir, partial)
+        _write_template(contract, partial)
         replace(contract, base_fingerprint=hub.fingerprint(partial), merged_adapter=adapter_dir.name).save(partial)
         bind(partial)  # the contract holds on what was written
         log.info("comparing with the merged model as it was written")
@@ -99,6 +101,15 @@ def merge(
         )
         write_json(partial / RECEIPT, asdict(receipt))
     return receipt
+
+
+def _write_template(contract: Contract, partial: Path) -> None:
+    """Give other programs the chat template that the adapter brought, and the token with which it ends answers."""
+    if contract.chat_template is None:
+        return
+    (partial / "chat_template.jinja").write_text(contract.chat_template, encoding="utf-8")
+    file = partial / "generation_config.json"
+    write_json(file, hub.read_json(file) | {"eos_token_id": list(contract.stop_token_ids)})
 
 
 def _adapter_of(bound: Bound) -> tuple[Path, Contract]:

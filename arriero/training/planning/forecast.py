@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from arriero import data, hub, runs
 from arriero.hardware import machine
-from arriero.prompt import bind
+from arriero.prompt import Prompting, bind
 from arriero.runs.state import report_of
 from arriero.training.examples import prepare
 from arriero.training.options import TrainOptions
@@ -49,11 +49,11 @@ class Forecast:
 
 
 def forecast(
-    file: str | Path, options: TrainOptions, *, model: str | Path | None = None, system: str | None = None
+    file: str | Path, options: TrainOptions, *, model: str | Path | None = None, **prompting: Unpack[Prompting]
 ) -> Forecast:
     """Read and render the data as `train` does, and reckon. Raises what `train` raises before it begins."""
     loaded = data.load(file, options)
-    bound = bind(model, system=system)
+    bound = bind(model, **prompting)
     renderer = replace(bound.renderer, answers=options.answers)
     window = hub.window(bound.model_dir)
     examples = prepare(loaded, renderer, options, window)

@@ -13,11 +13,14 @@ THINKING = re.compile(r"\s*<think>(.*)", re.DOTALL)
 REDRAW_SHARE = 50  # a part is drawn again when this fraction of it is new, so that its growth sends 50 times its size
 
 
-def apart(text: str) -> tuple[str | None, str]:
+def apart(text: str, thought: str | None = None) -> tuple[str | None, str]:
     """Reasoning, None where there is none, and the answer after it.
 
-    Where the template has opened <think> already, an answer begins within it; that is known once it is closed.
+    `thought` is what came apart; it may also be in the text, of models whose template tells of no tags. Where such a
+    template has opened <think> already, an answer begins within it; that is known once it is closed.
     """
+    if thought:
+        return thought, text
     if (found := THOUGHT.match(text)) is not None:
         return found[1].strip() or None, text[found.end() :]
     if (found := THINKING.match(text)) is not None:

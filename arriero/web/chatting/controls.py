@@ -24,8 +24,13 @@ FURTHER: dict[str, tuple[float, float | None, float]] = {
     "repetition_penalty": (0.01, 2.0, 0.05),
     "presence_penalty": (-2.0, 2.0, 0.1),
     "frequency_penalty": (-2.0, 2.0, 0.1),
+    "max_reasoning_tokens": (0, None, 1),
 }
-PLACEHOLDERS = {"max_new_tokens": "chat.until_it_ends", "seed": "chat.random"}
+PLACEHOLDERS = {
+    "max_new_tokens": "chat.until_it_ends",
+    "max_reasoning_tokens": "chat.until_it_ends",
+    "seed": "chat.random",
+}
 
 
 def sampling() -> Sampling:
@@ -39,6 +44,11 @@ def controls(desk: Desk, choice: Choice) -> None:
     """Draw them all."""
     _system(desk, choice)
     _numbers(choice, MAIN)
+    if choice.switch is not None:
+        words = {True: say("chat.on"), False: say("chat.off")}
+        st.segmented_control(
+            say("chat.thinking"), [True, False], format_func=words.get, key="set_thinking", persist_state="session"
+        )
     with st.expander(say("chat.further")):
         _numbers(choice, FURTHER)
         st.text_area(say("chat.stop_texts"), key="set_stop", height=68, persist_state="session")

@@ -170,8 +170,11 @@ class Desk:
         question = continued.parent if continued is not None else self.path[-1].id
         if self.identity is not None and question is not None:
             messages = spoken(self.path, self.system)
-            name = self._chosen().name
-            self.answers.start(Request(self.history, self.identity, question, name, messages, sampling, continued))
+            choice = self._chosen()
+            thinking = st.session_state.get("set_thinking") if choice.switch is not None else None
+            self.answers.start(
+                Request(self.history, self.identity, question, choice.name, messages, sampling, continued, thinking)
+            )
 
     def _chosen(self) -> Choice:
         if self.choice is None:
@@ -186,7 +189,7 @@ class Desk:
 
 def spoken(path: Sequence[Node], system: str | None) -> list[Message]:
     """What the model is told: not a question that was given up for another one, nor an answer of blanks."""
-    said = [node.message for node in path if node.message.content.strip()]
+    said = [node.message for node in path if node.message.content.strip() or node.message.reasoning_content]
     given_up = [message.role == after.role == "user" for message, after in pairwise(said)]
     kept = [message for message, gone in zip(said, [*given_up, False], strict=False) if not gone]
     return [*([Message("system", system)] if system is not None else ()), *kept]

@@ -47,9 +47,9 @@ class Live:
         self._thought: Growing | None = None
         self._said: Growing | None = None
 
-    def draw(self, text: str) -> None:
-        """Draw an answer that has grown."""
-        thought, said = apart(text)
+    def draw(self, text: str, thought: str | None = None) -> None:
+        """Draw an answer that has grown, and the reasoning that came apart from it."""
+        thought, said = apart(text, thought)
         if thought is not None and self._thought is None:
             self._place, self._said = self._slot.container(), None  # what was drawn as the answer was reasoning
             self._thought = Growing(self._place.expander(say("chat.reasoning"), icon=":material/psychology:"))
@@ -65,7 +65,7 @@ def follow(answer: Answer, place: DeltaGenerator) -> None:
     live = Live(place.container())
     status, shown, due = place.empty(), "", 0.0
     while not answer.ended.wait(REDRAW_SECONDS):
-        live.draw(answer.text)
+        live.draw(answer.text, answer.thought)
         if answer.first is None or time.monotonic() >= due:
             due = time.monotonic() + STATUS_SECONDS
             if (text := status_of(answer)) != shown:

@@ -53,7 +53,7 @@ def _turn(desk: Desk, node: Node) -> None:
 
 
 def _answer(node: Node) -> None:
-    thought, said = apart(node.message.content)
+    thought, said = apart(node.message.content, node.message.reasoning_content)
     if thought is not None:
         with st.expander(say("chat.reasoning"), icon=":material/psychology:"):
             st.markdown(to_streamlit(thought))
@@ -65,7 +65,7 @@ def _actions(desk: Desk, node: Node) -> None:
         _button(node, "edit", "edit", lambda _: st.session_state.update(editing=node.id))
     else:
         with st.popover("", icon=":material/content_copy:", help=say("chat.copy"), type="tertiary"):
-            st.code(apart(node.message.content)[1], language=None, wrap_lines=True)
+            st.code(apart(node.message.content, node.message.reasoning_content)[1], language=None, wrap_lines=True)
         question = node.parent
         if question is not None:
             _button(node, "regenerate", "refresh", lambda desk: desk.regenerate(question, sampling()))

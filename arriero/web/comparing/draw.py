@@ -64,12 +64,15 @@ def _choice(label: str, key: str, chosen: bool, cast: Callable[[], None]) -> Non
 
 def _draw_side(side: Side) -> None:
     st.caption(to_streamlit(side.model))
+    if side.thought:
+        with st.expander(say("chat.reasoning"), icon=":material/psychology:"):
+            st.markdown(to_streamlit(side.thought))
     if side.text:
         st.markdown(to_streamlit(side.text))
     if side.error is not None:
         said = [f"{part[:1].upper()}{part[1:]}." for part in (side.error.message, side.error.hint) if part]
         st.error(to_streamlit(" ".join(said)), icon=":material/error:")
-    elif not side.ended and not side.text:
+    elif not side.ended and not (side.text or side.thought):
         st.caption(say("compare.waiting"))
     else:
         st.caption(" · ".join(_remarks(side)))

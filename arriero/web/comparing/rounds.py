@@ -28,6 +28,7 @@ class Side:
 
     model: str
     text: str = ""
+    thought: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: ArrieroError | None = None
@@ -132,6 +133,7 @@ async def _answer(side: Side, messages: Sequence[Message], sampling: Sampling, b
         async with aclosing(stream):
             async for piece in stream:
                 side.text += piece.text
+                side.thought += piece.reasoning
                 side.seconds = time.monotonic() - began
                 if piece.finish_reason is not None:
                     side.usage, side.finish_reason = piece.usage, piece.finish_reason

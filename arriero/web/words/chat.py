@@ -68,6 +68,14 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "frequency_penalty": ("Frequency penalty", "频率惩罚"),
     "frequency_penalty_help": ("The same, times how often it is there.", "同上，再乘以出现的次数。"),
+    "max_reasoning_tokens": ("Max reasoning tokens", "最大思考长度"),
+    "max_reasoning_tokens_help": (
+        "After so many tokens of reasoning the answer begins.",
+        "思考达到这么多词元后开始回答。",
+    ),
+    "thinking": ("Think before answering", "先思考再回答"),
+    "on": ("Yes", "是"),
+    "off": ("No", "否"),
     "stop_texts": ("Stop texts, one on each line", "停止文本，每行一个"),
     # what was said
     "ask": ("Ask something", "问点什么"),

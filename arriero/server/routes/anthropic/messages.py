@@ -14,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arriero.chat import Stream
-from arriero.messages import Piece, ToolCall
+from arriero.chat import Reply, Stream
+from arriero.messages import Piece, Sampling, ToolCall
 from arriero.server.answer import Answers, EventStream, WireReason, ending
 from arriero.server.errors import ANTHROPIC, describe_at
 from arriero.server.lenient import note_ignored
@@ -24,6 +24,7 @@ from arriero.server.routes.wire import STREAM_TOO, event
 from arriero.server.service import Service
 
 REASONS: dict[WireReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+SIGNED: dict[str, dict[str, str]] = {"thinking": {"signature": ""}}  # clients expect the field; nobody signs here
 
 
 class Counts(BaseModel):
@@ -34,7 +35,7 @@ class Counts(BaseModel):
 
 
 class AnswerBody(BaseModel):
-    """An answer; `content` is a list of text and tool_use blocks, which may be sent back as they are."""
+    """An answer; `content` is a list of thinking, text and tool_use blocks, which may be sent back as they are."""
 
     id: str
     type: Literal["message"]
@@ -76,7 +77,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def create(body: MessagesRequest, request: Request) -> Response:
         """Answer a conversation, at once or as a stream of server-sent events."""
         served = service.models.find(body.model)
-        messages, form, sampling = body.conversation(), body.form(), body.sampling()
+        messages = body.conversation()
+        form, sampling = body.asked(served.chat, body.sampling())
         note_ignored(request, body)
 
         def start(_: int) -> Stream:
@@ -88,13 +90,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
             return EventStream(answer.events(answers), answers)
         [reply] = await answers.replies(request.receive)
         last = Piece("", reply.finish_reason, reply.usage, stop=reply.stop)
-        return JSONResponse(answer.whole(answer.blocks(reply.text, reply.tool_calls), last))
+        return JSONResponse(answer.whole(answer.blocks(reply), last))
 
     @app.post(f"{ANTHROPIC}/count_tokens", responses=FAULTS)
     async def count(body: ConversationBody, request: Request) -> TokenCount:
         """How many tokens the prompt of this conversation has, without answering it."""
         chat = service.models.find(body.model).chat
-        messages, form = body.conversation(), body.form()
+        messages, (form, _) = body.conversation(), body.asked(chat, Sampling())
         note_ignored(request, body)
         ids = await run_in_threadpool(lambda: chat.render(messages, **form))
         return TokenCount(input_tokens=len(ids))
@@ -108,12 +110,13 @@ class _Answer:
         self._body = body
         self._calls = 0
         self._index = 0  # of the block that is open, or comes next
-        self._in_text = False
+        self._open: str | None = None  # the type of the block that is
 
-    def blocks(self, text: str, calls: tuple[ToolCall, ...]) -> list[dict[str, Any]]:
+    def blocks(self, reply: Reply) -> list[dict[str, Any]]:
         """The blocks of a whole answer."""
-        texts = [{"type": "text", "text": text}] if text else []
-        return [*texts, *(_block(call) for call in self._body.calls_wanted(calls, 0))]
+        thoughts = [{"type": "thinking", "thinking": reply.reasoning, "signature": ""}] if reply.reasoning else []
+        texts = [{"type": "text", "text": reply.text}] if reply.text else []
+        return [*thoughts, *texts, *(_block(call) for call in self._body.calls_wanted(reply.tool_calls, 0))]
 
     def whole(self, content: list[dict[str, Any]], last: Piece) -> dict[str, Any]:
         """The whole answer, which ended with the piece `last`."""
@@ -139,11 +142,10 @@ class _Answer:
             yield _event(**describe_at(ANTHROPIC, error)[1])
 
     def _piece(self, piece: Piece) -> Iterator[bytes]:
-        if piece.text:
-            if not self._in_text:
-                self._in_text = True
-                yield self._block("start", content_block={"type": "text", "text": ""})
-            yield self._block("delta", delta={"type": "text_delta", "text": piece.text})
+        for kind, text in (("thinking", piece.reasoning), ("text", piece.text)):
+            if text:
+                yield from self._begin(kind)
+                yield self._block("delta", delta={"type": f"{kind}_delta", kind: text})
         for call in self._body.calls_wanted(piece.tool_calls, self._calls):
             self._calls += 1
             yield from self._close()
@@ -152,11 +154,18 @@ class _Answer:
             yield self._block("stop")
             self._index += 1
 
+    def _begin(self, kind: str) -> Iterator[bytes]:
+        """Begin a block, unless it is open."""
+        if self._open != kind:
+            yield from self._close()
+            self._open = kind
+            yield self._block("start", content_block={"type": kind, kind: ""} | SIGNED.get(kind, {}))
+
     def _close(self) -> Iterator[bytes]:
-        """End the text, if one is open."""
-        if self._in_text:
+        """End the block of text or thinking, if one is open."""
+        if self._open is not None:
             yield self._block("stop")
-            self._in_text = False
+            self._open = None
             self._index += 1
 
     def _block(self, what: str, **fields: Any) -> bytes:

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from arriero.chat import Form
+from arriero.chat import Chat, Form
 from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from arriero.server.body import Schema, Temperature, TopP, Whole, parts
 from arriero.server.errors import NO_THREADS, RequestError, at
-from arriero.server.lenient import Lenient, Stops, Unsupported
+from arriero.server.lenient import NO_EFFECT, Lenient, Stops, Unsupported
+from arriero.server.routes.thinking import asked
 
 
 class TextBlock(Lenient):
@@ -53,9 +54,11 @@ class ToolResultBlock(Lenient):
 
 
 class ThinkingBlock(Lenient):
-    """What a model thought before an earlier answer; templates leave it out, and so is it here."""
+    """What a model thought before an earlier answer; many templates leave it out. Nobody here signs it."""
 
     type: Literal["thinking", "redacted_thinking"]
+    thinking: str | None = None
+    signature: str | None = None
 
 
 Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock, Field(discriminator="type")]
@@ -72,7 +75,10 @@ class Turn(Lenient):
         results = [block.message() for block in self.content if isinstance(block, ToolResultBlock)]
         calls = tuple(block.call() for block in self.content if isinstance(block, ToolUseBlock))
         text = _text([block for block in self.content if isinstance(block, TextBlock)])
-        return [*results, Message(self.role, text, calls)] if text or calls or not results else results
+        thoughts = [block.thinking for block in self.content if isinstance(block, ThinkingBlock) and block.thinking]
+        thought = "\n".join(thoughts) if self.role == "assistant" and thoughts else None
+        said = Message(self.role, text, calls, reasoning_content=thought)
+        return [*results, said] if text or calls or not results else results
 
 
 class ToolBody(Lenient):
@@ -105,9 +111,11 @@ class ToolChoiceBody(Lenient):
 
 
 class ThinkingBody(Lenient):
-    """How much to think before the answer; "enabled" demands it, the others leave it to the model."""
+    """Whether to think before the answer, and at most how many tokens; "adaptive" leaves it to the model."""
 
     type: str
+    budget_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    display: Annotated[str | None, NO_EFFECT] = None
 
 
 class OutputFormat(Lenient):
@@ -147,8 +155,6 @@ class ConversationBody(Lenient):
         """RequestError for what would change the answer and is not supported."""
         if self.thread:
             raise RequestError("conversations are not kept here", param="thread", code=NO_THREADS)
-        if self.thinking is not None and self.thinking.type == "enabled":
-            raise RequestError("a budget for thinking is not supported", param="thinking", code="unsupported_parameter")
 
     def form(self) -> Form:
         """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
@@ -158,6 +164,12 @@ class ConversationBody(Lenient):
             tools = [Tool(tool.name, tool.description or "", tool.input_schema) for tool in self.tools or ()]
         choice = self.tool_choice.choice() if self.tool_choice is not None else "auto"
         return {"tools": tools, "tool_choice": choice, "schema": wanted.schema_ if wanted is not None else None}
+
+    def asked(self, chat: Chat, sampling: Sampling) -> tuple[Form, Sampling]:
+        """`form` and sampling for a model, with what is said of thinking."""
+        thinking = self.thinking or ThinkingBody(type="adaptive")
+        wanted = {"enabled": True, "disabled": False}.get(thinking.type)
+        return asked(chat, self.form(), sampling, wanted, param="thinking", limit=thinking.budget_tokens)
 
 
 class MessagesRequest(ConversationBody):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.chat import Stream
-from arriero.messages import Piece, ToolCall, Usage
+from arriero.messages import Piece, Usage
 from arriero.server.answer import Answers, EventStream, WireReason, ending
 from arriero.server.errors import OLLAMA, describe_at
 from arriero.server.lenient import note_ignored
@@ -23,7 +23,7 @@ from arriero.server.routes.ollama.schemas import AskingBody, ChatBody, GenerateB
 from arriero.server.service import Service
 
 REASONS: dict[WireReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
-Part = Callable[[str, Sequence[ToolCall]], dict[str, Any]]
+Part = Callable[[Piece], dict[str, Any]]
 
 
 class Fault(BaseModel):
@@ -73,7 +73,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         if body.stream is not False:
             return LineStream(lines.of(answers), answers)
         [reply] = await answers.replies(request.receive)
-        last = Piece(reply.text, reply.finish_reason, reply.usage, reply.tool_calls)
+        last = Piece(reply.text, reply.finish_reason, reply.usage, reply.tool_calls, reasoning=reply.reasoning)
         return JSONResponse(lines.last(last, answers.record))
 
     @app.post("/api/chat", response_model=ChatAnswer, responses=LINES_TOO)
@@ -82,14 +82,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         model = find(service, body.model).chat
         if not body.messages:
             return JSONResponse(_Lines(body.model, _turn).loaded())
-        messages, tools, sampling = body.conversation(), body.tools_given(), body.sampling()
-        schema = body.schema_wanted()
+        messages, (form, sampling) = body.conversation(), body.asked(model, {"tools": body.tools_given()})
         note_ignored(request, body)
-
-        def start() -> Stream:
-            return model.stream(messages, sampling, tools=tools, schema=schema)
-
-        return await respond(body, request, start, _turn)
+        return await respond(body, request, lambda: model.stream(messages, sampling, **form), _turn)
 
     @app.post("/api/generate", response_model=Generated, responses=LINES_TOO)
     async def generate(body: GenerateBody, request: Request) -> Response:
@@ -97,9 +92,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         model = find(service, body.model).chat
         if not body.prompt:
             return JSONResponse(_Lines(body.model, _text).loaded())
-        messages, sampling, schema = body.conversation(), body.sampling(), body.schema_wanted()
+        messages, (form, sampling) = body.conversation(), body.asked(model, {})
         note_ignored(request, body)
-        return await respond(body, request, lambda: model.stream(messages, sampling, schema=schema), _text)
+        return await respond(body, request, lambda: model.stream(messages, sampling, **form), _text)
 
 
 class _Lines:
@@ -113,11 +108,9 @@ class _Lines:
         """The lines as the answer comes. A failure is a line too, in the place of what is missing."""
         try:
             async for _, piece in answers:
-                if piece.finish_reason is None:
-                    yield _line(self._now(piece.text, piece.tool_calls, done=False))
-                else:
-                    if piece.text or piece.tool_calls:
-                        yield _line(self._now(piece.text, piece.tool_calls, done=False))
+                if piece.finish_reason is None or piece.text or piece.tool_calls or piece.reasoning:
+                    yield _line(self._now(piece, done=False))
+                if piece.finish_reason is not None:
                     yield _line(self.last(Piece("", piece.finish_reason, piece.usage), answers.record))
         except Exception as error:
             yield _line(describe_at(OLLAMA, error)[1])
@@ -126,32 +119,37 @@ class _Lines:
         """The object that ends an answer; its text is what no line before has brought."""
         reason, usage = ending(piece)
         counted = _metrics(usage, record)
-        return {**self._now(piece.text, piece.tool_calls, done=True), "done_reason": REASONS[reason], **counted}
+        return {**self._now(piece, done=True), "done_reason": REASONS[reason], **counted}
 
     def loaded(self) -> dict[str, Any]:
         """The answer to nothing."""
-        return {**self._now("", (), done=True), "done_reason": "load"}
+        return {**self._now(Piece(""), done=True), "done_reason": "load"}
 
-    def _now(self, text: str, calls: Sequence[ToolCall], *, done: bool) -> dict[str, Any]:
+    def _now(self, piece: Piece, *, done: bool) -> dict[str, Any]:
         created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        return {"model": self._model, "created_at": created, **self._part(text, calls), "done": done}
+        return {"model": self._model, "created_at": created, **self._part(piece), "done": done}
 
 
 def _line(value: dict[str, Any]) -> bytes:
     return to_json(value) + b"\n"
 
 
-def _text(text: str, _: Sequence[ToolCall]) -> dict[str, Any]:
-    return {"response": text}
+def _text(piece: Piece) -> dict[str, Any]:
+    return {"response": piece.text, **_thought(piece)}
 
 
-def _turn(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+def _thought(piece: Piece) -> dict[str, str]:
+    return {"thinking": piece.reasoning} if piece.reasoning else {}
+
+
+def _turn(piece: Piece) -> dict[str, Any]:
     # A call that the limit of tokens cut off has the arguments that are whole.
     made = [
         {"id": call.id, "function": {"name": call.name, "arguments": from_json(call.arguments, allow_partial=True)}}
-        for call in calls
+        for call in piece.tool_calls
     ]
-    return {"message": {"role": "assistant", "content": text, **({"tool_calls": made} if made else {})}}
+    calls = {"tool_calls": made} if made else {}
+    return {"message": {"role": "assistant", "content": piece.text, **_thought(piece), **calls}}
 
 
 def _metrics(usage: Usage, record: Record) -> dict[str, int]:

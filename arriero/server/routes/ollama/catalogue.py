@@ -134,11 +134,12 @@ def _embedding_shown(embedder: Embedder, created: int) -> Shown:
 
 def _shown(served: Served) -> Shown:
     chat = served.chat
+    able = [word for word, holds in (("tools", _takes_tools(chat)), ("thinking", chat.renderer.tags)) if holds]
     return Shown(
         template=chat.renderer.chat_template.source,
         details=Details(parent_model=served.parent or ""),
         model_info={**ARCHITECTURE, "arriero.context_length": chat.window},
-        capabilities=["completion", "tools"] if _takes_tools(chat) else ["completion"],
+        capabilities=["completion", *able],
         modified_at=_time(served.created),
     )
 

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from arriero.chat import Chat, Form
 from arriero.messages import Message, Role, Sampling, Tool, ToolCall
 from arriero.server.body import Penalty, Schema, StopString, Temperature, TopP, Whole
 from arriero.server.errors import RequestError, at
 from arriero.server.lenient import Lenient, Stops, Unsupported
 from arriero.server.models import Served
+from arriero.server.routes.thinking import asked
 from arriero.server.service import Service
 from arriero.tools import NO_PARAMETERS
 
@@ -80,12 +82,18 @@ class AskingBody(Lenient):
     stream: bool | None = None
     format: Literal["", "json"] | Schema | None = None
     options: Options | None = None
+    think: bool | Literal["low", "medium", "high"] | None = None
     logprobs: Unsupported = None
     top_logprobs: Unsupported = None
 
     def sampling(self) -> Sampling:
         """How to choose tokens."""
         return (self.options or Options()).sampling()
+
+    def asked(self, chat: Chat, form: Form) -> tuple[Form, Sampling]:
+        """`form` and sampling for a model, with what is said of thinking; there is one degree of it."""
+        wanted = None if self.think is None else bool(self.think)
+        return asked(chat, form | {"schema": self.schema_wanted()}, self.sampling(), wanted, param="think")
 
     def schema_wanted(self) -> Schema | None:
         """The JSON schema that the answer fits, None for free text."""
@@ -115,6 +123,7 @@ class MessageBody(Lenient):
     tool_calls: list[CallBody] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
+    thinking: str | None = None
 
 
 class FunctionBody(Lenient):
@@ -162,7 +171,8 @@ class ChatBody(AskingBody):
                 continue
             waiting = [_call(call, f"call_{number}_{index}") for index, call in enumerate(turn.tool_calls or ())]
             role: Role = turn.role
-            found.append(Message(role, turn.content or "", tuple(waiting)))
+            thought = turn.thinking if role == "assistant" else None
+            found.append(Message(role, turn.content or "", tuple(waiting), reasoning_content=thought))
         return found
 
 

@@ -69,6 +69,8 @@ class Output:
 
     def push(self, piece: Piece) -> Iterator[Event]:
         """The events of a piece."""
+        if piece.reasoning:
+            yield from self._thought(piece.reasoning)
         if piece.text or piece.logprobs:
             yield from self._text(piece)
         for delta in piece.call_deltas:
@@ -82,6 +84,13 @@ class Output:
         if not self.items:
             yield from self._text(Piece(""))
         yield from self._close("incomplete" if reason == "length" else "completed")
+
+    def _thought(self, text: str) -> Iterator[Event]:
+        if not self._open:
+            yield from self._begin({"type": "reasoning", "summary": [], "content": []})
+            self.items[-1]["content"].append({"type": "reasoning_text", "text": ""})
+        self.items[-1]["content"][0]["text"] += text
+        yield self._event("reasoning_text.delta", **self._at_part, delta=text)
 
     def _text(self, piece: Piece) -> Iterator[Event]:
         if not self._open or self.items[-1]["type"] != "message":
@@ -121,6 +130,8 @@ class Output:
             [part] = item["content"]
             yield self._event("output_text.done", **self._at_part, text=part["text"], logprobs=part["logprobs"])
             yield self._event("content_part.done", **self._at_part, part=part)
+        elif item["type"] == "reasoning":
+            yield self._event("reasoning_text.done", **self._at_part, text=item["content"][0]["text"])
         else:
             call = {"name": item["name"], "arguments": item["arguments"]}
             yield self._event("function_call_arguments.done", **self._at_item, **call)
@@ -205,7 +216,7 @@ def _counts(usage: Usage) -> dict[str, Any]:
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter
@@ -125,18 +126,29 @@ class ResultItem(OpenAIBody):
         return {**result, "status": self.status or "completed"}
 
 
+class ReasoningText(OpenAIBody):
+    """What was thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
 class ReasoningItem(OpenAIBody):
-    """What a model thought before an earlier answer; templates leave it out, and so is it here."""
+    """What a model thought before an earlier answer or call; many templates leave it out."""
 
     type: Literal["reasoning"]
     id: Name | None = None
+    content: list[ReasoningText] | None = None
 
-    def message(self) -> None:
-        """Nothing."""
+    def message(self) -> Message | None:
+        """A turn that says nothing yet; none where the text is not there."""
+        text = "".join(part.text for part in self.content or ())
+        return Message("assistant", "", reasoning_content=text) if text else None
 
     def kept(self) -> dict[str, Any]:
-        """This item as it is kept and listed, but for its id and its text."""
-        return {"type": self.type, "summary": []}
+        """This item as it is kept and listed, but for its id."""
+        content = [part.model_dump() for part in self.content or ()]
+        return {"type": self.type, "summary": [], **({"content": content} if content else {})}
 
 
 class ReferenceItem(OpenAIBody):
@@ -181,17 +193,22 @@ def kept(items: Iterable[Item]) -> list[dict[str, Any]]:
 
 
 def turns(items: Iterable[Item]) -> list[Message]:
-    """The items as turns: calls in a row, and the text beside them, are one turn of the assistant's."""
+    """The items as turns: calls in a row, and text and reasoning beside them, are one turn of the assistant's."""
     made: list[Message] = []
     for message in filter(None, (item.message() for item in items)):
         last = made[-1] if made else None
         both: tuple[Role, ...] = (last.role, message.role) if last is not None else ()
-        if last is not None and both == ("assistant", "assistant") and (last.tool_calls or message.tool_calls):
+        bare = last is not None and last.reasoning_content is not None and not (last.content or last.tool_calls)
+        calls = last is not None and (last.tool_calls or message.tool_calls)
+        if last is not None and both == ("assistant", "assistant") and (calls or bare):
             text = "\n".join(filter(None, (last.content, message.content)))
-            made[-1] = Message("assistant", text, last.tool_calls + message.tool_calls)
+            thought = "\n".join(filter(None, (last.reasoning_content, message.reasoning_content))) or None
+            made[-1] = replace(
+                last, content=text, tool_calls=last.tool_calls + message.tool_calls, reasoning_content=thought
+            )
         else:
             made.append(message)
-    return made
+    return [turn for turn in made if turn.content or turn.tool_calls or turn.reasoning_content is None]
 
 
 def _joined(content: Sequence[TextPart | RefusalPart]) -> str:
