@@ -25,6 +25,6 @@ except ImportError as error:
     raise ImportError('arriero.langchain needs langchain-core: pip install "arriero[langchain]"') from error
 
 from arriero.langchain.chat import ChatArriero
-from arriero.langchain.models import ArrieroLLM
+from arriero.langchain.models import ArrieroLLM, LLaMA3_1_LLM
 
-__all__ = ["ArrieroLLM", "ChatArriero"]
+__all__ = ["ArrieroLLM", "ChatArriero", "LLaMA3_1_LLM"]

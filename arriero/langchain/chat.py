@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
@@ -101,13 +101,13 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
         return self.bind(response_format=response_format, ls_structured_output_format=shown, **kwargs)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return self._result(self._complete(messages, stop, kwargs))
+        return self._result(*self._complete(messages, stop, kwargs))
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return self._result(await self._acomplete(messages, stop, kwargs))
+        return self._result(*await self._acomplete(messages, stop, kwargs))
 
-    def _result(self, reply: Reply) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=answer(reply, self._facts(reply)))])
+    def _result(self, reply: Reply, facts: dict[str, Any]) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=answer(reply, facts))])
 
     def _options(self, given: dict[str, Any]) -> Options:
         return chat_options(given)
@@ -115,5 +115,12 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
     def _turns(self, prompt: list[BaseMessage]) -> Sequence[Message]:
         return turns(prompt)
 
-    def _chunk(self, piece: Piece) -> ChatGenerationChunk:
-        return ChatGenerationChunk(message=answer_chunk(piece, self._facts(piece)))
+    def _chunk(self, piece: Piece, facts: dict[str, Any]) -> ChatGenerationChunk:
+        return ChatGenerationChunk(message=answer_chunk(piece, facts))
+
+    def _given(self, prompt: LanguageModelInput) -> list[BaseMessage]:
+        return self._convert_input(prompt).to_messages()
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """The tokens of these messages as a prompt, so with the chat template, the system prompt and `tools`."""
+        return len(self.render(messages, **({} if tools is None else {"tools": tools}))) if messages else 0

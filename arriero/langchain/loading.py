@@ -9,45 +9,50 @@ trained or downloaded anew is loaded anew.
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import weakref
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from arriero import hub
 from arriero.chat import Chat, EngineName, load
 from arriero.errors import EngineError
+from arriero.prompt import Prompting
 
-Stamp = tuple[tuple[str, int, int], ...]
-Key = tuple[Path | None, Stamp, EngineName]
-_bases: weakref.WeakValueDictionary[Key, Chat] = weakref.WeakValueDictionary()  # any Chat of the engine
-_chats: weakref.WeakValueDictionary[tuple[Key, Path | None, Stamp], Chat] = weakref.WeakValueDictionary()
-_lock = threading.RLock()  # held while weights load: who wants the same ones waits for them
+Key = tuple[Any, ...]
+_of_engine: defaultdict[Key, weakref.WeakSet[Chat]] = defaultdict(weakref.WeakSet)
+_chats: weakref.WeakValueDictionary[Key, Chat] = weakref.WeakValueDictionary()
+_lock = threading.Lock()  # held while weights load: who wants the same ones waits for them
 
 
-def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineName) -> Chat:
+def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineName, prompting: Prompting) -> Chat:
     """The Chat of these settings; loaded unless somebody in this process holds it. Raises what `arriero.load` does."""
-    directory = None if model is None and adapter is not None else hub.resolve(model)  # None: the adapter's own
+    model_dir = None if model is None and adapter is not None else hub.resolve(model)  # None: the adapter's own
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
-    key = directory, _stamp(directory), engine
-    whole = key, adapter_dir, _stamp(adapter_dir)
+    weights = engine, model_dir, _stamp(model_dir)
+    key = *weights, adapter_dir, _stamp(adapter_dir), json.dumps(prompting, sort_keys=True, default=str)
     with _lock:
-        chat = _chats.get(whole)
-        if chat is None:
-            chat = _chats[whole] = _loaded(key, adapter_dir)
+        chat = _chats.get(key)
+        if chat is None or not chat.engine.alive:
+            others = [chat for chat in _of_engine[weights] if chat.engine.alive]
+            chat = _chats[key] = _made(others, model_dir, adapter_dir, engine, prompting)
+            _of_engine[weights].add(chat)
         return chat
 
 
-def _loaded(key: Key, adapter_dir: Path | None) -> Chat:
-    directory, _, engine = key
-    base = _bases.get(key)
-    if base is not None:
-        with contextlib.suppress(EngineError):  # one that was started without room for this adapter
-            return base.with_adapter(adapter_dir)
-    chat = _bases[key] = load(directory, adapter=adapter_dir, engine=engine)
-    return chat
+def _made(
+    others: list[Chat], model_dir: Path | None, adapter_dir: Path | None, engine: EngineName, prompting: Prompting
+) -> Chat:
+    """A Chat over the engine of others where it can do the adapter; one may have been started without room for it."""
+    for other in others[:1]:
+        with contextlib.suppress(EngineError):
+            return other.with_adapter(adapter_dir, **prompting)
+    return load(model_dir, adapter=adapter_dir, engine=engine, **prompting)
 
 
-def _stamp(directory: Path | None) -> Stamp:
+def _stamp(directory: Path | None) -> Key:
     """What tells a directory's files from later ones of the same names."""
     if directory is None or not directory.is_dir():
         return ()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from langchain_core.language_models import LLM, LangSmithParams
+from langchain_core.language_models import LLM, LangSmithParams, LanguageModelInput
 from langchain_core.outputs import GenerationChunk
 from langchain_core.runnables import Runnable
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from arriero.chat import Chat, EngineName, Options, Reply, load
+from arriero.chat import Chat, EngineName, Options, Reply, Stream
 from arriero.errors import UsageError
+from arriero.langchain.loading import shared
 from arriero.langchain.words import listed, renamed
 from arriero.messages import Message, Piece, Sampling, with_system
 from arriero.prompt import Prompting
@@ -22,6 +25,26 @@ PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangC
 
 
 NOTHING = (None, None, "auto", Prompting(template={}, fold_system=False, chat_template=None))  # is said of the model
+
+
+class Clock:
+    """When an answer was asked for, and when it began."""
+
+    def __init__(self) -> None:
+        self._asked = time.monotonic()
+        self._first: float | None = None
+
+    def seen(self, piece: Piece) -> Piece:
+        """Look at a piece that has come."""
+        if self._first is None:
+            self._first = time.monotonic()
+        return piece
+
+    def timings(self, tokens: int) -> dict[str, float]:
+        """Seconds from asking, of a whole answer of so many tokens; as in `arriero ask --json`."""
+        total = time.monotonic() - self._asked
+        first = total if self._first is None else self._first - self._asked
+        return {"first_token_s": first, "total_s": total, "tokens_per_second": tokens / total}
 
 
 class OverChat(BaseModel):
@@ -59,11 +82,12 @@ class OverChat(BaseModel):
     chat_template: str | None = None
     chat: Chat = Field(default=cast("Any", None), exclude=True, repr=False)
     loaded_as: tuple[Any, ...] | None = Field(default=None, exclude=True, repr=False)
+    _others: dict[Path | None, Chat] = PrivateAttr(default_factory=dict)  # with the adapters that calls have named
 
     def _turns(self, prompt: Any) -> Sequence[Message]:
         raise NotImplementedError
 
-    def _chunk(self, piece: Piece) -> Any:
+    def _chunk(self, piece: Piece, facts: dict[str, Any]) -> Any:
         raise NotImplementedError
 
     def _options(self, given: dict[str, Any]) -> Options:
@@ -81,7 +105,7 @@ class OverChat(BaseModel):
         prompting = Prompting(template=self.template, fold_system=self.fold_system, chat_template=self.chat_template)
         wanted = (self.model, self.adapter, self.engine, prompting)
         if self.chat is None or self.loaded_as not in (None, wanted):
-            self.chat = load(self.model, adapter=self.adapter, engine=self.engine, **prompting)
+            self.chat = shared(self.model, self.adapter, self.engine, prompting)
             self.loaded_as = wanted
         elif self.loaded_as is None and wanted != NOTHING:
             raise UsageError("give either a chat, or the model, adapter, engine and prompt to load one with")
@@ -127,39 +151,72 @@ class OverChat(BaseModel):
         own = Sampling(**{name: getattr(self, name) for name in PER_CALL})
         return Sampling(**renamed(options, PER_CALL), stop=(*self.stop, *listed(stop))).over(own)
 
-    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Any, Sampling, Options]:
-        options = self._options(left := dict(given))
+    def render(self, prompt: LanguageModelInput, **options: Any) -> list[int]:
+        """The exact prompt ids that the engine receives for what `invoke` takes, tools and schemas included."""
+        chat, turns, _, form = self._request(self._given(prompt), None, options)
+        return chat.render(turns, **form)
+
+    def _given(self, prompt: LanguageModelInput) -> Any:
+        """What `_turns` takes, of what `invoke` takes."""
+        raise NotImplementedError
+
+    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Chat, Any, Sampling, Options]:
+        left = dict(given)
+        chat = self._with_adapter(left.pop("adapter")) if "adapter" in left else self.chat
+        options = self._options(left)
         turns = with_system(self._turns(prompt), self.system)
-        return turns, self._sampling(stop, left), options
+        return chat, turns, self._sampling(stop, left), options
 
-    def _complete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Reply:
-        messages, sampling, options = self._request(prompt, stop, given)
-        return self.chat.complete(messages, sampling, **options)
+    def _with_adapter(self, adapter: str | Path | None) -> Chat:
+        """The same model with another adapter, or none, loaded once for this object."""
+        directory = Path(adapter).expanduser().resolve() if adapter is not None else None
+        if directory == (self.chat.adapter.directory if self.chat.adapter is not None else None):
+            return self.chat
+        if directory not in self._others:
+            self._others[directory] = self.chat.with_adapter(directory)
+        return self._others[directory]
 
-    async def _acomplete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Reply:
-        messages, sampling, options = self._request(prompt, stop, given)
-        return await self.chat.acomplete(messages, sampling, **options)
+    def _begin(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Stream, Clock]:
+        clock = Clock()
+        chat, messages, sampling, options = self._request(prompt, stop, given)
+        return chat.stream(messages, sampling, **options), clock
+
+    async def _abegin(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Stream, Clock]:
+        if "adapter" in given:
+            await asyncio.to_thread(self._with_adapter, given["adapter"])
+        return self._begin(prompt, stop, given)
+
+    def _complete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Reply, dict[str, Any]]:
+        pieces, clock = self._begin(prompt, stop, given)
+        reply = Reply.of(list(map(clock.seen, pieces)))
+        return reply, self._facts(reply, clock)
+
+    async def _acomplete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Reply, dict[str, Any]]:
+        pieces, clock = await self._abegin(prompt, stop, given)
+        async with aclosing(pieces):
+            reply = Reply.of([clock.seen(piece) async for piece in pieces])
+        return reply, self._facts(reply, clock)
 
     def _stream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[Any]:
-        messages, sampling, options = self._request(prompt, stop, kwargs)
-        with closing(self.chat.stream(messages, sampling, **options)) as pieces:  # whoever breaks off stops the engine
+        begun, clock = self._begin(prompt, stop, kwargs)
+        with closing(begun) as pieces:  # whoever breaks off stops the engine
             for piece in pieces:
-                chunk = self._chunk(piece)
+                chunk = self._chunk(piece, self._facts(clock.seen(piece), clock))
                 if run_manager is not None:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
 
     async def _astream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kw: Any) -> AsyncIterator[Any]:
-        messages, sampling, options = self._request(prompt, stop, kw)
-        async with aclosing(self.chat.astream(messages, sampling, **options)) as pieces:
+        begun, clock = await self._abegin(prompt, stop, kw)
+        async with aclosing(begun) as pieces:
             async for piece in pieces:
-                chunk = self._chunk(piece)
+                chunk = self._chunk(piece, self._facts(clock.seen(piece), clock))
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
 
-    def _facts(self, answer: Piece | Reply) -> dict[str, Any]:
-        """Token counts, finish reason and model under LangChain's names; empty while the answer goes on."""
+    def _facts(self, answer: Piece | Reply, clock: Clock) -> dict[str, Any]:
+        """Token counts, finish reason, model and timings in LangChain's words; empty while the answer goes on."""
         if answer.usage is None:
             return {}
         usage = {
@@ -167,7 +224,10 @@ class OverChat(BaseModel):
             "output_tokens": answer.usage.completion_tokens,
             "total_tokens": answer.usage.total_tokens,
         }
-        metadata = {"finish_reason": answer.finish_reason, "model_name": self.chat.model}
+        if answer.usage.reasoning_tokens:
+            usage["output_token_details"] = {"reasoning": answer.usage.reasoning_tokens}
+        timings = clock.timings(answer.usage.completion_tokens)
+        metadata = {"finish_reason": answer.finish_reason, "model_name": self.chat.model, "timings": timings}
         return {"usage_metadata": usage, "response_metadata": metadata}
 
 
@@ -185,13 +245,25 @@ class ArrieroLLM(OverChat, LLM):
         return "arriero"
 
     def _call(self, prompt: str, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any) -> str:
-        return self._complete(prompt, stop, kwargs).text
+        return self._complete(prompt, stop, kwargs)[0].text
 
     async def _acall(self, prompt: str, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any) -> str:
-        return (await self._acomplete(prompt, stop, kwargs)).text
+        return (await self._acomplete(prompt, stop, kwargs))[0].text
+
+    def _given(self, prompt: LanguageModelInput) -> str:
+        return self._convert_input(prompt).to_string()
 
     def _turns(self, prompt: str) -> Sequence[Message]:
         return [Message("user", prompt)]
 
-    def _chunk(self, piece: Piece) -> GenerationChunk:
-        return GenerationChunk(text=piece.text, generation_info=self._facts(piece) or None)
+    def _chunk(self, piece: Piece, facts: dict[str, Any]) -> GenerationChunk:
+        return GenerationChunk(text=piece.text, generation_info=facts or None)
+
+
+class LLaMA3_1_LLM(ArrieroLLM):  # noqa: N801  the tutorial's name
+    """The tutorial's class: its constructor, and its system prompt where there is no adapter with one of its own."""
+
+    def __init__(self, model_name_or_path: str | Path | None = None, **options: Any) -> None:
+        if options.get("adapter") is None and options.get("chat") is None:
+            options = {"system": "You are a helpful assistant.", **options}
+        super().__init__(**({} if model_name_or_path is None else {"model": model_name_or_path}), **options)
