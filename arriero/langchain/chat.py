@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from arriero.chat import Options, Reply
+from arriero.chat import Chat, Options, Reply
 from arriero.errors import UsageError
 from arriero.langchain.models import OverChat
 from arriero.langchain.parsers import parser_of
 from arriero.langchain.words import answer, answer_chunk, chat_options, choice_of, turns
-from arriero.messages import Message, Piece
+from arriero.messages import Message, NamedTool, Piece, Sampling
 
 Method = Literal["json_schema", "json_mode", "function_calling"]
+
+
+log = logging.getLogger(__name__)
+REPEATS = 3
+
+
+def repeated(messages: Sequence[Message]) -> str | None:
+    """The tool that the last answers have called again and again with the same arguments: an agent's endless loop."""
+    answers = [message.tool_calls for message in messages if message.role == "assistant"][-REPEATS:]
+    calls = {tuple((call.name, call.arguments) for call in made) for made in answers}
+    if len(answers) < REPEATS or len(calls) > 1 or messages[-1].role != "tool":
+        return None
+    (made,) = calls
+    return made[0][0] if len(made) == 1 else None
 
 
 class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_stream(messages)` is ours and LLM's `prompt`
@@ -37,6 +52,28 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
     @property
     def _llm_type(self) -> str:
         return "arriero-chat"
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        """What the model can be given and asked for, in LangChain's words; agents go by it."""
+        return ModelProfile(
+            name=self.chat.model,
+            open_weights=True,
+            max_input_tokens=self.chat.window,
+            max_output_tokens=self.chat.window,
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            image_url_inputs=False,
+            pdf_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            reasoning_output=self.chat.renderer.tags is not None,
+            tool_calling=True,
+            tool_choice=True,
+            tool_call_streaming=True,
+            structured_output=True,
+            temperature=True,
+        )
 
     def bind_tools(
         self,
@@ -108,6 +145,15 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
 
     def _result(self, reply: Reply, facts: dict[str, Any]) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=answer(reply, facts))])
+
+    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Chat, Any, Sampling, Options]:
+        chat, messages, sampling, options = super()._request(prompt, stop, given)
+        again = repeated(messages)
+        if options.get("tools") and again is not None and options["tool_choice"] != NamedTool(again):
+            log.warning("%s was called %d times in a row in the same way; it is not offered again", again, REPEATS)
+            options["tools"] = [tool for tool in options["tools"] if tool["function"]["name"] != again]
+            options["tool_choice"] = options["tool_choice"] if options["tools"] else "none"
+        return chat, messages, sampling, options
 
     def _options(self, given: dict[str, Any]) -> Options:
         return chat_options(given)
