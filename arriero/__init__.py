@@ -13,9 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arriero.chat import Chat, Reply, load
+    from arriero.chat import Chat, Reply
+    from arriero.cluster.answering.start import load
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
+    from arriero.server.offline import batch
     from arriero.training import evaluate, merge, train
 
 __version__ = "0.1.0"
@@ -27,15 +29,18 @@ __all__ = [
     "Reply",
     "Sampling",
     "Usage",
+    "batch",
     "evaluate",
     "load",
     "merge",
     "train",
 ]
 _HOMES = {
-    "arriero.chat": ("Chat", "Reply", "load"),
+    "arriero.chat": ("Chat", "Reply"),
+    "arriero.cluster.answering.start": ("load",),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
+    "arriero.server.offline": ("batch",),
     "arriero.training": ("evaluate", "merge", "train"),
 }
 

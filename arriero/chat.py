@@ -10,6 +10,7 @@ import copy
 import functools
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
@@ -19,13 +20,14 @@ from arriero.answer import Reply as Reply
 from arriero.answer import Stream as Stream
 from arriero.constraint import Constraint
 from arriero.engines import Adapter, Engine, EngineOptions, Generation, load_engine
-from arriero.engines.base import Precision as Precision
+from arriero.engines.registry import EngineKeywords
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
 from arriero.messages import Message, Sampling, Tool, ToolChoice
 from arriero.prompt import Ends, Prompt, Prompting, Reasoning, Renderer, Wanted, bind
 from arriero.prompt.binding import Bound
+from arriero.prompt.options import taken
 
 Messages = Iterable[Message | Mapping[str, Any]]
 MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs
@@ -44,6 +46,12 @@ class Options(Form, total=False):
     """What may be given to `Chat.stream` besides messages and sampling, and to what goes through it."""
 
     logprobs: int | None
+
+
+class Loading(Prompting, EngineKeywords, total=False):
+    """What may be given to `load` besides model and adapter."""
+
+    engine: EngineName
 
 
 class Chat:
@@ -82,6 +90,8 @@ class Chat:
         `prompting` is as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where the engine
         cannot do the adapter.
         """
+        if directory is None and prompting.get("chat_template") is None:
+            prompting["chat_template"] = self.renderer.given_template  # a base model has no other
         found = bind(self.renderer.tokenizer.name_or_path, directory, **prompting)
         made = copy.copy(self)
         made.adapter = self.engine.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None
@@ -94,8 +104,8 @@ class Chat:
         return self._prompt(messages, _wanted(form), form).ids
 
     def _prompt(self, messages: Messages, wanted: Wanted, form: Form) -> Prompt:
-        ends = cast(Ends, {name: form.get(name) for name in Ends.__annotations__})
-        return self.renderer.asked(messages, wanted, **ends)
+        ends = {name: form.get(name) for name in Ends.__annotations__}
+        return self.renderer.asked(messages, wanted, **cast(Ends, ends))
 
     def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
@@ -105,9 +115,7 @@ class Chat:
         nothing at all to the messages. `chat_template_kwargs` are further variables of the chat template, such as
         `enable_thinking`. (The names are those of transformers' apply_chat_template, and of vLLM.)
 
-        Where the chat template sets reasoning apart, that comes first, as `Piece.reasoning`; tools, `schema` and stop
-        strings are about what follows it. `Sampling.max_reasoning_tokens` limits it.
-
+        Where the template sets reasoning apart, it comes first (`Piece.reasoning`); all else is about what follows.
         `tools` (ours, or OpenAI's objects) may be called as `tool_choice` says: "none", "auto", "required", or one by
         name. The last two are constraints on the engine, so they always hold, and mean exactly one call. With "none"
         the model is not shown the tools; without `parallel_tool_calls` the answer ends with its first call. `schema` is
@@ -203,8 +211,8 @@ class Chat:
     def _constraint(self, wanted: Wanted, reasoning: Reasoning | None, limit: int | None) -> Constraint | None:
         """What the engine is held to. One that cannot begin after reasoning holds from the start, if it is free."""
         answer = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
-        able = "constraint_after_reasoning" in self.engine.features
-        if reasoning is None or not (able or limit is not None or reasoning.begins == "opened"):
+        needed = reasoning is not None and (limit is not None or reasoning.begins == "opened")
+        if reasoning is None or not (needed or "constraint_after_reasoning" in self.engine.features):
             return answer
         return reasoning.constraint(answer, None if limit is None else min(limit, self.window))
 
@@ -269,23 +277,26 @@ def load(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
-    engine: EngineName = "auto",
-    precision: Precision = "auto",
-    deterministic: bool = False,
-    room_for: Sequence[Path] = (),
-    **prompting: Unpack[Prompting],
+    **settings: Unpack[Loading],
 ) -> Chat:
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
-    embedded model. `prompting` says what is not as the adapter was trained: see `prompt.Prompting`. `precision` is that
-    of the weights. With `deterministic` a greedy answer does not depend on what is computed beside it, which costs
-    speed. `room_for` are adapters that will come with `Chat.with_adapter`: the engine is chosen, and started, so that
-    it can do them too. Raises ContractError when the adapter belongs to another model or prompt.
+    embedded model. The `settings` say what of the prompt is not as the adapter was trained (see `prompt.Prompting`),
+    and: `engine` ("auto") and `precision` ("auto"), that of the weights. With `deterministic` (False) a greedy answer
+    does not depend on what is computed beside it, which costs speed. With `process` (False) the transformers engine
+    computes in a process of its own, as the others do anyhow. `cuda_graphs` ("auto"): with "off" no step of the
+    transformers engine is captured, with "on" it is an error where none can be. `room_for` are adapters that will come
+    with `Chat.with_adapter`: the engine is chosen, and started, so that it can do them too. Raises ContractError when
+    the adapter belongs to another model or prompt.
     """
+    rest: dict[str, Any] = dict(settings)
+    prompting = taken(rest)
+    engine = rest.pop("engine", "auto")
+    options = EngineOptions(**rest)  # before anything is read, so that unknown keywords are told at once
     found = bind(model, adapter, **prompting)
-    coming = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *room_for]
-    options = EngineOptions(precision=precision, deterministic=deterministic, room_for=coming)
+    if found.adapter_dir is not None:
+        options = replace(options, room_for=[found.adapter_dir, *options.room_for])
     return over(load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options), found)
 
 

@@ -11,6 +11,7 @@
     ├── EngineError                 1: the engine failed or lacks what was asked of it
     │   └── EngineLostError         1: the process or the machine that computed the answer is gone
     ├── DownloadError               1: a download failed or did not verify
+    ├── PartlyDoneError             3: some of the work failed, the rest is done
     ├── NotFoundError               4: no such model, file or directory
     ├── AccessError                 5: a licence has to be accepted or a token given
     ├── MemoryLimitError            6: out of memory
@@ -121,6 +122,12 @@ class EngineLostError(EngineError):
 
 class DownloadError(ArrieroError):
     """A download broke off or its bytes are not the expected ones."""
+
+
+class PartlyDoneError(ArrieroError):
+    """Some parts of the work failed; the others are done, and kept."""
+
+    exit_code = 3
 
 
 class NotFoundError(ArrieroError):

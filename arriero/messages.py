@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from arriero.errors import UsageError
+from arriero.pieces import FinishReason as FinishReason
+from arriero.pieces import Piece as Piece
+from arriero.pieces import TokenLogprob as TokenLogprob
+from arriero.pieces import Usage as Usage
 from arriero.tools import CallDelta as CallDelta
 from arriero.tools import NamedTool as NamedTool
 from arriero.tools import Tool as Tool
@@ -17,7 +21,6 @@ from arriero.tools import ToolCall as ToolCall
 from arriero.tools import ToolChoice as ToolChoice
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
@@ -265,47 +268,3 @@ def _check(name: str, value: float | None, *, low: float, high: float = float("i
     if not low <= value <= high:
         limit = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
         raise UsageError(f"{name} must be {limit}, got {value}")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of one request; the end-of-turn token counts as generated, and so do `reasoning_tokens`."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A generated token, the natural logarithm of its probability, and the most probable alternatives likewise."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The next bit of an answer: whole characters only, never a part of a stop string.
-
-    The last piece of a stream carries `finish_reason` and `usage`; its text may be empty. `logprobs`, where asked for,
-    are those of the tokens since the last piece. Calls of tools come twice: as they are made in `call_deltas`, at most
-    one a call, and whole in `tool_calls`, with the piece that ends their arguments, the last one at the latest. `stop`,
-    with the last piece, is the stop string at which the answer was cut. `reasoning` is what the model thinks before
-    it answers, all of which comes before the first text or call.
-    """
-
-    text: str
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
-    call_deltas: tuple[CallDelta, ...] = ()
-    stop: str | None = None
-    reasoning: str = ""

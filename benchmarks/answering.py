@@ -32,7 +32,7 @@ import answering_speed
 import torch
 from answering_children import Bench
 from answering_parts import CANDIDATES
-from answering_speed import VARIANTS
+from answering_speed import ON_A_GPU, VARIANTS
 from answering_table import sheets, show
 from machine import Device, described, matrix_rate
 from rich.console import Console
@@ -49,7 +49,7 @@ PARTS: dict[str, Part] = {
     "memory": answering_parts.memory,
     "cold": answering_parts.cold,
 }
-ENGINES = ("openvino", "transformers", "vllm")
+ENGINES = ("openvino", "transformers", "vllm", "transformers-process")
 
 
 def main() -> None:
@@ -75,7 +75,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=("speed",), metavar="PART")
     parser.add_argument("--model", help="a model's name or directory")
     parser.add_argument("--adapter", type=Path, help="of that model; speed only")
-    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS), metavar="NAME")
+    common = tuple(name for name in VARIANTS if name not in ON_A_GPU)
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=common, metavar="NAME")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES[:2], metavar="NAME")
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=CANDIDATES, metavar="NAME")
     parser.add_argument("--requests", nargs="+", type=int, default=(1, 8, 32), help="at once, ascending")

@@ -29,7 +29,9 @@ def chat(job: Document) -> tuple[Answer, Document]:
     import arriero
     from arriero.prompt import bind
 
-    loaded = arriero.load(job["model"], adapter=job["adapter"], engine=job["engine"], precision=job["precision"])
+    engine, _, process = job["engine"].partition("-")
+    settings = {name: job[name] for name in ("adapter", "precision", "cuda_graphs")}
+    loaded = arriero.load(job["model"], engine=engine, process=bool(process), **settings)
     loaded.renderer = bind(job["model"]).renderer
     commands: dict[str, Answer] = {
         "answer": lambda command: asyncio.run(streamed(loaded, command)),

@@ -116,11 +116,12 @@ class Bench:
     folder: Path
 
     def way(self, kind: str, **changes: Any) -> Way:
-        """A kind of answering_child.py, here, without adapter and with each engine's own precision unless changed."""
+        """A kind of answering_child.py, here, without adapter, with each engine's own settings unless changed."""
         job = {
             "model": str(self.options.model),
             "adapter": None,
             "precision": "auto",
+            "cuda_graphs": "auto",
             "stops": list(self.renderer.stop_token_ids),
         }
         return Way((kind,), job | changes)

@@ -27,6 +27,8 @@ VARIANTS = {
     OURS: "our Chat over OpenVINO, weights in int8: rendering, engine, detokenizer and stop strings, read by asyncio",
     "arriero-openvino-adapter": "the same with --adapter in force",
     "arriero-transformers": "our Chat over transformers",
+    "arriero-transformers-process": "the same with the engine in a process of its own",
+    "arriero-transformers-eager": "the same with --cuda-graphs off",
     "arriero-vllm": "our Chat over vLLM, in the environment of --vllm-python",
     "openvino": "OpenVINO GenAI's ContinuousBatchingPipeline alone, same files and settings, ids in and out",
     "openvino-defaults": "the same with the library's own scheduling: more of the prompts in a step",
@@ -34,6 +36,7 @@ VARIANTS = {
     "llama.cpp": "llama.cpp's own server without HTTP (xllamacpp), a slot for each request, ids in and text out",
     "vllm": "vLLM's AsyncLLM in bfloat16, ids in, text and ids out",
 }
+ON_A_GPU = ("arriero-transformers-eager",)  # elsewhere it is what the other is
 LLAMA, VLLM = (Path(__file__).with_name(f"answering_{name}.py") for name in ("llama", "vllm"))
 
 
@@ -67,6 +70,8 @@ def way(name: str, bench: Bench) -> Way | str:
             return replace(bench.way(name, **room, gguf=str(file)), script=LLAMA, python=options.llama_python)
         case "arriero-vllm":
             return replace(bench.way("chat", engine="vllm"), python=options.vllm_python)
+        case "arriero-transformers-eager":
+            return bench.way("chat", engine="transformers", cuda_graphs="off")
         case "arriero-openvino-adapter":
             return bench.way("chat", engine="openvino", adapter=str(options.adapter))
     return bench.way("chat", engine=name.removeprefix("arriero-"))
@@ -100,11 +105,12 @@ def measure(bench: Bench) -> Document:
                 print(f"speed: round {number + 1}, {name}", file=sys.stderr)
                 for count, asked in chosen.items():
                     results[name][count].append(_asked(children[name], bench, asked))
+        base = results.get(OURS, next(iter(results.values()), None))
         abouts = {name: child.about for name, child in children.items()}
     return {
         "tokens": options.tokens,
         "rounds": options.rounds,
-        "variants": {name: abouts[name] | figures(results[name], results.get(OURS)) for name in results},
+        "variants": {name: abouts[name] | figures(results[name], base) for name in results},
         "not_measured": reasons,
     }
 
@@ -134,7 +140,7 @@ def _asked(child: Child, bench: Bench, questions: Sequence[str]) -> Document:
 
 
 def figures(results: dict[int, list[Document]], ours: dict[int, list[Document]] | None) -> Document:
-    """A variant's figures; `ratio` is its rate over ours in the same round, the median of all rounds."""
+    """A variant's figures; `ratio` is its rate over that of `ours` in the same round, the median of all rounds."""
     found: Document = {"requests": {}}
     for count, rounds in results.items():
         rates = [rate(result) for result in rounds]

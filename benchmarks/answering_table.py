@@ -103,8 +103,8 @@ def _speed(part: Document) -> Sheet:
         [row(name, found) for name, found in variants.items()],
         [
             "tokens/s: of all answers together, until the last one ends; median of the rounds, and lowest to highest. "
-            f"ratio: over {OURS} in the same round, median. first token: median of all requests, for us and "
-            "llama.cpp that of the first text. Greedy; every variant reads the same ids, no question comes twice.",
+            f"ratio: over {OURS}, or the first one, in the same round, median. first token: median of all requests, "
+            "for us and llama.cpp that of the first text. Greedy; every variant reads the same ids, no question twice.",
             *(f"{name}: {VARIANTS[name]} ({found['description']})" for name, found in variants.items()),
             *missing(part),
         ],

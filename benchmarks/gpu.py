@@ -9,7 +9,8 @@ apply is a line of the table with the reason, and the others go on. Exits with 1
     four_bit    the same with the base in 4 bits: train, ask, merge --allow-quantised
     graphs      arriero train with and without CUDA graphs
     training    training.py --device cuda: the tutorial's recipe and ours on the shape of an 8B, short and full rows
-    engine      an 8B: our Chat over transformers, and transformers alone
+    engine      an 8B: our Chat over transformers with CUDA graphs and without, and transformers alone
+    decode      what a decode step launches and copies to the host, with graphs and without
     vllm        an 8B: our Chat over vLLM
     bare_vllm   vLLM alone
 """
@@ -194,10 +195,18 @@ def answering(*variants: str) -> Callable[[Run], Iterator[Line]]:
     return part
 
 
+def decode(run: Run) -> Iterator[Line]:
+    """The counts of decode.py."""
+    for count, found in run.call(HERE / "decode.py", "--model", run.model("1b"), "--requests", 1, 8, "--json").items():
+        for name, each in found.items():
+            yield f"{name}, {count} at once", f"{each['launches']:,} launches, {each['copies']} copies to the host"
+
+
 PARTS: dict[str, tuple[float, Callable[[Run], Iterator[Line]]]] = {  # seconds at most
     "train": (110, train),
     "training": (200, training),
-    "engine": (150, answering("arriero-transformers", "transformers")),
+    "engine": (150, answering("arriero-transformers", "arriero-transformers-eager", "transformers")),
+    "decode": (60, decode),
     "vllm": (150, answering("arriero-vllm")),
     "four_bit": (100, four_bit),
     "graphs": (80, graphs),

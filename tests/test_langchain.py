@@ -29,6 +29,8 @@ from arriero.errors import NotFoundError, UsageError
 from arriero.langchain import ArrieroLLM, ChatArriero
 from arriero.messages import Sampling
 from tests.conftest import TOOL_TEMPLATE, ScriptedEngine, ids_of
+from tests.prompt.reasoning import QWEN3
+from tests.prompt.test_options import OWN
 
 HI = [1, 4, *ids_of("hi"), 2, 5]  # <s> <user> h i </s> <bot>
 both = pytest.mark.parametrize("kind", [ArrieroLLM, ChatArriero])
@@ -568,3 +570,31 @@ def test_the_import_loads_no_heavy_package():
     heavy = "{'torch', 'transformers', 'openvino', 'peft'}"
     done = python(f"import sys, arriero.langchain; print(sorted({heavy} & set(sys.modules)))")
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_reasoning_comes_beside_the_content_and_goes_back(scripted_chat):
+    """As `additional_kwargs["reasoning_content"]`, where LangChain's own models of DeepSeek and Ollama have it."""
+    model = ChatArriero(chat=scripted_chat("<think>hm</think>yes", template=QWEN3))
+    answer = model.invoke("hi")
+    assert (answer.content, answer.additional_kwargs["reasoning_content"]) == ("yes", "hm")
+    chunks = list(model.stream("hi"))
+    whole = sum(chunks[1:], chunks[0])
+    assert (whole.content, whole.additional_kwargs["reasoning_content"]) == ("yes", "hm")
+    engine, decode = model.chat.engine, model.chat.renderer.tokenizer.decode
+    model.invoke([HumanMessage("hi"), answer])
+    assert decode(engine.asked[-1][0]).endswith("<bot><think>\nhm\n</think>\n\nyes")
+    model.invoke("hi", chat_template_kwargs={"enable_thinking": False})
+    assert decode(engine.asked[-1][0]).endswith("<bot><think>\n\n</think>\n\n")
+
+
+def test_what_is_said_of_the_prompt_loads_the_model(model_dir, tmp_path):
+    (tmp_path / "own.jinja").write_text(OWN)
+    model = ChatArriero(
+        model=model_dir, engine="transformers", template={"mood": "x"}, fold_system=True,
+        chat_template=str(tmp_path / "own.jinja"), system="Be.", max_reasoning_tokens=9,
+    )  # fmt: skip
+    try:
+        ids = model.chat.render([{"role": "system", "content": "Be."}, {"role": "user", "content": "hi"}])
+        assert model.chat.renderer.tokenizer.decode(ids) == "x<user>Be.\n\nhi<pad><bot>"
+    finally:
+        model.chat.close()

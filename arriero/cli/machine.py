@@ -14,12 +14,12 @@ from cyclopts import App
 from arriero import hub, settings
 from arriero.cli import output
 from arriero.cli.options import Json, examples
-from arriero.errors import DownloadError
+from arriero.errors import ArrieroError, DownloadError
 from arriero.hardware import SPEEDUPS, fast_bfloat16, gpus
 
 PACKAGES = (
     "torch transformers peft openvino openvino-genai nncf vllm liger-kernel bitsandbytes fastapi streamlit "
-    "langchain-core modelscope-hub"
+    "langchain-core modelscope-hub ray"
 )
 
 models = App(
@@ -117,19 +117,46 @@ def remove(name: str, /, *, as_json: Json = False) -> None:
         print(f"removed {model.path} ({output.size(model.bytes)})")
 
 
-def doctor(*, as_json: Json = False) -> None:
-    """Say what this machine has, which engine and precision Arriero would use and why, and what a GPU lacks."""
+def doctor(*, ray: str | None = None, as_json: Json = False) -> None:
+    """Say what this machine has, which engine and precision Arriero would use and why, and what a GPU lacks.
+
+    Parameters
+    ----------
+    ray
+        Look at a Ray cluster too: HOST:PORT, or auto for the one this machine belongs to.
+
+    """
     report = _examine()
+    if ray is not None:
+        from arriero.cluster.report import examine
+
+        report["ray"] = examine(ray)
     if as_json:
         output.document(report)
-        return
+    else:
+        _print(report)
+    if ray is not None and (wrong := report["ray"]["wrong"]):
+        raise ArrieroError(f"the Ray cluster at {ray} cannot be used as it is", hint=wrong[0]["try"])
+
+
+def _print(report: dict[str, Any]) -> None:
     for name, value in report.items():
         if isinstance(value, dict):
             print(f"{name}")
             for key, detail in value.items():
-                print(f"  {key:18} {detail if detail is not None else 'not installed'}")
+                for line in detail if isinstance(detail, list) else [detail]:
+                    print(f"  {key:18} {_line(line)}")
         elif value is not None:
             print(f"{name:20} {value}")
+
+
+def _line(detail: object) -> str:
+    if isinstance(detail, dict):
+        return (
+            ", ".join(f"{name} {_line(value)}" for name, value in detail.items() if value not in (None, (), ""))
+            or "none"
+        )
+    return "not installed" if detail is None else str(detail)
 
 
 def _examine() -> dict[str, Any]:

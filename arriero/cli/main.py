@@ -23,9 +23,10 @@ EXTRAS = {
     "training": ("accelerate", "datasets", "peft", "pyarrow"),
     "openvino": ("nncf", "openvino", "openvino_genai"),
     "vllm": ("vllm",),
-    "server": ("fastapi", "pydantic", "starlette", "uvicorn"),
-    "web": ("httpx", "markdown_it", "streamlit"),
+    "server": ("fastapi", "httpx", "pydantic", "starlette", "uvicorn"),
+    "web": ("markdown_it", "streamlit"),
     "modelscope": ("modelscope_hub",),
+    "ray": ("ray",),
 }
 app = App(
     name="arriero",
@@ -114,7 +115,18 @@ app.command(
         "serve",
         "serve --adapter tomas=runs/llama-driver --adapter huanhuan=runs/huanhuan --port 8000",
         "serve --embedding all-minilm-l6-v2",
+        "serve --ray auto --replicas 2 --host 0.0.0.0 --api-key-file keys.txt",
         "serve --host 0.0.0.0 --api-key-file keys.txt --tls-certfile server.pem",
+    ),
+)
+app.command(
+    "arriero.cli.batch:batch",
+    help="Answer a file of requests in OpenAI's batch format; run again, it goes on where it stopped.",
+    help_epilogue=examples(
+        "batch questions.jsonl --output answers.jsonl",
+        "batch questions.jsonl --output answers.jsonl --model llama-3.1-8b-instruct --adapter mine=runs/mine",
+        "batch texts.jsonl --output vectors.jsonl --embedding all-minilm-l6-v2",
+        "batch questions.jsonl --output answers.jsonl --json",
     ),
 )
 app.command(
@@ -129,7 +141,7 @@ app.command(
 app.command(
     "arriero.cli.machine:doctor",
     help="What this machine has, and what Arriero would use.",
-    help_epilogue=examples("doctor", "doctor --json"),
+    help_epilogue=examples("doctor", "doctor --json", "doctor --ray auto"),
 )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Toml, Yaml
 
-from arriero.engines.registry import EngineName, Precision
+from arriero.engines.registry import CudaGraphs, EngineName, Precision
 from arriero.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from arriero.cluster.answering.scale import Deployment
 
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on standard output.")]
@@ -38,7 +42,7 @@ class PromptOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class BaseOptions(PromptOptions):
+class _Base:
     """What is trained.
 
     Parameters
@@ -57,7 +61,7 @@ class BaseOptions(PromptOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TunedOptions(PromptOptions):
+class _Tuned:
     """Which model, with which adapter.
 
     Parameters
@@ -78,6 +82,18 @@ class TunedOptions(PromptOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class BaseOptions(PromptOptions, _Base):
+    """What is trained, and how its prompts are made."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TunedOptions(PromptOptions, _Tuned):
+    """Which model, with which adapter, and how its prompts are made."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """What computes.
 
@@ -89,12 +105,15 @@ class EngineOptions:
         Of the weights. auto: int8 with OpenVINO, else the model's own.
     deterministic
         Make an answer the same alone and beside others, at some cost in speed.
+    cuda_graphs
+        Capture the steps that write answers as CUDA graphs, with the transformers engine. auto: where they can be.
 
     """
 
     engine: EngineName = "auto"
     precision: Precision = "auto"
     deterministic: bool = False
+    cuda_graphs: CudaGraphs = "auto"
 
 
 @Parameter(name="*")
@@ -105,7 +124,40 @@ class ModelOptions(EngineOptions, TunedOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ServedOptions(EngineOptions, PromptOptions):
+class ReplicaOptions:
+    """Where it computes.
+
+    Parameters
+    ----------
+    ray
+        A Ray cluster that computes: HOST:PORT, auto for the one this machine belongs to, or local for one on this
+        machine alone. Default: none, this process has one engine.
+    replicas
+        How many engines there: N, or MIN:MAX for as many as requests need. Default: 1.
+    gpus_per_replica
+        GPUs of each. Default: 1 where the cluster has any.
+
+    """
+
+    ray: str | None = None
+    replicas: str | None = None
+    gpus_per_replica: int | None = None
+
+    def deployment(self, name: str, drain_seconds: float) -> Deployment | None:
+        """What runs on the cluster, under `name`; None without a cluster, UsageError for what makes no sense."""
+        if self.ray is None:
+            if self.replicas is not None or self.gpus_per_replica is not None:
+                raise UsageError("--replicas and --gpus-per-replica are for a Ray cluster", hint="add --ray local")
+            return None
+        from arriero.cluster.answering.scale import Deployment, Scale
+
+        scale = Scale.of(1 if self.replicas is None else self.replicas, self.gpus_per_replica)
+        return Deployment(self.ray, scale, name, drain_seconds)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
     """Which models answer.
 
     Parameters
@@ -114,7 +166,7 @@ class ServedOptions(EngineOptions, PromptOptions):
         Catalogue name, repository id or directory. Default: the adapter's base model, or the embedded model.
     adapter
         NAME=DIRECTORY or DIRECTORY, the output of `arriero train`; may be given several times. Requests choose one by
-        its name; the first answers POST / and the web page.
+        its name; the first answers those that name none, POST / and the web page.
     system
         System prompt of all models. Default: the one each adapter, also a merged one, was trained with, or the chat
         template's own.
@@ -127,6 +179,21 @@ class ServedOptions(EngineOptions, PromptOptions):
     adapter: Texts = ()
     system: str | None = None
     embedding: str | None = None
+
+
+def named(given: tuple[str, ...]) -> dict[str, Path]:
+    """Adapter directories by name, from NAME=DIRECTORY or DIRECTORY alone."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, _, directory = text.partition("=")
+        path = Path(directory or name).expanduser()
+        if not directory or Path(text).is_dir():  # a path with a = in it
+            path = Path(text).expanduser()
+            name = path.resolve().name
+        if name in found:
+            raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
+        found[name] = path
+    return found
 
 
 def examples(*commands: str) -> str:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import ssl
 import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.options import ServedOptions, Texts
+from arriero.cli.options import ServedOptions, Texts, named
 from arriero.cli.page import mount_page
 from arriero.errors import UsageError
 from arriero.server.admission import Limits
 from arriero.server.origins import LOCAL, SITE
 
 if TYPE_CHECKING:
+    from arriero.cluster.answering.scale import Deployment
     from arriero.server.keys import Keys
     from arriero.server.models import Models
 
@@ -149,7 +152,7 @@ class HandlingOptions:
     strict
         Refuse fields that OpenAI's API does not have, on its paths, instead of ignoring those that change no answer.
     no_store
-        Keep no responses of /v1/responses, also for requests that ask for it.
+        Keep no responses of /v1/responses, also for requests that ask for it, and take no files for batches.
 
     """
 
@@ -201,7 +204,9 @@ def start(
     from arriero.server.run import listen, run
 
     keys = access.keys()
-    adapters = _named(model.adapter)
+    adapters = named(model.adapter)
+    name = f"arriero-{socket.gethostname()}-{access.host}-{access.port}" if access.port else ""
+    deployment = model.deployment(name, drain_seconds)
     hosts, origins = access.hosts(open_to_all=not keys.wanted), access.origins(keys)
     app = create_app(None, limits=limits, keys=keys, origins=origins, hosts=hosts, **asdict(handling))
     tls = access.tls()
@@ -214,7 +219,7 @@ def start(
     address = f"{scheme}://{f'[{access.host}]' if ':' in access.host else access.host}:{listener.getsockname()[1]}"
 
     def make() -> Models:
-        models = _load(model, adapters)
+        models = _load(model, adapters, deployment)
         show(models)
         return models
 
@@ -230,56 +235,27 @@ def start(
         signal.raise_signal(ended_by)  # whoever waits for this process learns that it was one
 
 
-def _named(given: tuple[str, ...]) -> dict[str, Path]:
-    """Adapter directories by name, from NAME=DIRECTORY or DIRECTORY alone."""
-    found: dict[str, Path] = {}
-    for text in given:
-        name, _, directory = text.partition("=")
-        path = Path(directory or name).expanduser()
-        if not directory or Path(text).is_dir():  # a path with a = in it
-            path = Path(text).expanduser()
-            name = path.resolve().name
-        if name in found:
-            raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
-        found[name] = path
-    return found
+def _load(options: ServedOptions, adapters: dict[str, Path], deployment: Deployment | None) -> Models:
+    """What the options name."""
+    from arriero.chat import Loading
+    from arriero.server.loading import load_models
 
+    how: Loading = {
+        "system": options.system,
+        "template": options.template,
+        "fold_system": options.fold_system,
+        "chat_template": options.chat_template,
+        "engine": options.engine,
+        "precision": options.precision,
+        "deterministic": options.deterministic,
+        "cuda_graphs": options.cuda_graphs,
+        "process": True,  # the process that serves never computes
+    }
+    if deployment is None:
+        return load_models(options.model, adapters, options.embedding, how)
+    from arriero.cluster.answering.start import load_replicas
 
-def _load(options: ServedOptions, adapters: dict[str, Path]) -> Models:
-    """The base model and all adapters, the first one of which is the default, and the embedding model."""
-    from arriero.chat import load
-    from arriero.embeddings import Embedder
-    from arriero.prompt import Prompting
-    from arriero.server.models import Models
-
-    embedder = Embedder(options.embedding) if options.embedding is not None else None  # it loads beside the other
-    name, directory = next(iter(adapters.items()), (None, None))
-    others = list(adapters.items())[1:]
-    prompting = Prompting(
-        system=options.system,
-        template=options.template,
-        fold_system=options.fold_system,
-        chat_template=options.chat_template,
-    )
-    chat = load(
-        options.model,
-        adapter=directory,
-        engine=options.engine,
-        precision=options.precision,
-        deterministic=options.deterministic,
-        room_for=[place for _, place in others],
-        **prompting,
-    )
-    try:
-        models = Models(chat, name=name, prompting=prompting, embedder=embedder)
-        if embedder is not None:
-            embedder.wait()
-        for other, place in others:
-            models.load(other, place)
-    except BaseException:
-        chat.close()
-        raise
-    return models
+    return load_models(options.model, adapters, options.embedding, how, partial(load_replicas, deployment))
 
 
 def _log(*, as_json: bool) -> None:

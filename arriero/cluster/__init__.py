@@ -4,4 +4,6 @@ The only room that imports ray. Everything here is an adapter between what Arrie
 does on several: no scheduler, router, health check or rendezvous of our own.
 
     connect.py    into a cluster and out of it; what its nodes have; Ray's errors as ours
+    token.py      without one no cluster is used
+    answering/    engines as replicas
 """

@@ -5,25 +5,24 @@
         ray.get(...)                      # what is raised over there arrives as it was raised
 
 Whoever reaches a Ray port runs code (https://docs.ray.io/en/latest/ray-security), so a cluster is used only where it
-asks for a token. Ray's processes read that from the environment when ray is first imported: `import ray` comes after
-`connect`, in functions. A driver with a token also joins a cluster that asks for none; only the nodes can tell.
+asks for a token, see token.py. A driver with a token also joins a cluster that asks for none; only the nodes can tell.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
-import os
-import secrets
 import socket
-import stat
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from arriero.cluster.token import GENERATE, authenticate
 from arriero.errors import AccessError, ArrieroError, NotFoundError, UsageError
 
 LOCAL = "local"
@@ -32,7 +31,6 @@ REACH_SECONDS = 5.0
 NODE_SECONDS = 120.0  # a node's first worker imports ray from a disk that others use too
 SAME = ("python", "ray", "arriero")  # what must be of one version everywhere
 COMPARED = (*SAME, "torch", "transformers")  # the rest answers alike only where it is
-GENERATE = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token"
 log = logging.getLogger(__name__)
 
 
@@ -54,9 +52,15 @@ class Node:
 class Cluster:
     """A connection. `close` ends it, and with "local" the cluster too; what the caller had opened before stays."""
 
-    def __init__(self, address: str, *, owned: bool) -> None:
+    def __init__(self, address: str, held: threading.Event | None) -> None:
+        """`held` ends the connection when it is set, None for one that is the caller's."""
         self.address = address
-        self._owned = owned
+        self._held = held
+
+    @property
+    def ours(self) -> bool:
+        """Whether `close` ends the connection."""
+        return self._held is not None
 
     def __enter__(self) -> Self:
         return self
@@ -66,11 +70,12 @@ class Cluster:
 
     def close(self) -> None:
         """Leave; may be called again."""
-        if self._owned:
+        if self._held is not None:
             import ray
 
-            self._owned = False
             ray.shutdown()
+            self._held.set()
+            self._held = None
 
     def nodes(self, paths: Iterable[str | Path] = ()) -> list[Node]:
         """All nodes that are alive, as they answer themselves."""
@@ -102,7 +107,7 @@ def connect(address: str, *, cpus: int | None = None, log_to_driver: bool = Fals
     """
     cluster = join(address, cpus=cpus, log_to_driver=log_to_driver)
     try:
-        if address != LOCAL:
+        if address != LOCAL or not cluster.ours:
             for fault in faults(cluster.nodes()):
                 raise fault
     except BaseException:
@@ -115,17 +120,39 @@ def join(address: str, *, cpus: int | None = None, log_to_driver: bool = False) 
     """`connect` without looking at the nodes."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError("ray is not installed", hint='pip install "arriero[ray]"')
-    _authenticate(address)
+    authenticate(make=address == LOCAL)
+    _check_address(address)
     import ray
 
     if ray.is_initialized():
-        return Cluster(address, owned=False)
+        return Cluster(address, None)
     local = {"num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {}
+    start = functools.partial(ray.init, address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **local)
     try:
-        ray.init(address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **local)
+        return Cluster(address, _hold(start))
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise _refused(address, error) from error
-    return Cluster(address, owned=True)
+
+
+def _hold(start: Callable[[], object]) -> threading.Event:
+    """Call `start` in a thread that stays until the event is set; raises what it raises.
+
+    The processes of a local cluster die with the thread that started them (prctl(2), PR_SET_PDEATHSIG).
+    """
+    started: Future[object] = Future()
+    end = threading.Event()
+
+    def work() -> None:
+        try:
+            started.set_result(start())
+        except BaseException as error:  # told by the thread that waits for it
+            started.set_exception(error)
+        else:
+            end.wait()
+
+    threading.Thread(target=work, name="ray", daemon=True).start()
+    started.result()
+    return end
 
 
 def faults(nodes: Sequence[Node]) -> list[ArrieroError]:
@@ -169,48 +196,6 @@ def unwrapped(error: Exception) -> Exception:
     while isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
     return ArrieroError(f"Ray failed: {_brief(error)}") if isinstance(error, RayError) else error
-
-
-def token_file() -> Path | None:
-    """The file with the token that Ray would use, None where there is none."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
-    return file if file.is_file() and file.stat().st_size else None
-
-
-def _authenticate(address: str) -> None:
-    """Have Ray ask for a token, and see that there is one; for a cluster of our own one is made up."""
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        raise AccessError(
-            f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: anybody who reaches a Ray port could run code",
-            hint="export RAY_AUTH_MODE=token",
-        )
-    file = token_file()
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        pass  # it goes before the file
-    elif file is not None:
-        keep_private(file)
-    elif address == LOCAL:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for the processes that this one starts
-    else:
-        raise AccessError(
-            "this machine has no token for a Ray cluster, and one that asks for none is not used",
-            hint=f"{GENERATE}; the same file on every node",
-        )
-    _check_address(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ["RAY_AUTH_MODE"] = "token"
-    if "ray" in sys.modules:
-        sys.modules["ray"]._raylet.Config.initialize("")  # what ray does itself where it sets the mode
-
-
-def keep_private(file: Path) -> None:
-    """Take the token from other users of this machine, for ray writes it readable; a warning where that fails."""
-    if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-        try:
-            file.chmod(0o600)
-            log.info("%s could be read by others on this machine; now it cannot", file)
-        except OSError:
-            log.warning("others on this machine may read %s; try: chmod 600 %s", file, file)
 
 
 def _check_address(address: str) -> None:

@@ -4,6 +4,7 @@
     task.py          a generation that a coroutine fills (vllm, replicas)
     registry.py      the engines there are: what each needs, lacks, and how it loads
     select.py        which engine "auto" means here, and why; load_engine
+    process/         what engines that compute in a process of their own have in common
     transformers/    the reference, for any model, on a CPU or with CUDA
     openvino/        the default on a CPU
     vllm/            the default with CUDA, where it is installed

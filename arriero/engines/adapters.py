@@ -45,6 +45,18 @@ def lora_rank(adapter_dir: Path) -> int:
     return max((rank for rank in ranks if isinstance(rank, int)), default=0)
 
 
+def stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written: inode, bytes, modification time in nanoseconds."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def stamps(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The stamps, by name, of a directory's weights and of what says how they are used: a model's or an adapter's."""
+    files = [file for pattern in ("*config.json", "*.safetensors") for file in directory.glob(pattern)]
+    return {file.name: stamp(file) for file in sorted(files)}
+
+
 def check_fit(adapter_dir: Path, model_dir: Path) -> None:
     """Raise for an adapter whose matrices belong to another model; only the files' headers are read.
 

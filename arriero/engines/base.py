@@ -271,6 +271,20 @@ def check_own(adapter: Adapter | None, own: Container[Adapter]) -> None:
         )
 
 
+def check_ids(prompt_ids: Sequence[int], sampling: Sampling, vocabulary: int) -> None:
+    """Raise UsageError for an empty prompt, and for token ids that a model of so many does not have.
+
+    One id out of range would fail every request of its batch, and on a GPU the whole process.
+    """
+    for what, ids in (("logit_bias", [token for token, _ in sampling.logit_bias]), ("the prompt", prompt_ids)):
+        for token in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= token < vocabulary:
+                last = vocabulary - 1
+                raise UsageError(f"{what} has the token id {token}, but the model's ids go from 0 to {last}")
+    if not prompt_ids:
+        raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
+
+
 def require(
     engine: Engine,
     sampling: Sampling,

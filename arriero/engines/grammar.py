@@ -74,12 +74,8 @@ class Grammars:
         self._model_dir = model_dir
         self._stop_token_ids = list(stop_token_ids)
 
-    def make(self, constraint: Constraint) -> Grammar:
-        """The grammar of one answer, at its beginning."""
-        return self.read(lark(constraint))
-
     def read(self, text: str) -> Grammar:
-        """The same from what `lark` made."""
+        """The grammar of one answer, at its beginning, from what `lark` made."""
         return Grammar(self._tokenizer, text)
 
     @functools.cached_property
@@ -87,15 +83,16 @@ class Grammars:
         return from_tokenizer(read_tokenizer(self._model_dir), eos_token=self._stop_token_ids)
 
 
-def check(constraint: Constraint) -> None:
-    """Raise UsageError that says why where llguidance cannot do a constraint; milliseconds, no tokenizer needed."""
-    if isinstance(constraint, Reasoned):  # the ids in it are known to the model's own tokenizer only
-        if constraint.answer is None:
-            return
-        constraint = constraint.answer
-    problem = _problem(lark(constraint))
-    if problem:
+def check(constraint: Constraint) -> str:
+    """A constraint as `lark` makes it, if llguidance can do it; milliseconds, no tokenizer needed.
+
+    Raises UsageError that says why it cannot.
+    """
+    # the ids around reasoning are known to the model's own tokenizer only
+    answer = constraint.answer if isinstance(constraint, Reasoned) else constraint
+    if answer is not None and (problem := _problem(lark(answer))):
         raise UsageError(f"the schema cannot be used: {problem}", hint="leave out the keyword that is named")
+    return lark(constraint)
 
 
 @functools.lru_cache(maxsize=256)

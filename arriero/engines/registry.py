@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from arriero import hub
 from arriero.engines.adapters import AdapterLimits
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from arriero.engines.base import Engine
 
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
+CudaGraphs = Literal["auto", "on", "off"]
+
+
+class EngineKeywords(TypedDict, total=False):
+    """`EngineOptions` as keywords."""
+
+    precision: Precision
+    deterministic: bool
+    cuda_graphs: CudaGraphs
+    process: bool
+    room_for: Sequence[Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +38,15 @@ class EngineOptions:
     """How an engine is loaded.
 
     `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
-    that do not depend on what else is computed. `room_for` are adapters that will be loaded into it.
+    that do not depend on what else is computed. `cuda_graphs` is whether decode steps are captured: where they can be,
+    or else it is an error, or never. With `process` an engine that can do without one computes in a process of its own,
+    as the others do. `room_for` are adapters that will be loaded into it.
     """
 
     precision: Precision = "auto"
     deterministic: bool = False
+    cuda_graphs: CudaGraphs = "auto"
+    process: bool = False
     room_for: Sequence[Path] = ()
 
 
@@ -42,21 +57,25 @@ DEFAULT_OPTIONS = EngineOptions()
 class Entry:
     """An engine as it is known before it is loaded.
 
-    `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions).
+    `home` is "module:class" of what implements `Engine`, made with (model_dir, stop_token_ids, EngineOptions), and
+    `process_home` that of the same in a process of its own, None where `home` computes in one anyhow.
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
-    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others.
+    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others,
+    `cuda_graphs` whether it can be told to capture decode steps or not to.
     """
 
     name: str
     home: str
     packages: tuple[str, ...]
     install: str
+    process_home: str | None = None
     device: Literal["cuda", "cpu"] | None = None
     merit: str = ""
     model_lacks: Callable[[Path], str | None] = lambda _: None
     adapter_limits: AdapterLimits | None = None
     deterministic: bool = True
+    cuda_graphs: bool = False
 
     @property
     def missing(self) -> str:
@@ -74,11 +93,14 @@ class Entry:
         reasons += [self.adapter_lacks(adapter) for adapter in options.room_for]
         if options.deterministic and not self.deterministic:
             reasons.append("answers that are the same beside others (--deterministic)")
+        if options.cuda_graphs != "auto" and not self.cuda_graphs:
+            reasons.append(f"decode steps captured or not as one likes (--cuda-graphs {options.cuda_graphs})")
         return next((reason for reason in reasons if reason is not None), None)
 
     def load(self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:
         """Import the engine and load a model into it."""
-        module, _, name = self.home.partition(":")
+        home = self.process_home if options.process and self.process_home is not None else self.home
+        module, _, name = home.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)(model_dir, stop_token_ids, options)
         return engine
 
@@ -100,8 +122,10 @@ ENTRIES = (
     Entry(
         name="transformers",
         home="arriero.engines.transformers:TransformersEngine",
+        process_home="arriero.engines.transformers.process:TransformersProcess",
         packages=("torch", "transformers"),
         install="pip install arriero",
+        cuda_graphs=True,
     ),
     Entry(
         name="openvino",

@@ -21,7 +21,7 @@ class Prompting(TypedDict, total=False):
 
     `template` are variables of the chat template, such as `enable_thinking`, as a mapping or as texts NAME=VALUE.
     With `fold_system` the system prompt goes before the first question, for templates that refuse one. `chat_template`
-    is one for a model that has none: chatml, llama3 or a file.
+    is one for a model that has none: chatml, llama3, a file, or the template itself.
     """
 
     system: str | None
@@ -95,11 +95,13 @@ def agreeing(given: Mapping[str, Any], own: Mapping[str, Any], frozen: Set[str])
 
 
 def template_of(given: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """A chat template by its name here or from a file.
+    """A chat template by its name here, from a file, or as it is.
 
     Raises UsageError where the vocabulary lacks its tokens, which the model could then not tell from text, and
     NotFoundError where there is no such file.
     """
+    if "{{" in given or "{%" in given:
+        return given
     if given not in KNOWN:
         file = Path(given).expanduser()
         if not file.is_file():

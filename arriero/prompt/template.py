@@ -126,7 +126,9 @@ class Template:
             LookupError,
             AttributeError,
         ) as error:  # templates fail in all these ways
-            raise UsageError(f"the chat template refuses this conversation: {error}") from error
+            system = bool(messages) and messages[0]["role"] == "system"
+            hint = "--fold-system puts the system prompt before the first question" if system else ""
+            raise UsageError(f"the chat template refuses this conversation: {error}", hint=hint) from error
         return text
 
     def check(self, messages: Iterable[Message], tools: Iterable[Tool] = ()) -> None:

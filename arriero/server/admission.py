@@ -1,8 +1,8 @@
 """Who may be answered now, who waits and who is sent away.
 
 A request enters with as many places as it wants answers. Those that find no room wait, each key in a queue of its own,
-and the keys take turns, so that one with a thousand requests holds up another's single one by one answer only. All of
-it happens on the event loop.
+and the keys take turns, so that one with a thousand requests holds up another's single one by one answer only. What
+batches ask waits behind all of them, and never has more than a part of the places. All of it happens on the event loop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from limits import RateLimitItemPerMinute
@@ -36,6 +37,10 @@ class Limits:
         For each API key, or each address where there are no keys; more are refused with 429. Default: no limit.
     max_body
         Bytes of a request's body at most; a longer one is refused with 413.
+    max_batch_running
+        Answers of batches among those that are generated at the same time. Default: an eighth of them.
+    max_file
+        Bytes of a file at most, as /v1/files takes them; a longer one is refused with 413.
 
     """
 
@@ -44,14 +49,21 @@ class Limits:
     max_wait: float = 60.0
     requests_per_minute: int | None = None
     max_body: int = 4 * 2**20
+    max_batch_running: int | None = None
+    max_file: int = 100 * 2**20
 
     def __post_init__(self) -> None:
-        for name in ("max_running", "max_wait", "requests_per_minute", "max_body"):
+        for name in ("max_running", "max_wait", "requests_per_minute", "max_body", "max_batch_running", "max_file"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} must be above 0, got {value}")
         if self.max_waiting < 0:
             raise UsageError(f"max_waiting must be at least 0, got {self.max_waiting}")
+
+    @property
+    def batch_places(self) -> int:
+        """Answers of batches at the same time."""
+        return max(1, self.max_running // 8) if self.max_batch_running is None else self.max_batch_running
 
 
 class Admission:
@@ -61,7 +73,9 @@ class Admission:
         self.limits = limits
         self.running = 0
         self.waiting = 0
-        self._queues: dict[str, deque[_Waiting]] = {}  # by key; the first one's turn is next
+        self._queues: _Queues = {}
+        self._background: _Queues = {}  # where batches wait
+        self._running_background = 0
         self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -86,9 +100,7 @@ class Admission:
 
         `tag` is what `ahead` knows the request by.
         """
-        if places > self.limits.max_running:
-            raise RequestError(f"{places} answers were asked for at once, this server gives {self.limits.max_running}")
-        self.refuse_when_draining()
+        self._check(places)
         if not self._queues and self.running + places <= self.limits.max_running:
             return self._take(places)
         if self.waiting >= self.limits.max_waiting:
@@ -100,13 +112,33 @@ class Admission:
             async with asyncio.timeout(self.limits.max_wait):
                 return await entry.turn
         except BaseException as error:
-            self._give_up(key, entry)
+            self._give_up(self._queues, key, entry)
             if isinstance(error, TimeoutError):
                 what = f"the request waited {self.limits.max_wait:g} seconds for its turn"
                 raise _busy("wait_timeout", what) from None
             raise
         finally:
             self.waiting -= 1
+
+    async def enter_background(self, key: str, places: int = 1) -> Ticket:
+        """The same for a batch: it waits, however long, while anybody else does and while batches have their part.
+
+        One request that wants more than that part has it for itself.
+        """
+        self._check(places)
+        entry = _Waiting(places, asyncio.get_running_loop().create_future())
+        self._background.setdefault(key, deque()).append(entry)
+        self._give_turns()
+        try:
+            return await entry.turn
+        except BaseException:
+            self._give_up(self._background, key, entry)
+            raise
+
+    def _check(self, places: int) -> None:
+        if places > self.limits.max_running:
+            raise RequestError(f"{places} answers were asked for at once, this server gives {self.limits.max_running}")
+        self.refuse_when_draining()
 
     def ahead(self, tag: object) -> int | None:
         """How many requests get their turn before the one with this tag, None where it does not wait. From any thread.
@@ -122,15 +154,15 @@ class Admission:
                 return place + before + sum(min(len(other), place) for other in queues[number + 1 :])
         return None
 
-    def _give_up(self, key: str, entry: _Waiting) -> None:
+    def _give_up(self, queues: _Queues, key: str, entry: _Waiting) -> None:
         """Leave the queue; a turn that came too late to be taken is given on."""
         if entry.turn.done() and not entry.turn.cancelled() and entry.turn.exception() is None:
             entry.turn.result().leave()
-        queue = self._queues.get(key, deque())
+        queue = queues.get(key, deque())
         if entry in queue:
             queue.remove(entry)
             if not queue:
-                del self._queues[key]
+                del queues[key]
         self._give_turns()
 
     def refuse_when_draining(self) -> None:
@@ -139,55 +171,72 @@ class Admission:
             raise _busy("draining", "the server is shutting down")
 
     def drain(self) -> None:
-        """Let nobody in any more; who is running or waiting goes on."""
+        """Let nobody in any more; who is running or waiting goes on, except what batches wait for."""
         self.draining = True
+        self._refuse(self._background)
 
     def refuse_waiting(self) -> None:
         """Send away with 503 who waits."""
-        for entry in [entry for queue in self._queues.values() for entry in queue if not entry.turn.done()]:
+        self._refuse(self._queues)
+
+    def _refuse(self, queues: _Queues) -> None:
+        for entry in [entry for queue in queues.values() for entry in queue if not entry.turn.done()]:
             entry.turn.set_exception(_busy("draining", "the server is shutting down"))
-        self._queues.clear()
+        queues.clear()
 
     async def idle(self) -> None:
         """Return once nobody is running or waiting."""
         await self._idle.wait()
 
-    def _take(self, places: int) -> Ticket:
+    def _take(self, places: int, *, background: bool = False) -> Ticket:
         self.running += places
+        self._running_background += places * background
         self._idle.clear()
-        return Ticket(self, places)
+        return Ticket(self, places, background=background)
 
-    def _release(self, places: int) -> None:
+    def _release(self, places: int, *, background: bool) -> None:
         self.running -= places
+        self._running_background -= places * background
         self._give_turns()
         if not self.running and not self._queues:
             self._idle.set()
 
     def _give_turns(self) -> None:
-        while self._queues:
-            key, queue = next(iter(self._queues.items()))
-            if self.running + queue[0].places > self.limits.max_running:
+        self._serve(self._queues, lambda _: True)
+        if not self._queues:
+            self._serve(self._background, self._has_part, background=True)
+
+    def _has_part(self, places: int) -> bool:
+        taken = self._running_background
+        return not taken or taken + places <= self.limits.batch_places
+
+    def _serve(self, queues: _Queues, may: Callable[[int], bool], *, background: bool = False) -> None:
+        """Give turns in these queues while there is room."""
+        while queues:
+            key, queue = next(iter(queues.items()))
+            if self.running + queue[0].places > self.limits.max_running or not may(queue[0].places):
                 return
             entry = queue.popleft()
-            del self._queues[key]
+            del queues[key]
             if queue:
-                self._queues[key] = queue  # at the end: the others' turn is next
+                queues[key] = queue  # at the end: the others' turn is next
             if not entry.turn.cancelled():
-                entry.turn.set_result(self._take(entry.places))
+                entry.turn.set_result(self._take(entry.places, background=background))
 
 
 class Ticket:
     """Places that are taken until `leave`."""
 
-    def __init__(self, admission: Admission, places: int) -> None:
+    def __init__(self, admission: Admission, places: int, *, background: bool = False) -> None:
         self._admission = admission
         self._places = places
+        self._background = background
 
     def leave(self) -> None:
         """Give the places back; later calls change nothing."""
         places, self._places = self._places, 0
         if places:
-            self._admission._release(places)
+            self._admission._release(places, background=self._background)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +244,9 @@ class _Waiting:
     places: int
     turn: asyncio.Future[Ticket]
     tag: object = None
+
+
+_Queues = dict[str, deque[_Waiting]]  # by key; the first one's turn is next
 
 
 def _busy(code: str, what: str) -> RequestError:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Unpack
 
 from fastapi import FastAPI, HTTPException
+from fastapi.params import Form
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from arriero.server.origins import pattern_of
 from arriero.server.paths import Paths
 from arriero.server.routes import (
     anthropic,
+    batches,
     catalogue,
     chat,
     completions,
@@ -66,8 +68,10 @@ class OwnRoute(APIRoute):
         return {method for route in own for method in route.methods or ()}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, given a JsonRequest."""
+        """FastAPI's handler, given a JsonRequest where the body is not a form."""
         handler = super().get_route_handler()
+        if any(isinstance(each.field_info, Form) for each in self.dependant.body_params):
+            return handler  # a file comes in a form
 
         async def handle(request: Request) -> Response:
             return await handler(JsonRequest.of(request))
@@ -155,7 +159,7 @@ def create_app(
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
     app.router.add_api_route("/", running, response_model=None, responses=text, route_class_override=Unpaged)
     errors.add_handlers(app)
-    openai = (chat, completions, responses, embeddings, catalogue)
+    openai = (chat, completions, responses, embeddings, batches, catalogue)
     for room in (state, tutorial, *openai, tokens, anthropic, ollama):
         room.add_routes(app, service)
 

@@ -180,7 +180,7 @@ def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
     last = len(fault["loc"]) - 1
     for place, part in enumerate(fault["loc"][1:], 1):  # the first is "body" or "query"
         # Pydantic also names which one of several shapes it tried, which is nothing that is in the body.
-        inside = part in body if isinstance(body, dict) else isinstance(body, list) and isinstance(part, int)
+        inside = part in body if isinstance(body, Mapping) else isinstance(body, list) and isinstance(part, int)
         if inside or (fault["type"] == "missing" and place == last):
             param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
         if inside:

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from arriero.server.asking import BACKGROUND
 from arriero.server.errors import ANTHROPIC, RequestError, response
 from arriero.server.keys import Caller
 from arriero.server.origins import SITE
@@ -29,6 +30,9 @@ from arriero.server.service import Service
 OPEN_PATHS = ("/health", "/ready")
 EXPOSED = "x-request-id, x-arriero-clamped, x-arriero-ignored, retry-after"  # what a page's script may read
 BODY_SECONDS = 60.0  # within which a request's body has to come
+SLOWEST = 2**18  # bytes in a second that a file comes at, at least
+FORM_BYTES = 2**16  # of a form that a file comes in, besides the file
+FILES = "/v1/files"
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -70,9 +74,10 @@ class Gate:
         sent_id = headers.get("x-request-id", "")
         request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(12)}"
         client = scope.get("client")
-        caller = self._service.keys.caller(headers)
+        sent_for: Caller | None = scope.get(BACKGROUND)
+        caller = sent_for or self._service.keys.caller(headers)
         who = caller or Caller(client[0] if client else "local")
-        record = Record(request_id, who, method, scope["path"])
+        record = Record(request_id, who, method, scope["path"], background=sent_for is not None)
         scope["record"] = record
         outgoing = self._outgoing(send, scope, headers, caller)
         try:
@@ -82,7 +87,7 @@ class Gate:
                 record.refused = error.code
                 await self._refuse(error, scope, receive, outgoing)
             else:
-                limited = _limited(receive, self._service.admission.limits.max_body, record)
+                limited = _limited(receive, self._longest(scope), record)
                 await self._enter(scope, limited if scope["type"] == "http" else receive, outgoing)
         finally:
             self._service.ended(record, scope)
@@ -152,11 +157,18 @@ class Gate:
         if caller is None and self._service.keys.wanted:
             raise RequestError("an API key is needed, as Authorization: Bearer KEY", status=401, code="invalid_api_key")
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._service.admission.limits.max_body:
-            raise _too_long(self._service.admission.limits.max_body)
+        if length.isdecimal() and int(length) > self._longest(scope):
+            raise _too_long(self._longest(scope))
         if scope.get("method") == "POST":
             self._service.check_ready()
-            self._service.admission.check_rate(record.caller.name)
+            if not record.background:
+                self._service.admission.check_rate(record.caller.name)
+
+    def _longest(self, scope: Scope) -> int:
+        """Bytes that the body of a request may have."""
+        limits = self._service.admission.limits
+        is_file = scope["path"].removeprefix(scope.get("root_path", "")) == FILES
+        return limits.max_file + FORM_BYTES if is_file else limits.max_body
 
     async def _refuse(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -170,8 +182,11 @@ class Gate:
 
 
 def _limited(receive: Receive, limit: int, record: Record) -> Receive:
-    """`receive`, raising once the body is longer than `limit` bytes, or has not come within BODY_SECONDS."""
-    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+    """`receive`, raising once the body is longer than `limit` bytes, or has not come in time.
+
+    That is BODY_SECONDS, and for what may be longer than usual as long as it takes at SLOWEST.
+    """
+    deadline = asyncio.get_running_loop().time() + max(BODY_SECONDS, limit / SLOWEST)
     length, whole = 0, False
 
     def refusal(error: RequestError) -> HTTPException:  # of the kind that FastAPI does not take for a broken body

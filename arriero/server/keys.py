@@ -71,6 +71,12 @@ class Keys:
         """A digest of the caller's key, by which what is kept for it is known; "" for anybody without a key."""
         return next((digest.hex() for known, digest, _ in self._callers if known == caller), "")
 
+    def owned(self, owner: str) -> Caller | None:
+        """The caller whose things are kept under `owner`; None where its key is not good any more."""
+        if not owner:
+            return None if self.wanted else Caller("a batch")
+        return next((caller for caller, digest, _ in self._callers if digest.hex() == owner), None)
+
     def cookie(self, caller: Caller, *, secure: bool) -> str:
         """The Set-Cookie header by which a browser is known from now on; `secure` over HTTPS only."""
         value = next(cookie for known, _, cookie in self._callers if known == caller)

@@ -54,18 +54,20 @@ class Metrics:
         waiting.set_function(lambda: admission.waiting)
 
     def answered(self, answers: Answers) -> None:
-        """Count a request's answers, which are over."""
+        """Count a request's answers, which are over; how long those of batches waited is nobody's latency."""
         record = answers.record
         model = record.model or ""
         self.prompt.labels(model).inc(record.prompt_tokens)
         self.completion.labels(model).inc(record.completion_tokens)
-        self.total.labels(model).observe(record.elapsed())
+        if not record.background:
+            self.total.labels(model).observe(record.elapsed())
         for reason in record.finish_reasons:
             self.finished.labels(model, reason).inc()
         if "cancelled" in record.finish_reasons:
             self.cancelled.labels(model).inc()
         if record.first_token_s is not None:
-            self.first.labels(model).observe(record.first_token_s)
+            if not record.background:
+                self.first.labels(model).observe(record.first_token_s)
             if record.completion_tokens > 1:
                 seconds = record.elapsed() - record.first_token_s
                 self.each.labels(model).observe(seconds / (record.completion_tokens - 1))
@@ -75,7 +77,8 @@ class Metrics:
         model = record.model or ""
         self.texts.labels(model).inc(texts)
         self.prompt.labels(model).inc(record.prompt_tokens)
-        self.total.labels(model).observe(record.elapsed())
+        if not record.background:
+            self.total.labels(model).observe(record.elapsed())
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

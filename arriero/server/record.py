@@ -33,6 +33,7 @@ class Record:
     clamped: int | None = None  # the limit of tokens, where the window has room for fewer than were asked for
     ignored: str = ""  # the fields that were sent in vain, as the header names them
     refused: str | None = None  # the error's code, where it was turned away
+    background: bool = False  # asked by a batch
     body: Any = None  # set only where prompts are logged
     begun: float = field(default_factory=time.perf_counter)
 

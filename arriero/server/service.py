@@ -33,7 +33,8 @@ class Handling(TypedDict, total=False):
     """How requests are handled, by default none of it.
 
     `log_prompts` writes bodies to the log. `strict` refuses fields that OpenAI's API does not have, on its paths.
-    `no_store` keeps no responses, which otherwise lie under ARRIERO_HOME unless their requests say otherwise.
+    `no_store` keeps no responses, which otherwise lie under ARRIERO_HOME unless their requests say otherwise, and takes
+    no files.
     """
 
     log_prompts: bool
@@ -146,13 +147,15 @@ class Service:
         """Places for a request to the model `name`, noted in its record; waiting ends when the client goes away."""
         record: Record = request.scope["record"]
         record.model = name
+        enter = self.admission.enter_background if record.background else self.admission.enter
         try:
-            ticket = await while_connected(request.receive, self.admission.enter(record.caller.name, places))
+            ticket = await while_connected(request.receive, enter(record.caller.name, places))
         except RequestError as error:
             record.refused = error.code
             raise
         record.queue_s = record.elapsed()
-        self.metrics.queue.observe(record.queue_s)
+        if not record.background:
+            self.metrics.queue.observe(record.queue_s)
         return ticket
 
     def admitted(self, chat: Chat) -> Chat:

@@ -31,8 +31,8 @@ ARGUMENTS = {
     "tokens": "[ids | text]",
 }
 NAMES = (
-    "help", "system", "adapter", "set", "retry", "undo", "reasoning", "tokens", "clear", "save", "load", "history", "open",
-    "delete", "exit",
+    "help", "system", "adapter", "set", "retry", "undo", "reasoning", "tokens", "clear", "save", "load", "history",
+    "open", "delete", "exit",
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def table(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 def test_every_part_that_a_cpu_can_do_has_its_figures(table):
-    found, code = table("--parts", "train", "training", "engine", "graphs", "--seconds", SECONDS)
+    found, code = table("--parts", "train", "training", "engine", "decode", "graphs", "--seconds", SECONDS)
     assert not [figure for figure in found.values() if figure.startswith("failed")], found
     assert code == 0
     assert found["train", "train"].endswith(" GB")
@@ -44,7 +44,8 @@ def test_every_part_that_a_cpu_can_do_has_its_figures(table):
     for workload in ("rows as long as the tutorial's", "full rows of 96 tokens"):
         assert "of the matrix rate, ratio 1.0," in found["training", f"{workload}: tutorial"]
         assert "of the matrix rate, ratio " in found["training", f"{workload}: arriero train"]
-    for variant in ("arriero-transformers", "transformers"):
+    assert found["decode", "graphs, 8 at once"].endswith(" launches, 1 copies to the host")
+    for variant in ("arriero-transformers", "arriero-transformers-eager", "transformers"):
         rates = found["engine", f"{variant}, 1 / 3 at once"].removesuffix(" tokens/s").split(" / ")
         assert all(float(rate.replace(",", "")) > 0 for rate in rates)
 

@@ -51,7 +51,8 @@ class Program:
         os.mkfifo(pipe)
         events = (self.load, self.release)
         command = ["serve", "--port", "0", *arguments]
-        self._process = CONTEXT.Process(target=_work, args=(command, pipe, model_dir, gate, answer, events, page))
+        given = (command, pipe, model_dir, gate, answer, events, page, dict(os.environ))
+        self._process = CONTEXT.Process(target=_work, args=given)
         self._process.start()
         self._reader = threading.Thread(target=self._read, args=(pipe,))
         self._reader.start()
@@ -106,15 +107,17 @@ class Program:
 
 
 def _work(
-    arguments: list[str], pipe: Path, model_dir: Path, gate: int | None, answer: str, events: Any, page: bool
-) -> None:
+    arguments: list[str], pipe: Path, model_dir: Path, gate: int | None, answer: str, events: Any, page: bool,
+    environment: dict[str, str],
+) -> None:  # fmt: skip
+    os.environ.update(environment)  # the forking process has that of the first test
     os.dup2(os.open(pipe, os.O_WRONLY), 2)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1)
     if not page:
         sys.modules["streamlit"] = None  # type: ignore[assignment]
     load, release = events
 
-    def scripted(options: Any, _adapters: Any) -> Models:
+    def scripted(options: Any, _adapters: Any, _deployment: Any) -> Models:
         load.wait(60)
         if options.model == "none":
             raise NotFoundError("no model is called 'none'", hint="arriero models")

@@ -61,7 +61,7 @@ def test_help_is_quick():
     "verb",
     [
         [], ["inspect"], ["train"], ["evaluate"], ["merge"], ["ask"], ["chat"], ["serve"], ["download"], ["models"],
-        ["web"], ["doctor"],
+        ["web"], ["doctor"], ["batch"],
     ],
 )  # fmt: skip
 def test_every_verb_has_help_with_examples(run, verb):

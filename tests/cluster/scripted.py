@@ -14,7 +14,7 @@ from arriero.errors import EngineError, EngineLostError, UsageError
 from arriero.messages import Sampling, TokenLogprob
 
 STOP = 2
-DIE, FAIL, CRASH = 3, 4, 5  # a prompt that begins so kills the engine for good, fails, kills the whole process
+DIE, FAIL, CRASH = 3, 4, 5  # a prompt that begins so kills the engine in the process it names, fails, kills any process
 
 
 def following(ids: Sequence[int], shift: int = 0) -> int:
@@ -54,7 +54,7 @@ class PacedEngine:
             raise UsageError("this prompt is refused", hint="another one")
         if prompt_ids[0] == CRASH:
             os._exit(1)
-        if prompt_ids[0] == DIE:
+        if prompt_ids[0] == DIE and prompt_ids[1] == os.getpid():
             self.alive = False
         if not self.alive:
             raise EngineLostError("the engine has died")

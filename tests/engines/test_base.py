@@ -18,6 +18,17 @@ from tests.conftest import build_tokenizer, ids_of
 TOKENIZER = build_tokenizer()
 
 
+async def test_who_hands_ids_on_gets_all_that_are_there_at_once():
+    generation = Generation(1)
+    generation.push([5])
+    generation.push([6, 7])
+    batches = generation.batches()
+    assert await anext(batches) == [5, 6, 7]
+    generation.push([8])
+    generation.finish("stop")
+    assert [batch async for batch in batches] == [[8]]
+
+
 def test_readers_in_threads_and_on_a_loop_see_every_id():
     generation = Generation(1)
     seen: list[list[int]] = []

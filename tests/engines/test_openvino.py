@@ -23,9 +23,10 @@ from arriero.constraint import Choice, Text
 from arriero.engines.openvino import OpenVINOEngine, adapter_scale, cache, engine, exported
 from arriero.engines.openvino.adapter import adapter_weights, matrices
 from arriero.engines.openvino.paged import Cached, PagedModel, Part
-from arriero.engines.openvino.process import Process
 from arriero.engines.openvino.sampler import Sampler
-from arriero.engines.openvino.worker import Inbox, Worker
+from arriero.engines.openvino.worker import Worker
+from arriero.engines.process.process import Process
+from arriero.engines.process.worker import Inbox
 from arriero.engines.registry import EngineOptions
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError, UnsupportedError, UsageError
 from arriero.messages import Sampling
@@ -822,7 +823,7 @@ def kill(engine):
 
 @pytest.mark.parametrize("when", ["before it is asked", "while it builds"])
 def test_a_process_that_dies_over_the_model(when, model_dir):
-    process = Process()
+    process = Process(OpenVINOEngine.worker, OpenVINOEngine.called)
     if when == "before it is asked":
         process._process.kill()
         process._reader.join()

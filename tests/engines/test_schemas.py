@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from arriero.constraint import MAX_LEVELS, JsonSchema
-from arriero.engines.grammar import Grammars, check
+from arriero.engines.grammar import Grammars, check, lark
 from arriero.engines.openvino import OpenVINOEngine
 from arriero.errors import UsageError
 from arriero.messages import Sampling
@@ -67,8 +67,7 @@ def test_llguidance_refuses_a_schema_or_keeps_to_it(grammars, schema, seed):
     choose, ids = random.Random(seed), []
     try:
         wanted = JsonSchema(schema)
-        check(wanted)
-        grammar = grammars.make(wanted)
+        grammar = grammars.read(check(wanted))
         while END not in ids and len(ids) < LIMIT:
             ids.append(choose.choice(grammar.allowed().nonzero()[0].tolist()))
             if ids[-1] != END:
@@ -81,7 +80,7 @@ def test_llguidance_refuses_a_schema_or_keeps_to_it(grammars, schema, seed):
 def test_where_nothing_is_allowed_the_error_says_so_and_not_how_llguidance_stands(grammars):
     with pytest.raises(UsageError, match=r"^the schema cannot be used: nothing is allowed .* leads back to itself$"):
         check(JsonSchema({"$ref": "#"}))
-    grammar = grammars.make(JsonSchema(NO_END))
+    grammar = grammars.read(lark(JsonSchema(NO_END)))
     for byte in b'{"a": ':
         assert grammar.allowed()[6 + byte]
         grammar.accept(6 + byte)

@@ -103,12 +103,25 @@ def test_with_cuda_vllm_is_taken_where_it_is_installed(gpu, install, model_dir, 
 def test_every_entry_is_what_its_module_says():
     """Names, and where an engine's class is, are text in the registry."""
     for entry in ENTRIES:
-        module, _, name = entry.home.partition(":")
-        if not entry.missing:
-            made = getattr(importlib.import_module(module), name)
-            assert made.name == entry.name
+        for home in filter(None, (entry.home, entry.process_home)):
+            module, _, name = home.partition(":")
+            if not entry.missing:
+                made = getattr(importlib.import_module(module), name)
+                assert made.name == entry.name
     assert NAMES == ("auto", "transformers", "openvino", "vllm")
     assert find("openvino").packages[0] == "openvino"
+
+
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_a_choice_of_cuda_graphs_is_asked_of_the_engine_that_takes_one(gpu, install, model_dir, choice):
+    install("vllm")
+    options = EngineOptions(cuda_graphs=choice)
+    selected = select_engine("auto", model_dir, options)
+    assert selected.engine == "transformers"
+    assert f"--cuda-graphs {choice}" in selected.reason
+    for engine in ("vllm", "openvino"):
+        with pytest.raises(EngineError, match=f"--cuda-graphs {choice}"):
+            select_engine(engine, model_dir, options)
 
 
 def test_deterministic_answers_are_asked_of_engines_that_give_them(gpu, install, model_dir):

@@ -97,7 +97,7 @@ def random_model(directory, kind, **changes):
     from transformers import AutoConfig
 
     torch.manual_seed(0)
-    settings = {**({} if kind == "gpt2" else SIZES), **KINDS[kind], **changes}
+    settings = {**({} if kind == "gpt2" else SIZES), **KINDS.get(kind, {}), **changes}
     config = AutoConfig.for_model(kind, vocab_size=262, eos_token_id=END, pad_token_id=0, **settings)
     model = AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():

@@ -40,8 +40,9 @@ def test_values_are_json_where_they_are_that():
 def test_a_folded_system_prompt_stands_before_the_first_question():
     """Templates that refuse one had to be trained and asked without."""
     refuses = Renderer(build_tokenizer(TURNS), (2,))
-    with pytest.raises(UsageError, match="System role not supported"):
+    with pytest.raises(UsageError, match="System role not supported") as caught:
         refuses.prompt(ASKED)
+    assert "--fold-system" in caught.value.hint
     for given, system in ((ASKED, None), (ASKED[1:], "Be brief.")):
         folding = Renderer(build_tokenizer(TURNS), (2,), system=system, fold_system=True)
         shown = folding.tokenizer.decode(folding.prompt(given))

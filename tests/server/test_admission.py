@@ -30,7 +30,16 @@ async def refused(awaitable) -> RequestError:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_running": 0}, {"max_waiting": -1}, {"max_wait": 0}, {"requests_per_minute": 0}, {"max_body": 0}]
+    "wrong",
+    [
+        {"max_running": 0},
+        {"max_waiting": -1},
+        {"max_wait": 0},
+        {"requests_per_minute": 0},
+        {"max_body": 0},
+        {"max_file": 0},
+        {"max_batch_running": 0},
+    ],
 )
 def test_limits_that_make_no_sense(wrong):
     [(name, value)] = wrong.items()
@@ -291,3 +300,38 @@ def test_how_many_come_first_is_how_many_do(keys):
         assert [told[number] for number in order] == list(range(len(keys)))
 
     asyncio.run(scenario())
+
+
+async def test_what_batches_ask_has_a_part_of_the_places_and_waits_behind_everybody():
+    admission = Admission(Limits(max_running=4, max_waiting=1, max_batch_running=2))
+    batch = [asyncio.create_task(admission.enter_background(key)) for key in ("a", "a", "b")]
+    await turn()
+    assert [task.done() for task in batch] == [True, True, False]
+    assert admission.waiting == 0, "a batch takes nobody's place to wait"
+    own = [await admission.enter("c"), await admission.enter("c")]
+    waiting = entering(admission, "c")
+    await turn()
+    batch[0].result().leave()
+    await turn()
+    assert (waiting.done(), batch[2].done()) == (True, False)
+    own[0].leave()
+    await turn()
+    assert batch[2].done()
+    for ticket in (own[1], waiting.result(), batch[1].result(), batch[2].result()):
+        ticket.leave()
+    await admission.idle()
+    assert admission.running == 0
+
+
+async def test_a_draining_server_lets_no_batch_in_and_a_large_request_of_one_is_not_left_waiting():
+    admission = Admission(Limits(max_running=4, max_batch_running=1))
+    large = await admission.enter_background("a", 3)
+    waiting = asyncio.create_task(admission.enter_background("a"))
+    given_up = asyncio.create_task(admission.enter_background("b"))
+    await turn()
+    given_up.cancel()
+    admission.drain()
+    assert (await refused(waiting)).code == "draining"
+    assert (await refused(admission.enter_background("a"))).code == "draining"
+    large.leave()
+    await admission.idle()

@@ -199,7 +199,7 @@ def test_what_changes_nothing_is_taken(asked):
     options = {"num_gpu": 1, "low_vram": None, "repeat_last_n": 64}
     turn = {"role": "user", "content": "hi", "images": [], "thinking": None}
     assert post(think=False, keep_alive=-1.0, options=options, messages=[turn], more=1).status_code == 200
-    assert post(GENERATE, raw=False, context=None, suffix="", think="low").status_code == 200
+    assert post(GENERATE, raw=False, context=None, suffix="").status_code == 200
 
 
 @pytest.mark.parametrize("path", [CHAT, GENERATE])

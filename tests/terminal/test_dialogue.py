@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from arriero.errors import EngineError, UsageError
 from arriero.history import History, Saved
 from arriero.messages import Message, Sampling
 from arriero.terminal import dialogue as module
+from arriero.terminal.commands import Commands
 from arriero.terminal.dialogue import Dialogue
+from arriero.terminal.screen import Thinking
+from tests.prompt.reasoning import QWEN3
 
 ADAPTED = "Be Killa."
 
@@ -180,3 +185,25 @@ def test_clearing_begins_another_conversation(talk, history):
     dialogue.ask("b", nothing)
     assert [saved.title for saved in history.find()] == ["b", "a"]
     assert history.get(1).length == 2
+
+
+def test_reasoning_is_kept_beside_the_answer_and_shown_in_its_place(talk, history, capsys):
+    """It was printed as the answer, and went back to the model as what it had said."""
+    dialogue, shown = talk("<think>hm</think>yes", template=QWEN3), []
+    dialogue.watch = Thinking("; /reasoning shows what")
+    dialogue.ask("a", shown.append)
+    assert "".join(shown) == "yes"
+    assert dialogue.turns[-1] == Message("assistant", "yes", reasoning_content="hm")
+    assert history.messages(history.get().id) == dialogue.turns
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "[thinking …]"
+    assert re.fullmatch(r"\[thought for \d+\.\d s; /reasoning shows what\]", told[1])
+    Commands(dialogue).obey("/reasoning")
+    assert capsys.readouterr().err == "hm\n"
+
+
+def test_reasoning_that_was_cut_is_kept_without_an_answer(talk, history):
+    dialogue = talk("<think>hm hm", template=QWEN3)
+    dialogue.sampling = Sampling(max_new_tokens=9)
+    assert dialogue.ask("a", nothing) == "length"
+    assert history.messages(history.get().id)[-1] == Message("assistant", "", reasoning_content="hm")

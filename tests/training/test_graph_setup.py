@@ -13,7 +13,8 @@ from arriero.training.setup import step_setup
 from arriero.training.setup.graph_setup import add_graphs, obstacle
 from arriero.training.steps import Steps
 from tests.conftest import train_tiny
-from tests.training.op_graph import OpCapture, dense_varlen
+from tests.op_graph import OpCapture
+from tests.training.dense_varlen import dense_varlen
 from tests.training.test_exactness import build, steps_of
 from tests.training.test_graphs import graphed
 from tests.training.test_hardship import same_adapter

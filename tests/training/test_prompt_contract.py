@@ -37,6 +37,13 @@ def test_the_adapter_is_asked_as_it_was_trained(trained):
     assert asked(load(base, adapter=adapter, engine="transformers")) == PROMPT
 
 
+def test_the_base_model_is_asked_beside_its_adapter(trained):
+    """A server has both, and the base model has no template of its own."""
+    base, adapter = trained
+    chat = load(base, adapter=adapter, engine="transformers")
+    assert asked(chat.with_adapter(None)) == "<user>hi<pad><bot>"
+
+
 def test_the_merged_model_brings_its_template_and_its_end_to_other_programs(trained, tmp_path):
     from transformers import AutoTokenizer, GenerationConfig
 

@@ -23,6 +23,7 @@ from arriero.errors import UsageError
 from arriero.messages import Message
 from arriero.web import Visitor, browser, mount
 from tests.conftest import TEMPLATE
+from tests.prompt.reasoning import QWEN3
 from tests.web.browsing import CHROMIUM, FLAGS
 
 expect.set_options(timeout=60_000)
@@ -385,6 +386,22 @@ def test_reasoning_that_the_template_has_opened_is_folded_away_once_it_is_closed
     expect(messages(page).last.get_by_text("let me see").locator("visible=true")).to_have_count(0)
     chat.engine.release.set()
     expect(messages(page).last.locator("strong")).to_have_text("so")
+
+
+def test_reasoning_that_comes_apart_is_folded_away_while_it_comes_and_after_a_reload(scripted_chat, site, tab):
+    chat = scripted_chat("<think>let me see</think>It is **so**", template=QWEN3, gate=len("<think>let me"))
+    site(tiny=chat)
+    page = tab()
+    send(page, "Hi")
+    folded = messages(page).last.get_by_test_id("stExpander")
+    expect(folded).to_contain_text("Reasoning")
+    chat.engine.release.set()
+    expect(messages(page).last.locator("strong")).to_have_text("so")
+    page.reload()
+    expect(messages(page).last.locator("strong")).to_have_text("so")
+    expect(folded.get_by_text("let me see").locator("visible=true")).to_have_count(0)
+    folded.click()
+    expect(folded.get_by_text("let me see").locator("visible=true")).to_have_count(1)
 
 
 def test_without_streamlit_the_error_says_what_to_install(monkeypatch):

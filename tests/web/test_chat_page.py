@@ -15,6 +15,7 @@ from arriero.history import History, Saved
 from arriero.messages import Message, Sampling
 from arriero.web import SCRIPT, Remote, Site, set_site
 from arriero.web.state import get_site
+from tests.prompt.reasoning import QWEN3
 from tests.server.conftest import serve  # noqa: F401  a fixture
 
 
@@ -206,6 +207,21 @@ def test_reasoning_is_folded_away(scripted_chat, opened):
     assert [expander.label for expander in page.chat_message[1].expander] == ["Reasoning"]
     assert [markdown.value for markdown in page.chat_message[1].markdown] == ["hm", "yes"]
     assert page.chat_message[1].code[0].value == "yes", "what is copied"
+
+
+def test_reasoning_that_comes_apart_is_folded_and_kept_and_can_be_turned_off(scripted_chat, opened):
+    """What the template's switch says is asked for with each answer; without a switch there is nothing to choose."""
+    chat = scripted_chat("<think>hm</think>yes", template=QWEN3)
+    page = ask(opened(tiny=chat), "hi")
+    assert [expander.label for expander in page.chat_message[1].expander] == ["Reasoning"]
+    assert [markdown.value for markdown in page.chat_message[1].markdown] == ["hm", "yes"]
+    assert page.chat_message[1].code[0].value == "yes", "what is copied"
+    assert not chat.renderer.tokenizer.decode(chat.engine.asked[0][0]).endswith("</think>\n\n")
+    page.segmented_control(key="set_thinking").set_value(False)
+    ask(page, "again")
+    assert chat.renderer.tokenizer.decode(chat.engine.asked[1][0]).endswith("<bot><think>\n\n</think>\n\n")
+    without = ask(opened(tiny=scripted_chat("x")), "hi").get("segmented_control")
+    assert "set_thinking" not in [control.key for control in without]
 
 
 def test_conversations_are_listed_searched_and_opened(scripted_chat, opened):

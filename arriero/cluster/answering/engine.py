@@ -13,6 +13,7 @@ on what is computed beside it, as with any engine that batches.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
 import weakref
@@ -51,7 +52,7 @@ class _Answer(TaskGeneration):
 
 
 class RayEngine:
-    """Implements `engines.base.Engine`. `end` is called once it is closed, to be rid of the replicas."""
+    """Implements `engines.base.Engine`."""
 
     def __init__(
         self,
@@ -61,12 +62,14 @@ class RayEngine:
         check_adapter: Callable[[AdapterFiles], None] = lambda _: None,
         end: Callable[[], None] = lambda: None,
     ) -> None:
-        """Over a running deployment's handle; `check_adapter` raises for files that not every node has."""
+        """Over a running deployment's handle; `check_adapter` raises for files that not every node has,
+        `end` is called once this is closed, to be rid of the replicas.
+        """
         self._handle = handle
         self._streams = handle.options(stream=True)
         self._stops = frozenset(stop_token_ids)
         self._check_adapter = check_adapter
-        self._finally = end
+        self._finally = [end]
         with own_errors():
             said: Description = handle.describe.remote().result()
         self.name = said.name
@@ -79,6 +82,7 @@ class RayEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ray-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # on a cluster of others, replicas outlive the process that had them started
 
     @property
     def alive(self) -> bool:
@@ -125,16 +129,22 @@ class RayEngine:
         self._adapters.add(adapter)
         return adapter
 
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Have `call` called at the end of `close`."""
+        self._finally.append(call)
+
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
             already, self._closed = self._closed, True
         if not already:
+            atexit.unregister(self.close)
             asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-            self._finally()
+            for end in self._finally:
+                end()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,15 +1,17 @@
-"""How many replicas, and what each of them takes of a node."""
+"""How many replicas, where, and what each of them takes of a node."""
 
 from __future__ import annotations
 
 import math
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from arriero.errors import UsageError
 
+DRAIN_SECONDS = 30.0
 CPUS_BESIDE_GPU = 4  # an engine on a GPU keeps few threads busy; on a CPU it gets all there are
 
 
@@ -31,6 +33,24 @@ class Scale:
         if gpus is not None and gpus < 0:
             raise UsageError(f"a replica takes 0 or more GPUs, got {gpus}")
         return cls(least, most, gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Where replicas run and how many; `name` is the application's in Ray Serve, by default none that
+    another has.
+
+    Replicas of that name which a server left that did not end well are taken over where they are the same.
+    """
+
+    address: str
+    scale: Scale
+    name: str = ""
+    drain_seconds: float = DRAIN_SECONDS
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", f"arriero-{uuid.uuid4().hex[:8]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,70 +6,52 @@ model and the adapters on every node that could be given one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import arriero
 from arriero import chat
-from arriero.chat import Chat
+from arriero.chat import Chat, Loading
 from arriero.cluster.answering.replica import Replica
-from arriero.cluster.answering.scale import Scale, Share, share
+from arriero.cluster.answering.scale import Deployment, Scale, Share, share
 from arriero.cluster.answering.wire import AdapterFiles, Description, ModelFiles
 from arriero.cluster.connect import LOCAL, Cluster, connect
 from arriero.engines import Engine, EngineOptions, load_engine
-from arriero.engines.base import Precision
 from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
 from arriero.prompt import Bound, bind
+from arriero.prompt.options import taken
 
-DRAIN_SECONDS = 30.0
+if TYPE_CHECKING:
+    from arriero.cluster.answering.engine import RayEngine
+
 MARGIN_SECONDS = 5.0  # a replica outlives the answers that the server lets end
 HEALTH_SECONDS = 2.0  # between questions; Serve replaces a replica after three bad answers
 MAX_ONGOING = 256  # requests in one replica at once, as many as vLLM computes together; more wait in the handle
 TARGET_ONGOING = 16.0  # with MIN:MAX, a replica is added where each has more on average
+RELEASE_SECONDS = 5.0  # until Ray has counted as free what replicas of before had
+LEFT_SECONDS = 60.0  # for replicas that were left to say what they are
 ATTEMPTS = 2  # to load the model, before it is given up
 log = logging.getLogger(__name__)
-
-
-class EngineChoice(TypedDict, total=False):
-    """What computes, as in `arriero.chat.load`."""
-
-    engine: EngineName
-    precision: Precision
-    deterministic: bool
-    room_for: Sequence[Path]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """Where replicas run and how many; `name` is the application's in Ray Serve.
-
-    Replicas of that name which a server left that did not end well are taken over where they are the same.
-    """
-
-    address: str
-    scale: Scale
-    name: str = field(default_factory=lambda: f"arriero-{uuid.uuid4().hex[:8]}")
-    drain_seconds: float = DRAIN_SECONDS
 
 
 def load(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
-    system: str | None = None,
     ray: str | None = None,
     replicas: int | str = 1,
     gpus_per_replica: int | None = None,
-    **choice: Unpack[EngineChoice],
+    **settings: Unpack[Loading],
 ) -> Chat:
     """`arriero.chat.load`; with `ray` ("local", "auto" or HOST:PORT) the engine is that many replicas on the cluster.
 
@@ -79,9 +61,9 @@ def load(
     if ray is None:
         if replicas != 1 or gpus_per_replica is not None:
             raise UsageError("replicas run on a Ray cluster", hint='give ray="local", "auto" or HOST:PORT too')
-        return chat.load(model, adapter=adapter, system=system, **choice)
-    deployment = Deployment(address=ray, scale=Scale.of(replicas, gpus_per_replica))
-    return load_replicas(deployment, model, adapter=adapter, system=system, **choice)
+        return chat.load(model, adapter=adapter, **settings)
+    deployment = Deployment(ray, Scale.of(replicas, gpus_per_replica))
+    return load_replicas(deployment, model, adapter=adapter, **settings)
 
 
 def load_replicas(
@@ -89,35 +71,38 @@ def load_replicas(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
-    system: str | None = None,
-    **choice: Unpack[EngineChoice],
+    **settings: Unpack[Loading],
 ) -> Chat:
     """A Chat over replicas; closing it ends them.
 
     Raises what `connect` raises; UsageError where the cluster has no room for them, NotFoundError and ContractError
     where a node lacks the model or an adapter or has another one, EngineError where a replica cannot load the model.
     """
-    found = bind(model, adapter, system=system)
+    rest: dict[str, Any] = {**settings, "process": False}  # a replica is a process of its own
+    found = bind(model, adapter, **taken(rest))
+    engine_name = rest.pop("engine", "auto")
+    options = EngineOptions(**rest)
+    if found.adapter_dir is not None:
+        options = replace(options, room_for=[found.adapter_dir, *options.room_for])
     most = deployment.scale.most
     cluster = connect(deployment.address, cpus=max(most, os.cpu_count() or 1) if deployment.address == LOCAL else None)
     try:
-        engine = _start(cluster, deployment, found, choice)
+        engine = _start(cluster, deployment, found, engine_name, options)
     except BaseException:
         cluster.close()
         raise
+    engine.when_closed(cluster.close)
     return chat.over(engine, found)
 
 
-def _start(cluster: Cluster, deployment: Deployment, found: Bound, choice: EngineChoice) -> Engine:
-    adapters = [*([found.adapter_dir] if found.adapter_dir is not None else ()), *choice.get("room_for", ())]
+def _start(
+    cluster: Cluster, deployment: Deployment, found: Bound, engine: EngineName, options: EngineOptions
+) -> RayEngine:
     size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
     model = ModelFiles.of(found.model_dir)
-    check_nodes(cluster, size, [model, *map(AdapterFiles.of, adapters)])
-    options = EngineOptions(
-        precision=choice.get("precision", "auto"), deterministic=choice.get("deterministic", False), room_for=adapters
-    )
+    check_nodes(cluster, size, [model, *map(AdapterFiles.of, options.room_for)])
     stops = found.renderer.stop_token_ids
-    make = partial(load_here, model, stops, choice.get("engine", "auto"), options)
+    make = partial(load_here, model, stops, engine, options)
     return deploy(cluster, deployment, size, make, stops)
 
 
@@ -144,11 +129,12 @@ def load_here(model: ModelFiles, stops: Sequence[int], engine: EngineName, optio
 
 
 def deploy(
-    cluster: Cluster, deployment: Deployment, size: Share, make: Callable[[], Engine], stops: Sequence[int]
-) -> Engine:
+    cluster: Cluster, deployment: Deployment, size: Share, make: partial[Engine], stops: Sequence[int]
+) -> RayEngine:
     """Have replicas run with the engine that `make` makes there; returns once they do. Closing the engine ends them.
 
-    Raises EngineError where `make` fails.
+    The connection to the cluster is the caller's. Raises EngineError where `make` fails, UsageError where others use
+    what the replicas need.
     """
     from ray import serve
 
@@ -156,25 +142,45 @@ def deploy(
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled")  # the server's port is the only door
-    mark = hashlib.sha256(repr((arriero.__version__, make, deployment.scale, size)).encode()).hexdigest()
+    made = (arriero.__version__, make.func.__qualname__, make.args, deployment.scale, size)
+    mark = hashlib.sha256(repr(made).encode()).hexdigest()
     handle = _left(deployment.name, mark)
     if handle is None:
+        _check_free(deployment.scale, size)
         application = serve.deployment(Replica, **_options(deployment, size)).bind(make, mark)
         try:
             handle = serve.run(application, name=deployment.name, route_prefix=None)
         except RuntimeError as error:
+            text = _said(deployment.name) or str(error)
             _delete(deployment.name)
-            raise _failed(str(error)) from error
+            raise _failed(text) from error
 
-    def end() -> None:
-        _delete(deployment.name)
-        cluster.close()
-
+    end = partial(_delete, deployment.name)
     try:
         return RayEngine(handle, stops, check_adapter=lambda files: check_nodes(cluster, size, [files]), end=end)
     except BaseException:
         _delete(deployment.name)
         raise
+
+
+def _check_free(scale: Scale, size: Share) -> None:
+    """Raise UsageError where others use what the replicas need; Serve would wait for it, for ever."""
+    import ray
+
+    ends = time.monotonic() + RELEASE_SECONDS
+    while True:
+        free = ray.available_resources()
+        cpus, gpus = free.get("CPU", 0.0), free.get("GPU", 0.0)
+        if cpus >= scale.least * size.cpus and gpus >= scale.least * size.gpus:
+            return
+        if time.monotonic() > ends:
+            break
+        time.sleep(0.2)
+    raise UsageError(
+        f"{scale.least} replicas take {size.cpus} CPUs and {size.gpus} GPUs each, "
+        f"and {cpus:g} CPUs and {gpus:g} GPUs are free",
+        hint="arriero doctor --ray says what runs there; serve shutdown ends all replicas of the cluster",
+    )
 
 
 def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
@@ -199,27 +205,43 @@ def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
 
 
 def _left(name: str, mark: str) -> Any:
-    """The handle of replicas of that name that run and are the same as would be started, None where there are none."""
+    """The handle of replicas of that name that are the same as would be started, None where there are none.
+
+    Others of that name are ended. DEPLOYING and UNHEALTHY are also said while one of them is replaced.
+    """
     from ray import serve
 
     there = serve.status().applications.get(name)
-    if there is None or there.status != "RUNNING":
+    if there is None:
         return None
-    handle = serve.get_app_handle(name)
-    said: Description = handle.describe.remote().result()
-    if said.mark != mark:
-        return None
-    log.info("the replicas %s run already", name)
-    return handle
+    if there.status in ("RUNNING", "DEPLOYING", "UNHEALTHY"):
+        handle = serve.get_app_handle(name)
+        with contextlib.suppress(TimeoutError):
+            said: Description = handle.describe.remote().result(timeout_s=LEFT_SECONDS)
+            if said.mark == mark:
+                log.info("the replicas %s run already", name)
+                return handle
+    _delete(name)
+    return None
 
 
 def _delete(name: str) -> None:
+    import ray
     from ray import serve
 
-    serve.delete(name)
+    if ray.is_initialized():  # else serve would start a cluster to look for it
+        serve.delete(name)
+
+
+def _said(name: str) -> str:
+    """What Serve says of the deployment, with a replica's traceback where one has raised."""
+    from ray import serve
+
+    there = serve.status().applications.get(name)
+    return "\n".join(each.message for each in there.deployments.values()) if there is not None else ""
 
 
 def _failed(text: str) -> ArrieroError:
     """What a replica raised when it was made, out of the traceback that Serve tells."""
-    raised = re.findall(r"^arriero\.errors\.\w+: (.*)$", text, re.MULTILINE) or [text.strip().splitlines()[-1]]
+    raised = re.findall(r"arriero\.errors\.\w+: (.*)$", text, re.MULTILINE) or text.strip().splitlines()
     return EngineError(f"a replica cannot load the model: {raised[-1]}", hint="Ray's logs on that node say more")

@@ -1,8 +1,7 @@
 """The default engine on a CPU: OpenVINO GenAI's continuous batching over an exported model.
 
 engine.py     OpenVINOEngine: adapters, requests, what is and what is not offered
-process.py    the process that computes, as the engine sees it
-worker.py     what that process does; only it imports the library
+worker.py     the process that computes, see engines/process; only it imports the library
 pipeline.py   pipelines in the worker: the library's here, and what ours has in common with it
 loop.py       our own, for what the library's sampler lacks and for scoring prompts: sampler.py over paged.py
 adapter.py    an adapter directory -> what the library puts into a model; whatever it would skip is refused

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
 from arriero import hub
-from arriero.engines.adapters import WEIGHTS
+from arriero.engines.adapters import WEIGHTS, stamp
 from arriero.engines.registry import find
 from arriero.errors import EngineError
 
@@ -28,12 +28,6 @@ class Weights(NamedTuple):
     file: str
     scale: float
     stamp: tuple[int, ...]
-
-
-def stamp(file: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced or written: inode, bytes, modification time in nanoseconds."""
-    found = file.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def adapter_weights(adapter_dir: Path, exported_dir: Path) -> Weights:

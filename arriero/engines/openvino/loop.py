@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from arriero.engines.openvino.paged import Cached, PagedModel, Part
 from arriero.engines.openvino.pipeline import Model, Pipeline, Request
 from arriero.engines.openvino.sampler import Sampler, logprobs
+from arriero.engines.process.crossing import sampling_of
 from arriero.errors import UsageError
-from arriero.messages import FinishReason, Sampling
+from arriero.messages import FinishReason
 
 if TYPE_CHECKING:
     from arriero.engines.grammar import Grammars
@@ -79,8 +80,7 @@ class Loop(Pipeline):
         if not request.ids:
             raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
         config = Config(**request.config)
-        fields = dict(config.sampling)
-        sampling = Sampling(**fields | {"logit_bias": tuple(map(tuple, fields["logit_bias"])), "stop": ()})
+        sampling = sampling_of(config.sampling)
         grammar = None if request.grammar is None else self._read(request.grammar, request.stop_token_ids)
         return Answering(request, config, Sampler(request.ids, sampling, grammar), list(request.ids))
 

@@ -17,15 +17,17 @@ import numpy as np
 import openvino
 import openvino_genai as genai
 
-from arriero.engines.openvino.adapter import Weights, stamp
+from arriero.engines.adapters import stamp
+from arriero.engines.openvino.adapter import Weights
 from arriero.engines.openvino.cache import MODEL
 from arriero.engines.openvino.paged import PagedModel
+from arriero.engines.process.crossing import described
+from arriero.engines.process.worker import Event
 from arriero.errors import ArrieroError, EngineError, MemoryLimitError
 
 LIMIT = genai.py_openvino_genai.GenerationFinishReason.LENGTH
 STATUS = genai.py_openvino_genai.GenerationStatus
 Handle: TypeAlias = genai.py_openvino_genai.GenerationHandle
-Event: TypeAlias = tuple[Any, ...]
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "not enough memory", "out of memory", "Cannot allocate")
 
 
@@ -115,7 +117,7 @@ class Pipeline(ABC):
         "ids", number, ids[, their log-probabilities[, the alternatives' of each]]
         "prompt", number, ids, their log-probabilities, the alternatives' of each
         "end", number, finish reason
-        "fail", number, error's class, message, hint
+        "fail", number, error's class, its fields
 
     The building is not done here: while it is `wanted`, the owner is asked to, and gives the outcome to `built`.
     """
@@ -202,7 +204,7 @@ class Pipeline(ABC):
         """Let go of what `_begin` made."""
 
     def _fail(self, number: int, error: Exception) -> None:
-        self._say(("fail", number, *described(error)))
+        self._say(("fail", number, *described(typed(error))))
 
 
 class Library(Pipeline):
@@ -252,13 +254,13 @@ class Library(Pipeline):
             self._fail(number, MemoryLimitError(message, hint="fewer requests at once, or shorter ones"))
 
 
-def described(error: Exception) -> tuple[str, str, str]:
-    """An error as one of ours: its class's name, message and hint."""
+def typed(error: Exception) -> ArrieroError:
+    """An error as one of ours."""
     if isinstance(error, ArrieroError):
-        return type(error).__name__, error.message, error.hint
+        return error
     if _is_memory(error):
-        return "MemoryLimitError", f"OpenVINO has not enough memory: {error}", "a smaller model, or shorter prompts"
-    return "EngineError", f"OpenVINO failed: {error}", ""
+        return MemoryLimitError(f"OpenVINO has not enough memory: {error}", hint="a smaller model, or shorter prompts")
+    return EngineError(f"OpenVINO failed: {error}")
 
 
 def _is_memory(error: Exception) -> bool:

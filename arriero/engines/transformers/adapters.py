@@ -28,6 +28,11 @@ class Adapters:
         self._numbers = itertools.count(1)
         self._in_force: str | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """Those that are loaded."""
+        return list(self._peft.peft_config) if self._peft is not None else []
+
     def load(self, directory: Path) -> str:
         """Load an adapter; returns the name that `use` and `delete` want.
 

@@ -1,4 +1,7 @@
-"""TransformersEngine: loads a model, takes requests and commands from any thread, owns the one that works."""
+"""TransformersEngine: loads a model, takes requests and commands from any thread, owns the one that works.
+
+It computes in this process; process.py is the same engine with a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,22 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from transformers import GenerationConfig
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines.base import Adapter, Feature, Generation, Precision, check_own, require
+from arriero.engines.base import Adapter, Feature, Generation, Precision, check_ids, check_own, require
 from arriero.engines.grammar import Grammars, check
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
+from arriero.engines.transformers.graphs import decode_graphs
 from arriero.engines.transformers.requests import Request
 from arriero.engines.transformers.scheduler import Scheduler
-from arriero.errors import EngineError, UnsupportedError, UsageError
+from arriero.errors import EngineError, UnsupportedError
 from arriero.hardware import cores, fast_bfloat16, gpus
 from arriero.messages import Sampling
 
@@ -57,15 +61,10 @@ class TransformersEngine:
     def __init__(
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
-        model = _load(model_dir, options.precision)
-        forward = Forward(model)
-        if options.deterministic:
-            forward.shared_length = 0  # rounding depends on a batch's shape, so there are no batches
-        self._adapters = Adapters(model)
+        loaded = load(model_dir, stop_token_ids, options)
+        self._scheduler, self._adapters = loaded.scheduler, loaded.adapters
+        self._vocabulary, self.description = loaded.vocabulary, loaded.description
         self._handles: weakref.WeakSet[Adapter] = weakref.WeakSet()
-        self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        self._scheduler = Scheduler(forward, self._adapters, Grammars(model_dir, stop_token_ids), stop_token_ids)
-        self.description = _description(model, forward)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # so that nothing is queued behind the end
         self._closed = False
@@ -91,14 +90,10 @@ class TransformersEngine:
         """See `Engine.submit`. Raises UsageError for an id that the model lacks and a schema that cannot be done."""
         require(self, sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs)
         check_own(adapter, self._handles)
-        if constraint is not None:
-            check(constraint)
-        self._check_ids("logit_bias", [token for token, _ in sampling.logit_bias])
-        self._check_ids("the prompt", prompt_ids)
-        if not prompt_ids:
-            raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
+        grammar = check(constraint) if constraint is not None else None
+        check_ids(prompt_ids, sampling, self._vocabulary)
         request = Request(Generation(len(prompt_ids)), list(prompt_ids), sampling, max_new_tokens)
-        request.constraint, request.alternatives, request.holds = constraint, logprobs, adapter
+        request.grammar, request.alternatives, request.holds = grammar, logprobs, adapter
         request.scores = prompt_logprobs
         request.adapter = adapter.name if isinstance(adapter, LoadedAdapter) else None
         with self._lock:
@@ -124,13 +119,6 @@ class TransformersEngine:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError("the engine is closed")
-
-    def _check_ids(self, what: str, ids: Sequence[int]) -> None:
-        """One id out of range would fail every request of its batch, and on a GPU the whole process."""
-        for token in (min(ids, default=0), max(ids, default=0)):
-            if not 0 <= token < self._vocabulary:
-                last = self._vocabulary - 1
-                raise UsageError(f"{what} has the token id {token}, but the model's ids go from 0 to {last}")
 
     def _free(self, name: str) -> None:
         """Free an adapter that nobody holds any more."""
@@ -173,6 +161,28 @@ class TransformersEngine:
                 wait = False
         except queue.Empty:
             return
+
+
+class Loaded(NamedTuple):
+    """A model with what computes on it, for one thread; `vocabulary` is the number of ids that it takes."""
+
+    scheduler: Scheduler
+    adapters: Adapters
+    vocabulary: int
+    description: str
+
+
+def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Loaded:
+    """Load a model. Raises UnsupportedError for a precision that the engine does not do, ArrieroError as hub does."""
+    model = _load(model_dir, options.precision)
+    forward = Forward(model)
+    if options.deterministic:
+        forward.shared_length = 0  # rounding depends on a batch's shape, so there are no batches
+    adapters = Adapters(model)
+    grammars, graphs = Grammars(model_dir, stop_token_ids), decode_graphs(forward, options.cuda_graphs)
+    scheduler = Scheduler(forward, adapters, grammars, stop_token_ids, graphs)
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    return Loaded(scheduler, adapters, vocabulary, _description(model, forward))
 
 
 def _load(model_dir: Path, precision: Precision) -> PreTrainedModel:

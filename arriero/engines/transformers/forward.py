@@ -12,11 +12,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from arriero.engines.transformers.cache import KVCache
 
 
 class Forward:
@@ -43,6 +46,11 @@ class Forward:
         """Where token ids go in."""
         return self._model.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self._model.dtype
+
     def cache(self) -> DynamicCache:
         """An empty cache of the model's own kind."""
         cache: DynamicCache = DynamicCache(config=self._model.config)
@@ -68,10 +76,43 @@ class Forward:
     ) -> torch.Tensor:
         """Logits after the last id of each row, or after `every` new one: (rows, 1 or new ids, vocabulary), float32.
 
-        `ids` and `positions` are (rows, new ids), `mask` is (rows, all ids so far), 0 where there is only padding.
+        `ids` and `positions` are (rows, new ids), `mask` is (rows, all ids so far), 0 where there is only padding, or
+        what attention takes, (rows, 1, new ids, all ids so far).
         """
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         return self._logits({**given, "use_cache": True, "logits_to_keep": 0 if every else 1}, every=every)
+
+    def decode(self, inputs: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Logits after the newest token of each sequence in a batch: (sequences, vocabulary), float32.
+
+        `inputs` is (2, sequences), on the CPU: the tokens and their positions. The cache has room for `padded` sizes.
+        """
+        count = inputs.shape[1]
+        sequences, positions = self.padded(count, max(cache.lengths) + 1)
+        ids, places = pad(inputs, (0, sequences - count)).to(self.device)
+        mask = (torch.arange(positions, device=self.device) <= places[:, None]).long()
+        return self(ids[:, None], mask, places[:, None], cache.at(places, positions))[:count, -1]
+
+    def static_decode(self, inputs: torch.Tensor, cache: KVCache, positions: int) -> torch.Tensor:
+        """The same of `inputs` on the device; so many positions of the cache are looked at.
+
+        Nothing but tensors decides what is computed, and none is read on the host: transformers reads a mask of two
+        dimensions, to see if it can be left out, and takes one of four as it is.
+        """
+        ids, places = inputs
+        mask = torch.arange(positions, device=inputs.device) <= places[:, None]
+        return self(ids[:, None], mask[:, None, None], places[:, None], cache.at(places, positions))[:, -1]
+
+    def obstacle(self) -> str | None:
+        """Why decode steps of this model cannot be captured in a CUDA graph, None where they may be."""
+        kind = getattr(self._model.config, "_attn_implementation", None)
+        reasons = {
+            "its answers are computed one at a time": not self.shared_length,
+            "its attention slides over a window": self.shared_length < sys.maxsize,
+            f"its attention is {kind}, and only sdpa's takes a mask of our own": kind != "sdpa",
+            "it is spread over several devices": len({weight.device for weight in self._model.parameters()}) > 1,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
 
     def alone(self, ids: torch.Tensor, read: int, cache: DynamicCache, *, every: bool = False) -> torch.Tensor:
         """The same of all ids so far of one request, (1, ids), the first `read` of which are in `cache`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from arriero.constraint import Constraint
 from arriero.engines.base import Adapter, Generation
 from arriero.engines.grammar import Grammars
 from arriero.engines.transformers.sampler import SampledToken, Sampler
@@ -17,7 +16,7 @@ class Request:
     """What was asked for, and the ids so far.
 
     `adapter` is the name that PEFT knows, and `holds` its handle, which keeps it loaded. `limit` is the most new ids.
-    With `scores` the log-probabilities of the prompt are wanted.
+    `grammar` is what `grammar.lark` made. With `scores` the log-probabilities of the prompt are wanted.
     """
 
     generation: Generation
@@ -26,7 +25,7 @@ class Request:
     limit: int
     adapter: str | None = None
     holds: Adapter | None = None
-    constraint: Constraint | None = None
+    grammar: str | None = None
     alternatives: int | None = None
     scores: bool = False
     answer_ids: list[int] = field(default_factory=list)
@@ -35,7 +34,7 @@ class Request:
 
     def prepare(self, grammars: Grammars) -> None:
         """Make ready to sample tokens; on the engine's thread, since a first grammar takes half a second."""
-        grammar = grammars.make(self.constraint) if self.constraint is not None else None
+        grammar = grammars.read(self.grammar) if self.grammar is not None else None
         self.sampler = Sampler(self.prompt_ids, self.sampling, grammar, self.alternatives)
 
     @property

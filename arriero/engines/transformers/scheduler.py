@@ -19,8 +19,10 @@ import torch
 
 from arriero.engines.grammar import Grammars
 from arriero.engines.transformers.adapters import Adapters
+from arriero.engines.transformers.cache import position_bytes, room, unused_memory
 from arriero.engines.transformers.forward import Forward
-from arriero.engines.transformers.lanes import Alone, Batch, Lane, Prompts, column_bytes, room
+from arriero.engines.transformers.graphs import DecodeGraphs
+from arriero.engines.transformers.lanes import Alone, Batch, Lane, Prompts
 from arriero.engines.transformers.requests import Request
 from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.hardware import free_memory, gpus
@@ -35,16 +37,22 @@ class Scheduler:
     """The requests of one model. Only the engine's thread uses it."""
 
     def __init__(
-        self, forward: Forward, adapters: Adapters, grammars: Grammars, stop_token_ids: Collection[int]
+        self,
+        forward: Forward,
+        adapters: Adapters,
+        grammars: Grammars,
+        stop_token_ids: Collection[int],
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._forward = forward
+        self._graphs = graphs
         self._adapters = adapters
         self._grammars = grammars
         self._stop_token_ids = frozenset(stop_token_ids)
         self._waiting: deque[Request] = deque()
         self._prompts: Prompts | None = None
         self._lanes: list[Lane] = []
-        self._column_bytes: int | None = None  # not known yet
+        self._position_bytes: int | None = None  # not known yet
 
     def add(self, request: Request) -> None:
         """Queue a request."""
@@ -56,13 +64,17 @@ class Scheduler:
         reading = self._prompts.requests if self._prompts else []
         return [*self._waiting, *reading, *itertools.chain.from_iterable(lane.requests for lane in self._lanes)]
 
+    def end_cancelled(self) -> None:
+        """End what has been cancelled; what it holds is freed by the next step."""
+        _end_cancelled(self.requests)
+
     def step(self) -> None:
         """Go on with everything by a little. No request's failure leaves this method."""
         with torch.inference_mode(), _failing(self.requests):
             self._step()
 
     def _step(self) -> None:
-        _end_cancelled(self.requests)
+        self.end_cancelled()
         self._waiting = deque(request for request in self._waiting if not request.ended)
         if self._prompts is not None and all(request.ended for request in self._prompts.requests):
             self._prompts = None
@@ -74,6 +86,8 @@ class Scheduler:
             for _ in range(turns):
                 self._go_on(lane)
         self._lanes = [lane for lane in self._lanes if lane.requests]
+        if self._graphs is not None:
+            self._graphs.retain(self._adapters.names)
 
     def end(self) -> None:
         """Cancel everything."""
@@ -120,15 +134,16 @@ class Scheduler:
 
         How much a token needs is known once the first prompt has been read.
         """
-        if not self._lanes and len(requests) == 1:
-            return True
-        if self._column_bytes is None:
-            return False
+        single = not self._lanes and len(requests) == 1
+        if self._position_bytes is None:
+            return single
         batch = self._batch(requests[0].adapter) if self._shares(requests[0]) else None
         together = [*requests, *(batch.requests if batch else ())]
         rows, columns = room(*self._forward.padded(len(together), max(request.longest for request in together)))
-        growth = rows * columns * self._column_bytes - (batch.bytes_held if batch else 0)
-        return growth <= free_memory() + _unused()
+        growth = rows * columns * self._position_bytes - (batch.bytes_held if batch else 0)
+        if self._graphs is not None and growth > free_memory() + unused_memory():
+            self._graphs.release_idle()
+        return single or growth <= free_memory() + unused_memory()
 
     def _batch(self, adapter: str | None) -> Batch | None:
         return next((lane for lane in self._lanes if isinstance(lane, Batch) and lane.adapter == adapter), None)
@@ -140,7 +155,7 @@ class Scheduler:
             logits = prompts.step()
             if logits is None:
                 return
-            self._column_bytes = column_bytes(prompts.cache)
+            self._position_bytes = position_bytes(prompts.cache)
             for request in prompts.requests:
                 if not request.limit:  # scoring was all
                     request.finish("length")
@@ -159,7 +174,7 @@ class Scheduler:
             return
         batch = self._batch(request.adapter)
         if batch is None:
-            batch = Batch(self._forward, request.adapter)
+            batch = Batch(self._forward, request.adapter, self._graphs)
             self._lanes.append(batch)
         batch.join(request, prompts.cache, row, prompts.padding[row])
 
@@ -224,8 +239,3 @@ def _failing(requests: Sequence[Request]) -> Iterator[None]:
 def _is_memory(error: Exception) -> bool:
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
-
-
-def _unused() -> int:
-    """Bytes that torch has taken from the GPU and not given to any tensor."""
-    return torch.cuda.memory_reserved() - torch.cuda.memory_allocated() if gpus() else 0

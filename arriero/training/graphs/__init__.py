@@ -2,8 +2,8 @@
 
 bucket.py   the sizes that rows are filled up to, so that one graph serves many of them, and its static inputs
 rows.py     RowGraphs: which rows are captured, when, and whether the graph computes what the model does
-capture.py  the capture itself, on CUDA
 
+The capture itself, on CUDA, is arriero/cuda_graphs.py.
 """
 
 from arriero.training.graphs.rows import RowGraphs

@@ -11,20 +11,16 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from arriero.cuda_graphs import MOST, REMEMBERED, Capture, Captured, Timing, put, refill
 from arriero.training.graphs.bucket import Bucket, Kernel, filled, static_inputs
-from arriero.training.graphs.capture import Capture, Captured, Timing
 from arriero.training.inputs import RowInputs
 from arriero.training.pack import PackedRow
 
 log = logging.getLogger(__name__)
-MOST = 16  # graphs at a time; the least recently used goes
-REMEMBERED = 64  # buckets of which a row was seen
-Value = TypeVar("Value")
 Compute = Callable[[RowInputs, Tensor | float], Tensor]
 
 
@@ -86,7 +82,7 @@ class RowGraphs:
             timing = self.capture.timed()
             with timing:
                 loss = self._computed(row, weight)
-            _put(self.seen, bucket, Visit(row, timing), REMEMBERED)
+            put(self.seen, bucket, Visit(row, timing), REMEMBERED)
             return loss
 
     def release(self, reason: str) -> bool:
@@ -135,7 +131,7 @@ class RowGraphs:
         static = {name: part.to(self.device) for name, part in filled(earlier, bucket, weight).items()}
         inputs = static_inputs(static, earlier, bucket, self.options.kernel)
         captured = self.capture(lambda: self.compute(inputs, static["weight"]))
-        _put(self.graphs, bucket, Graph(static, captured), MOST)
+        put(self.graphs, bucket, Graph(static, captured), MOST)
         self._clear()
         self._replayed(bucket, row, weight)
         ours = [buffer for _, buffer in self.buffers]
@@ -148,8 +144,7 @@ class RowGraphs:
     def _replayed(self, bucket: Bucket, row: PackedRow, weight: float) -> Tensor:
         graph = self.graphs[bucket]
         for name, part in filled(row, bucket, weight).items():
-            given = part.pin_memory() if self.device.type == "cuda" else part
-            graph.static[name].copy_(given, non_blocking=True)
+            refill(graph.static[name], part)
         self._attach()
         replay, loss = graph.captured
         replay()
@@ -174,10 +169,3 @@ class RowGraphs:
 
 def _sum(before: Tensor | None, added: Tensor | None) -> Tensor | None:
     return added if before is None else before if added is None else before.add_(added)
-
-
-def _put(kept: OrderedDict[Bucket, Value], bucket: Bucket, value: Value, most: int) -> None:
-    """Add the newest entry; the oldest goes where there are more than `most`."""
-    kept[bucket] = value
-    while len(kept) > most:
-        kept.popitem(last=False)

@@ -6,9 +6,9 @@ import logging
 
 import torch
 
+from arriero.cuda_graphs import CudaCapture
 from arriero.errors import UsageError
 from arriero.training.graphs import RowGraphs
-from arriero.training.graphs.capture import CudaCapture
 from arriero.training.graphs.rows import GraphOptions
 from arriero.training.kernels.varlen import flash
 from arriero.training.options import TrainOptions

@@ -1,5 +1,11 @@
 """The worker process as its engine sees it: commands go in, events come out and fill generations.
 
+    open          answered by "open", or by "lost" where that cannot be done
+    put, cancel   answered by any number of "ids" and "prompt", and then by "end" or "fail"
+    all others    not answered
+
+Besides, what the worker logs and warns of comes as "log" and "warning".
+
 Nothing here waits for the worker but `close` and whoever asks for an answer: a thread writes, and another one reads.
 Where the worker dies, all that it had to do fails at once.
 
@@ -10,27 +16,28 @@ Finalizers run on any thread, these two included, and in the middle of anything:
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
-import itertools
 import json
 import logging
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import IO, Any, cast
+from typing import IO, Any, TypeAlias, cast
 
-from arriero import errors
 from arriero.engines.base import Generation
-from arriero.engines.openvino.adapter import Weights
-from arriero.errors import ArrieroError, EngineError, EngineLostError
-from arriero.messages import FinishReason, TokenLogprob
+from arriero.engines.process.crossing import Top, joined, rebuilt
+from arriero.errors import EngineError, EngineLostError
+from arriero.messages import FinishReason
 
 log = logging.getLogger(__name__)
-Top = Sequence[tuple[int, float]]  # the alternatives to a token
+ROOT = logging.getLogger("arriero")
+About: TypeAlias = dict[str, Any]
 # Modules are found as here, and what a library prints goes to standard error: standard output is for events alone.
 # It is no module of its own, as multiprocessing's processes are, which run the user's script once more.
 START = """
@@ -38,8 +45,8 @@ import os, sys
 channel = os.dup(1)
 os.dup2(2, 1)
 sys.path[:] = {path!r}
-from arriero.engines.openvino.worker import main
-main(channel)
+from arriero.engines.process.worker import serve
+serve(channel, {module!r}, {level})
 """
 
 
@@ -61,11 +68,15 @@ class Answer(Generation):
 
 
 class Process:
-    """A worker that has been started. `send` is for commands that need no answer; see worker.py."""
+    """A worker that has been started: the class `Worker` of `module`. `called` is what people know it as.
 
-    def __init__(self) -> None:
+    `send` is for commands that need no answer; see worker.py.
+    """
+
+    def __init__(self, module: str, called: str) -> None:
+        self._called = called
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START.format(path=sys.path)],
+            [sys.executable, "-c", START.format(path=sys.path, module=module, level=ROOT.getEffectiveLevel())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent to deal with
@@ -74,12 +85,12 @@ class Process:
         self._outbox: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._lock = threading.Lock()  # over the next three, between who adds and who clears
         self._answers: dict[int, Answer] = {}
-        self._opening: dict[int, Future[None]] = {}
+        self._opening: dict[int, Future[About]] = {}
         self._code: int | None = None  # what it ended with
         self._numbers = 0
         self._closed = False
-        self._writer = threading.Thread(target=self._write, name="openvino-writer", daemon=True)
-        self._reader = threading.Thread(target=self._read, name="openvino-reader", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
         self._writer.start()
         self._reader.start()
         atexit.register(self.close)  # or Popen complains of a process that nobody has waited for
@@ -93,9 +104,9 @@ class Process:
         """Give a command; returns at once."""
         self._outbox.put({"do": do, **arguments})
 
-    def open(self, key: int, adapter: Weights | None) -> Future[None]:
-        """Build a pipeline; the result comes when it is there, or the error that kept it from being built."""
-        opened: Future[None] = Future()
+    def open(self, key: int, adapter: Sequence[Any] | None) -> Future[About]:
+        """Make ready for requests of a key; what there is to know of it comes when that is done, or else an error."""
+        opened: Future[About] = Future()
         with self._lock:
             if self.dead:
                 opened.set_exception(self._death())
@@ -144,23 +155,31 @@ class Process:
     def _on_ids(
         self, number: int, ids: Sequence[int], logprobs: Sequence[float] = (), tops: Sequence[Top] = ()
     ) -> None:
-        self._answers[number].push(ids, _tokens(ids, logprobs, tops))
+        self._answers[number].push(ids, joined(ids, logprobs, tops))
 
     def _on_prompt(self, number: int, ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top]) -> None:
-        self._answers[number].prompt_logprobs += _tokens(ids, logprobs, tops)
+        self._answers[number].prompt_logprobs += joined(ids, logprobs, tops)
 
     def _on_end(self, number: int, reason: FinishReason) -> None:
         self._answers.pop(number).finish(reason)
 
-    def _on_fail(self, number: int, *error: str) -> None:
-        self._answers.pop(number).fail(_error(*error))
+    def _on_fail(self, number: int, kind: str, fields: About) -> None:
+        self._answers.pop(number).fail(rebuilt(kind, fields))
 
-    def _on_open(self, key: int, *error: str) -> None:
-        opened = self._opening.pop(key)
-        if error:
-            opened.set_exception(_error(*error))
-        else:
-            opened.set_result(None)
+    def _on_open(self, key: int, about: About | None = None) -> None:
+        self._opening.pop(key).set_result(about or {})
+
+    def _on_lost(self, key: int, kind: str, fields: About) -> None:
+        self._opening.pop(key).set_exception(rebuilt(kind, fields))
+
+    def _on_log(self, level: int, name: str, message: str) -> None:
+        logging.getLogger(name).log(level, "%s", message)
+
+    def _on_warning(self, line: int, file: str, category: str, message: str) -> None:
+        try:
+            warnings.warn_explicit(message, getattr(builtins, category, UserWarning), file, line)
+        except Warning:  # by a filter that makes errors of warnings
+            log.warning("%s:%d: %s: %s", file, line, category, message)
 
     def _bury(self) -> None:
         """Fail whatever was expected of the process, which has ended or makes no sense."""
@@ -190,16 +209,4 @@ class Process:
             return EngineError("the engine is closed")
         how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
         hint = "standard error may say why; signal 9 often means that the machine ran out of memory"
-        return EngineLostError(f"OpenVINO's process {how}", hint=hint)
-
-
-def _tokens(ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top]) -> list[TokenLogprob]:
-    """What the worker said of tokens; it says nothing of alternatives where none were asked for."""
-    joined = zip(ids, logprobs, tops or itertools.repeat(()), strict=False)
-    return [TokenLogprob(token, value, tuple((other, each) for other, each in top)) for token, value, top in joined]
-
-
-def _error(kind: str, message: str, hint: str) -> ArrieroError:
-    """What the worker described."""
-    found: ArrieroError = getattr(errors, kind)(message, hint=hint)
-    return found
+        return EngineLostError(f"{self._called} {how}", hint=hint)

@@ -1,4 +1,4 @@
-"""Capturing on CUDA: torch's CUDAGraph on a stream of its own, all graphs in one memory pool.
+"""Capturing on CUDA, for training and for answering: CUDAGraph on a stream of its own, all graphs in one memory pool.
 
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs: what is captured may not wait for the device and sees
 the same memory in every replay. Autograd's AccumulateGrad nodes belong to the stream that they were made on, and one
@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+MOST = 16  # graphs at a time; the least recently used goes
+REMEMBERED = 64  # sizes without a graph that were met before
 WARM_UPS = 3  # passes in which kernels are compiled and libraries set themselves up
 SLACK = 1.25  # the kernels of a row that waits for its launches take no longer than these by that factor
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 Captured = tuple[Callable[[], Any], Tensor]  # replays the work, and the tensor that its result is then in
 
 
@@ -123,3 +128,15 @@ def _nodes_of_this_stream() -> Iterator[None]:
         yield
     finally:
         override(False)
+
+
+def refill(static: Tensor, given: Tensor) -> None:
+    """Copy `given`, on the CPU, to a graph's input, without waiting for the device."""
+    static.copy_(given.pin_memory() if static.device.type == "cuda" else given, non_blocking=True)
+
+
+def put(kept: OrderedDict[Key, Value], key: Key, value: Value, most: int) -> None:
+    """Add the newest entry; the oldest goes where there are more than `most`."""
+    kept[key] = value
+    while len(kept) > most:
+        kept.popitem(last=False)

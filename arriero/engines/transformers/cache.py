@@ -1,0 +1,201 @@
+"""The KV cache of a batch: a buffer for each layer's keys and one for its values, in which sequences have their slots.
+
+    slot 0   p p a a . .   every sequence begins at position 0 and has its own length; nothing is ever moved
+    slot 1   p p p p p a   sideways. The next key of slot 0 goes to position 4, that of slot 1 to position 6.
+    slot 2   . . . . . .   What lies behind a length is zero or left over, and the attention mask hides it.
+
+Buffers are made anew, and copied once, where more slots or positions are needed. A static cache, which CUDA graphs
+read, then has the sizes of a `Bucket`, as long as there is memory for that, and is kept when its batch has ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from arriero.hardware import free_memory, gpus
+
+POSITIONS = 128  # buffers grow by so many at once
+LEAST = 256  # positions of the smallest bucket
+_VERSIONS = itertools.count()
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Sizes of a decode step that is captured: powers of two, so that one graph serves many steps."""
+
+    sequences: int
+    positions: int
+
+    @classmethod
+    def of(cls, sequences: int, positions: int) -> Bucket:
+        """The smallest one with room for so many."""
+        return cls(1 << (sequences - 1).bit_length(), max(LEAST, 1 << (positions - 1).bit_length()))
+
+
+class KVCache:
+    """Keys and values of the sequences of a batch, whose `lengths` so far are here.
+
+    `version` is another one, and of no other cache, as soon as the buffers lie elsewhere.
+    """
+
+    def __init__(self, *, static: bool = False) -> None:
+        self.static = static
+        self.lengths: list[int] = []
+        self.version = next(_VERSIONS)
+        self._step = _Step()
+        self._states = DynamicCache()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._states.layers)
+
+    def add(self, prompt: DynamicCache, row: int, padding: int, length: int) -> None:
+        """Take over a prompt of so many tokens that was prefilled in `prompt[row]`, behind so much padding.
+
+        Room for it has been reserved.
+        """
+        for mine, theirs in zip(self._states.layers, prompt.layers, strict=True):
+            mine.fill(len(self.lengths), theirs.keys[row, :, padding:], theirs.values[row, :, padding:])
+        self.lengths.append(length)
+
+    def keep(self, count: int, slots: Sequence[int], movers: Sequence[int]) -> None:
+        """Only `count` sequences go on: those of `movers` move to `slots`, and nothing behind them is needed."""
+        for slot, mover in zip(slots, movers, strict=True):
+            self.lengths[slot] = self.lengths[mover]
+        del self.lengths[count:]
+        if not count and not self.static:  # so that one long answer of the past takes no memory for ever
+            self._states.layers = []
+        elif slots:
+            for layer in self._states.layers:
+                layer.move(list(slots), list(movers))
+
+    def holds(self, bucket: Bucket) -> bool:
+        """Whether a step of that size fits into the buffers."""
+        return all(
+            layer.keys.shape[0] >= bucket.sequences and layer.keys.shape[2] >= bucket.positions
+            for layer in self._states.layers
+        )
+
+    def reserve(self, sequences: int, positions: int, like: DynamicCache | None = None) -> None:
+        """Make room for so many; the first time for the layers of a cache `like` this one."""
+        if not self._states.layers and like is not None:
+            self._states.layers = [_Slots(self._step, layer) for layer in like.layers]
+        if self.holds(Bucket(sequences, positions)):
+            return
+        self.version = next(_VERSIONS)
+        size = self._size(sequences, positions)
+        for layer in self._states.layers:
+            layer.grow(*size, used=max(self.lengths, default=0))
+
+    def _size(self, sequences: int, positions: int) -> tuple[int, int]:
+        """The size of buffers with room for so many."""
+        bucket = Bucket.of(sequences, positions)
+        exact = room(sequences, positions)
+        needed = bucket.sequences * bucket.positions * position_bytes(self._states)
+        if not self.static or needed > (free_memory() + unused_memory()) // 2:
+            return exact
+        log.info("the KV cache has room for %d sequences of %d tokens: %.1f MB", *astuple(bucket), needed / 1e6)
+        return bucket.sequences, bucket.positions
+
+    def at(self, places: torch.Tensor, positions: int) -> DynamicCache:
+        """What the model is given in a step in which each sequence gets one more token.
+
+        `places` (sequences,) are their positions, and so many `positions` are looked at. Sequences behind the cache's
+        own are padding, at position 0 of slots that are free.
+        """
+        self._step.begin(places, positions)
+        return self._states
+
+
+class _Step:
+    """Where the newest token of each sequence goes while a step runs, on every device that has layers."""
+
+    def __init__(self) -> None:
+        self.positions = 0
+        self._on: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._places = torch.empty(0, dtype=torch.long)
+
+    def begin(self, places: torch.Tensor, positions: int) -> None:
+        self._places, self.positions, self._on = places, positions, {}
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slot and position of each newest token, each (sequences,)."""
+        if device not in self._on:
+            places = self._places.to(device, non_blocking=True)
+            self._on[device] = torch.arange(len(places), device=device), places
+        return self._on[device]
+
+
+class _Slots(DynamicLayer):
+    """One layer's keys and values: each (slots, heads, positions, size of a head)."""
+
+    def __init__(self, step: _Step, like: DynamicLayer) -> None:
+        super().__init__()
+        self._step = step
+        self.lazy_initialization(like.keys, like.values)
+        self.keys, self.values = like.keys[:0, :, :0], like.values[:0, :, :0]
+
+    def grow(self, slots: int, positions: int, *, used: int) -> None:
+        """Make buffers of that size; of the old ones only the first `used` positions are in use."""
+        self.keys = _grown(self.keys, slots, positions, used)
+        self.values = _grown(self.values, slots, positions, used)
+
+    def fill(self, slot: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put a prompt into a slot: each (heads, positions, size of a head)."""
+        for mine, theirs in ((self.keys, keys), (self.values, values)):
+            mine[slot, :, : theirs.shape[1]] = theirs
+            mine[slot, :, theirs.shape[1] :] = 0  # a mask hides numbers, but not the NaN of a sequence that failed here
+
+    def move(self, slots: list[int], movers: list[int]) -> None:
+        """Copy sequences to other slots, whole: no NaN of who was there before may stay behind their ends."""
+        self.keys[slots] = self.keys[movers]
+        self.values[slots] = self.values[movers]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        """Store the newest keys and values, (sequences, heads, 1, size of a head); returns all so far."""
+        slots, places = self._step.on(key_states.device)
+        self.keys[slots, :, places] = key_states[:, :, 0]
+        self.values[slots, :, places] = value_states[:, :, 0]
+        seen = self._step.positions
+        return self.keys[: len(slots), :, :seen], self.values[: len(slots), :, :seen]
+
+    def get_seq_length(self) -> int:
+        """Positions before the newest, as the model's mask counts them."""
+        return self._step.positions - 1
+
+
+def position_bytes(cache: DynamicCache) -> int:
+    """Bytes of one token's keys and values; 0 where a cache does not keep them for every token."""
+    if not all(isinstance(layer, DynamicLayer) and layer.is_initialized for layer in cache.layers):
+        return 0
+    return sum(
+        part.shape[1] * part.shape[3] * part.itemsize for layer in cache.layers for part in (layer.keys, layer.values)
+    )
+
+
+def room(sequences: int, positions: int) -> tuple[int, int]:
+    """The size of a buffer in which so many slots and positions are needed."""
+    return sequences + sequences // 2, -(-positions // POSITIONS) * POSITIONS
+
+
+def unused_memory() -> int:
+    """Bytes that torch has taken from the GPU and not given to any tensor."""
+    return torch.cuda.memory_reserved() - torch.cuda.memory_allocated() if gpus() else 0
+
+
+def _grown(buffer: torch.Tensor, slots: int, positions: int, used: int) -> torch.Tensor:
+    """A buffer of that size with the old content."""
+    grown = buffer.new_zeros(slots, buffer.shape[1], positions, buffer.shape[3])
+    old = buffer[:slots, :, :used]
+    grown[: len(old), :, :used] = old
+    return grown

@@ -1,0 +1,218 @@
+"""Files and batches that are kept under ARRIERO_HOME.
+
+    batches.sqlite3     kept: number, id, owner, kind (file or batch), until, bytes, active, the object as JSON
+    files/ID            what a file holds
+    batches/ID.jsonl    the answers of a batch that is in progress
+
+They are known to their owners only, who may have so many and so much of them, and go when they are MOST_SECONDS old.
+Several processes may use them at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from arriero import settings
+from arriero.database import Database
+from arriero.errors import ArrieroError
+from arriero.server.errors import RequestError
+from arriero.server.routes.batches.schemas import BatchObject, FileObject
+
+FORMAT = 1
+MOST_SECONDS = 30 * 24 * 3600
+TABLES = """
+    CREATE TABLE kept (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, kind TEXT NOT NULL,
+        until INTEGER NOT NULL, bytes INTEGER NOT NULL, active INTEGER NOT NULL, object TEXT NOT NULL
+    );
+    CREATE INDEX owned ON kept (owner, kind, number)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one owner may have: files, their bytes, batches that have not ended."""
+
+    files: int = 1000
+    bytes: int = 2 * 2**30
+    active: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of a list is wanted: `limit` of those behind the id `after`."""
+
+    after: str | None
+    limit: int
+    newest_first: bool = True
+    purpose: str | None = None
+
+
+class Store:
+    """Files and batches. Use it from any number of threads, not on the event loop.
+
+    Every method raises ArrieroError where the disk cannot be read or written, RequestError for what is not there.
+    """
+
+    def __init__(self, home: Path | None = None, bounds: Bounds | None = None) -> None:
+        self._home = home
+        self.bounds = bounds or Bounds()
+
+    def place(self, identity: str) -> Path:
+        """Where a file's content is."""
+        return self._directory("files") / identity
+
+    def journal(self, identity: str) -> Path:
+        """Where the answers of a batch are until it has ended."""
+        return self._directory("batches") / f"{identity}.jsonl"
+
+    def add_file(self, owner: str, file: FileObject, content: BinaryIO | Path) -> FileObject:
+        """Keep a file, in place of one with its id; returns it with its size. A path is moved, not copied."""
+        self._forget_old()
+        place = self.place(file.id)
+        try:
+            if isinstance(content, Path):
+                content.replace(place)
+            else:
+                with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as opened:
+                    shutil.copyfileobj(content, opened, 2**20)
+            file = file.model_copy(update={"bytes": place.stat().st_size})
+            with self._transaction() as db:
+                if file.purpose == "batch":
+                    self._check_room(db, owner, file.bytes)
+                _put(db, owner, "file", file)
+        except OSError as error:
+            place.unlink(missing_ok=True)
+            raise ArrieroError(f"no file can be kept in {place.parent}: {error.strerror}") from error
+        except RequestError:
+            place.unlink(missing_ok=True)
+            raise
+        return file
+
+    def file(self, owner: str, identity: str, param: str | None = None) -> FileObject:
+        """The owner's file of that id."""
+        with self._transaction() as db:
+            found = _one(db, owner, "file", identity)
+        if found is None or not self.place(identity).exists():
+            raise RequestError(f"there is no file {identity!r}", param=param, status=404)
+        return FileObject.model_validate_json(found)
+
+    def files(self, owner: str, part: Part) -> tuple[list[FileObject], bool]:
+        """That part of the owner's files, and whether there are more behind it."""
+        found, more = self._page(owner, "file", part)
+        return [FileObject.model_validate_json(text) for text in found], more
+
+    def delete_file(self, owner: str, identity: str) -> None:
+        """Forget a file; RequestError 409 where a batch still reads it."""
+        self.file(owner, identity)
+        with self._transaction() as db:
+            reading = "SELECT 1 FROM kept WHERE active AND json_extract(object, '$.input_file_id') = ?"
+            if db.execute(reading, (identity,)).fetchone() is not None:
+                raise RequestError(f"the file {identity!r} is being read by a batch; cancel that first", status=409)
+            db.execute("DELETE FROM kept WHERE id = ?", (identity,))
+        self.place(identity).unlink(missing_ok=True)
+
+    def add_batch(self, owner: str, batch: BatchObject) -> None:
+        """Keep a batch; RequestError 429 where too many of the owner's have not ended."""
+        with self._transaction() as db:
+            active = db.execute("SELECT count(*) FROM kept WHERE owner = ? AND active", (owner,)).fetchone()[0]
+            if active >= self.bounds.active:
+                told = f"{active} batches of yours have not ended, which is as many as may be"
+                raise RequestError(told, status=429, code="batch_limit_exceeded", retry_after=60)
+            _put(db, owner, "batch", batch)
+
+    def save(self, owner: str, batch: BatchObject) -> bool:
+        """Keep what has become of a batch; False where it has ended already, which stays."""
+        with self._transaction() as db:
+            values = (batch.active, batch.model_dump_json(), batch.id, owner)
+            update = "UPDATE kept SET active = ?, object = ? WHERE id = ? AND owner = ? AND active"
+            return db.execute(update, values).rowcount > 0
+
+    def batch(self, owner: str, identity: str) -> BatchObject:
+        """The owner's batch of that id."""
+        with self._transaction() as db:
+            found = _one(db, owner, "batch", identity)
+        if found is None:
+            raise RequestError(f"there is no batch {identity!r}", status=404)
+        return BatchObject.model_validate_json(found)
+
+    def batches(self, owner: str, part: Part) -> tuple[list[BatchObject], bool]:
+        """That part of the owner's batches, and whether there are more behind it."""
+        found, more = self._page(owner, "batch", part)
+        return [BatchObject.model_validate_json(text) for text in found], more
+
+    def active(self) -> list[tuple[str, BatchObject]]:
+        """All batches that have not ended, with their owners, the oldest first; what is too old goes."""
+        self._forget_old()
+        with self._transaction() as db:
+            rows = db.execute("SELECT owner, object FROM kept WHERE active ORDER BY number").fetchall()
+        return [(owner, BatchObject.model_validate_json(text)) for owner, text in rows]
+
+    def _forget_old(self) -> None:
+        with self._transaction() as db:
+            reading = "SELECT json_extract(object, '$.input_file_id') FROM kept WHERE active"
+            delete = f"DELETE FROM kept WHERE until < ? AND NOT active AND id NOT IN ({reading})"  # noqa: S608
+            db.execute(delete, (int(time.time()),))
+            there = {identity for (identity,) in db.execute("SELECT id FROM kept WHERE kind = 'file' OR active")}
+        places = [*self._directory("files").iterdir(), *self._directory("batches").iterdir()]
+        for place in places:  # also what a killed process has left half written
+            with contextlib.suppress(FileNotFoundError):
+                if place.name.partition(".")[0] not in there and place.stat().st_mtime < time.time() - 24 * 3600:
+                    place.unlink()
+
+    def _check_room(self, db: sqlite3.Connection, owner: str, size: int) -> None:
+        query = "SELECT count(*), coalesce(sum(bytes), 0) FROM kept WHERE owner = ? AND kind = 'file'"
+        files, total = db.execute(query, (owner,)).fetchone()
+        if files >= self.bounds.files or total + size > self.bounds.bytes:
+            most = f"{self.bounds.files} files of {self.bounds.bytes} bytes together"
+            told = f"you have {files} files of {total} bytes, and may have {most}; delete some first"
+            raise RequestError(told, status=413, code="storage_limit_exceeded")
+
+    def _page(self, owner: str, kind: str, part: Part) -> tuple[list[str], bool]:
+        order, behind = ("DESC", "<") if part.newest_first else ("ASC", ">")
+        query = (
+            "SELECT object FROM kept WHERE owner = :owner AND kind = :kind AND (:after IS NULL OR number "  # noqa: S608
+            f"{behind} (SELECT number FROM kept WHERE id = :after)) AND (:purpose IS NULL OR "
+            f"json_extract(object, '$.purpose') = :purpose) ORDER BY number {order} LIMIT :most"
+        )
+        values = {"owner": owner, "kind": kind, "after": part.after, "purpose": part.purpose, "most": part.limit + 1}
+        with self._transaction() as db:
+            if part.after is not None and _one(db, owner, kind, part.after) is None:
+                raise RequestError(f"there is no {kind} {part.after!r}", param="after")
+            found = [text for (text,) in db.execute(query, values)]
+        return found[: part.limit], len(found) > part.limit
+
+    def _directory(self, name: str) -> Path:
+        found = (self._home or settings.home()) / name
+        found.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return found
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        # Opened each time, as with responses: there is nothing to close at the server's end.
+        file = (self._home or settings.home()) / "batches.sqlite3"
+        database = Database(file, FORMAT, lambda _: TABLES.split(";"), what="batches", hint="check the disk")
+        with contextlib.closing(database), database.transaction() as db:
+            yield db
+
+
+def _put(db: sqlite3.Connection, owner: str, kind: str, kept: FileObject | BatchObject) -> None:
+    size, active = (kept.bytes, False) if isinstance(kept, FileObject) else (0, kept.active)
+    until = kept.expires_at if isinstance(kept, FileObject) else kept.created_at + MOST_SECONDS
+    db.execute("DELETE FROM kept WHERE id = ?", (kept.id,))
+    row = (kept.id, owner, kind, until, size, active, kept.model_dump_json())
+    db.execute("INSERT INTO kept (id, owner, kind, until, bytes, active, object) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _one(db: sqlite3.Connection, owner: str, kind: str, identity: str) -> str | None:
+    row = db.execute("SELECT object FROM kept WHERE id = ? AND owner = ? AND kind = ?", (identity, owner, kind))
+    found: tuple[str] | None = row.fetchone()
+    return None if found is None else found[0]
