@@ -133,7 +133,7 @@ class ChunkReader:
             details = counts.get("completion_tokens_details") or {}
             told = (counts.get("prompt_tokens"), counts.get("completion_tokens"), details.get("reasoning_tokens"))
             self.usage = Usage(*(int(count or 0) for count in told))
-        choice = next(iter(chunk.get("choices") or ()), {})
+        choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
         self._reason = choice.get("finish_reason") or self._reason
         delta = choice.get("delta") or {}
         calls = tuple(_call_delta(call) for call in delta.get("tool_calls") or ())

@@ -13,7 +13,11 @@ tools (`bind_tools`) and schemas (`with_structured_output`), which also work tog
 
     loading.py  which objects share a loaded model
     words.py    messages and tools between LangChain and us
-    models.py   what both kinds share; ArrieroLLM
+    identity.py what caches tell objects apart by, and what objects are called elsewhere
+    models.py   what both kinds share
+    clock.py    how long an answer took
+    llm.py      ArrieroLLM
+    remote.py   a server's model in the place of a loaded one
     parsers.py  structured answers as objects
     chat.py     ChatArriero
     embeddings.py   ArrieroEmbeddings
@@ -28,6 +32,6 @@ except ImportError as error:
 
 from arriero.langchain.chat import ChatArriero
 from arriero.langchain.embeddings import ArrieroEmbeddings
-from arriero.langchain.models import ArrieroLLM, LLaMA3_1_LLM
+from arriero.langchain.llm import ArrieroLLM, LLaMA3_1_LLM
 
 __all__ = ["ArrieroEmbeddings", "ArrieroLLM", "ChatArriero", "LLaMA3_1_LLM"]

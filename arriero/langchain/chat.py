@@ -13,12 +13,12 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from arriero.chat import Chat, Options, Reply
+from arriero.chat import Options, Reply
 from arriero.errors import UsageError
-from arriero.langchain.models import OverChat
+from arriero.langchain.models import OverChat, Request
 from arriero.langchain.parsers import parser_of
 from arriero.langchain.words import answer, answer_chunk, chat_options, choice_of, turns
-from arriero.messages import Message, NamedTool, Piece, Sampling
+from arriero.messages import Message, NamedTool, Piece, Tool
 
 Method = Literal["json_schema", "json_mode", "function_calling"]
 
@@ -54,12 +54,17 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
         return "arriero-chat"
 
     def _resolve_model_profile(self) -> ModelProfile:
-        """What the model can be given and asked for, in LangChain's words; agents go by it."""
-        return ModelProfile(
-            name=self.chat.model,
+        """What the model can be given and asked for, in LangChain's words; agents go by it.
+
+        A server is not asked, so its model's name and window are not in it.
+        """
+        local = ModelProfile()
+        if self._remote is None:
+            window, tags = self.chat.window, self.chat.renderer.tags
+            local = ModelProfile(name=self.chat.model, max_input_tokens=window, max_output_tokens=window)
+            local["reasoning_output"] = tags is not None
+        return local | ModelProfile(
             open_weights=True,
-            max_input_tokens=self.chat.window,
-            max_output_tokens=self.chat.window,
             text_inputs=True,
             text_outputs=True,
             image_inputs=False,
@@ -67,7 +72,6 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
             pdf_inputs=False,
             audio_inputs=False,
             video_inputs=False,
-            reasoning_output=self.chat.renderer.tags is not None,
             tool_calling=True,
             tool_choice=True,
             tool_call_streaming=True,
@@ -137,6 +141,11 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
             response_format = {"type": "json_schema", "json_schema": {"schema": wanted}}
         return self.bind(response_format=response_format, ls_structured_output_format=shown, **kwargs)
 
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The part of a cache's key that is not the prompt. LangChain's own goes by `dumps`, which leaves out paths."""
+        given = {**self._identifying_params, "output_version": self.output_version, "stop": stop, **kwargs}
+        return str(sorted(given.items()))
+
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         return self._result(*self._complete(messages, stop, kwargs))
 
@@ -146,12 +155,12 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
     def _result(self, reply: Reply, facts: dict[str, Any]) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=answer(reply, facts))])
 
-    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Chat, Any, Sampling, Options]:
+    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Request:
         chat, messages, sampling, options = super()._request(prompt, stop, given)
         again = repeated(messages)
         if options.get("tools") and again is not None and options["tool_choice"] != NamedTool(again):
             log.warning("%s was called %d times in a row in the same way; it is not offered again", again, REPEATS)
-            options["tools"] = [tool for tool in options["tools"] if tool["function"]["name"] != again]
+            options["tools"] = [tool for tool in map(Tool.of, options["tools"]) if tool.name != again]
             options["tool_choice"] = options["tool_choice"] if options["tools"] else "none"
         return chat, messages, sampling, options
 

@@ -19,6 +19,7 @@ from typing import Any
 from arriero import hub
 from arriero.chat import Chat, EngineName, load
 from arriero.errors import EngineError
+from arriero.langchain.identity import stamp
 from arriero.prompt import Prompting
 
 Key = tuple[Any, ...]
@@ -31,8 +32,8 @@ def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineN
     """The Chat of these settings; loaded unless somebody in this process holds it. Raises what `arriero.load` does."""
     model_dir = None if model is None and adapter is not None else hub.resolve(model)  # None: the adapter's own
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
-    weights = engine, model_dir, _stamp(model_dir)
-    key = *weights, adapter_dir, _stamp(adapter_dir), json.dumps(prompting, sort_keys=True, default=str)
+    weights = engine, model_dir, stamp(model_dir)
+    key = *weights, adapter_dir, stamp(adapter_dir), json.dumps(prompting, sort_keys=True, default=str)
     with _lock:
         chat = _chats.get(key)
         if chat is None or not chat.engine.alive:
@@ -50,11 +51,3 @@ def _made(
         with contextlib.suppress(EngineError):
             return other.with_adapter(adapter_dir, **prompting)
     return load(model_dir, adapter=adapter_dir, engine=engine, **prompting)
-
-
-def _stamp(directory: Path | None) -> Key:
-    """What tells a directory's files from later ones of the same names."""
-    if directory is None or not directory.is_dir():
-        return ()
-    files = [(file.name, file.stat()) for file in sorted(directory.iterdir()) if file.is_file()]
-    return tuple((name, found.st_size, found.st_mtime_ns) for name, found in files)
