@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import threading
+import time
 import weakref
 
 import pytest
@@ -94,3 +95,13 @@ def test_the_tutorials_class(home, model_dir, trained_adapter):
     assert llm.render("hi") == llm.chat.render([system, {"role": "user", "content": "hi"}])
     tuned = LLaMA3_1_LLM(model_dir, adapter=trained_adapter, engine="transformers")
     assert tuned.render("hi") == tuned.chat.render([{"role": "user", "content": "hi"}])
+
+
+def test_a_second_equal_object_costs_a_fraction_of_the_first(home, model_dir):
+    """It loaded the weights again: as long as the first."""
+    made, seconds = [], []
+    for _ in range(4):
+        begun = time.perf_counter()
+        made.append(ChatArriero(**settings(model_dir)))
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds[1:]) < seconds[0] / 3

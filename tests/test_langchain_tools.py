@@ -13,6 +13,7 @@ from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
+from langgraph.prebuilt import create_react_agent
 from pydantic import BaseModel
 
 from arriero.constraint import Choice, JsonSchema
@@ -224,3 +225,10 @@ class TestAgents:
             agent = create_agent(ChatArriero(chat=chat), [weather], response_format=format_)
             result = agent.invoke({"messages": [("user", "weather in Oslo?")]})
             assert result["structured_response"] == City(name="Oslo", height=3)
+
+    @pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+    def test_langgraphs_own_agent(self, scripted_chat):
+        chat = scripted_chat(self.CALL, "It is cold.", template=TOOL_TEMPLATE)
+        agent = create_react_agent(ChatArriero(chat=chat), [weather, clock])
+        turns = agent.invoke({"messages": [("user", "weather in Oslo?")]})["messages"]
+        assert [turn.text for turn in turns[1:]] == ["", "12 °C in Oslo", "It is cold."]
