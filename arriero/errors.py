@@ -9,6 +9,7 @@
     ├── ContractError               1: an adapter was trained for another model or another prompt
     ├── CutOffError                 1: an answer that has to be complete ended before it was
     ├── EngineError                 1: the engine failed or lacks what was asked of it
+    │   ├── BusyError               1: a server cannot answer now and may be able to later
     │   ├── EngineLostError         1: the process or the machine that computed the answer is gone
     │   └── ExportError             1: a model cannot be made into what the engine computes with
     ├── DownloadError               1: a download failed or did not verify
@@ -116,6 +117,14 @@ class CutOffError(ArrieroError):
 
 class EngineError(ArrieroError):
     """An engine failed, or lacks a feature that was asked for."""
+
+
+class BusyError(EngineError):
+    """A server cannot answer now: full, over a limit, or failing. It may in `retry_after` seconds, where it says so."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, hint="try again later")
+        self.retry_after = retry_after
 
 
 class EngineLostError(EngineError):

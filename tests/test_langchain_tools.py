@@ -9,8 +9,11 @@ import json
 import operator
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
+from langgraph.prebuilt import create_react_agent
 from pydantic import BaseModel
 
 from arriero.constraint import Choice, JsonSchema
@@ -190,3 +193,42 @@ def test_a_call_that_was_cut_off_is_an_invalid_one(model):
     message = model(CALL).bind_tools([weather]).invoke("hi", max_new_tokens=len(CALL.partition("Potosí")[0]))
     assert message.tool_calls == []
     assert [(call["name"], call["args"]) for call in message.invalid_tool_calls] == [("weather", '{"city": "')]
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+class TestAgents:
+    """LangChain's own agent, whose loop is its business; ours is what the engine is asked in it."""
+
+    CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+
+    def test_a_loop_that_repeats_the_same_call_ends_with_a_word(self, scripted_chat, caplog):
+        """It ended in LangGraph's recursion limit."""
+        chat = scripted_chat(*[self.CALL] * 3, "It is cold.", template=TOOL_TEMPLATE)
+        agent = create_agent(ChatArriero(chat=chat), [weather, clock])
+        turns = agent.invoke({"messages": [("user", "weather in Oslo?")]})["messages"]
+        assert turns[-1].text == "It is cold."
+        assert [turn.content for turn in turns if turn.type == "tool"] == ["12 °C in Oslo"] * 3
+        shown = [chat.renderer.tokenizer.decode(asked[0]) for asked in chat.engine.asked]
+        assert ['"name": "weather"' in prompt.partition("<user>")[0] for prompt in shown] == [True, True, True, False]
+        assert "weather was called 3 times in a row" in caplog.text
+
+    def test_other_arguments_are_no_repetition(self, scripted_chat):
+        others = [self.CALL.replace("Oslo", name) for name in ("Oslo", "Rome", "Oslo", "Rome")]
+        chat = scripted_chat(*others, "done", template=TOOL_TEMPLATE)
+        turns = create_agent(ChatArriero(chat=chat), [weather]).invoke({"messages": [("user", "?")]})["messages"]
+        assert len([turn for turn in turns if turn.type == "tool"]) == 4
+
+    def test_tools_and_a_response_format_together_end(self, scripted_chat):
+        final = '<tool_call>\n{"name": "City", "arguments": {"name": "Oslo", "height": 3}}\n</tool_call>'
+        for format_, last in ((ToolStrategy(City), final), (ProviderStrategy(City), '{"name": "Oslo", "height": 3}')):
+            chat = scripted_chat(self.CALL, last, template=TOOL_TEMPLATE)
+            agent = create_agent(ChatArriero(chat=chat), [weather], response_format=format_)
+            result = agent.invoke({"messages": [("user", "weather in Oslo?")]})
+            assert result["structured_response"] == City(name="Oslo", height=3)
+
+    @pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+    def test_langgraphs_own_agent(self, scripted_chat):
+        chat = scripted_chat(self.CALL, "It is cold.", template=TOOL_TEMPLATE)
+        agent = create_react_agent(ChatArriero(chat=chat), [weather, clock])
+        turns = agent.invoke({"messages": [("user", "weather in Oslo?")]})["messages"]
+        assert [turn.text for turn in turns[1:]] == ["", "12 °C in Oslo", "It is cold."]

@@ -11,10 +11,16 @@ Sampling parameters are given to the constructor or with a call, whose `stop` ad
 `max_tokens` and the tutorial's `model_name_or_path` are understood; unknown names raise UsageError. A ChatArriero takes
 tools (`bind_tools`) and schemas (`with_structured_output`), which also work together, as agents have them.
 
+    loading.py  which objects share a loaded model
     words.py    messages and tools between LangChain and us
-    models.py   what both kinds share; ArrieroLLM
+    identity.py what caches tell objects apart by, and what objects are called elsewhere
+    models.py   what both kinds share
+    clock.py    how long an answer took
+    llm.py      ArrieroLLM
+    remote.py   a server's model in the place of a loaded one
     parsers.py  structured answers as objects
     chat.py     ChatArriero
+    embeddings.py   ArrieroEmbeddings
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ except ImportError as error:
     raise ImportError('arriero.langchain needs langchain-core: pip install "arriero[langchain]"') from error
 
 from arriero.langchain.chat import ChatArriero
-from arriero.langchain.models import ArrieroLLM
+from arriero.langchain.embeddings import ArrieroEmbeddings
+from arriero.langchain.llm import ArrieroLLM, LLaMA3_1_LLM
 
-__all__ = ["ArrieroLLM", "ChatArriero"]
+__all__ = ["ArrieroEmbeddings", "ArrieroLLM", "ChatArriero", "LLaMA3_1_LLM"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
@@ -14,12 +15,26 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 
 from arriero.chat import Options, Reply
 from arriero.errors import UsageError
-from arriero.langchain.models import OverChat
+from arriero.langchain.models import OverChat, Request
 from arriero.langchain.parsers import parser_of
 from arriero.langchain.words import answer, answer_chunk, chat_options, choice_of, turns
-from arriero.messages import Message, Piece
+from arriero.messages import Message, NamedTool, Piece, Tool
 
 Method = Literal["json_schema", "json_mode", "function_calling"]
+
+
+log = logging.getLogger(__name__)
+REPEATS = 3
+
+
+def repeated(messages: Sequence[Message]) -> str | None:
+    """The tool that the last answers have called again and again with the same arguments: an agent's endless loop."""
+    answers = [message.tool_calls for message in messages if message.role == "assistant"][-REPEATS:]
+    calls = {tuple((call.name, call.arguments) for call in made) for made in answers}
+    if len(answers) < REPEATS or len(calls) > 1 or messages[-1].role != "tool":
+        return None
+    (made,) = calls
+    return made[0][0] if len(made) == 1 else None
 
 
 class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_stream(messages)` is ours and LLM's `prompt`
@@ -37,6 +52,32 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
     @property
     def _llm_type(self) -> str:
         return "arriero-chat"
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        """What the model can be given and asked for, in LangChain's words; agents go by it.
+
+        A server is not asked, so its model's name and window are not in it.
+        """
+        local = ModelProfile()
+        if self._remote is None:
+            window, tags = self.chat.window, self.chat.renderer.tags
+            local = ModelProfile(name=self.chat.model, max_input_tokens=window, max_output_tokens=window)
+            local["reasoning_output"] = tags is not None
+        return local | ModelProfile(
+            open_weights=True,
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            image_url_inputs=False,
+            pdf_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            tool_calling=True,
+            tool_choice=True,
+            tool_call_streaming=True,
+            structured_output=True,
+            temperature=True,
+        )
 
     def bind_tools(
         self,
@@ -100,14 +141,28 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
             response_format = {"type": "json_schema", "json_schema": {"schema": wanted}}
         return self.bind(response_format=response_format, ls_structured_output_format=shown, **kwargs)
 
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The part of a cache's key that is not the prompt. LangChain's own goes by `dumps`, which leaves out paths."""
+        given = {**self._identifying_params, "output_version": self.output_version, "stop": stop, **kwargs}
+        return str(sorted(given.items()))
+
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return self._result(self._complete(messages, stop, kwargs))
+        return self._result(*self._complete(messages, stop, kwargs))
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return self._result(await self._acomplete(messages, stop, kwargs))
+        return self._result(*await self._acomplete(messages, stop, kwargs))
 
-    def _result(self, reply: Reply) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=answer(reply, self._facts(reply)))])
+    def _result(self, reply: Reply, facts: dict[str, Any]) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=answer(reply, facts))])
+
+    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Request:
+        chat, messages, sampling, options = super()._request(prompt, stop, given)
+        again = repeated(messages)
+        if options.get("tools") and again is not None and options["tool_choice"] != NamedTool(again):
+            log.warning("%s was called %d times in a row in the same way; it is not offered again", again, REPEATS)
+            options["tools"] = [tool for tool in map(Tool.of, options["tools"]) if tool.name != again]
+            options["tool_choice"] = options["tool_choice"] if options["tools"] else "none"
+        return chat, messages, sampling, options
 
     def _options(self, given: dict[str, Any]) -> Options:
         return chat_options(given)
@@ -115,5 +170,12 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
     def _turns(self, prompt: list[BaseMessage]) -> Sequence[Message]:
         return turns(prompt)
 
-    def _chunk(self, piece: Piece) -> ChatGenerationChunk:
-        return ChatGenerationChunk(message=answer_chunk(piece, self._facts(piece)))
+    def _chunk(self, piece: Piece, facts: dict[str, Any]) -> ChatGenerationChunk:
+        return ChatGenerationChunk(message=answer_chunk(piece, facts))
+
+    def _given(self, prompt: LanguageModelInput) -> list[BaseMessage]:
+        return self._convert_input(prompt).to_messages()
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """The tokens of these messages as a prompt, so with the chat template, the system prompt and `tools`."""
+        return len(self.render(messages, **({} if tools is None else {"tools": tools}))) if messages else 0

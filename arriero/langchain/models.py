@@ -1,36 +1,48 @@
-"""What both of LangChain's kinds of model share over a Chat, and the kind that takes text."""
+"""What both of LangChain's kinds of model share over a Chat, or over a server's model."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from langchain_core.language_models import LLM, LangSmithParams
-from langchain_core.outputs import GenerationChunk
-from langchain_core.runnables import Runnable
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.load.serializable import to_json_not_implemented
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
-from arriero.chat import Chat, EngineName, Options, Reply, load
+from arriero.chat import Chat, EngineName, Form, Options, Reply, Stream
 from arriero.errors import UsageError
-from arriero.langchain.words import listed, renamed
+from arriero.langchain.clock import Clock
+from arriero.langchain.identity import identity, portable
+from arriero.langchain.loading import shared
+from arriero.langchain.words import OF_SERVERS, listed, renamed
 from arriero.messages import Message, Piece, Sampling, with_system
 from arriero.prompt import Prompting
 
+if TYPE_CHECKING:
+    from arriero.langchain.remote import RemoteChat, RemoteStream
+
 PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangChain hands `stop` over by itself
-
-
 NOTHING = (None, None, "auto", Prompting(template={}, fold_system=False, chat_template=None))  # is said of the model
+OF_LOADING = {"chat", "engine", "template", "fold_system", "chat_template"}
+
+
+Request = tuple["Chat | RemoteChat", Any, Sampling, Options]
 
 
 class OverChat(BaseModel):
     """What both classes share: the options, the Chat, and calls in LangChain's words turned into calls of it.
 
     `model`, `adapter`, `system`, `engine` and what is said of the prompt (`template`: variables of the chat template,
-    `fold_system`, `chat_template`) are what `arriero.load` takes, and what it raises is raised here. `chat`
-    is the loaded model, or one handed in instead of the others; it is never None once the object is made. `loaded_as`
-    is internal: what the Chat was loaded with, None when it was handed in.
+    `fold_system`, `chat_template`) are what `arriero.load` takes, and what it raises is raised here. `chat` is the
+    loaded model, or one handed in instead of the others. `loaded_as` is internal: what the Chat was loaded with, None
+    when it was handed in.
+
+    With `base_url` a server answers, `arriero serve` or any that speaks OpenAI's protocol: `model` or `adapter` is what
+    it calls the one that answers, by default its own default, `api_key` (or ARRIERO_API_KEY) is sent to it, `timeout`
+    is in seconds, `max_retries` how often a request is made again that could not be answered. `chat` is None then.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -57,13 +69,20 @@ class OverChat(BaseModel):
     template: dict[str, Any] = Field(default_factory=dict)
     fold_system: bool = False
     chat_template: str | None = None
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    timeout: float | None = None
+    max_retries: int = Field(default=2, ge=0)
     chat: Chat = Field(default=cast("Any", None), exclude=True, repr=False)
     loaded_as: tuple[Any, ...] | None = Field(default=None, exclude=True, repr=False)
+    _others: dict[Path | None, Chat] = PrivateAttr(default_factory=dict)  # with the adapters that calls have named
+    _remote: RemoteChat | None = PrivateAttr(default=None)
+    _identity: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def _turns(self, prompt: Any) -> Sequence[Message]:
         raise NotImplementedError
 
-    def _chunk(self, piece: Piece) -> Any:
+    def _chunk(self, piece: Piece, facts: dict[str, Any]) -> Any:
         raise NotImplementedError
 
     def _options(self, given: dict[str, Any]) -> Options:
@@ -73,125 +92,190 @@ class OverChat(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _own_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        return renamed(values, cls.model_fields)
+        served = values.get("base_url") is not None
+        named = renamed(values, [name for name in cls.model_fields if served or name not in OF_SERVERS])
+        if served and (local := sorted(OF_LOADING & named.keys())):
+            raise UsageError(
+                f"with base_url no model is loaded here, got {', '.join(local)}",
+                hint="what a call may say of the template goes into chat_template_kwargs",
+            )
+        return named
 
     @model_validator(mode="after")
     def _load(self) -> Self:
         self._sampling(None, {})  # a value that makes no sense shows before a model is loaded
+        if self.base_url is not None:
+            return self._connect(self.base_url)
         prompting = Prompting(template=self.template, fold_system=self.fold_system, chat_template=self.chat_template)
         wanted = (self.model, self.adapter, self.engine, prompting)
         if self.chat is None or self.loaded_as not in (None, wanted):
-            self.chat = load(self.model, adapter=self.adapter, engine=self.engine, **prompting)
+            self.chat = shared(self.model, self.adapter, self.engine, prompting)
             self.loaded_as = wanted
         elif self.loaded_as is None and wanted != NOTHING:
             raise UsageError("give either a chat, or the model, adapter, engine and prompt to load one with")
+        self._identity = identity(self.chat)
+        return self
+
+    def _connect(self, url: str) -> Self:
+        from arriero.langchain.remote import RemoteChat, connect
+
+        name = self.model if self.adapter is None else self.adapter
+        server = connect(url, self.api_key, self.timeout)
+        self._remote = RemoteChat(server, None if name is None else str(name), self.max_retries)
+        self._identity = {"base_url": server.address, "model": name}
         return self
 
     def get_token_ids(self, text: str) -> list[int]:
         """Ids of plain text by the model's own tokenizer, for LangChain's `get_num_tokens` and `trim_messages`."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
+        if self._remote is not None:
+            return self._remote.token_ids(text)
         return list(self.chat.renderer.tokenizer.encode(text, add_special_tokens=False))
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """All that an answer depends on besides the prompt: LangChain's caches and traces go by it."""
         return {
-            "model": str(self.chat.model if self.model is None else self.model),
-            "adapter": self._adapter_directory,
-            "system": self.chat.renderer.system if self.system is None else self.system,
-            "template": dict(self.chat.renderer.variables),
-            "engine": self.chat.engine.name,
+            **self._identity,
+            **({} if self.system is None else {"system": self.system}),
             **{name: getattr(self, name) for name in PER_CALL},
             "own_stop": self.stop,  # `stop` is where LangChain puts the call's
         }
 
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """LangChain's `dumps` writes what the object was made with: no weights, keys or absolute paths, but names."""
+        return True
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Where `loads` finds the classes."""
+        return ["arriero", "langchain"]
+
     @property
-    def _adapter_directory(self) -> str | None:
-        if self.adapter is None and self.chat.adapter is not None:
-            return str(self.chat.adapter.directory)
-        return str(self.adapter) if self.adapter is not None else None
+    def lc_secrets(self) -> dict[str, str]:
+        """What `dumps` leaves out, and the environment variable from which `loads` may take it."""
+        return {"api_key": "ARRIERO_API_KEY"}
+
+    def to_json(self) -> Any:
+        """See `is_lc_serializable`. `loads` raises NotFoundError for names that are not known there.
+
+        A Chat that was handed in cannot be written, which LangChain calls "not_implemented".
+        """
+        if self._remote is None and self.loaded_as is None:
+            return to_json_not_implemented(self)
+        made: dict[str, Any] = super().to_json()  # type: ignore[misc]  # of LangChain's class
+        for name in OF_SERVERS if self._remote is None else OF_LOADING:  # the constructor refuses them
+            made["kwargs"].pop(name, None)
+        for name in ("model", "adapter"):
+            if (place := getattr(self, name)) is not None:
+                made["kwargs"][name] = str(place) if self._remote is not None else portable(place)
+        if self.chat_template is not None:  # it may be a file
+            made["kwargs"]["chat_template"] = self.chat.renderer.given_template
+        return made
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(
             ls_provider="arriero",
-            ls_model_name=kwargs.get("model", self.chat.model),
+            ls_model_name=kwargs.get("model", self._name),
             ls_model_type=self._kind,
             ls_temperature=kwargs.get("temperature", self.temperature),
             ls_max_tokens=kwargs.get("max_tokens", kwargs.get("max_new_tokens", self.max_new_tokens)),
             ls_stop=[*self.stop, *listed(stop)],
         )
 
+    @property
+    def _name(self) -> str:
+        """What the model is called; a server is not asked for it."""
+        return self.chat.model if self._remote is None else self._remote.known or self._remote.server.address
+
     def _sampling(self, stop: list[str] | None, options: Mapping[str, Any]) -> Sampling:
         """A call's parameters over the object's own; the Chat fills in the rest with the model's defaults."""
         own = Sampling(**{name: getattr(self, name) for name in PER_CALL})
         return Sampling(**renamed(options, PER_CALL), stop=(*self.stop, *listed(stop))).over(own)
 
-    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Any, Sampling, Options]:
-        options = self._options(left := dict(given))
+    def render(self, prompt: LanguageModelInput, **options: Any) -> list[int]:
+        """The exact prompt ids that the engine receives for what `invoke` takes, tools and schemas included."""
+        chat, turns, _, form = self._request(self._given(prompt), None, options)
+        return chat.render(turns, **cast(Form, form))
+
+    def _given(self, prompt: LanguageModelInput) -> Any:
+        """What `_turns` takes, of what `invoke` takes."""
+        raise NotImplementedError
+
+    def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Request:
+        left = dict(given)
+        own = self.chat if self._remote is None else self._remote
+        chat = self._with_adapter(left.pop("adapter")) if "adapter" in left else own
+        options = self._options(left)
         turns = with_system(self._turns(prompt), self.system)
-        return turns, self._sampling(stop, left), options
+        return chat, turns, self._sampling(stop, left), options
 
-    def _complete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Reply:
-        messages, sampling, options = self._request(prompt, stop, given)
-        return self.chat.complete(messages, sampling, **options)
+    def _with_adapter(self, adapter: str | Path | None) -> Chat | RemoteChat:
+        """The same model with another adapter, or none, loaded once for this object."""
+        if self._remote is not None:
+            name = self.model if adapter is None else adapter
+            return self._remote.with_adapter(None if name is None else str(name))
+        directory = Path(adapter).expanduser().resolve() if adapter is not None else None
+        if directory == (self.chat.adapter.directory if self.chat.adapter is not None else None):
+            return self.chat
+        if directory not in self._others:
+            self._others[directory] = self.chat.with_adapter(directory)
+        return self._others[directory]
 
-    async def _acomplete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Reply:
-        messages, sampling, options = self._request(prompt, stop, given)
-        return await self.chat.acomplete(messages, sampling, **options)
+    def _begin(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Stream | RemoteStream, Clock]:
+        clock = Clock()
+        chat, messages, sampling, options = self._request(prompt, stop, given)
+        return chat.stream(messages, sampling, **options), clock
+
+    async def _abegin(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Stream | RemoteStream, Clock]:
+        if "adapter" in given:
+            await asyncio.to_thread(self._with_adapter, given["adapter"])
+        return self._begin(prompt, stop, given)
+
+    def _complete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Reply, dict[str, Any]]:
+        pieces, clock = self._begin(prompt, stop, given)
+        reply = Reply.of(list(map(clock.seen, pieces)))
+        return reply, self._facts(reply, clock)
+
+    async def _acomplete(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Reply, dict[str, Any]]:
+        pieces, clock = await self._abegin(prompt, stop, given)
+        async with aclosing(pieces):
+            reply = Reply.of([clock.seen(piece) async for piece in pieces])
+        return reply, self._facts(reply, clock)
 
     def _stream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[Any]:
-        messages, sampling, options = self._request(prompt, stop, kwargs)
-        with closing(self.chat.stream(messages, sampling, **options)) as pieces:  # whoever breaks off stops the engine
+        begun, clock = self._begin(prompt, stop, kwargs)
+        with closing(begun) as pieces:  # whoever breaks off stops the engine
             for piece in pieces:
-                chunk = self._chunk(piece)
+                chunk = self._chunk(piece, self._facts(clock.seen(piece), clock))
                 if run_manager is not None:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
 
     async def _astream(self, prompt: Any, stop: Any = None, run_manager: Any = None, **kw: Any) -> AsyncIterator[Any]:
-        messages, sampling, options = self._request(prompt, stop, kw)
-        async with aclosing(self.chat.astream(messages, sampling, **options)) as pieces:
+        begun, clock = await self._abegin(prompt, stop, kw)
+        async with aclosing(begun) as pieces:
             async for piece in pieces:
-                chunk = self._chunk(piece)
+                chunk = self._chunk(piece, self._facts(clock.seen(piece), clock))
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
 
-    def _facts(self, answer: Piece | Reply) -> dict[str, Any]:
-        """Token counts, finish reason and model under LangChain's names; empty while the answer goes on."""
+    def _facts(self, answer: Piece | Reply, clock: Clock) -> dict[str, Any]:
+        """Token counts, finish reason, model and timings in LangChain's words; empty while the answer goes on."""
         if answer.usage is None:
             return {}
-        usage = {
+        timings = clock.timings(answer.usage.completion_tokens)
+        metadata = {"finish_reason": answer.finish_reason, "model_name": self._name, "timings": timings}
+        if not answer.usage.total_tokens:  # a server that does not count
+            return {"response_metadata": metadata}
+        usage: dict[str, Any] = {
             "input_tokens": answer.usage.prompt_tokens,
             "output_tokens": answer.usage.completion_tokens,
             "total_tokens": answer.usage.total_tokens,
         }
-        metadata = {"finish_reason": answer.finish_reason, "model_name": self.chat.model}
+        if answer.usage.reasoning_tokens:
+            usage["output_token_details"] = {"reasoning": answer.usage.reasoning_tokens}
         return {"usage_metadata": usage, "response_metadata": metadata}
-
-
-class ArrieroLLM(OverChat, LLM):
-    """Text in, text out: each prompt is one user message. A stream's last chunk carries finish reason and usage."""
-
-    _kind = "llm"
-    # LangChain's text models answer a batch one prompt after the other. In threads, as its chat models do it, the
-    # engine computes the answers together: eight of them took a third of the time on two CPU cores.
-    batch = Runnable.batch
-    abatch = Runnable.abatch
-
-    @property
-    def _llm_type(self) -> str:
-        return "arriero"
-
-    def _call(self, prompt: str, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any) -> str:
-        return self._complete(prompt, stop, kwargs).text
-
-    async def _acall(self, prompt: str, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any) -> str:
-        return (await self._acomplete(prompt, stop, kwargs)).text
-
-    def _turns(self, prompt: str) -> Sequence[Message]:
-        return [Message("user", prompt)]
-
-    def _chunk(self, piece: Piece) -> GenerationChunk:
-        return GenerationChunk(text=piece.text, generation_info=self._facts(piece) or None)

@@ -146,7 +146,7 @@ def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
         if own not in known:
             names = [*known, *(alias for alias, meant in ALIASES.items() if meant in known)]
             near = difflib.get_close_matches(name, names, n=1)
-            hint = "the model runs in this process; for one of a server use ChatOpenAI of langchain-openai"
+            hint = 'the model runs in this process; for a server\'s give the object base_url="http://…"'
             raise UsageError(
                 f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
                 hint=hint if name in OF_SERVERS else "",

@@ -70,7 +70,7 @@ def engine(make, model_dir):
 
 def model_in(engine):
     """The model inside, for hooks that stop it at a known place."""
-    return engine._scheduler._forward._model
+    return engine._thread.scheduler._forward._model
 
 
 # --- the same ids as generate
@@ -437,7 +437,7 @@ def test_adapters_that_nobody_holds_leave_the_model(make, model_dir, adapters, e
         assert list(answer(engine, engine.load_adapter(adapters[name]))) == expected[name]
     assert list(answer(engine, None)) == expected[None]
     gc.collect()
-    engine._ask(lambda: None)  # what was queued before is done
+    engine._thread.ask(lambda: None)  # what was queued before is done
     assert [name for name, _ in model_in(engine).named_parameters()] == parameters
 
 
@@ -628,3 +628,29 @@ def test_closing_frees_the_model(model_dir):
     assert held() is None
     with pytest.raises(EngineError, match="closed"):
         engine.load_adapter(Path("nowhere"))
+
+
+def test_an_engine_that_nobody_holds_frees_the_model(model_dir):
+    """Its own thread held it, so that weights stayed in memory until the process ended."""
+    engine = TransformersEngine(model_dir, (END,))
+    held, thread, collected = weakref.ref(model_in(engine)), engine._thread, weakref.ref(engine)
+    assert list(engine.submit(PROMPT, GREEDY, max_new_tokens=3))
+    del engine
+    gc.collect()
+    assert collected() is None
+    thread.join(30)
+    gc.collect()
+    assert (thread.is_alive(), held()) == (False, None)
+
+
+def test_an_answer_in_flight_keeps_its_engine(model_dir):
+    engine = TransformersEngine(model_dir, (END,))
+    whole = list(engine.submit(PROMPT, GREEDY, max_new_tokens=20))
+    reached, release, _ = gated(engine, 2)
+    generation, collected = engine.submit(PROMPT, GREEDY, max_new_tokens=20), weakref.ref(engine)
+    del engine
+    assert reached.wait(30)
+    gc.collect()
+    assert collected() is not None
+    release.set()
+    assert list(generation) == whole

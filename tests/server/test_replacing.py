@@ -81,7 +81,7 @@ class Gate:
     def __init__(self, chat):
         self.reached, self.queued, self.replaced = threading.Event(), threading.Event(), threading.Event()
         self._calls = 0
-        chat.engine._scheduler._forward._model.register_forward_pre_hook(self._hold)
+        chat.engine._thread.scheduler._forward._model.register_forward_pre_hook(self._hold)
 
     def _hold(self, *_):
         self._calls += 1

@@ -5,16 +5,12 @@ It computes in this process; process.py is the same engine with a process of its
 
 from __future__ import annotations
 
-import functools
 import logging
-import queue
 import sys
-import threading
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from transformers import GenerationConfig
@@ -29,7 +25,8 @@ from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import decode_graphs
 from arriero.engines.transformers.requests import Request
 from arriero.engines.transformers.scheduler import Scheduler
-from arriero.errors import EngineError, UnsupportedError
+from arriero.engines.transformers.thread import EngineThread
+from arriero.errors import UnsupportedError
 from arriero.hardware import cores, fast_bfloat16, gpus
 from arriero.messages import Sampling
 
@@ -47,12 +44,23 @@ class LoadedAdapter(Adapter):
         self.name = name
 
 
+class Answer(Generation):
+    """A generation in flight. It holds the engine, which would otherwise end when nobody else does."""
+
+    def __init__(self, prompt_tokens: int, engine: TransformersEngine) -> None:
+        super().__init__(prompt_tokens)
+        self._engine: TransformersEngine | None = engine
+
+    def _end(self) -> None:
+        super()._end()
+        self._engine = None
+
+
 class TransformersEngine:
     """Implements `engines.base.Engine`, with every feature.
 
-    The thread takes commands (a request, an adapter to load or to free, the end) in order, and between them goes on
-    with the requests step by step. A request holds its adapter's handle, so an adapter that nobody holds is in no
-    batch any more.
+    Its thread does all that has to do with the model. A request holds its adapter's handle, so an adapter that nobody
+    holds is in no batch any more.
     """
 
     name = "transformers"
@@ -62,19 +70,15 @@ class TransformersEngine:
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
         loaded = load(model_dir, stop_token_ids, options)
-        self._scheduler, self._adapters = loaded.scheduler, loaded.adapters
         self._vocabulary, self.description = loaded.vocabulary, loaded.description
         self._handles: weakref.WeakSet[Adapter] = weakref.WeakSet()
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # so that nothing is queued behind the end
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
-        self._thread.start()
+        self._thread = EngineThread(loaded.scheduler, loaded.adapters)
+        weakref.finalize(self, self._thread.end).atexit = False
 
     @property
     def alive(self) -> bool:
         """See `Engine.alive`."""
-        return not self._closed and self._thread.is_alive()
+        return not self._thread.closed and self._thread.is_alive()
 
     def submit(
         self,
@@ -92,76 +96,26 @@ class TransformersEngine:
         check_own(adapter, self._handles)
         grammar = check(constraint) if constraint is not None else None
         check_ids(prompt_ids, sampling, self._vocabulary)
-        request = Request(Generation(len(prompt_ids)), list(prompt_ids), sampling, max_new_tokens)
+        request = Request(Answer(len(prompt_ids), self), list(prompt_ids), sampling, max_new_tokens)
         request.grammar, request.alternatives, request.holds = grammar, logprobs, adapter
         request.scores = prompt_logprobs
         request.adapter = adapter.name if isinstance(adapter, LoadedAdapter) else None
-        with self._lock:
-            self._check_open()
-            self._commands.put(lambda: self._scheduler.add(request))
+        thread = self._thread
+        thread.put(lambda: thread.scheduler.add(request))
         return request.generation
 
     def load_adapter(self, directory: Path) -> Adapter:
         """See `Engine.load_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
-        adapter = LoadedAdapter(directory, self._ask(lambda: self._adapters.load(directory)))
+        thread = self._thread
+        adapter = LoadedAdapter(directory, thread.ask(lambda: thread.adapters.load(directory)))
         self._vocabulary = max(self._vocabulary, hub.adapter_rows(directory))
-        # A finalizer may run anywhere, also where a lock is held: it only queues.
-        weakref.finalize(adapter, self._commands.put, functools.partial(self._free, adapter.name)).atexit = False
+        weakref.finalize(adapter, thread.free, adapter.name).atexit = False
         self._handles.add(adapter)
         return adapter
 
     def close(self) -> None:
         """See `Engine.close`."""
-        with self._lock:
-            self._closed = True
-            self._commands.put(lambda: None)
-        self._thread.join()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineError("the engine is closed")
-
-    def _free(self, name: str) -> None:
-        """Free an adapter that nobody holds any more."""
-        try:
-            self._adapters.delete(name)
-        except Exception:  # it stays in memory; nobody waits for it
-            log.exception("an adapter could not be removed")
-
-    def _ask(self, action: Callable[[], Any]) -> Any:
-        """Have the engine's thread do something; its result or its exception."""
-        answer: Future[Any] = Future()
-
-        def command() -> None:
-            if self._closed:
-                answer.set_exception(EngineError("the engine is closed"))
-                return
-            try:
-                answer.set_result(action())
-            except Exception as error:  # belongs to whoever asked
-                answer.set_exception(error)
-
-        with self._lock:
-            self._check_open()
-            self._commands.put(command)
-        return answer.result()
-
-    def _work(self) -> None:
-        while not self._closed:
-            self._obey(wait=not self._scheduler.requests)
-            self._scheduler.step()
-        self._obey(wait=False)
-        self._scheduler.end()
-        del self._scheduler, self._adapters  # the model's memory
-
-    def _obey(self, *, wait: bool) -> None:
-        """Do what has been asked so far, and wait for something to do where there is nothing."""
-        try:
-            while True:
-                self._commands.get(block=wait)()
-                wait = False
-        except queue.Empty:
-            return
+        self._thread.close()
 
 
 class Loaded(NamedTuple):
