@@ -21,7 +21,7 @@ from arriero.hub.sources import endpoint, page
 
 LOGIN = {"huggingface": "hf auth login", "modelscope": "modelscope login"}
 TOKENS = {"huggingface": "settings/tokens", "modelscope": "my/access/token"}  # below the endpoint
-SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\b(?:hf|ms|api_org)[_-][\w-]{8,}|(?<=Bearer )\S+|(?<=m_session_id=)[^\s;]+")
+SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\b(?:hf|ms|api_org)[_-][\w-]{8,}|(?<=Bearer )\S+|(?<=token=|on_id=)[^\s;&]+")
 
 
 def redacted(text: str) -> str:

@@ -86,5 +86,5 @@ def _ask(source: Source, answers: queue.SimpleQueue[Source]) -> None:
     from huggingface_hub import get_session
 
     with contextlib.suppress(Exception):  # whatever it is, this hub has not answered
-        get_session().head(endpoint(source), timeout=PATIENCE).raise_for_status()
-        answers.put(source)
+        if not get_session().head(endpoint(source), timeout=PATIENCE).is_error:  # it may redirect
+            answers.put(source)

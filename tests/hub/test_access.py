@@ -105,6 +105,7 @@ def test_tokens_are_sent_and_never_shown_or_kept(hub_server, tmp_path, source, g
         "token hf_NoBodyNoBody failed",
         "Cookie: m_session_id=NoBody; path=/",
         "ms-NoBody-12345678",
+        "https://host/data.json?token=NoBody&x=1",
         "my-own-NoBody",
     ],
 )

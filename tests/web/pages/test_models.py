@@ -86,12 +86,12 @@ def test_a_download_is_seen_by_everybody_and_can_be_cancelled(hub_server, home):
 
 
 def test_what_a_download_came_to_is_said_in_its_place(hub_server, home):  # noqa: F811
-    hub_server.gated = True
+    hub_server.gated = "no token"
     page = opened("models")
     page.text_input(key="models_name").set_value("owner/name")
     submit(page)
     page = after_jobs(drawn(page), shelf._folder("downloads", ""))
-    assert "needs a licence accepted or a token" in text(page)
+    assert "it needs an account, and you are not logged in" in text(page)
     assert jobs.find(shelf.downloads()[0].folder).failure.kind == "AccessError"
 
 

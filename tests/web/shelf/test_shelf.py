@@ -71,7 +71,7 @@ def test_a_cancelled_download_leaves_no_model_and_can_be_taken_up_again(hub_serv
 
 
 def test_what_a_hub_refuses_is_a_typed_error(hub_server):
-    hub_server.gated = True
+    hub_server.gated = "no token"
     failure = ended(shelf.download("owner/name", "modelscope")).failure
     assert failure.kind == "AccessError"
     assert "accept the licence" in failure.hint
