@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from arriero import chat, hub
 from arriero.constraint import Text
 from arriero.engines import EngineOptions, load_engine, select_engine
+from arriero.engines.transformers.adapters import Adapters
 from arriero.errors import ArrieroError, EngineError
 from arriero.prompt import bind
 from arriero.server.models import Models
@@ -159,6 +160,27 @@ def test_figures_of_new_rows_beside_a_base_model_without(grown, rows):
     model_dir, adapter = grown
     found = evaluate(rows, model=model_dir, adapter=adapter, precision="float32")
     assert found.nll < found.base.nll
+
+
+def test_who_keeps_where_the_embeddings_are_is_told_when_they_grow(grown):
+    """A captured decode step would have read the memory where they were."""
+    model_dir, adapter = grown
+    grew = []
+    adapters = Adapters(AutoModelForCausalLM.from_pretrained(model_dir), lambda: grew.append(True))
+    adapters.load(adapter)
+    assert grew == [True]
+    adapters.load(adapter)
+    assert grew == [True], "there is room now"
+
+
+def test_a_process_of_its_own_takes_the_new_tokens_too(grown):
+    model_dir, adapter = grown
+    engine = load_engine(model_dir, [END], "transformers", EngineOptions(precision="float32", process=True))
+    try:
+        loaded = engine.load_adapter(adapter)
+        assert list(engine.submit([5, TOKENS - 1], GREEDY, max_new_tokens=2, adapter=loaded))
+    finally:
+        engine.close()
 
 
 def test_nothing_grows_where_nothing_is_missing(model_dir, rows_file, tmp_path, caplog):

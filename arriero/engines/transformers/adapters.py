@@ -7,6 +7,7 @@ may touch the base model's own weights: what would is refused by name.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 
 class Adapters:
-    """The adapters of a model. Only one thread may use it, the one that calls the model."""
+    """The adapters of a model. Only one thread may use it, the one that calls the model.
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+    `on_growth` is called once an adapter has brought embeddings for tokens that the model had none for: the model's
+    are in another place in memory then.
+    """
+
+    def __init__(self, model: PreTrainedModel, on_growth: Callable[[], None] = lambda: None) -> None:
+        self._model, self._on_growth = model, on_growth
         self._peft: PeftModel | None = None
         self._numbers = itertools.count(1)
         self._in_force: str | None = None
@@ -42,6 +47,7 @@ class Adapters:
         refuse(directory)
         name = f"a{next(self._numbers)}"
         self.use(None)
+        grows = hub.adapter_rows(directory) > self._model.get_input_embeddings().weight.shape[0]
         try:
             self._peft = hub.load_adapter(self._peft or self._model, directory, name)
         except BaseException:
@@ -49,6 +55,8 @@ class Adapters:
             raise
         self._peft.eval()
         self._peft.base_model.disable_adapter_layers()
+        if grows:
+            self._on_growth()
         return name
 
     def delete(self, name: str) -> None:

@@ -9,6 +9,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -133,8 +134,9 @@ def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions)
     forward = Forward(model)
     if options.deterministic:
         forward.shared_length = 0  # rounding depends on a batch's shape, so there are no batches
-    adapters = Adapters(model)
     grammars, graphs = Grammars(model_dir, stop_token_ids), decode_graphs(forward, options.cuda_graphs)
+    reason = "an adapter has brought more embeddings, which lie in another place"
+    adapters = Adapters(model, partial(graphs.release, reason)) if graphs is not None else Adapters(model)
     scheduler = Scheduler(forward, adapters, grammars, stop_token_ids, graphs)
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     return Loaded(scheduler, adapters, vocabulary, _description(model, forward))

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
+from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.adapters import stamps
 from arriero.engines.base import Adapter, Feature, Generation, check_ids, check_own, require
@@ -73,4 +74,6 @@ class TransformersProcess(ProcessEngine):
 
     def load_adapter(self, directory: Path) -> Adapter:
         """See `Engine.load_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
-        return self._open(directory, (str(directory.resolve()), stamps(directory)))
+        adapter = self._open(directory, (str(directory.resolve()), stamps(directory)))
+        self._vocabulary = max(self._vocabulary, hub.adapter_rows(directory))
+        return adapter
