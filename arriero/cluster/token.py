@@ -42,6 +42,7 @@ def authenticate(*, make: bool) -> None:
             hint=f"{GENERATE}; the same file on every node",
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or what is left of Serve starts a cluster to report to
     os.environ["RAY_AUTH_MODE"] = "token"
     if "ray" in sys.modules:
         sys.modules["ray"]._raylet.Config.initialize("")  # what ray does itself where it sets the mode

@@ -143,6 +143,8 @@ class RayEngine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+            for handle in (self._handle, self._streams):
+                handle.shutdown()  # else its router goes on telling Serve how many requests there are, for ever
             for end in self._finally:
                 end()
 
