@@ -8,6 +8,7 @@ import shutil
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumps, loads
+from langchain_core.runnables import ConfigurableField
 
 from arriero.errors import NotFoundError, UsageError
 from arriero.hub import store
@@ -110,4 +111,11 @@ def test_a_chat_that_was_handed_in_cannot_be_written(scripted_chat):
 @pytest.mark.parametrize("name", ["engine", "template", "fold_system", "chat_template"])
 def test_what_loads_a_model_is_refused_for_a_servers(name):
     with pytest.raises(UsageError, match=f"no model is loaded here, got {name}"):
-        ChatArriero(base_url="http://127.0.0.1:9", **{name: OTHER.get(name, "auto")})
+        ChatArriero(base_url="http://127.0.0.1:9", **{name: OTHER.get(name, "transformers")})
+
+
+def test_copies_of_a_servers_model_are_of_that_server():
+    model = ChatArriero(base_url="http://127.0.0.1:9", model="tiny", timeout=3)
+    configurable = model.configurable_fields(temperature=ConfigurableField(id="temperature"))
+    warmer, _ = configurable.with_config(configurable={"temperature": 0.5}).prepare()
+    assert (warmer.temperature, warmer.base_url, warmer.timeout) == (0.5, model.base_url, 3)

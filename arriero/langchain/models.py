@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangChain hands `stop` over by itself
 NOTHING = (None, None, "auto", Prompting(template={}, fold_system=False, chat_template=None))  # is said of the model
 OF_LOADING = {"chat", "engine", "template", "fold_system", "chat_template"}
+OTHERS = (*OF_LOADING, *OF_SERVERS)
 
 
 Request = tuple["Chat | RemoteChat", Any, Sampling, Options]
@@ -93,7 +94,11 @@ class OverChat(BaseModel):
     @classmethod
     def _own_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         served = values.get("base_url") is not None
-        named = renamed(values, [name for name in cls.model_fields if served or name not in OF_SERVERS])
+        unset = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in OTHERS}
+        given = {
+            name: value for name, value in values.items() if name not in unset or value != unset[name]
+        }  # of copies
+        named = renamed(given, [name for name in cls.model_fields if served or name not in OF_SERVERS])
         if served and (local := sorted(OF_LOADING & named.keys())):
             raise UsageError(
                 f"with base_url no model is loaded here, got {', '.join(local)}",
