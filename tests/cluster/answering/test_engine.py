@@ -41,6 +41,9 @@ class Handle:
     def options(self, *, stream: bool) -> Handle:
         return self
 
+    def shutdown(self) -> None:
+        """Serve's handles have a router to end."""
+
     def result(self) -> Description:
         return Description("mark", "paced", "no model", frozenset(get_args(Feature)))
 
