@@ -122,8 +122,8 @@ class EngineError(ArrieroError):
 class BusyError(EngineError):
     """A server cannot answer now: full, over a limit, or failing. It may in `retry_after` seconds, where it says so."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message, hint="try again later")
+    def __init__(self, message: str, *, retry_after: float | None = None, hint: str = "try again later") -> None:
+        super().__init__(message, hint=hint)
         self.retry_after = retry_after
 
 

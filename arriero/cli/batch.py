@@ -44,7 +44,6 @@ def batch(
     """
     from arriero.server.offline import batch as answer
 
-    logging.getLogger("arriero.server.access").setLevel(logging.WARNING)  # or every row had a line there
     chosen: dict[str, Any] = plain(model)
     for name in plain(ReplicaOptions()):
         del chosen[name]
@@ -53,7 +52,7 @@ def batch(
 
         chosen["load"] = partial(load_replicas, deployment)
     chosen["adapter"] = named(chosen["adapter"])
-    with _shown() as progress:
+    with _shown() as progress, _no_access_log():
         report = answer(file, output, at_once=at_once, progress=progress, **chosen)
     if as_json:
         say.document(_document(report))
@@ -72,6 +71,18 @@ def batch(
 def _document(report: BatchReport) -> dict[str, Any]:
     told = {name: getattr(report, name) for name in ("output", "rows", "answered", "failed")}
     return told | {"seconds": round(report.seconds, 3), "rows_per_second": round(report.rows_per_second, 3)}
+
+
+@contextlib.contextmanager
+def _no_access_log() -> Iterator[None]:
+    """Or every row had a line there."""
+    access = logging.getLogger("arriero.server.access")
+    before = access.level
+    access.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        access.setLevel(before)
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.when_asked: Callable[[], None] = lambda: None
         self.corrupted: str | None = None  # this file is served with a wrong byte and the right size and names
         self.types: dict[str, str] = {}  # what ModelScope's listing says a file is, where it is no ordinary one
+        self.stalled = threading.Event()  # a request has fallen silent
         self.reached, self.gate = threading.Event(), threading.Event()  # a file was asked for; files may be sent
         self.gate.set()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -125,6 +126,7 @@ def stall(after: int) -> Trouble:
         handler.server.gate.clear()
         handler.serve(data, stop=after)
         handler.server.reached.set()
+        handler.server.stalled.set()
         handler.server.gate.wait()
         handler.close_connection = True
 

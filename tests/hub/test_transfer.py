@@ -237,7 +237,7 @@ def test_nothing_is_asked_for_where_it_would_not_fit(hub, tmp_path):
 def test_nothing_is_written_once_a_failure_was_raised(hub, tmp_path):
     """A thread that waited for its hub wrote on, into what the next process had begun to fill."""
     hub.trouble[BIG] = [stall(after=100_000)]
-    hub.trouble["config.json"] = [lambda handler, data: (hub.reached.wait(), status(404)(handler, data))]
+    hub.trouble["config.json"] = [lambda handler, data: (hub.stalled.wait(), status(404)(handler, data))]
     with pytest.raises(DownloadError, match="not there"):
         fetch(hub, tmp_path / "a")
     part = tmp_path / "a" / f"{BIG}.part"

@@ -126,7 +126,7 @@ def test_what_runs_and_what_waits_keep_their_adapter_and_what_comes_after_gets_t
         answer = page.ask(HELLO[0]["content"], GREEDY, "mine")
         until("arriero_requests_waiting 3.0")
         change = threads.submit(client.post, "/v1/adapters", json={"name": "mine", "path": str(runs["b"])})
-        while server.chat.engine._commands.empty():
+        while server.chat.engine._thread._commands.empty():
             client.get("/health")
         gate.queued.set()
         assert change.result(60).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from arriero.chat import Chat
 from arriero.history import History, Saved
 from arriero.messages import Message, Sampling
 from arriero.web import SCRIPT, Remote, Site, set_site
+from arriero.web.answer import Answer, Request
 from arriero.web.state import get_site
 from tests.prompt.reasoning import QWEN3
 from tests.server.conftest import serve  # noqa: F401  a fixture
@@ -298,3 +300,33 @@ def test_the_page_over_another_server_and_without_it(serve, tmp_path):  # noqa: 
     assert said(page) == ["hi", "abcdef"], "what was said can still be read"
     ask(page, "and?")
     assert page.error
+
+
+class EndsMeanwhile(threading.Event):
+    """An answer's end that comes right after somebody has looked, as the answers' thread may have it."""
+
+    def __init__(self, forget: Callable[[], object]) -> None:
+        super().__init__()
+        self._forget = forget
+
+    def is_set(self) -> bool:
+        before = super().is_set()
+        if not before:
+            self.set()
+            self._forget()
+        return before
+
+
+def test_an_answer_that_ends_while_the_page_is_drawn_is_drawn(scripted_chat, site):
+    """It was taken for running at first and not later, and its question for one without an answer."""
+    here = site(tiny=scripted_chat("abc"))
+    saved = here.history.save(Saved("tiny"), [Message("user", "hi"), Message("assistant", "Bye")])
+    question, node = here.history.path(saved.id)
+    asked = Request(here.history, saved.id, question.id, "tiny", [question.message], Sampling())
+    ended = EndsMeanwhile(lambda: here.answers._answers.clear())
+    here.answers._answers[saved.id] = Answer(asked, text="Bye", node=node.id, finish_reason="stop", ended=ended)
+    page = AppTest.from_file(SCRIPT, default_timeout=60)
+    page.query_params["c"] = str(saved.id)
+    run(page)
+    assert said(page) == ["hi", "Bye"]
+    assert not any("said nothing" in caption.value for caption in page.caption)

@@ -24,11 +24,14 @@ def turns(desk: Desk) -> None:
     answer, path = desk.answer, desk.path
     ids = [node.id for node in path]
     live = answer if answer is not None and answer.request.parent in ids else None
-    if live is not None and desk.running:
+    running = live is not None and not live.ended.is_set()  # asked once: it may end meanwhile
+    if live is not None and not running and live.error is None and live.node not in (None, *ids):
+        st.rerun()  # it was saved after the path had been read
+    if live is not None and running:
         path = path[: ids.index(live.request.parent) + 1]
     for node in path:
         _turn(desk, node)
-    if live is not None and desk.running:
+    if live is not None and running:
         with st.chat_message("assistant", avatar=MODEL):
             follow(live, st.container())
         st.rerun()

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from arriero.chat import load
 from arriero.cli.main import main
 from arriero.errors import ArrieroError, ContractError, NotFoundError, UsageError
-from arriero.hub import fingerprint
+from arriero.hub import fingerprint, store
 from arriero.messages import Conversation
 from arriero.prompt import Contract, bind, load_tokenizer
 from arriero.server import create_app
@@ -106,7 +106,7 @@ def test_the_directory_is_an_ordinary_one(stored_as, make_adapter, rendered, tmp
     odd = {"do_sample": False, "temperature": 0.6, "eos_token_id": [2]}  # transformers refuses to write this
     (base / "generation_config.json").write_text(json.dumps(odd))
     (base / "LICENSE").write_text("as you like")
-    (base / "arriero-model.json").write_text("{}")
+    store.write_manifest(base, name="base", source="modelscope", revision="1")
     (base / "modeling.py").write_text("")
     output = tmp_path / "deep" / "merged"
     receipt = merge(make_adapter(base), output, model=base)
