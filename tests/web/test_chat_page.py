@@ -303,27 +303,33 @@ def test_the_page_over_another_server_and_without_it(serve, tmp_path):  # noqa: 
 
 
 class EndsMeanwhile(threading.Event):
-    """An answer's end that comes right after somebody has looked, as the answers' thread may have it."""
+    """An answer's end that comes right after somebody has looked so many times, as the answers' thread may have it."""
 
-    def __init__(self, forget: Callable[[], object]) -> None:
+    def __init__(self, looks: int, forget: Callable[[], object]) -> None:
         super().__init__()
-        self._forget = forget
+        self._looks, self._forget = looks, forget
 
     def is_set(self) -> bool:
         before = super().is_set()
-        if not before:
-            self.set()
-            self._forget()
+        self._looks -= 1
+        if not before and self._looks <= 0:
+            self.wait()
         return before
 
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        self._forget()
+        return True
 
-def test_an_answer_that_ends_while_the_page_is_drawn_is_drawn(scripted_chat, site):
+
+@pytest.mark.parametrize("looks", range(1, 5))
+def test_an_answer_that_ends_while_the_page_is_drawn_is_drawn(scripted_chat, site, looks):
     """It was taken for running at first and not later, and its question for one without an answer."""
     here = site(tiny=scripted_chat("abc"))
     saved = here.history.save(Saved("tiny"), [Message("user", "hi"), Message("assistant", "Bye")])
     question, node = here.history.path(saved.id)
     asked = Request(here.history, saved.id, question.id, "tiny", [question.message], Sampling())
-    ended = EndsMeanwhile(lambda: here.answers._answers.clear())
+    ended = EndsMeanwhile(looks, lambda: here.answers._answers.clear())
     here.answers._answers[saved.id] = Answer(asked, text="Bye", node=node.id, finish_reason="stop", ended=ended)
     page = AppTest.from_file(SCRIPT, default_timeout=60)
     page.query_params["c"] = str(saved.id)
