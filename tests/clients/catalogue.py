@@ -75,6 +75,7 @@ CLIENTS = (
     Client("pydantic_ai_sdk.py", "pydantic-ai-slim"),
     Client("langchain_sdk.py", "langchain-openai"),
     Client("llama_index_sdk.py", "llama-index-llms-openai-like", "requirements-openai2.txt"),
+    Client("haystack_sdk.py", "haystack-ai"),
     Client("dspy_sdk.py", "dspy"),
     Client("llm_cli.py", "llm"),
     Client("openai_node.mjs", "openai", "package.json"),
