@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
 from arriero import hub
-from arriero.answer import Reply as Reply
-from arriero.answer import Stream as Stream
 from arriero.constraint import Constraint
 from arriero.engines import Adapter, Engine, EngineOptions, Generation, load_engine
 from arriero.engines.registry import EngineKeywords
@@ -26,8 +24,10 @@ from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
 from arriero.messages import Message, Sampling, Tool, ToolChoice
 from arriero.prompt import Ends, Prompt, Prompting, Reasoning, Renderer, Wanted, bind
-from arriero.prompt.binding import Bound
 from arriero.prompt.options import taken
+from arriero.prompt.resolved import Bound
+from arriero.stream import Reply as Reply
+from arriero.stream import Stream as Stream
 
 Messages = Iterable[Message | Mapping[str, Any]]
 MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arriero import hub
 from arriero.cuda_graphs import Captured, Timing
 from arriero.engines.base import Generation
-from arriero.engines.grammar import Grammars
+from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import PATIENCE, DecodeGraphs

@@ -9,7 +9,7 @@
     openvino/        the default on a CPU
     vllm/            the default with CUDA, where it is installed
     adapters.py      what an adapter asks of an engine and of the model, before it is loaded
-    grammar.py       a constraint -> the tokens that may follow (transformers, vllm)
+    llguidance.py    a constraint -> the tokens that may follow (transformers, vllm)
     sampling.py      a model's own sampling defaults
     detokenizer.py   token ids -> whole characters
     stopping.py      text -> text up to a stop string

@@ -12,7 +12,7 @@ Sampling parameters are given to the constructor or with a call, whose `stop` ad
 tools (`bind_tools`) and schemas (`with_structured_output`), which also work together, as agents have them.
 
     loading.py  which objects share a loaded model
-    words.py    messages and tools between LangChain and us
+    convert.py  messages and tools between LangChain and us
     identity.py what caches tell objects apart by, and what objects are called elsewhere
     models.py   what both kinds share
     clock.py    how long an answer took

@@ -15,9 +15,9 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 
 from arriero.chat import Options, Reply
 from arriero.errors import UsageError
+from arriero.langchain.convert import answer, answer_chunk, chat_options, choice_of, turns
 from arriero.langchain.models import OverChat, Request
 from arriero.langchain.parsers import parser_of
-from arriero.langchain.words import answer, answer_chunk, chat_options, choice_of, turns
 from arriero.messages import Message, NamedTool, Piece, Tool
 
 Method = Literal["json_schema", "json_mode", "function_calling"]

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model
 from arriero.chat import Chat, EngineName, Form, Options, Reply, Stream
 from arriero.errors import UsageError
 from arriero.langchain.clock import Clock
+from arriero.langchain.convert import OF_SERVERS, listed, renamed
 from arriero.langchain.identity import identity, portable
 from arriero.langchain.loading import shared
-from arriero.langchain.words import OF_SERVERS, listed, renamed
 from arriero.messages import Message, Piece, Sampling, with_system
 from arriero.prompt import Prompting
 

@@ -116,7 +116,7 @@ def _form(options: Options | Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RemoteStream(Iterator[Piece], AsyncIterator[Piece]):
-    """An answer of a server on its way, read as `arriero.answer.Stream` is. Until it begins it is tried again."""
+    """An answer of a server on its way, read as `arriero.stream.Stream` is. Until it begins it is tried again."""
 
     def __init__(self, chat: RemoteChat, body: Callable[[], dict[str, Any]]) -> None:
         self._chat = chat

@@ -2,8 +2,8 @@
 
     tokenizer.py   load a model's tokenizer; which token ids end a turn; whether the model has them all
     template.py    messages and tools -> text, by the model's own chat template
-    tools.py       what an answer may be: calls of tools, JSON of a schema; as prompt and as constraint
-    calls/         the text of an answer -> text and calls of tools
+    tool_format.py  what an answer may be: calls of tools, JSON of a schema; as prompt and as constraint
+    tool_parser/   the text of an answer -> text and calls of tools
     reasoning.py   the text of an answer -> what was thought before it, by the template's own tags
     options.py     what may be said of a prompt besides: system prompt, variables, folding, a template for base models
     tracing.py     which characters of a prompt people wrote, and which the template
@@ -14,24 +14,24 @@
     sharing.py     what examples begin with in common, as a tree
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
     adopt.py       adopt(): an adapter that another program trained gets a contract
-    binding.py     bind(): a base model and an adapter that belong together, and their renderer
+    resolved.py    bind(): a base model and an adapter that belong together, and their renderer
 
 Nothing else in Arriero turns text into ids.
 """
 
 from arriero.prompt.asking import Ends, Prompt
-from arriero.prompt.binding import Bound, bind
-from arriero.prompt.calls import CallReader, Part
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.encoding import Layout
 from arriero.prompt.learning import Answers
 from arriero.prompt.options import Prompting
 from arriero.prompt.reasoning import Reasoning, ReasoningReader
 from arriero.prompt.renderer import Rendered, Renderer
+from arriero.prompt.resolved import Bound, bind
 from arriero.prompt.sharing import Shared, tree_tokens
 from arriero.prompt.template import TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids, token_count
-from arriero.prompt.tools import Wanted
+from arriero.prompt.tool_format import Wanted
+from arriero.prompt.tool_parser import CallReader, Part
 
 __all__ = [
     "CONTRACT_FILE",

@@ -14,9 +14,9 @@ from arriero import hub
 from arriero.errors import ArrieroError, NotFoundError, UsageError
 from arriero.hub.adapter_files import CONFIG, WEIGHTS, check_fit, check_weights
 from arriero.messages import Conversation
-from arriero.prompt.binding import Bound, bind
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.options import Prompting
+from arriero.prompt.resolved import Bound, bind
 
 log = logging.getLogger(__name__)
 SAMPLE = ({"role": "user", "content": "你是谁？ Who are you?"}, {"role": "assistant", "content": "我是… I am …"})

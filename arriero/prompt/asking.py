@@ -15,7 +15,7 @@ from arriero.messages import Message, Tool, joined
 from arriero.prompt.encoding import Ids, Layout
 from arriero.prompt.reasoning import Reasoning
 from arriero.prompt.template import Template, TemplateError
-from arriero.prompt.tools import CallForm
+from arriero.prompt.tool_format import CallForm
 from arriero.prompt.tracing import Spans
 
 # What a prompt ends with: an answer's beginning, as the template writes it; the text of the last turn, whose answer

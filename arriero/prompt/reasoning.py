@@ -18,8 +18,8 @@ from typing import Literal
 from arriero.constraint import Constraint, Plain, Reasoned
 from arriero.errors import UsageError
 from arriero.messages import Message
-from arriero.prompt.calls.arguments import overlap
 from arriero.prompt.template import Template
+from arriero.prompt.tool_parser.arguments import overlap
 
 # Where a prompt leaves the reasoning: begun by the prompt, over already, or up to the model.
 Begins = Literal["opened", "closed", "free"]

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, turns_of, with_system
 from arriero.prompt.asking import Asking, Ends, Prompt, ending_of
-from arriero.prompt.calls import MARKERS
 from arriero.prompt.encoding import Encoder, Ids, Layout, LiteralEncoder
 from arriero.prompt.learning import Answers, Lesson
 from arriero.prompt.options import agreeing, folded, instructed
 from arriero.prompt.reasoning import Reasoning, Tags
 from arriero.prompt.template import Template, TemplateError, check_unicode
-from arriero.prompt.tools import GENERIC, CallForm, Wanted, in_plain_turns, told_generic
+from arriero.prompt.tool_format import GENERIC, CallForm, Wanted, in_plain_turns, told_generic
+from arriero.prompt.tool_parser import MARKERS
 from arriero.prompt.tracing import lifted
 
 if TYPE_CHECKING:

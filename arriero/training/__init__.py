@@ -8,7 +8,7 @@
     pack.py       a step's examples -> packed rows
     layout.py     where things are in a packed row
     attention.py  attention over a packed row, its common prefix computed once
-    losses.py     cross-entropy, slice by slice, together with its gradient
+    loss.py       cross-entropy, slice by slice, together with its gradient
     steps.py      loss and gradients of a step, divided once however it is split
     workers.py    the processes that train together, and what all agree on
     sharding.py   base weights shared out among them

@@ -27,7 +27,7 @@ from arriero.training.graphs.bucket import TOKENS, up
 from arriero.training.inputs import RowInputs
 from arriero.training.kernels import Kernels
 from arriero.training.kernels.varlen import to_device
-from arriero.training.losses import HeadLoss, LogitsLoss
+from arriero.training.loss import HeadLoss, LogitsLoss
 from arriero.training.pack import PackedRow, fill, loss_tokens, pack, split, tokens_of
 from arriero.training.planning.plan import Plan
 from arriero.training.targets import decoder_layers, language_part

@@ -34,7 +34,7 @@ class Choice:
 
 
 class Pieces(Protocol):
-    """An answer on its way, as `arriero.answer.Stream` is one."""
+    """An answer on its way, as `arriero.stream.Stream` is one."""
 
     def __aiter__(self) -> Self: ...
 

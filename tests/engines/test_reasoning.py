@@ -10,7 +10,7 @@ import pytest
 from arriero.chat import load
 from arriero.constraint import JsonSchema, Reasoned, Text
 from arriero.engines.base import require
-from arriero.engines.grammar import Grammars, lark
+from arriero.engines.llguidance import Grammars, lark
 from arriero.errors import UnsupportedError, UsageError
 from arriero.messages import Sampling
 from tests.conftest import ScriptedEngine, ids_of

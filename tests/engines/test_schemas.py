@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from arriero.constraint import MAX_LEVELS, JsonSchema
-from arriero.engines.grammar import Grammars, check, lark
+from arriero.engines.llguidance import Grammars, check, lark
 from arriero.engines.openvino import OpenVINOEngine
 from arriero.errors import UsageError
 from arriero.messages import Sampling

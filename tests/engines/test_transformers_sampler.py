@@ -228,7 +228,7 @@ def test_a_real_grammars_bits_are_its_ids(vocabulary):
     from llguidance import LLTokenizer
 
     from arriero.constraint import Choice, Text
-    from arriero.engines.grammar import Grammar, bitmask, lark
+    from arriero.engines.llguidance import Grammar, bitmask, lark
 
     grammar = Grammar(LLTokenizer("byte"), lark(Choice((Text("a"), Text("c")))))
     allowed = grammar.allowed()

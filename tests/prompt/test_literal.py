@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, Tool, ToolCall
 from arriero.prompt import Renderer, Wanted
-from arriero.prompt.tools import GENERIC
+from arriero.prompt.tool_format import GENERIC
 from arriero.prompt.tracing import private
 from tests.conftest import SPECIALS, TEMPLATE, TOOL_TEMPLATE, build_tokenizer
 from tests.prompt.templates import FAMILIES, GLUED, HERMES, THINKING, Family, tokenizer_for

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from arriero.engines.grammar import check as check_by_llguidance
+from arriero.engines.llguidance import check as check_by_llguidance
 from arriero.engines.openvino.grammar import grammar as check_by_openvino
 from arriero.messages import Message
 from arriero.server.routes.anthropic.schemas import MessagesRequest

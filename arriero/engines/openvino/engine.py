@@ -24,7 +24,7 @@ from typing import Any, get_args
 
 from arriero.constraint import Constraint, Reasoned
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
-from arriero.engines.grammar import check
+from arriero.engines.llguidance import check
 from arriero.engines.openvino.adapter import adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported
 from arriero.engines.openvino.grammar import grammar

@@ -26,7 +26,7 @@ from arriero.errors import UsageError
 from arriero.messages import FinishReason
 
 if TYPE_CHECKING:
-    from arriero.engines.grammar import Grammars
+    from arriero.engines.llguidance import Grammars
 
 MAX_RUNNING = 64  # at once; more wait their turn
 
@@ -147,7 +147,7 @@ class Loop(Pipeline):
     def _read(self, grammar: str, stop_token_ids: Sequence[int]) -> Any:
         """A grammar at its beginning; the first loads the tokenizer, about half a second."""
         if self._grammars is None:
-            from arriero.engines.grammar import Grammars
+            from arriero.engines.llguidance import Grammars
 
             self._grammars = Grammars(self._source, stop_token_ids)
         return self._grammars.read(grammar)

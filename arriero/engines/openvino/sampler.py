@@ -26,7 +26,7 @@ Logprobs = tuple[list[float], list[list[tuple[int, float]]]]  # of tokens, and o
 
 
 class Mask(Protocol):
-    """What a grammar has: see `engines.grammar.Grammar`."""
+    """What a grammar has: see `engines.llguidance.Grammar`."""
 
     def allowed(self) -> NDArray[np.bool_]:
         """For each id whether it may come next."""

@@ -4,7 +4,7 @@
     process.py    TransformersProcess: the same with a process of its own, which does the work
     worker.py     that process, see engines/process; there, as here, one thread owns the scheduler
     scheduler.py  which prompts are read and which answers go on, step by step
-    lanes.py      prompts being prefilled, answers that share a batch, answers on their own
+    batches.py    prompts being prefilled, answers that share a batch, answers on their own
     cache.py      the KV cache of a batch
     forward.py    one call of the model, and what its kind of cache allows
     graphs.py     decode steps captured as CUDA graphs

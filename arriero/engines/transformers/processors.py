@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from arriero.engines.grammar import bitmask
+from arriero.engines.llguidance import bitmask
 from arriero.errors import ArrieroError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from arriero.engines.base import Adapter, Generation
-from arriero.engines.grammar import Grammars
+from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.sampler import SampledToken, Sampler
 from arriero.messages import FinishReason, Sampling
 

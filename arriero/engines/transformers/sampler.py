@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
-from arriero.engines.grammar import Grammar
+from arriero.engines.llguidance import Grammar
 from arriero.engines.transformers.processors import Bias, Filters, GrammarMask, Penalties, Rows
 from arriero.errors import ArrieroError, EngineError
 from arriero.messages import Sampling, TokenLogprob

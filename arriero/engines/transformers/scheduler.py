@@ -17,12 +17,12 @@ from contextlib import contextmanager
 
 import torch
 
-from arriero.engines.grammar import Grammars
+from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.adapters import Adapters
+from arriero.engines.transformers.batches import Alone, Batch, Lane, Prompts
 from arriero.engines.transformers.cache import position_bytes, room, unused_memory
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import DecodeGraphs
-from arriero.engines.transformers.lanes import Alone, Batch, Lane, Prompts
 from arriero.engines.transformers.requests import Request
 from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.hardware import free_memory, gpus

@@ -9,7 +9,7 @@ from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from arriero.constraint import Constraint
-from arriero.engines import grammar
+from arriero.engines import llguidance
 from arriero.messages import Sampling, TokenLogprob
 
 
@@ -28,8 +28,8 @@ def parameters(
     """
     wanted = None
     if constraint is not None:
-        grammar.check(constraint)
-        wanted = StructuredOutputsParams(grammar=grammar.lark(constraint))
+        llguidance.check(constraint)
+        wanted = StructuredOutputsParams(grammar=llguidance.lark(constraint))
     return SamplingParams(
         temperature=sampling.temperature if sampling.top_p else 0.0,  # vLLM has no top_p 0
         top_p=sampling.top_p or 1.0,

@@ -18,8 +18,8 @@ from typing import Any
 from arriero.constraint import Choice, JsonSchema, Plain, Series, Text
 from arriero.errors import UsageError
 from arriero.messages import Message, NamedTool, Role, Tool, ToolCall, ToolChoice
-from arriero.prompt.calls import CallReader
 from arriero.prompt.template import Template, TemplateError, arguments_text, as_json
+from arriero.prompt.tool_parser import CallReader
 from arriero.tools import tool_choice_of
 
 _PROBE = Tool("probe_tool", "", {"type": "object", "properties": {"probe_key": {"type": "string"}}})

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from arriero.prompt.calls.arguments import overlap
-from arriero.prompt.calls.opening import CLOSINGS, OPENINGS, Begun, Opening, Whole
+from arriero.prompt.tool_parser.arguments import overlap
+from arriero.prompt.tool_parser.opening import CLOSINGS, OPENINGS, Begun, Opening, Whole
 from arriero.tools import CallDelta, Tool, ToolCall
 
 _OPENING = re.compile("|".join(map(re.escape, OPENINGS)))

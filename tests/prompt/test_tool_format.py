@@ -11,7 +11,7 @@ from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, NamedTool, Tool, ToolCall
 from arriero.prompt import CallReader, Renderer, TemplateError, Wanted
-from arriero.prompt.tools import GENERIC, one_at_a_time
+from arriero.prompt.tool_format import GENERIC, one_at_a_time
 from tests.conftest import TEMPLATE, TOOL_TEMPLATE, build_tokenizer
 from tests.prompt.templates import (
     CHATML,

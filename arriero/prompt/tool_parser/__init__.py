@@ -25,6 +25,6 @@ https://ai.google.dev/gemma/docs/functiongemma and the models' chat templates. W
 all comes out as the text it is.
 """
 
-from arriero.prompt.calls.opening import MARKERS as MARKERS
-from arriero.prompt.calls.reader import CallReader as CallReader
-from arriero.prompt.calls.reader import Part as Part
+from arriero.prompt.tool_parser.opening import MARKERS as MARKERS
+from arriero.prompt.tool_parser.reader import CallReader as CallReader
+from arriero.prompt.tool_parser.reader import Part as Part

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from arriero.prompt.calls.arguments import Arguments, GemmaArguments, JsonArguments, XmlArguments, refuse
+from arriero.prompt.tool_parser.arguments import Arguments, GemmaArguments, JsonArguments, XmlArguments, refuse
 
 PYTHON_TAG, TOOL_CALL, FUNCTION, MISTRAL = "<|python_tag|>", "<tool_call>", "<function=", "[TOOL_CALLS]"
 GEMMA_4, FUNCTION_GEMMA, TOOL_CODE = "<|tool_call>", "<start_function_call>", "```tool_code"
