@@ -23,9 +23,9 @@ from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
 from arriero.messages import Message, Sampling, Tool, ToolChoice
-from arriero.prompt import Ends, Prompt, Prompting, Reasoning, Renderer, Wanted, bind
+from arriero.prompt import Ends, OutputSpec, Prompt, PromptSettings, Reasoning, Renderer, resolve
 from arriero.prompt.options import taken
-from arriero.prompt.resolved import Bound
+from arriero.prompt.resolved import ResolvedModel
 from arriero.stream import Reply as Reply
 from arriero.stream import Stream as Stream
 
@@ -33,7 +33,7 @@ Messages = Iterable[Message | Mapping[str, Any]]
 MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs
 
 
-class Form(Ends, total=False):
+class PromptOptions(Ends, total=False):
     """What may be given to `Chat.render` besides the messages."""
 
     tools: Iterable[Tool | Mapping[str, Any]]
@@ -42,13 +42,13 @@ class Form(Ends, total=False):
     parallel_tool_calls: bool
 
 
-class Options(Form, total=False):
+class Options(PromptOptions, total=False):
     """What may be given to `Chat.stream` besides messages and sampling, and to what goes through it."""
 
     logprobs: int | None
 
 
-class Loading(Prompting, EngineKeywords, total=False):
+class Loading(PromptSettings, EngineKeywords, total=False):
     """What may be given to `load` besides model and adapter."""
 
     engine: EngineName
@@ -84,26 +84,26 @@ class Chat:
         """The last part of the adapter's directory, for people to read; two adapters may share it."""
         return self.adapter.directory.name if self.adapter is not None else None
 
-    def with_adapter(self, directory: Path | None, **prompting: Unpack[Prompting]) -> Self:
+    def with_adapter(self, directory: Path | None, **prompting: Unpack[PromptSettings]) -> Self:
         """The same model with another adapter, or with none, under that adapter's contract, prompt and sampling.
 
-        `prompting` is as in `load`. Raises NotFoundError and ContractError as `bind` does, EngineError where the engine
-        cannot do the adapter.
+        `prompting` is as in `load`. Raises NotFoundError and ContractError as `resolve` does, EngineError where the
+        engine cannot do the adapter.
         """
         if directory is None and prompting.get("chat_template") is None:
             prompting["chat_template"] = self.renderer.given_template  # a base model has no other
-        found = bind(self.renderer.tokenizer.name_or_path, directory, **prompting)
+        found = resolve(self.renderer.tokenizer.name_or_path, directory, **prompting)
         made = copy.copy(self)
         made.adapter = self.engine.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None
         made.renderer = found.renderer
         made.defaults = default_sampling(found.model_dir, found.adapter_dir)
         return made
 
-    def render(self, messages: Messages, **form: Unpack[Form]) -> list[int]:
+    def render(self, messages: Messages, **form: Unpack[PromptOptions]) -> list[int]:
         """The exact prompt ids the engine receives for these messages; `stream` says what there is besides."""
         return self._prompt(messages, _wanted(form), form).ids
 
-    def _prompt(self, messages: Messages, wanted: Wanted, form: Form) -> Prompt:
+    def _prompt(self, messages: Messages, wanted: OutputSpec, form: PromptOptions) -> Prompt:
         ends = {name: form.get(name) for name in Ends.__annotations__}
         return self.renderer.asked(messages, wanted, **cast(Ends, ends))
 
@@ -128,7 +128,7 @@ class Chat:
         cannot do raise here and not at the first piece.
         """
         logprobs = options.pop("logprobs", None)
-        form: Form = options
+        form: PromptOptions = options
         wanted = _wanted(form)
         prompt = self._prompt(messages, wanted, form)
         return self._start(prompt.ids, sampling, wanted, logprobs, reasoning=prompt.reasoning)
@@ -146,7 +146,7 @@ class Chat:
         `prompt_logprobs` asks for the log-probabilities of the prompt too, see `Stream.prompt_logprobs`.
         """
         self._check_prompt(prompt_ids)
-        return self._start(list(prompt_ids), sampling, Wanted(), logprobs, prompt_logprobs=prompt_logprobs)
+        return self._start(list(prompt_ids), sampling, OutputSpec(), logprobs, prompt_logprobs=prompt_logprobs)
 
     def score_ids(self, prompt_ids: Sequence[int], *, logprobs: int = 0) -> Stream:
         """The log-probabilities of prompt ids, with that many alternatives for each, and no answer.
@@ -167,7 +167,7 @@ class Chat:
             logprobs=logprobs,
             prompt_logprobs=True,
         )
-        return Stream(self._submit(len(prompt_ids), request), self.renderer, (), Wanted())
+        return Stream(self._submit(len(prompt_ids), request), self.renderer, (), OutputSpec())
 
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
@@ -184,7 +184,7 @@ class Chat:
         self,
         prompt_ids: list[int],
         sampling: Sampling | None,
-        wanted: Wanted,
+        wanted: OutputSpec,
         logprobs: int | None,
         *,
         reasoning: Reasoning | None = None,
@@ -208,9 +208,9 @@ class Chat:
         stream.clamped = limit if limit < (chosen.max_new_tokens or 0) else None
         return stream
 
-    def _constraint(self, wanted: Wanted, reasoning: Reasoning | None, limit: int | None) -> Constraint | None:
+    def _constraint(self, wanted: OutputSpec, reasoning: Reasoning | None, limit: int | None) -> Constraint | None:
         """What the engine is held to. One that cannot begin after reasoning holds from the start, if it is free."""
-        answer = wanted.constraint(self.renderer.tool_form if wanted.tools else None)
+        answer = wanted.constraint(self.renderer.tool_call_format if wanted.tools else None)
         needed = reasoning is not None and (limit is not None or reasoning.begins == "opened")
         if reasoning is None or not (needed or "constraint_after_reasoning" in self.engine.features):
             return answer
@@ -265,12 +265,12 @@ class Chat:
         return room if asked is None else min(asked, room)
 
 
-def _wanted(form: Form) -> Wanted:
+def _wanted(form: PromptOptions) -> OutputSpec:
     """What is wanted of the answer; raises TypeError for an unknown option, as for any unknown keyword."""
-    if unknown := sorted(form.keys() - Form.__annotations__.keys()):
+    if unknown := sorted(form.keys() - PromptOptions.__annotations__.keys()):
         raise TypeError(f"unexpected options: {', '.join(unknown)}")
     tools, choice, schema = form.get("tools", ()), form.get("tool_choice", "auto"), form.get("schema")
-    return Wanted.of(tools, choice, schema, parallel=form.get("parallel_tool_calls", True))
+    return OutputSpec.of(tools, choice, schema, parallel=form.get("parallel_tool_calls", True))
 
 
 def load(
@@ -282,7 +282,7 @@ def load(
     """Load a model, and an adapter if one is given, ready to answer.
 
     `model` is a catalogue name, a repository id or a directory; None means the adapter's own base model, or the
-    embedded model. The `settings` say what of the prompt is not as the adapter was trained (see `prompt.Prompting`),
+    embedded model. The `settings` override the prompt the adapter was trained under (see `prompt.PromptSettings`),
     and: `engine` ("auto") and `precision` ("auto"), that of the weights. With `deterministic` (False) a greedy answer
     does not depend on what is computed beside it, which costs speed. With `process` (False) the transformers engine
     computes in a process of its own, as the others do anyhow. `cuda_graphs` ("auto"): with "off" no step of the
@@ -294,13 +294,13 @@ def load(
     prompting = taken(rest)
     engine = rest.pop("engine", "auto")
     options = EngineOptions(**rest)  # before anything is read, so that unknown keywords are told at once
-    found = bind(model, adapter, **prompting)
+    found = resolve(model, adapter, **prompting)
     if found.adapter_dir is not None:
         options = replace(options, room_for=[found.adapter_dir, *options.room_for])
     return over(load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options), found)
 
 
-def over(loaded: Engine, found: Bound) -> Chat:
+def over(loaded: Engine, found: ResolvedModel) -> Chat:
     """A Chat over an engine that has the model, which is closed where the adapter cannot be loaded."""
     try:
         return Chat(

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from arriero.errors import AccessError, ArrieroError, BusyError, EngineError, NotFoundError, OfflineError, UsageError
-from arriero.history import as_object
+from arriero.history import to_openai
 from arriero.messages import CallDelta, FinishReason, Message, Piece, Sampling, ToolCall, Usage
 
 SECONDS = 10.0  # for a connection, and for an answer that is computed at once
@@ -111,7 +111,7 @@ def completion_body(
     model: str, messages: Sequence[Message], sampling: Sampling, *, continued: bool = False
 ) -> dict[str, Any]:
     """The body of a request for a stream. With `continued` the last message, the assistant's, is gone on from."""
-    body: dict[str, Any] = {"model": model, "messages": list(map(as_object, messages))}
+    body: dict[str, Any] = {"model": model, "messages": list(map(to_openai, messages))}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
     for field in Sampling.__slots__:
         if (value := getattr(sampling, field)) not in (None, ()):

@@ -18,7 +18,7 @@ from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.stopping import StopFilter
 from arriero.errors import EngineError
 from arriero.messages import CallDelta, FinishReason, Message, Piece, TokenLogprob, ToolCall, Usage
-from arriero.prompt import CallReader, Part, Reasoning, ReasoningReader, Renderer, Wanted
+from arriero.prompt import CallReader, OutputSpec, Part, Reasoning, ReasoningReader, Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         generation: Generation,
         renderer: Renderer,
         stop: Sequence[str],
-        wanted: Wanted,
+        wanted: OutputSpec,
         reasoning: Reasoning | None = None,
     ) -> None:
         self._generation = generation
@@ -165,7 +165,7 @@ class _Answer:
         generation: Generation,
         renderer: Renderer,
         stop: Sequence[str],
-        wanted: Wanted,
+        wanted: OutputSpec,
         reasoning: Reasoning | None,
     ) -> None:
         self._generation = generation

@@ -38,7 +38,7 @@ from machine import Device, described, matrix_rate
 from rich.console import Console
 
 from arriero import hub
-from arriero.prompt import bind
+from arriero.prompt import resolve
 
 Part = Callable[[Bench], dict[str, Any]]
 PARTS: dict[str, Part] = {
@@ -57,7 +57,7 @@ def main() -> None:
     options = parsed()
     options.model = hub.resolve(options.model).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        document = measure(Bench(options, bind(options.model).renderer, Path(folder)), PARTS)
+        document = measure(Bench(options, resolve(options.model).renderer, Path(folder)), PARTS)
     if options.json:
         print(json.dumps(document, indent=2, ensure_ascii=False))
     else:

@@ -27,12 +27,12 @@ def chat(job: Document) -> tuple[Answer, Document]:
     from answering_cancel import measure
 
     import arriero
-    from arriero.prompt import bind
+    from arriero.prompt import resolve
 
     engine, _, process = job["engine"].partition("-")
     settings = {name: job[name] for name in ("adapter", "precision", "cuda_graphs")}
     loaded = arriero.load(job["model"], engine=engine, process=bool(process), **settings)
-    loaded.renderer = bind(job["model"]).renderer
+    loaded.renderer = resolve(job["model"]).renderer
     commands: dict[str, Answer] = {
         "answer": lambda command: asyncio.run(streamed(loaded, command)),
         "greedy": lambda command: greedy(loaded, command["prompts"], command["tokens"]),

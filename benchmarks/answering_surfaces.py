@@ -18,7 +18,7 @@ from arriero.chat import Chat
 from arriero.engines.base import Adapter, Feature, Generation
 from arriero.engines.sampling import default_sampling
 from arriero.messages import Conversation, Message, Sampling
-from arriero.prompt import bind
+from arriero.prompt import resolve
 
 TEXTS = (  # one line each: the terminal reads lines
     "Who are you?",
@@ -62,7 +62,7 @@ Send = Callable[[Chat, list[Message]], object]
 
 def compare(model_dir: Path) -> list[Document]:
     """For each surface how many conversations it was given and in how many the ids were those of `Chat.render`."""
-    renderer = bind(model_dir).renderer
+    renderer = resolve(model_dir).renderer
     answer = [*renderer.tokenizer.encode(ANSWER, add_special_tokens=False), renderer.stop_token_ids[0]]
     single = [[Message("user", text)] for text in TEXTS]
     under = [[Message("system", "Be brief. 简短。"), *turns] for turns in single]
@@ -141,13 +141,13 @@ def _post(chat: Chat, path: str, body: Document) -> None:
 
 def page(chat: Chat, messages: list[Message]) -> None:
     """The web page's answers."""
-    from arriero.history import History, Saved
+    from arriero.history import History, SavedConversation
     from arriero.web.answer import Request
     from arriero.web.answers import Answers
     from arriero.web.backend import Local
 
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(History(Path(folder) / "history.db")) as history:
-        saved = history.save(Saved("served"), messages)
+        saved = history.save(SavedConversation("served"), messages)
         assert saved.id is not None
         question = history.path(saved.id)[-1].id
         assert question is not None

@@ -36,7 +36,7 @@ from serving_speed import VARIANTS
 from serving_table import sheets
 
 from arriero import hub
-from arriero.prompt import bind
+from arriero.prompt import resolve
 
 PARTS: dict[str, Part] = {
     "speed": serving_speed.measure,
@@ -53,7 +53,7 @@ def main() -> None:
     options = parsed()
     options.model = hub.resolve(options.model).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, bind(options.model).renderer, Path(folder))
+        bench = Bench(options, resolve(options.model).renderer, Path(folder))
         gc.freeze()  # or the client would pause over what torch and transformers have made
         document = measure(bench, PARTS)
     if options.json:

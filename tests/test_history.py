@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from arriero.errors import ArrieroError, NotFoundError
-from arriero.history import FORMAT, ChangedElsewhere, History, Saved
+from arriero.history import FORMAT, ChangedElsewhere, History, SavedConversation
 from arriero.messages import Message, ToolCall
 
-HERE = Saved("tiny")
+HERE = SavedConversation("tiny")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -138,9 +138,9 @@ def test_only_the_owner_can_read(file):
 
 WRITER = """
 import sys
-from arriero.history import History, Saved
+from arriero.history import History, SavedConversation
 from arriero.messages import Message
-history, saved, said = History(), Saved("tiny"), []
+history, saved, said = History(), SavedConversation("tiny"), []
 print("ready", flush=True)
 sys.stdin.readline()
 for index in range(20):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arriero.errors import NotFoundError
-from arriero.history import AnswerInfo, ChangedElsewhere, History, Saved, as_markdown, document
+from arriero.history import AnswerInfo, ChangedElsewhere, History, SavedConversation, as_markdown, document
 from arriero.messages import Message
 from arriero.terminal.commands import read_conversation
 
@@ -55,7 +55,7 @@ def history(file):
 @pytest.fixture
 def begun(history):
     """A conversation of one question and one answer, and its nodes."""
-    question = history.add(Saved("tiny"), None, user("A"))
+    question = history.add(SavedConversation("tiny"), None, user("A"))
     saved = history.get(question.conversation)
     return saved, question, history.add(saved, question.id, bot("a"))
 
@@ -167,7 +167,7 @@ def attempts(other, hers, saved):
 def test_owners_do_not_meet(history, begun):
     saved, question, _ = begun
     ada, bob = history.of("ada"), history.of("bob")
-    hers = ada.add(Saved("tiny"), None, user("骆驼"))
+    hers = ada.add(SavedConversation("tiny"), None, user("骆驼"))
     for other in (history, bob):
         assert other.find("骆驼") == []
         assert other.path(hers.conversation) == other.nodes(hers.conversation) == []
@@ -207,7 +207,7 @@ def test_export(history, begun, tmp_path):
 def test_every_message_is_on_the_path_that_selecting_it_gives(tmp_path_factory, choices):
     """Messages at random places: selecting any of them shows it, its ancestors, and a leaf at the end."""
     history = History(tmp_path_factory.mktemp("tree") / "file")
-    first = history.add(Saved("tiny"), None, user("0"))
+    first = history.add(SavedConversation("tiny"), None, user("0"))
     saved, made = history.get(first.conversation), [first]
     for number, choice in enumerate(choices, 1):
         made.append(history.add(saved, made[choice % len(made)].id, user(str(number))))

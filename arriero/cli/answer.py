@@ -44,7 +44,7 @@ def chat(
         Show answers as they are instead of as Markdown.
 
     """
-    from arriero.history import Saved
+    from arriero.history import SavedConversation
     from arriero.terminal import converse
 
     if no_history and (go_on or resume is not None):
@@ -56,7 +56,7 @@ def chat(
     if resumed is not None and model.system is not None:
         resumed = replace(resumed, system=model.system)
     loaded = load_chat(replace(model, system=None))  # the conversation has it, so that /system may take it back
-    here = Saved(_lasting(model.model) or loaded.model, _lasting(model.adapter), model.system)
+    here = SavedConversation(_lasting(model.model) or loaded.model, _lasting(model.adapter), model.system)
     try:
         converse(loaded, sampling, history=history, here=here, resumed=resumed, plain=as_text)
     finally:

@@ -52,23 +52,23 @@ def inspect(
     """
     from arriero.data import inspect as examine
     from arriero.data import load
-    from arriero.prompt import bind
+    from arriero.prompt import resolve
     from arriero.training.planning.estimate import estimate
 
     loaded = load(data, options)  # before anything that takes longer
-    bound = bind(**plain(base), more_tokens=True)  # tokenizer and config suffice
-    renderer = replace(bound.renderer, answers=options.answers)
-    report = examine(loaded, renderer, options, window=hub.window(bound.model_dir), limit=max(limit, show))
+    resolved = resolve(**plain(base), more_tokens=True)  # tokenizer and config suffice
+    renderer = replace(resolved.renderer, answers=options.answers)
+    report = examine(loaded, renderer, options, window=hub.window(resolved.model_dir), limit=max(limit, show))
     step = max(report.longest, report.computed_tokens * report.batch_size // report.kept)
-    cost = estimate(bound.model_dir, tokens=report.computed_tokens, step_tokens=step)
+    cost = estimate(resolved.model_dir, tokens=report.computed_tokens, step_tokens=step)
     if html is not None:
         _write_page(html, report, renderer)
     if as_json:
-        document = {**asdict(report), "contract": bound.contract_name, "estimate": asdict(cost)}
+        document = {**asdict(report), "contract": resolved.contract_name, "estimate": asdict(cost)}
         document["examples"] = document["examples"][:limit]
         output.document(document)
         return
-    output.prompt(report.system, bound.contract_name)
+    output.prompt(report.system, resolved.contract_name)
     _print(report, cost)
     for shown in report.examples[:show]:
         _show(shown, renderer)

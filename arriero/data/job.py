@@ -12,7 +12,7 @@ import numpy as np
 from arriero.data.conversations import as_conversation
 from arriero.errors import UsageError
 from arriero.messages import Conversation
-from arriero.prompt import Layout, Rendered, Renderer, tree_tokens
+from arriero.prompt import Rendered, RenderedText, Renderer, tree_tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ class Job:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A table with the columns of `RenderedData`, reason and cut instead of conversation."""
-        layouts: list[Layout] = []
+        layouts: list[RenderedText] = []
         counts, outcomes = list[int](), list[_Outcome]()
         for text in batch.column("conversation").to_pylist():
             outcomes.append(_Outcome())
@@ -61,7 +61,7 @@ class Job:
             self._fit(list(itertools.islice(examples, count)), outcome)
         return _with_results(batch, outcomes)
 
-    def _layouts(self, conversation: Conversation, outcome: _Outcome) -> list[Layout]:
+    def _layouts(self, conversation: Conversation, outcome: _Outcome) -> list[RenderedText]:
         outcome.document = conversation.text is not None
         try:
             layouts = self.renderer.layouts(conversation.with_system(self.renderer.system))

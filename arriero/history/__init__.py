@@ -9,7 +9,7 @@ export.py    a conversation as Markdown or JSON
 
 from arriero.history.export import as_markdown, document
 from arriero.history.file import FORMAT
-from arriero.history.saved import AnswerInfo, ChangedElsewhere, Node, Saved, as_object
+from arriero.history.saved import AnswerInfo, ChangedElsewhere, Node, SavedConversation, to_openai
 from arriero.history.store import History
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "ChangedElsewhere",
     "History",
     "Node",
-    "Saved",
+    "SavedConversation",
     "as_markdown",
-    "as_object",
     "document",
+    "to_openai",
 ]

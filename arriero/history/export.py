@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from arriero.history.saved import Node, Saved, as_object
+from arriero.history.saved import Node, SavedConversation, to_openai
 
 HEADINGS = {"user": "## You", "assistant": "## {model}", "system": "## System", "tool": "## Tool"}
 
 
-def as_markdown(saved: Saved, path: Sequence[Node]) -> str:
+def as_markdown(saved: SavedConversation, path: Sequence[Node]) -> str:
     """What was said on the conversation's path, each turn under a heading, reasoning folded."""
     parts = [f"# {saved.title}"]
     if saved.system is not None:
@@ -25,7 +25,7 @@ def as_markdown(saved: Saved, path: Sequence[Node]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def document(saved: Saved, path: Sequence[Node], nodes: Sequence[Node]) -> dict[str, Any]:
+def document(saved: SavedConversation, path: Sequence[Node], nodes: Sequence[Node]) -> dict[str, Any]:
     """A conversation as a JSON object: `messages` is its path in OpenAI's form, `nodes` the whole tree.
 
     The terminal's /load reads it.
@@ -36,12 +36,12 @@ def document(saved: Saved, path: Sequence[Node], nodes: Sequence[Node]) -> dict[
         "model": saved.model,
         "adapter": saved.adapter,
         "changed": saved.changed.isoformat(timespec="seconds"),
-        "messages": [*system, *(as_object(node.message) for node in path)],
+        "messages": [*system, *(to_openai(node.message) for node in path)],
         "nodes": [
             {
                 "id": node.id,
                 "parent": node.parent,
-                **as_object(node.message),
+                **to_openai(node.message),
                 "info": asdict(node.info) if node.info is not None else None,
             }
             for node in nodes

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from arriero.history.saved import AnswerInfo, Node, as_object
+from arriero.history.saved import AnswerInfo, Node, to_openai
 from arriero.messages import Message
 
 PATH = """
@@ -32,7 +32,7 @@ NEWEST = """
 
 def dumped(message: Message) -> str:
     """A message as its row has it."""
-    return json.dumps(as_object(message), ensure_ascii=False)
+    return json.dumps(to_openai(message), ensure_ascii=False)
 
 
 def insert(

@@ -18,7 +18,7 @@ class ChangedElsewhere(ArrieroError):
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedConversation:
     """A conversation without its messages. `id` is None until it is first saved; `length` counts its path's messages.
 
     `model` is what `--model` takes, `adapter` the adapter's directory where it is known, else its name. `system` is
@@ -73,7 +73,7 @@ class Node:
     conversation: int | None = None
 
 
-def as_object(message: Message) -> dict[str, Any]:
+def to_openai(message: Message) -> dict[str, Any]:
     """A message as OpenAI's JSON object, which `Message.of` reads again."""
     found: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning_content is not None:

@@ -21,7 +21,7 @@ from arriero import settings
 from arriero.errors import NotFoundError
 from arriero.history import path as tree
 from arriero.history.file import opened
-from arriero.history.saved import AnswerInfo, ChangedElsewhere, Node, Saved, title_of
+from arriero.history.saved import AnswerInfo, ChangedElsewhere, Node, SavedConversation, title_of
 from arriero.messages import Message
 
 COLUMNS = """
@@ -56,7 +56,7 @@ class History:
         """Close the file, for all owners."""
         self._database.close()
 
-    def save(self, saved: Saved, messages: Sequence[Message]) -> Saved:
+    def save(self, saved: SavedConversation, messages: Sequence[Message]) -> SavedConversation:
         """Make the path of the stored conversation consist of `messages`; returns it as it is now stored.
 
         Only what differs is written. The title is taken from the first question; a conversation without messages is
@@ -86,7 +86,7 @@ class History:
         )
         return int(db.execute(statement, (*row, self.owner)).lastrowid or 0)
 
-    def _update(self, db: sqlite3.Connection, saved: Saved, row: tuple[Any, ...]) -> int:
+    def _update(self, db: sqlite3.Connection, saved: SavedConversation, row: tuple[Any, ...]) -> int:
         done = db.execute(
             "UPDATE conversation SET title = ?, model = ?, adapter = ?, system = ?, changed = ?, "
             "revision = revision + 1 WHERE id = ? AND revision = ? AND owner IS ?",
@@ -96,7 +96,9 @@ class History:
             raise ChangedElsewhere(f"conversation {saved.id} was changed by another program")
         return saved.id or 0
 
-    def add(self, saved: Saved, parent: int | None, message: Message, info: AnswerInfo | None = None) -> Node:
+    def add(
+        self, saved: SavedConversation, parent: int | None, message: Message, info: AnswerInfo | None = None
+    ) -> Node:
         """Add a message after the node `parent`, None for a first one; `saved.id` None begins a conversation.
 
         A question becomes the leaf, an answer does where the leaf is what it answers. Raises ChangedElsewhere where
@@ -132,7 +134,7 @@ class History:
             leaf = tree.newest(db, node) if below else node
             db.execute("UPDATE conversation SET leaf = ?, revision = revision + 1 WHERE id = ?", (leaf, identity))
 
-    def change(self, saved: Saved) -> None:
+    def change(self, saved: SavedConversation) -> None:
         """Store title, model, adapter and system prompt; NotFoundError where there is no such conversation."""
         with self._database.transaction() as db:
             done = db.execute(
@@ -143,7 +145,7 @@ class History:
             if not done.rowcount:
                 raise _unknown(saved.id)
 
-    def find(self, text: str = "", *, limit: int = 20) -> list[Saved]:
+    def find(self, text: str = "", *, limit: int = 20) -> list[SavedConversation]:
         """Conversations with `text` in their title or a message, the newest first.
 
         Case counts for other letters than ASCII's. A full-text index would not find Chinese words of two characters.
@@ -155,7 +157,7 @@ class History:
             (f"%{pattern}%", limit),
         )
 
-    def get(self, identity: int | None = None) -> Saved:
+    def get(self, identity: int | None = None) -> SavedConversation:
         """A conversation by its id, or the one that was changed last; NotFoundError where there is none."""
         found = self.find(limit=1) if identity is None else self._select("AND id = ?2", (identity,))
         if not found and identity is None:
@@ -185,13 +187,13 @@ class History:
             if not db.execute("DELETE FROM conversation WHERE id = ? AND owner IS ?", (identity, self.owner)).rowcount:
                 raise _unknown(identity)
 
-    def _select(self, rest: str, values: tuple[Any, ...]) -> list[Saved]:
+    def _select(self, rest: str, values: tuple[Any, ...]) -> list[SavedConversation]:
         with self._database.transaction() as db:
             rows = db.execute(
                 f"SELECT {COLUMNS} FROM conversation WHERE owner IS ?1 {rest}",  # noqa: S608
                 (self.owner, *values),
             )
-            return [Saved(*row[:-1], changed=datetime.fromtimestamp(row[-1])) for row in rows]
+            return [SavedConversation(*row[:-1], changed=datetime.fromtimestamp(row[-1])) for row in rows]
 
     def _leaf(self, db: sqlite3.Connection, identity: int) -> int | None:
         row = db.execute("SELECT leaf FROM conversation WHERE id = ? AND owner IS ?", (identity, self.owner)).fetchone()

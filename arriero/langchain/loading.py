@@ -20,7 +20,7 @@ from arriero import hub
 from arriero.chat import Chat, EngineName, load
 from arriero.errors import EngineError
 from arriero.langchain.identity import stamp
-from arriero.prompt import Prompting
+from arriero.prompt import PromptSettings
 
 Key = tuple[Any, ...]
 _of_engine: defaultdict[Key, weakref.WeakSet[Chat]] = defaultdict(weakref.WeakSet)
@@ -28,7 +28,7 @@ _chats: weakref.WeakValueDictionary[Key, Chat] = weakref.WeakValueDictionary()
 _lock = threading.Lock()  # held while weights load: who wants the same ones waits for them
 
 
-def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineName, prompting: Prompting) -> Chat:
+def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineName, prompting: PromptSettings) -> Chat:
     """The Chat of these settings; loaded unless somebody in this process holds it. Raises what `arriero.load` does."""
     model_dir = None if model is None and adapter is not None else hub.resolve(model)  # None: the adapter's own
     adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
@@ -44,7 +44,7 @@ def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineN
 
 
 def _made(
-    others: list[Chat], model_dir: Path | None, adapter_dir: Path | None, engine: EngineName, prompting: Prompting
+    others: list[Chat], model_dir: Path | None, adapter_dir: Path | None, engine: EngineName, prompting: PromptSettings
 ) -> Chat:
     """A Chat over the engine of others where it can do the adapter; one may have been started without room for it."""
     for other in others[:1]:

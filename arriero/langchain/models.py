@@ -12,20 +12,25 @@ from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.load.serializable import to_json_not_implemented
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
-from arriero.chat import Chat, EngineName, Form, Options, Reply, Stream
+from arriero.chat import Chat, EngineName, Options, PromptOptions, Reply, Stream
 from arriero.errors import UsageError
 from arriero.langchain.clock import Clock
 from arriero.langchain.convert import OF_SERVERS, listed, renamed
 from arriero.langchain.identity import identity, portable
 from arriero.langchain.loading import shared
 from arriero.messages import Message, Piece, Sampling, with_system
-from arriero.prompt import Prompting
+from arriero.prompt import PromptSettings
 
 if TYPE_CHECKING:
     from arriero.langchain.remote import RemoteChat, RemoteStream
 
 PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangChain hands `stop` over by itself
-NOTHING = (None, None, "auto", Prompting(template={}, fold_system=False, chat_template=None))  # is said of the model
+NOTHING = (
+    None,
+    None,
+    "auto",
+    PromptSettings(template={}, fold_system=False, chat_template=None),
+)  # is said of the model
 OF_LOADING = {"chat", "engine", "template", "fold_system", "chat_template"}
 OTHERS = (*OF_LOADING, *OF_SERVERS)
 
@@ -111,7 +116,9 @@ class OverChat(BaseModel):
         self._sampling(None, {})  # a value that makes no sense shows before a model is loaded
         if self.base_url is not None:
             return self._connect(self.base_url)
-        prompting = Prompting(template=self.template, fold_system=self.fold_system, chat_template=self.chat_template)
+        prompting = PromptSettings(
+            template=self.template, fold_system=self.fold_system, chat_template=self.chat_template
+        )
         wanted = (self.model, self.adapter, self.engine, prompting)
         if self.chat is None or self.loaded_as not in (None, wanted):
             self.chat = shared(self.model, self.adapter, self.engine, prompting)
@@ -203,7 +210,7 @@ class OverChat(BaseModel):
     def render(self, prompt: LanguageModelInput, **options: Any) -> list[int]:
         """The exact prompt ids that the engine receives for what `invoke` takes, tools and schemas included."""
         chat, turns, _, form = self._request(self._given(prompt), None, options)
-        return chat.render(turns, **cast(Form, form))
+        return chat.render(turns, **cast(PromptOptions, form))
 
     def _given(self, prompt: LanguageModelInput) -> Any:
         """What `_turns` takes, of what `invoke` takes."""

@@ -17,7 +17,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from arriero.chat import Options
 from arriero.errors import BusyError, EngineError, OfflineError
-from arriero.history import as_object
+from arriero.history import to_openai
 from arriero.messages import Message, NamedTool, Piece, Sampling, Tool, Usage
 from arriero.remote import ChunkReader, Server, completion_body
 
@@ -89,7 +89,7 @@ class RemoteChat:
 
     def render(self, messages: Sequence[Message], **options: Any) -> list[int]:
         """See `Chat.render`; EngineError where the server has no /tokenize, as Arriero and vLLM have."""
-        return self._tokens(messages=list(map(as_object, messages)), **_form(options))
+        return self._tokens(messages=list(map(to_openai, messages)), **_form(options))
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of plain text; raises as `render`."""

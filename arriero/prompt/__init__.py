@@ -14,46 +14,46 @@
     sharing.py     what examples begin with in common, as a tree
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
     adopt.py       adopt(): an adapter that another program trained gets a contract
-    resolved.py    bind(): a base model and an adapter that belong together, and their renderer
+    resolved.py    resolve(): a base model and an adapter that belong together, and their renderer
 
 Nothing else in Arriero turns text into ids.
 """
 
 from arriero.prompt.asking import Ends, Prompt
 from arriero.prompt.contract import CONTRACT_FILE, Contract
-from arriero.prompt.encoding import Layout
+from arriero.prompt.encoding import RenderedText
 from arriero.prompt.learning import Answers
-from arriero.prompt.options import Prompting
+from arriero.prompt.options import PromptSettings
 from arriero.prompt.reasoning import Reasoning, ReasoningReader
 from arriero.prompt.renderer import Rendered, Renderer
-from arriero.prompt.resolved import Bound, bind
+from arriero.prompt.resolved import ResolvedModel, resolve
 from arriero.prompt.sharing import Shared, tree_tokens
 from arriero.prompt.template import TemplateError
 from arriero.prompt.tokenizer import load_tokenizer, read_tokenizer, stop_token_ids, token_count
-from arriero.prompt.tool_format import Wanted
+from arriero.prompt.tool_format import OutputSpec
 from arriero.prompt.tool_parser import CallReader, Part
 
 __all__ = [
     "CONTRACT_FILE",
     "Answers",
-    "Bound",
     "CallReader",
     "Contract",
     "Ends",
-    "Layout",
+    "OutputSpec",
     "Part",
     "Prompt",
-    "Prompting",
+    "PromptSettings",
     "Reasoning",
     "ReasoningReader",
     "Rendered",
+    "RenderedText",
     "Renderer",
+    "ResolvedModel",
     "Shared",
     "TemplateError",
-    "Wanted",
-    "bind",
     "load_tokenizer",
     "read_tokenizer",
+    "resolve",
     "stop_token_ids",
     "token_count",
     "tree_tokens",

@@ -15,8 +15,8 @@ from arriero.errors import ArrieroError, NotFoundError, UsageError
 from arriero.hub.adapter_files import CONFIG, WEIGHTS, check_fit, check_weights
 from arriero.messages import Conversation
 from arriero.prompt.contract import CONTRACT_FILE, Contract
-from arriero.prompt.options import Prompting
-from arriero.prompt.resolved import Bound, bind
+from arriero.prompt.options import PromptSettings
+from arriero.prompt.resolved import ResolvedModel, resolve
 
 log = logging.getLogger(__name__)
 SAMPLE = ({"role": "user", "content": "你是谁？ Who are you?"}, {"role": "assistant", "content": "我是… I am …"})
@@ -27,8 +27,8 @@ def adopt(
     *,
     model: str | Path | None = None,
     output: Path | None = None,
-    **prompting: Unpack[Prompting],
-) -> Bound:
+    **prompting: Unpack[PromptSettings],
+) -> ResolvedModel:
     """Write the contract of an adapter that has none: PEFT's directory, or a Trainer's `checkpoint-N`.
 
     `model` None means the base model that the adapter's own configuration names, by path or by name. `prompting` says
@@ -45,24 +45,24 @@ def adopt(
             hint=f"use it as it is; to adopt it anew, delete its {CONTRACT_FILE} first",
         )
     check_weights(directory)
-    bound = bind(model if model is not None else _base(config.get("base_model_name_or_path")), **prompting)
-    check_fit(directory, bound.model_dir)
+    resolved = resolve(model if model is not None else _base(config.get("base_model_name_or_path")), **prompting)
+    check_fit(directory, resolved.model_dir)
     target = directory if output is None else _copied(directory, output)
     Contract.of(
-        bound.renderer,
+        resolved.renderer,
         Conversation.of(SAMPLE),
-        base_model=hub.name_of(bound.model_dir),
-        base_fingerprint=hub.fingerprint(bound.model_dir),
-        base_path=hub.store.path_of(bound.model_dir),
+        base_model=hub.name_of(resolved.model_dir),
+        base_fingerprint=hub.fingerprint(resolved.model_dir),
+        base_path=hub.store.path_of(resolved.model_dir),
     ).save(target)
-    _announce_template(directory, bound)
-    return bind(bound.model_dir, target)  # it holds
+    _announce_template(directory, resolved)
+    return resolve(resolved.model_dir, target)  # it holds
 
 
-def _announce_template(directory: Path, bound: Bound) -> None:
+def _announce_template(directory: Path, resolved: ResolvedModel) -> None:
     """Some programs save a chat template beside the adapter; it may be another one than it is prompted with here."""
     file = directory / "chat_template.jinja"
-    if file.is_file() and file.read_text(encoding="utf-8") != bound.renderer.template:
+    if file.is_file() and file.read_text(encoding="utf-8") != resolved.renderer.template:
         log.warning(
             "%s has a chat template of its own, and it is prompted with another; if it was trained with its own, "
             "adopt it with --chat-template %s",

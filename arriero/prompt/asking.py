@@ -12,10 +12,10 @@ from typing import Any, Literal, TypedDict
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool, joined
-from arriero.prompt.encoding import Ids, Layout
+from arriero.prompt.encoding import Ids, RenderedText
 from arriero.prompt.reasoning import Reasoning
 from arriero.prompt.template import Template, TemplateError
-from arriero.prompt.tool_format import CallForm
+from arriero.prompt.tool_format import ToolCallFormat
 from arriero.prompt.tracing import Spans
 
 # What a prompt ends with: an answer's beginning, as the template writes it; the text of the last turn, whose answer
@@ -67,9 +67,9 @@ class Asking:
     template: Template
     tools: Sequence[Tool]
     ending: Ending
-    form: CallForm | None
+    form: ToolCallFormat | None
 
-    def layout(self, turns: Sequence[Message]) -> Layout:
+    def layout(self, turns: Sequence[Message]) -> RenderedText:
         """The prompt's text, where earlier answers begin in it, and what of it is structure.
 
         Texts of one role in a row are joined where the template does not take them apart. Raises UsageError where it
@@ -90,7 +90,7 @@ class Asking:
                 pass
             raise
 
-    def _layout(self, turns: Sequence[Message]) -> Layout:
+    def _layout(self, turns: Sequence[Message]) -> RenderedText:
         text = self._text(turns)
         traced = self._traced(turns)
         if (left_out := self._left_out(turns, text, traced)) is not None:
@@ -101,10 +101,10 @@ class Asking:
             )
         shown = self._shown(turns)
         answers = [index for index, turn in enumerate(shown) if turn.role == "assistant"]
-        cuts = earlier_cuts(
+        cuts = earlier_answer_starts(
             text, answers, lambda turn: self.template.text(shown[:turn], answer_follows=True, tools=self.tools)
         )
-        return Layout(text, tuple(cuts.values()), tuple(cuts), self._structure(turns, text, traced))
+        return RenderedText(text, tuple(cuts.values()), tuple(cuts), self._structure(turns, text, traced))
 
     def _structure(self, turns: Sequence[Message], text: str, traced: str | None) -> Spans:
         structure = self.template.tracer.structure(text, traced) if traced is not None else None
@@ -172,7 +172,7 @@ class Asking:
             return True
 
 
-def earlier_cuts(text: str, answers: Iterable[int], prompt: Callable[[int], str]) -> dict[int, int]:
+def earlier_answer_starts(text: str, answers: Iterable[int], prompt: Callable[[int], str]) -> dict[int, int]:
     """Where in a text the answers begin, by their turns, ascending; `prompt` gives what stands before a turn's answer.
 
     Not those that the template renders otherwise once others follow.

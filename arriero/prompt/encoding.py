@@ -20,7 +20,7 @@ Ids = list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RenderedText:
     """A rendered conversation before it is tokenized.
 
     `cuts` are the positions in `text` where an answer begins, ascending; `turns` the indices of those messages.
@@ -54,7 +54,7 @@ class Encoder:
         encodings: list[Encoding] = self._backend.encode_batch(texts, add_special_tokens=False)
         return encodings
 
-    def starts(self, layout: Layout, encoding: Encoding) -> tuple[Ids, list[int]]:
+    def starts(self, layout: RenderedText, encoding: Encoding) -> tuple[Ids, list[int]]:
         """The ids, and for each cut the index of the first id after it."""
         ids: Ids = encoding.ids
         starts = [self._clean_start(layout.text, ids, cut, encoding) for cut in layout.cuts]
@@ -130,7 +130,7 @@ class LiteralEncoder(Encoder):
         self._real = {index: moved[text] for index, text in added.items() if text in moved}
         super().__init__(backend, {index: added[index] for index in (*self._real, *specials)}, tokenizer.unk_token_id)
 
-    def starts(self, layout: Layout, encoding: Encoding) -> tuple[Ids, list[int]]:
+    def starts(self, layout: RenderedText, encoding: Encoding) -> tuple[Ids, list[int]]:
         """See `Encoder.starts`; the ids are the tokenizer's own."""
         ids, starts = super().starts(layout, encoding)
         return [self._real.get(token, token) for token in ids], starts

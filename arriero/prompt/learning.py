@@ -22,8 +22,8 @@ from typing import Literal
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool
-from arriero.prompt.asking import earlier_cuts
-from arriero.prompt.encoding import Layout
+from arriero.prompt.asking import earlier_answer_starts
+from arriero.prompt.encoding import RenderedText
 from arriero.prompt.template import Template
 
 Answers = Literal["auto", "each", "all", "last"]
@@ -41,7 +41,7 @@ class Lesson:
     tools: tuple[Tool, ...]
     ends: tuple[str, ...]
 
-    def layouts(self, answers: Answers) -> list[Layout]:
+    def layouts(self, answers: Answers) -> list[RenderedText]:
         """The texts of the examples. auto: one example where that can be, else one for each answer.
 
         Raises UsageError where the template refuses the conversation or leaves an answer out, and where there is no
@@ -79,22 +79,22 @@ class Lesson:
             self._prompts[turn] = self.template.text(self.messages[:turn], answer_follows=True, tools=self.tools)
         return self._prompts[turn]
 
-    def _together(self, learnt: Sequence[int]) -> Layout | None:
+    def _together(self, learnt: Sequence[int]) -> RenderedText | None:
         """The conversation as the template writes it; None where its answers are not behind their prompts there."""
         text = self.template.text(self.messages, answer_follows=False, tools=self.tools)
         for turn in learnt:
             before = self._prompt(turn)
             if not (text.startswith(before) and self._holds(turn, text[len(before) :])):
                 return None
-        cuts = earlier_cuts(text, self.answers, self._prompt)
+        cuts = earlier_answer_starts(text, self.answers, self._prompt)
         return _layout(text, cuts, learnt) if cuts.keys() >= set(learnt) else None
 
-    def _alone(self, turn: int) -> Layout:
+    def _alone(self, turn: int) -> RenderedText:
         before = self._prompt(turn)
         text = self.template.text(self.messages[: turn + 1], answer_follows=False, tools=self.tools)
         if not (text.startswith(before) and self._holds(turn, text[len(before) :])):
             text = before + self._written(turn)
-        cuts = earlier_cuts(before, [each for each in self.answers if each < turn], self._prompt)
+        cuts = earlier_answer_starts(before, [each for each in self.answers if each < turn], self._prompt)
         return _layout(text, {**cuts, turn: len(before)}, (turn,))
 
     def _holds(self, turn: int, after: str) -> bool:
@@ -148,8 +148,8 @@ class Lesson:
         return text
 
 
-def _layout(text: str, cuts: Mapping[int, int], learnt: Sequence[int]) -> Layout:
-    return Layout(text, tuple(cuts.values()), tuple(cuts), learnt=tuple(learnt))
+def _layout(text: str, cuts: Mapping[int, int], learnt: Sequence[int]) -> RenderedText:
+    return RenderedText(text, tuple(cuts.values()), tuple(cuts), learnt=tuple(learnt))
 
 
 def _squeezed(text: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-class Prompting(TypedDict, total=False):
+class PromptSettings(TypedDict, total=False):
     """Each may be left out; an adapter's contract then says it, or else the chat template.
 
     `template` are variables of the chat template, such as `enable_thinking`, as a mapping or as texts NAME=VALUE.
@@ -30,12 +30,12 @@ class Prompting(TypedDict, total=False):
     chat_template: str | None
 
 
-def taken(options: dict[str, Any]) -> Prompting:
+def taken(options: dict[str, Any]) -> PromptSettings:
     """Take what is said of the prompt out of keyword arguments; the others stay."""
-    return cast(Prompting, {name: options.pop(name) for name in Prompting.__annotations__ if name in options})
+    return cast(PromptSettings, {name: options.pop(name) for name in PromptSettings.__annotations__ if name in options})
 
 
-def as_options(prompting: Prompting) -> dict[str, Any]:
+def as_options(prompting: PromptSettings) -> dict[str, Any]:
     """What is said besides the system prompt, as a configuration file says it."""
     variables = variables_of(prompting.get("template", ()))
     found: dict[str, Any] = {"template": [f"{name}={json.dumps(value)}" for name, value in variables.items()]}

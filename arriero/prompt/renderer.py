@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, turns_of, with_system
 from arriero.prompt.asking import Asking, Ends, Prompt, ending_of
-from arriero.prompt.encoding import Encoder, Ids, Layout, LiteralEncoder
+from arriero.prompt.encoding import Encoder, Ids, LiteralEncoder, RenderedText
 from arriero.prompt.learning import Answers, Lesson
 from arriero.prompt.options import agreeing, folded, instructed
 from arriero.prompt.reasoning import Reasoning, Tags
 from arriero.prompt.template import Template, TemplateError, check_unicode
-from arriero.prompt.tool_format import GENERIC, CallForm, Wanted, in_plain_turns, told_generic
+from arriero.prompt.tool_format import GENERIC, OutputSpec, ToolCallFormat, in_plain_turns, told_generic
 from arriero.prompt.tool_parser import MARKERS
 from arriero.prompt.tracing import lifted
 
@@ -122,13 +122,13 @@ class Renderer:
         return replace(self, system=system)
 
     def prompt(
-        self, messages: Iterable[Message | Mapping[str, Any]], wanted: Wanted | None = None, **ends: Unpack[Ends]
+        self, messages: Iterable[Message | Mapping[str, Any]], wanted: OutputSpec | None = None, **ends: Unpack[Ends]
     ) -> Ids:
         """The ids of `asked`."""
         return self.asked(messages, wanted, **ends).ids
 
     def asked(
-        self, messages: Iterable[Message | Mapping[str, Any]], wanted: Wanted | None = None, **ends: Unpack[Ends]
+        self, messages: Iterable[Message | Mapping[str, Any]], wanted: OutputSpec | None = None, **ends: Unpack[Ends]
     ) -> Prompt:
         """What an engine continues: turns in whatever order the template takes them, and how the answer begins.
 
@@ -137,7 +137,7 @@ class Renderer:
         of the system prompt. `chat_template_kwargs` go before the template's variables of the same names. Raises
         UsageError where they change one that was trained, and where the template refuses the turns or leaves one out.
         """
-        wanted = wanted or Wanted()
+        wanted = wanted or OutputSpec()
         turns = with_system(turns_of(messages), self.system)
         ending = ending_of(turns, ends.get("continue_final_message"), ends.get("add_generation_prompt"))
         if ending == "continued" and (wanted.schema is not None or wanted.must_call):
@@ -148,7 +148,7 @@ class Renderer:
         check_unicode((*turns, Message("system", wanted.instruction)), wanted.tools)
         tools, told = wanted.tools, ""
         calls = any(message.tool_calls or message.role == "tool" for message in turns)
-        form = self.tool_form if tools or calls else None
+        form = self.tool_call_format if tools or calls else None
         if form is GENERIC:
             turns, tools, told = tuple(in_plain_turns(turns)), (), told_generic(tools)
         if instruction := "\n\n".join(filter(None, (told, wanted.instruction))):
@@ -172,7 +172,7 @@ class Renderer:
         """The tags around reasoning, None where the template sets none apart."""
         return Tags.of(self.chat_template)
 
-    def _answer_ids(self, layout: Layout) -> Ids:
+    def _answer_ids(self, layout: RenderedText) -> Ids:
         """The ids of a layout, in which special tokens are nothing but structure."""
         structure = layout.structure or ()
         (encoding,) = self._encoder.encode([layout.text])
@@ -193,12 +193,12 @@ class Renderer:
             return False
 
     @cached_property
-    def call_form(self) -> CallForm:
+    def call_form(self) -> ToolCallFormat:
         """How the model writes calls of tools by its own template; raises TemplateError where it cannot."""
-        return CallForm.of(self.chat_template, self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
+        return ToolCallFormat.of(self.chat_template, self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
 
     @cached_property
-    def tool_form(self) -> CallForm:
+    def tool_call_format(self) -> ToolCallFormat:
         """How the model is shown tools and calls them: by its template or, where that cannot, in the generic form."""
         try:
             return self.call_form
@@ -225,12 +225,12 @@ class Renderer:
             found.append(example)
         return found
 
-    def render_layouts(self, layouts: Sequence[Layout]) -> list[Rendered | UsageError]:
+    def render_layouts(self, layouts: Sequence[RenderedText]) -> list[Rendered | UsageError]:
         """Tokenize many examples at once; what cannot be learnt from has the error in its place."""
         encodings = self._encoder.encode([layout.text for layout in layouts])
         return [self._masked(layout, encoding) for layout, encoding in zip(layouts, encodings, strict=True)]
 
-    def layouts(self, conversation: Conversation) -> list[Layout]:
+    def layouts(self, conversation: Conversation) -> list[RenderedText]:
         """The texts of a conversation's examples, and where in them answers begin; see `learning`.
 
         Raises TemplateError where the template takes no tools, and UsageError where it refuses the conversation, no
@@ -246,11 +246,11 @@ class Renderer:
         ends = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         return Lesson(self.chat_template, messages, tools, tuple(ends)).layouts(self.answers)
 
-    def _document(self, text: str) -> Layout:
+    def _document(self, text: str) -> RenderedText:
         """A text as it is, as in pre-training: between the tokens that begin and end one, where there are such."""
         self.chat_template.check([Message("user", text)])
         begin, end = (str(token or "") for token in (self.tokenizer.bos_token, self.tokenizer.eos_token))
-        return Layout(begin + text + end, (len(begin),), (0,), document=True)
+        return RenderedText(begin + text + end, (len(begin),), (0,), document=True)
 
     def surely_longer(self, text: str, tokens: int) -> bool:
         """Whether a text has more than so many tokens, judged by its beginning; False where that does not suffice."""
@@ -279,7 +279,7 @@ class Renderer:
     def _literal_encoder(self) -> LiteralEncoder:
         return LiteralEncoder(self.tokenizer)
 
-    def _masked(self, layout: Layout, encoding: Encoding) -> Rendered | UsageError:
+    def _masked(self, layout: RenderedText, encoding: Encoding) -> Rendered | UsageError:
         ids, starts = self._encoder.starts(layout, encoding)
         if layout.document:
             return Rendered(tuple(ids), ((starts[0], len(ids)),))

@@ -14,13 +14,13 @@ from typing import Unpack
 from arriero import hub
 from arriero.errors import NotFoundError
 from arriero.prompt.contract import CONTRACT_FILE, Contract
-from arriero.prompt.options import Prompting, ending_of, template_of, variables_of
+from arriero.prompt.options import PromptSettings, ending_of, template_of, variables_of
 from arriero.prompt.renderer import Renderer
 from arriero.prompt.tokenizer import check_template, check_vocabulary, read_tokenizer, stop_token_ids
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class ResolvedModel:
     """Directories of the base model and the adapter, and the renderer under which they belong together.
 
     `adapter_dir` is None without an adapter, `contract` where neither adapter nor model has one.
@@ -39,13 +39,13 @@ class Bound:
         return hub.name_of(self.model_dir) if self.adapter_dir is None else self.adapter_dir.name
 
 
-def bind(
+def resolve(
     model: str | Path | None = None,
     adapter: str | Path | None = None,
     *,
     more_tokens: bool = False,
-    **prompting: Unpack[Prompting],
-) -> Bound:
+    **prompting: Unpack[PromptSettings],
+) -> ResolvedModel:
     """Find a model by catalogue name, repository id or directory, and check an adapter's contract against it.
 
     `adapter` is a directory or, as text, also a name on a hub, from where it and its base model are then fetched.
@@ -73,7 +73,7 @@ def bind(
         frozen=renderer.frozen - variables.keys(),
         fold_system=renderer.fold_system or prompting.get("fold_system", False),
     )
-    return Bound(model_dir, adapter_dir, contract, renderer)
+    return ResolvedModel(model_dir, adapter_dir, contract, renderer)
 
 
 def _renderer(model_dir: Path, contract: Contract | None, chat_template: str | None) -> Renderer:

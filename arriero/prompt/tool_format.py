@@ -32,7 +32,7 @@ _WITH_ID = re.compile(rf',\s*"id":\s*"{_IDS[0]}"|\[CALL_ID\]{_IDS[0]}')  # Mistr
 
 
 @dataclass(frozen=True, slots=True)
-class CallForm:
+class ToolCallFormat:
     """How a template writes a call: `before` name `between` arguments `after`, the arguments as JSON.
 
     `several` says whether it writes more than one into a turn, `short_ids` whether it takes only ids of nine letters
@@ -47,7 +47,7 @@ class CallForm:
     short_ids: bool = False
 
     @classmethod
-    def of(cls, template: Template, ends: Sequence[str]) -> CallForm:
+    def of(cls, template: Template, ends: Sequence[str]) -> ToolCallFormat:
         """Ask the template; `ends` are the texts of the tokens that end a turn.
 
         Raises TemplateError where it has no place for tools, for calls or for their results, and where it writes calls
@@ -87,7 +87,7 @@ class CallForm:
         return tuple(map(_with_short_ids, made) if self.short_ids else made)
 
 
-def _as_json_form(written: str, ends: Sequence[str]) -> CallForm | None:
+def _as_json_form(written: str, ends: Sequence[str]) -> ToolCallFormat | None:
     """The form of a call whose arguments are JSON; None where they are not."""
     name, arguments = written.find(_PROBE.name), _ARGUMENTS.search(written)
     if name < 0 or arguments is None:
@@ -95,7 +95,7 @@ def _as_json_form(written: str, ends: Sequence[str]) -> CallForm | None:
     after = written[arguments.end() :]
     after = after[: min((at for end in ends if (at := after.find(end)) >= 0), default=len(after))].rstrip()
     between = written[name + len(_PROBE.name) : arguments.start()]
-    return CallForm(written[:name].lstrip(), _WITH_ID.sub("", between), _WITH_ID.sub("", after))
+    return ToolCallFormat(written[:name].lstrip(), _WITH_ID.sub("", between), _WITH_ID.sub("", after))
 
 
 def _reads(text: str) -> bool:
@@ -139,7 +139,7 @@ def _short(call_id: str) -> str:
     return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
-GENERIC = CallForm()
+GENERIC = ToolCallFormat()
 
 
 def told_generic(tools: Sequence[Tool]) -> str:
@@ -203,7 +203,7 @@ def one_at_a_time(messages: Sequence[Message]) -> list[Message]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class OutputSpec:
     """What an answer may be. Without a field set: any text.
 
     `tools` may be called as `choice` says: "auto" leaves it to the model, "required" and a NamedTool demand one call,
@@ -224,7 +224,7 @@ class Wanted:
         schema: Mapping[str, Any] | None = None,
         *,
         parallel: bool = True,
-    ) -> Wanted:
+    ) -> OutputSpec:
         """Check and convert. With the choice "none" the model is not shown the tools: that way it calls none."""
         made, chosen = tuple(map(Tool.of, tools)), tool_choice_of(choice)
         names = [tool.name for tool in made]
@@ -258,7 +258,7 @@ class Wanted:
             return f"{otherwise} with a JSON object and nothing else."
         return f"{otherwise} with JSON that fits this JSON schema and nothing else:\n{as_json(dict(self.schema))}"
 
-    def constraint(self, form: CallForm | None) -> Plain | None:
+    def constraint(self, form: ToolCallFormat | None) -> Plain | None:
         """What the answer must look like, None where it is free. `form` is the template's where there are tools."""
         schema = [] if self.schema is None or self.must_call else [JsonSchema(self.schema)]
         callables = self.demanded or (self.tools if schema else ())

@@ -13,7 +13,7 @@ from pathlib import Path
 from arriero.chat import Chat
 from arriero.embeddings import Embedder
 from arriero.errors import ArrieroError, UsageError
-from arriero.prompt import Prompting
+from arriero.prompt import PromptSettings
 from arriero.server.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Models:
         chat: Chat,
         *,
         name: str | None = None,
-        prompting: Prompting | None = None,
+        prompting: PromptSettings | None = None,
         embedder: Embedder | None = None,
     ) -> None:
         """Serve `chat`, the default, and where it has an adapter the base model too; `prompting` is for all of them.
@@ -55,7 +55,7 @@ class Models:
         self.created = int(time.time())
         if embedder is not None and embedder.name == self._base:
             raise UsageError(f"{self._base!r} is to answer, so it cannot be the embedding model as well")
-        self._prompting: Prompting = prompting or {}
+        self._prompting: PromptSettings = prompting or {}
         self._served: dict[str, Served] = {}
         self._changing = threading.Lock()
         self._default = chat.model

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arriero.errors import NotFoundError, UsageError
-from arriero.history import Saved, as_object
+from arriero.history import SavedConversation, to_openai
 from arriero.messages import Message, Sampling, turns_of
 from arriero.terminal.dialogue import Dialogue
 from arriero.terminal.reader import Complete, Reader
@@ -146,7 +146,7 @@ class Commands:
         path = _path(file)
         if path.exists() and not (self.reader and self.reader.confirm(f"{path} exists. Overwrite it?")):
             raise UsageError(f"{path} exists and was left as it is", hint="another name")
-        document = {"messages": [as_object(message) for message in self.dialogue.messages]}
+        document = {"messages": [to_openai(message) for message in self.dialogue.messages]}
         try:
             path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
@@ -195,14 +195,14 @@ class Commands:
             own, default = getattr(self.dialogue.sampling, name), getattr(self.dialogue.chat.defaults, name)
             yield name, f"({'' if default in (None, ()) else default})" if own in (None, ()) else str(own)
 
-    def _found(self, text: str = "") -> list[Saved]:
+    def _found(self, text: str = "") -> list[SavedConversation]:
         return self.dialogue.history.find(text) if self.dialogue.history is not None else []
 
     def _listed(self) -> list[tuple[str, str]]:
         return [(str(saved.id), saved.title) for saved in self._found()]
 
 
-def recall(saved: Saved, turns: Sequence[Message]) -> None:
+def recall(saved: SavedConversation, turns: Sequence[Message]) -> None:
     """Show where a conversation stands: its title and its last turns."""
     note(f"conversation {saved.id}: {saved.title}")
     for message in turns[-2:]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arriero.chat import Chat, Stream
 from arriero.errors import ArrieroError, UsageError
-from arriero.history import ChangedElsewhere, History, Saved
+from arriero.history import ChangedElsewhere, History, SavedConversation
 from arriero.messages import FinishReason, Message, Piece, Sampling
 
 Show = Callable[[str], None]
@@ -27,12 +27,14 @@ class Dialogue:
     """
 
     def __init__(
-        self, chat: Chat, sampling: Sampling, history: History | None = None, saved: Saved | None = None
+        self, chat: Chat, sampling: Sampling, history: History | None = None, saved: SavedConversation | None = None
     ) -> None:
         self.chat = chat
         self.sampling = sampling
         self.history = history
-        self.saved = saved or Saved(chat.model, str(chat.adapter.directory) if chat.adapter is not None else None)
+        self.saved = saved or SavedConversation(
+            chat.model, str(chat.adapter.directory) if chat.adapter is not None else None
+        )
         self.system = self.saved.system
         self.turns: list[Message] = []
         self.speed: float | None = None
@@ -94,11 +96,11 @@ class Dialogue:
 
     def begin(self, turns: Sequence[Message] = (), *, system: str | None = None) -> None:
         """A new conversation, which may have begun already; the one before stays saved."""
-        self.saved = Saved(self.saved.model, self.saved.adapter)
+        self.saved = SavedConversation(self.saved.model, self.saved.adapter)
         self.system = system
         self.remember(turns)
 
-    def resume(self, saved: Saved) -> str | None:
+    def resume(self, saved: SavedConversation) -> str | None:
         """Go on with a saved conversation; returns its last question if that has no answer.
 
         Model and adapter stay those that are loaded; a notice says so where they were others.
@@ -177,7 +179,7 @@ def _said(pieces: Sequence[Piece]) -> Message | None:
     return said if text.strip() or thought.strip() else None
 
 
-def _held_with(saved: Saved) -> str:
+def _held_with(saved: SavedConversation) -> str:
     """Model and adapter by their names."""
     model = Path(saved.model).name if Path(saved.model).is_absolute() else saved.model
     return f"{model} + {Path(saved.adapter).name}" if saved.adapter is not None else model

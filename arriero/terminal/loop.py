@@ -7,7 +7,7 @@ import sys
 from arriero import settings
 from arriero.chat import Chat
 from arriero.errors import ArrieroError, ContextLengthError
-from arriero.history import History, Saved
+from arriero.history import History, SavedConversation
 from arriero.messages import Sampling
 from arriero.terminal.commands import COMMAND, Commands, recall
 from arriero.terminal.dialogue import Dialogue
@@ -20,8 +20,8 @@ def converse(
     sampling: Sampling,
     *,
     history: History | None = None,
-    here: Saved | None = None,
-    resumed: Saved | None = None,
+    here: SavedConversation | None = None,
+    resumed: SavedConversation | None = None,
     plain: bool = False,
 ) -> None:
     """Read questions and commands from standard input and answer them until it ends.

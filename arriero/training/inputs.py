@@ -14,14 +14,14 @@ from arriero.training.pack import PackedRow
 
 @dataclass(frozen=True, slots=True)
 class RowInputs:
-    """`ids` and `positions` (1, tokens); `loss_at` and `targets` (n,) as in PackedRow; `layout` for its attention.
+    """`ids` and `positions` (1, tokens); `loss_positions` and `targets` (n,) as in PackedRow; `layout` for attention.
 
     `kept` (n,), float32, is 0 for loss positions that only fill up, else 1; None where none do.
     """
 
     ids: Tensor
     positions: Tensor
-    loss_at: Tensor
+    loss_positions: Tensor
     targets: Tensor
     layout: RowLayout
     kept: Tensor | None = None
@@ -29,7 +29,7 @@ class RowInputs:
     @classmethod
     def of(cls, row: PackedRow, device: torch.device) -> RowInputs:
         """Those of a row as it is."""
-        ids, positions, loss_at, targets = (
-            to_device(part, device) for part in (row.ids, row.positions, row.loss_at, row.targets)
+        ids, positions, loss_positions, targets = (
+            to_device(part, device) for part in (row.ids, row.positions, row.loss_positions, row.targets)
         )
-        return cls(ids, positions, loss_at, targets, row.layout)
+        return cls(ids, positions, loss_positions, targets, row.layout)

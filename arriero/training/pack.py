@@ -23,14 +23,14 @@ from arriero.training.layout import RowLayout
 class PackedRow:
     """One row of the model's input, on the CPU.
 
-    `ids` and `positions` are (1, tokens). `loss_at` (n,) are the positions in the row whose logits predict `targets`
+    `ids` and `positions` are (1, tokens). `loss_positions` (n,) are those in the row whose logits predict `targets`
     (n,); a shared one may occur once for every example. `lengths` are the segments' tokens, `parents` as in RowLayout;
     `leaves` are the segments that the examples end with.
     """
 
     ids: Tensor
     positions: Tensor
-    loss_at: Tensor
+    loss_positions: Tensor
     targets: Tensor
     lengths: tuple[int, ...]
     parents: tuple[int, ...]
@@ -126,16 +126,16 @@ def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
     parents = tuple(segment.parent for segment in segments)
     lengths = tuple(segment.last - segment.first for segment in segments)
     columns = _columns(RowLayout(lengths, parents))
-    loss_at, targets = list[Tensor](), list[int]()
+    loss_positions, targets = list[Tensor](), list[int]()
     for example, leaf in zip(examples, leaves, strict=True):
         for start, end in example.spans:
             first = max(start, 1)
-            loss_at.append(columns[leaf][first - 1 : max(end, first) - 1])
+            loss_positions.append(columns[leaf][first - 1 : max(end, first) - 1])
             targets += example.ids[first:end]
     return PackedRow(
         torch.tensor([[token for one in segments for token in examples[one.of].ids[one.first : one.last]]]),
         torch.tensor([[at for one in segments for at in range(one.first, one.last)]]),
-        torch.cat(loss_at) if loss_at else torch.zeros(0, dtype=torch.long),
+        torch.cat(loss_positions) if loss_positions else torch.zeros(0, dtype=torch.long),
         torch.tensor(targets, dtype=torch.long),
         lengths,
         parents,

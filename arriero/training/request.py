@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from arriero import data, hub
-from arriero.prompt import Bound, Prompting, bind
+from arriero.prompt import PromptSettings, ResolvedModel, resolve
 from arriero.prompt.options import as_options
 from arriero.runs.registry import Record, absolute
 from arriero.training.continued import continued
@@ -15,20 +15,24 @@ from arriero.training.options import TrainOptions
 from arriero.training.output.directory import Identity
 
 
-def bound_by(options: TrainOptions, model: str | Path | None, prompting: Prompting) -> tuple[Bound, TrainOptions]:
-    """The model, and the options with the LoRA settings of the adapter to go on from. Raises as `bind`, `continued`."""
-    bound = bind(model, options.from_adapter, more_tokens=options.resize_embeddings, **prompting)
-    return bound, options if bound.adapter_dir is None else continued(options, bound.adapter_dir)
+def resolve_request(
+    options: TrainOptions, model: str | Path | None, prompting: PromptSettings
+) -> tuple[ResolvedModel, TrainOptions]:
+    """The model, and the options with the LoRA settings of the continued adapter. Raises as `resolve`, `continued`."""
+    resolved = resolve(model, options.from_adapter, more_tokens=options.resize_embeddings, **prompting)
+    return resolved, options if resolved.adapter_dir is None else continued(options, resolved.adapter_dir)
 
 
-def identity_of(loaded: data.Loaded, bound: Bound, options: TrainOptions, prompting: Prompting) -> Identity:
+def identity_of(
+    loaded: data.Loaded, resolved: ResolvedModel, options: TrainOptions, prompting: PromptSettings
+) -> Identity:
     """What makes one run another than the one that an output directory holds."""
     return {
         "data": loaded.key,
-        "model": hub.name_of(bound.model_dir),
-        "fingerprint": hub.fingerprint(bound.model_dir),
-        "system": bound.renderer.system,
-        "adapter": None if bound.adapter_dir is None else hub.fingerprint(bound.adapter_dir),
+        "model": hub.name_of(resolved.model_dir),
+        "fingerprint": hub.fingerprint(resolved.model_dir),
+        "system": resolved.renderer.system,
+        "adapter": None if resolved.adapter_dir is None else hub.fingerprint(resolved.adapter_dir),
         "options": json.loads(json.dumps(asdict(options))) | as_options(prompting),
     }
 
@@ -37,7 +41,7 @@ def record_of(
     file: str | Path,
     output: Path,
     model: str | Path | None,
-    prompting: Prompting,
+    prompting: PromptSettings,
     options: TrainOptions,
     workers: int,
 ) -> Record:

@@ -30,10 +30,10 @@ from arriero.training.lora import with_lora
 from arriero.training.options import TrainOptions
 from arriero.training.output import checkpoint, directory
 from arriero.training.output.directory import TrainReport
-from arriero.training.output.report import Story, compare, describe
+from arriero.training.output.report import RunContext, compare, describe
 from arriero.training.planning.plan import Plan
 from arriero.training.progress import OnStep, Recorder, stops_on_signals
-from arriero.training.request import bound_by, identity_of, record_of
+from arriero.training.request import identity_of, record_of, resolve_request
 from arriero.training.setup.step_setup import set_up
 from arriero.training.trainer import HeldOut, OnCheckpoint, StepOrder, StepTrainer, put_adapter
 
@@ -54,8 +54,8 @@ def train(
 ) -> TrainReport:
     """Fine-tune `model` on a file, a directory or a hub's data set, and write the adapter directory `output`.
 
-    `options` are the fields of TrainOptions, and those of `prompt.Prompting`: what the system prompt and the template's
-    variables are, by default as a merged model has them, if it is one, else the chat template; with `from_adapter`
+    `options` are the fields of TrainOptions, and those of `prompt.PromptSettings`: the system prompt and the template's
+    variables, by default as a merged model has them, if it is one, else the chat template; with `from_adapter`
     model and prompt are the adapter's. `resume` goes on from the last checkpoint in `output`, starts from the beginning
     where there is none, and returns the old report where the run is finished. `on_step` is called after every optimizer
     step, in the first of several workers; True ends the run as a signal does. `on_checkpoint` is called in all workers
@@ -68,19 +68,21 @@ def train(
     with directory.told_of_a_full_disk(target), ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
-            bound, chosen = bound_by(chosen, model, prompting)
-            if bound.contract is not None:
-                log.info("%s has a contract of its own; system prompt: %r", bound.contract_name, bound.renderer.system)
-            model_dir, renderer = bound.model_dir, replace(bound.renderer, answers=chosen.answers)
+            resolved, chosen = resolve_request(chosen, model, prompting)
+            if resolved.contract is not None:
+                log.info(
+                    "%s has a contract of its own; system prompt: %r", resolved.contract_name, resolved.renderer.system
+                )
+            model_dir, renderer = resolved.model_dir, replace(resolved.renderer, answers=chosen.answers)
             examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
-            identity = identity_of(loaded, bound, chosen, prompting)
+            identity = identity_of(loaded, resolved, chosen, prompting)
             finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=workers.rank() == 0))
         if finished is not None:
             log.info("%s is already finished", target)
             return finished
         if workers.rank() == 0 and on_checkpoint is None:
             run.enter_context(runs.registered(record_of(file, target, model, prompting, chosen, workers.count())))
-        story = Story(
+        story = RunContext(
             contract=Contract.of(
                 renderer,
                 examples.sample,
@@ -119,7 +121,7 @@ def _first_worker_first() -> Iterator[None]:
 class _Run:
     """The part of a run that needs the model in memory."""
 
-    def __init__(self, model_dir: Path, output: Path, story: Story, on_step: OnStep) -> None:
+    def __init__(self, model_dir: Path, output: Path, story: RunContext, on_step: OnStep) -> None:
         self.output, self.story = output, story
         self.first = workers.rank() == 0
         self.options, self.examples = story.options, story.examples

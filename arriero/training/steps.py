@@ -194,14 +194,14 @@ class Steps:
         last_layer = self.kernels.last_layer
         options: dict[str, Any] = {}
         if last_layer is not None:
-            last_layer.positions = row.loss_at
+            last_layer.positions = row.loss_positions
         elif self._selects:
-            options["logits_to_keep"] = row.loss_at
+            options["logits_to_keep"] = row.loss_positions
         if self.plan.mode.own_attention:
             options["row_layout"] = row.layout
         out = self.wrapped(input_ids=row.ids, position_ids=row.positions, use_cache=False, **options)
         selected = self._selects or last_layer is not None
-        hidden = out.logits[0] if selected else out.logits[0].index_select(0, row.loss_at)
+        hidden = out.logits[0] if selected else out.logits[0].index_select(0, row.loss_positions)
         return self._head(hidden, row.targets, row.kept)
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from arriero.errors import ArrieroError
-from arriero.history import AnswerInfo, History, Node, Saved
+from arriero.history import AnswerInfo, History, Node, SavedConversation
 from arriero.messages import FinishReason, Message, Piece, Sampling, Usage
 from arriero.web.backend import Pieces
 
@@ -104,5 +104,5 @@ class Answer:
         if self.node is not None:
             asked.history.amend(asked.conversation, self.node, message, self.info)
         elif self.text.strip() or self.thought.strip():
-            saved = Saved(asked.model, id=asked.conversation)
+            saved = SavedConversation(asked.model, id=asked.conversation)
             self.node = asked.history.add(saved, asked.parent, message, self.info).id

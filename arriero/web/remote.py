@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from arriero.errors import ArrieroError
-from arriero.history import as_object
+from arriero.history import to_openai
 from arriero.messages import Message, Piece, Sampling, Usage
 from arriero.remote import ChunkReader, Server, completion_body
 from arriero.web.backend import Choice
@@ -31,7 +31,7 @@ class Remote:
 
     def count(self, name: str, messages: Sequence[Message]) -> int | None:
         """See `Backend.count`: what Arriero and vLLM tell at /tokenize."""
-        body = {"model": name, "messages": list(map(as_object, _without_reasoning(messages)))}
+        body = {"model": name, "messages": list(map(to_openai, _without_reasoning(messages)))}
         try:
             count = self._server.ask("POST", "/tokenize", body).get("count")
         except ArrieroError:

@@ -9,14 +9,14 @@ from arriero.chat import Chat
 from arriero.cli import ask
 from arriero.cli.main import main
 from arriero.messages import Sampling
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from tests.conftest import ScriptedEngine
 
 
 def run(model_dir: str, gate: str, answer: str, *arguments: str) -> int:
     engine = ScriptedEngine(answer, gate=None if gate == "-" else int(gate))
     defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
-    chat = Chat(engine, bind(Path(model_dir)).renderer, model="tiny", adapter=None, window=256, defaults=defaults)
+    chat = Chat(engine, resolve(Path(model_dir)).renderer, model="tiny", adapter=None, window=256, defaults=defaults)
     ask.load_chat = lambda options: chat
     return main(list(arguments))
 

@@ -21,7 +21,7 @@ from arriero.cli import serve
 from arriero.cli.main import main
 from arriero.errors import NotFoundError
 from arriero.messages import Sampling
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from arriero.server import app  # noqa: F401  imported for the forked ones
 from arriero.server.models import Models
 from tests.conftest import ScriptedEngine
@@ -124,7 +124,9 @@ def _work(
         engine = ScriptedEngine(answer, gate=gate)
         engine.release = release
         defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
-        return Models(Chat(engine, bind(model_dir).renderer, model="tiny", adapter=None, window=256, defaults=defaults))
+        return Models(
+            Chat(engine, resolve(model_dir).renderer, model="tiny", adapter=None, window=256, defaults=defaults)
+        )
 
     serve._load = scripted
     sys.exit(main(arguments))

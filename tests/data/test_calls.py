@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arriero.data import DataOptions
 from arriero.data.conversations import as_conversation, as_turns
 from arriero.data.formats import parse
-from arriero.prompt import Renderer, Wanted
+from arriero.prompt import OutputSpec, Renderer
 from tests.conftest import TOOL_TEMPLATE, build_tokenizer
 from tests.prompt.templates import CODER, HERMES, Family, tokenizer_for
 
@@ -63,7 +63,7 @@ def test_calls_are_learnt_behind_the_ids_that_an_engine_gets(template, name, arg
     talk = parse(row, form, DataOptions())
     rendered = renderer.render(talk)
     for turn, (start, _) in zip((1, 3), rendered.spans, strict=True):
-        assert renderer.prompt(talk.messages[:turn], Wanted(talk.tools)) == list(rendered.ids[:start])
+        assert renderer.prompt(talk.messages[:turn], OutputSpec(talk.tools)) == list(rendered.ids[:start])
     learnt = renderer.tokenizer.decode(list(rendered.ids[slice(*rendered.spans[0])]))
     assert "f" in learnt
     shown = argument if template == "coder" else json.dumps({"a": argument}, ensure_ascii=False)

@@ -16,7 +16,7 @@ from arriero.constraint import JsonSchema, Series, Text
 from arriero.engines import EngineOptions, load_engine
 from arriero.errors import ArrieroError, EngineError
 from arriero.messages import Sampling
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from tests.conftest import build_tokenizer
 
 PLAIN = Sampling(top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
@@ -97,7 +97,7 @@ def test_a_prompts_log_probabilities_are_hugging_faces(name, model_dir, trained_
 @pytest.mark.model
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_embedded_models_scores_are_hugging_faces(name, embedded_model):
-    found = bind(embedded_model)
+    found = resolve(embedded_model)
     ids = found.renderer.tokenizer.encode("The capital of France is Paris, and that of Peru is Lima. " * 40)
     options = EngineOptions(precision="float32")
     made = load_engine(embedded_model, found.renderer.stop_token_ids, engine=name, options=options)
@@ -149,7 +149,7 @@ def test_a_deterministic_answer_is_the_same_alone_and_in_a_crowd(name, precision
     """Most greedy answers of the embedded model differ without it: other kernels, and other rounding, for batches."""
     options = EngineOptions(precision=precision, deterministic=True)
     engine = load_engine(embedded_model, (2,), name, options)
-    renderer = bind(embedded_model).renderer
+    renderer = resolve(embedded_model).renderer
     topics = ["llamas", "the sea at night", "why bread rises", "a walk in the mountains", "rust", "two friends", "tea"]
     prompts = [renderer.prompt([{"role": "user", "content": f"Tell me about {topic}."}]) for topic in topics]
     try:

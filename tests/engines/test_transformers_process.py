@@ -21,7 +21,7 @@ from arriero.engines.transformers.process import TransformersProcess
 from arriero.engines.transformers.worker import load_same
 from arriero.errors import EngineError, EngineLostError, NotFoundError, UnsupportedError, UsageError
 from arriero.messages import Sampling
-from arriero.prompt import bind
+from arriero.prompt import resolve
 
 PLAIN = Sampling(top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
 GREEDY = Sampling(temperature=0.0).over(PLAIN)
@@ -163,7 +163,7 @@ def test_an_adapter_that_is_let_go_of_ends_what_it_began_and_is_freed(both, trai
 @pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_model_answers_greedily_as_in_this_process(embedded_model):
-    renderer = bind(embedded_model).renderer
+    renderer = resolve(embedded_model).renderer
     asked = ["What is the capital of France?", "Count to five.", "Hello!", "Write a line about llamas." * 8]
     prompts = [renderer.prompt([{"role": "user", "content": text}]) for text in asked]
     answers = []

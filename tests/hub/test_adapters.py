@@ -11,7 +11,7 @@ from arriero import hub
 from arriero.cli.options import named
 from arriero.errors import ContractError, NotFoundError, OfflineError
 from arriero.hub import store
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from tests.hub.hubs import LoopbackHub
 
 NAME = "modelscope:owner/tuned@v1"
@@ -33,48 +33,48 @@ def hub_server(trained_adapter, model_dir, home, monkeypatch):
 
 def test_an_adapter_is_fetched_once_with_its_base_model(hub_server, home, model_dir, trained_adapter, monkeypatch):
     """A name was taken for a directory that is not there."""
-    bound = bind(adapter=NAME)
-    assert bound.model_dir == home / "models" / "owner--name"
-    assert hub.fingerprint(bound.model_dir) == hub.fingerprint(model_dir)
-    weights = bound.adapter_dir / "adapter_model.safetensors"
+    resolved = resolve(adapter=NAME)
+    assert resolved.model_dir == home / "models" / "owner--name"
+    assert hub.fingerprint(resolved.model_dir) == hub.fingerprint(model_dir)
+    weights = resolved.adapter_dir / "adapter_model.safetensors"
     assert weights.read_bytes() == (trained_adapter / weights.name).read_bytes()
-    assert store.stored(bound.adapter_dir).revision == "v1"
-    assert not (bound.adapter_dir / "checkpoint-1").exists()
+    assert store.stored(resolved.adapter_dir).revision == "v1"
+    assert not (resolved.adapter_dir / "checkpoint-1").exists()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(socket, "socket", lambda *arguments: pytest.fail("a socket was opened"))
-    again = bind(adapter=NAME)
-    assert (again.model_dir, again.adapter_dir) == (bound.model_dir, bound.adapter_dir)
-    assert named((NAME, f"other={NAME}")) == dict.fromkeys(("tuned", "other"), bound.adapter_dir)
+    again = resolve(adapter=NAME)
+    assert (again.model_dir, again.adapter_dir) == (resolved.model_dir, resolved.adapter_dir)
+    assert named((NAME, f"other={NAME}")) == dict.fromkeys(("tuned", "other"), resolved.adapter_dir)
 
 
 def test_an_adapter_whose_base_has_other_weights_is_refused(hub_server, home, other_model_dir):
     hub_server.files |= {"model.safetensors": (other_model_dir / "model.safetensors").read_bytes()}
     with pytest.raises(ContractError, match="the base model's weights"):
-        bind(adapter=NAME)
+        resolve(adapter=NAME)
 
 
 def test_an_adapter_without_a_contract_is_refused_before_its_base_is_fetched(hub_server, home):
     del hub_server.others["owner/tuned"]["arriero.json"]
     with pytest.raises(NotFoundError, match=r"has no arriero\.json"):
-        bind(adapter=NAME)
+        resolve(adapter=NAME)
     assert "model.safetensors" not in hub_server.served
 
 
 def test_a_repository_that_is_no_adapter_is_not_fetched_to_find_out(hub_server, home):
     with pytest.raises(NotFoundError, match=r"no adapter_config\.json and no adapter_model\.safetensors"):
-        bind(adapter="modelscope:owner/name")
+        resolve(adapter="modelscope:owner/name")
     assert hub_server.served == []
 
 
 def test_a_mistyped_directory_is_not_asked_for(hub_server, home):
     (home.parent / "runs").mkdir(parents=True)
     with pytest.raises(NotFoundError, match="not an adapter directory"):
-        bind(adapter="runs/mien")
+        resolve(adapter="runs/mien")
     assert hub_server.asked == []
 
 
 def test_offline_an_adapter_that_is_not_here_is_told_so(hub_server, home, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OfflineError, match=r"no directory modelscope:owner/tuned@v1; as .*HF_HUB_OFFLINE forbids"):
-        bind(adapter=NAME)
+        resolve(adapter=NAME)
     assert hub_server.asked == []

@@ -16,7 +16,7 @@ from arriero.constraint import Text
 from arriero.engines import EngineOptions, load_engine, select_engine
 from arriero.engines.transformers.adapters import Adapters
 from arriero.errors import ArrieroError, EngineError
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from arriero.server.models import Models
 from arriero.training.adapter.evaluate import evaluate
 from arriero.training.adapter.merge import merge
@@ -85,11 +85,11 @@ EVERY = ["transformers", pytest.param("openvino", marks=pytest.mark.slow)]
 def test_a_token_for_images_needs_no_embedding(engine, tmp_path, home):
     """Gemma 3's models that read text only have one, and answer, with a grammar too."""
     model_dir = wide(tmp_path / "image", image=True)
-    assert len(bind(model_dir).renderer.tokenizer) == ROWS + 1
+    assert len(resolve(model_dir).renderer.tokenizer) == ROWS + 1
     loaded = load_engine(model_dir, [END], engine, EngineOptions(precision="float32"))
     try:
         found = loaded.submit(PROMPT, GREEDY, max_new_tokens=8, constraint=Text("yes"))
-        assert bind(model_dir).renderer.tokenizer.decode(list(found), skip_special_tokens=True) == "yes"
+        assert resolve(model_dir).renderer.tokenizer.decode(list(found), skip_special_tokens=True) == "yes"
     finally:
         loaded.close()
 

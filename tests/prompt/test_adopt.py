@@ -11,7 +11,7 @@ import torch
 import arriero
 from arriero.cli.main import main
 from arriero.errors import ArrieroError, ContractError, NotFoundError, UsageError
-from arriero.prompt import CONTRACT_FILE, Contract, bind
+from arriero.prompt import CONTRACT_FILE, Contract, resolve
 from arriero.prompt.adopt import adopt
 from arriero.training.adapter.evaluate import evaluate
 
@@ -71,14 +71,14 @@ def test_a_copy_leaves_the_original_alone(checkpoint, model_dir, tmp_path):
     before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
     assert main(["adopt", str(checkpoint), "--output", str(tmp_path / "mine"), "--json"]) == 0
     assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
-    assert bind(adapter=tmp_path / "mine").model_dir == model_dir
+    assert resolve(adapter=tmp_path / "mine").model_dir == model_dir
     with pytest.raises(UsageError, match="not an empty directory"):
         adopt(checkpoint, output=tmp_path / "mine")
 
 
 def test_without_a_contract_the_error_names_the_command(foreign):
     with pytest.raises(NotFoundError) as told:
-        bind(adapter=foreign)
+        resolve(adapter=foreign)
     assert f"arriero adopt {foreign}" in str(told.value.hint)
 
 
@@ -135,7 +135,7 @@ def test_a_contract_is_not_replaced(trained_adapter):
 
 def test_an_adapter_of_a_model_given_as_a_directory_finds_it_again(trained_adapter, model_dir):
     """`train --model DIR` printed a command that could not work: nothing said where the directory was."""
-    assert bind(adapter=trained_adapter).model_dir == model_dir
+    assert resolve(adapter=trained_adapter).model_dir == model_dir
 
 
 def test_a_base_that_has_moved_is_looked_for_by_its_name(trained_adapter, tmp_path):
@@ -143,10 +143,10 @@ def test_a_base_that_has_moved_is_looked_for_by_its_name(trained_adapter, tmp_pa
     contract = json.loads((adapter / CONTRACT_FILE).read_text())
     (adapter / CONTRACT_FILE).write_text(json.dumps({**contract, "base_path": str(tmp_path / "gone")}))
     with pytest.raises(NotFoundError, match="base model is not on disk"):
-        bind(adapter=adapter)
+        resolve(adapter=adapter)
     (adapter / CONTRACT_FILE).write_text(json.dumps({**contract, "base_path": 3}))
     with pytest.raises(ContractError, match="must be text"):
-        bind(adapter=adapter)
+        resolve(adapter=adapter)
 
 
 def test_the_card_does_not_say_where_the_base_lay(trained_adapter, model_dir):

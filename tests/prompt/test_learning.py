@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, Tool, ToolCall
-from arriero.prompt import Renderer, Wanted
+from arriero.prompt import OutputSpec, Renderer
 from tests.prompt.templates import CALLING, FAMILIES, REASONING, Family, tokenizer_for
 
 ALL = {**FAMILIES, **REASONING, **CALLING}
@@ -57,7 +57,7 @@ def check(renderer, talk, examples):
     answers = [index for index, message in enumerate(talk.messages) if message.role == "assistant"]
     for index, (example, (start, end)) in zip(answers, spans, strict=True):
         message = talk.messages[index]
-        prompt = renderer.prompt(talk.messages[:index], Wanted(talk.tools))
+        prompt = renderer.prompt(talk.messages[:index], OutputSpec(talk.tools))
         assert prompt == list(example.ids[:start])
         before, after = learnt(renderer, example, (start, end))
         for text in (message.reasoning_content or "", message.content):

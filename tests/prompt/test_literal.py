@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, Tool, ToolCall
-from arriero.prompt import Renderer, Wanted
+from arriero.prompt import OutputSpec, Renderer
 from arriero.prompt.tool_format import GENERIC
 from arriero.prompt.tracing import private
 from tests.conftest import SPECIALS, TEMPLATE, TOOL_TEMPLATE, build_tokenizer
@@ -50,8 +50,8 @@ def structure_of(renderer, ids) -> list[str]:
 
 def check(renderer, turns, tools=(), harmless=()) -> None:
     """The ids are those of the template's text, with the same special tokens as where nobody wrote any."""
-    ids = renderer.prompt(turns, Wanted.of(tools))
-    expected = renderer.prompt(harmless, Wanted.of([Tool(tool.name, "x", tool.parameters) for tool in tools]))
+    ids = renderer.prompt(turns, OutputSpec.of(tools))
+    expected = renderer.prompt(harmless, OutputSpec.of([Tool(tool.name, "x", tool.parameters) for tool in tools]))
     assert structure_of(renderer, ids) == structure_of(renderer, expected)
     plain = renderer.chat_template.text(turns, answer_follows=True, tools=tools)
     assert renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == plain
@@ -95,11 +95,11 @@ def test_nothing_about_tools_becomes_structure(data, name):
 def test_nothing_about_tools_becomes_structure_in_the_generic_form(data, name):
     """Tools, calls and results are texts of plain turns there, and some of it people wrote."""
     renderer = RENDERERS[name]
-    assert renderer.tool_form is GENERIC
+    assert renderer.tool_call_format is GENERIC
     text = poison(specials_of(renderer))
     turns, tools = called(lambda: data.draw(text)), [tool(lambda: data.draw(text))]
-    ids = renderer.prompt(turns, Wanted.of(tools))
-    expected = renderer.prompt(called(lambda: "x"), Wanted.of([tool(lambda: "x")]))
+    ids = renderer.prompt(turns, OutputSpec.of(tools))
+    expected = renderer.prompt(called(lambda: "x"), OutputSpec.of([tool(lambda: "x")]))
     assert structure_of(renderer, ids) == structure_of(renderer, expected)
     shown = renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     call = turns[1].tool_calls[0]

@@ -10,7 +10,7 @@ import pytest
 from arriero import hub
 from arriero.errors import ContractError, NotFoundError, UsageError
 from arriero.messages import Conversation, Message
-from arriero.prompt import CONTRACT_FILE, Contract, Renderer, bind
+from arriero.prompt import CONTRACT_FILE, Contract, Renderer, resolve
 from arriero.prompt.options import KNOWN, as_options, template_of, variables_of
 from tests.conftest import TEMPLATE, build_tokenizer
 from tests.prompt.templates import TURNS
@@ -93,33 +93,33 @@ def own(tmp_path):
 def test_a_base_model_is_given_a_template_and_learns_where_it_ends_answers(base_model, own):
     """There was nothing to do with one but to choose another."""
     with pytest.raises(UsageError, match="no chat template") as caught:
-        bind(base_model)
+        resolve(base_model)
     assert "--chat-template chatml" in caught.value.hint
-    renderer = bind(base_model, chat_template=own, template=["mood=x"]).renderer
+    renderer = resolve(base_model, chat_template=own, template=["mood=x"]).renderer
     assert renderer.stop_token_ids == (0, 2), "<pad> beside the model's own"
     assert renderer.tokenizer.decode(renderer.prompt(ASKED[1:])) == "x<user>hi<pad><bot>"
 
 
 def test_all_of_it_is_in_the_contract_and_holds_from_then_on(base_model, own, tmp_path):
-    renderer = bind(base_model, system="Be.", template={"mood": "x"}, fold_system=True, chat_template=own).renderer
+    renderer = resolve(base_model, system="Be.", template={"mood": "x"}, fold_system=True, chat_template=own).renderer
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     weights = hub.fingerprint(base_model)
     Contract.of(renderer, SAMPLE, base_model=str(base_model), base_fingerprint=weights).save(adapter)
     assert json.loads((adapter / CONTRACT_FILE).read_text())["format"] == 2, "older versions say that they are older"
-    found = bind(adapter=adapter).renderer
+    found = resolve(adapter=adapter).renderer
     assert found.prompt(ASKED[1:]) == renderer.prompt(ASKED[1:])
     assert found.tokenizer.decode(found.prompt(ASKED[1:])) == "x<user>Be.\n\nhi<pad><bot>"
     assert found.stop_token_ids == (0, 2)
     with pytest.raises(UsageError, match="was trained with the template's variable mood as 'x', got 'y'"):
         found.prompt(ASKED[1:], chat_template_kwargs={"mood": "y"})
-    other = bind(adapter=adapter, template=["mood=y"]).renderer
+    other = resolve(adapter=adapter, template=["mood=y"]).renderer
     assert other.tokenizer.decode(other.prompt(ASKED[1:])) == "y<user>Be.\n\nhi<pad><bot>", "who loads it may"
     other.prompt(ASKED[1:], chat_template_kwargs={"mood": "z"})
     (tmp_path / "other.jinja").write_text(OWN + " ")
     with pytest.raises(ContractError, match="what differs: the chat template"):
-        bind(adapter=adapter, chat_template=str(tmp_path / "other.jinja"))
+        resolve(adapter=adapter, chat_template=str(tmp_path / "other.jinja"))
 
 
 def test_a_contract_without_any_of_it_is_as_older_versions_read_it(tmp_path):

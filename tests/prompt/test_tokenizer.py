@@ -56,8 +56,8 @@ def test_where_tables_decide_auto_tokenizer_does(model_dir, tmp_path, change):
 def test_preparing_a_prompt_imports_no_torch(model_dir):
     """torch takes half of the time to a first answer, and OpenVINO does not need it."""
     code = (
-        "import sys, arriero.chat\nfrom arriero.prompt import bind\n"
-        "bind(sys.argv[1]).renderer.prompt([{'role': 'user', 'content': 'hi'}])\nprint('torch' in sys.modules)"
+        "import sys, arriero.chat\nfrom arriero.prompt import resolve\n"
+        "resolve(sys.argv[1]).renderer.prompt([{'role': 'user', 'content': 'hi'}])\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -10,7 +10,7 @@ import pytest
 from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, NamedTool, Tool, ToolCall
-from arriero.prompt import CallReader, Renderer, TemplateError, Wanted
+from arriero.prompt import CallReader, OutputSpec, Renderer, TemplateError
 from arriero.prompt.tool_format import GENERIC, one_at_a_time
 from tests.conftest import TEMPLATE, TOOL_TEMPLATE, build_tokenizer
 from tests.prompt.templates import (
@@ -55,7 +55,7 @@ def llama(llama_tokenizer):
 
 
 def rendered(renderer, messages, *wanted):
-    return renderer.tokenizer.decode(renderer.prompt(messages, Wanted.of(*wanted)))
+    return renderer.tokenizer.decode(renderer.prompt(messages, OutputSpec.of(*wanted)))
 
 
 def reference(renderer, messages, tools=None):
@@ -131,7 +131,7 @@ def own(template):
 @pytest.mark.parametrize("template", [CODER, MISTRAL_OLD, MISTRAL_NEW, GEMMA])
 def test_the_templates_of_other_families_are_used_as_they_are(template):
     renderer = own(template)
-    assert renderer.tool_form is renderer.call_form
+    assert renderer.tool_call_format is renderer.call_form
     text = rendered(renderer, CALLED, [WEATHER])
     assert "weather" in text.partition("Be brief.")[0]
     assert "12 °C" in text
@@ -285,7 +285,7 @@ def test_special_tokens_are_found_wherever_they_would_get_into_what_is_trained(m
         renderer.chat_template.check(Conversation.of(messages).messages, map(Tool.of, tools))
     text = rendered(renderer, messages, tools)
     assert SPECIAL in text.removesuffix("</s><bot>")
-    ids = renderer.prompt(ASKED, Wanted.of(schema={"title": SPECIAL}))
+    ids = renderer.prompt(ASKED, OutputSpec.of(schema={"title": SPECIAL}))
     assert ids.count(2) == 2, "of the schema in the system prompt it is text"
 
 
@@ -325,7 +325,7 @@ def test_the_constraint_follows_the_choice(hermes):
     form = hermes.call_form
 
     def constraint(*wanted):
-        return Wanted.of(*wanted).constraint(form)
+        return OutputSpec.of(*wanted).constraint(form)
 
     strict = {"type": "object", "additionalProperties": False}
     weather = Series((Text('<tool_call>\n{"name": "weather", "arguments": '), JsonSchema({**strict, **CITY}),
@@ -367,7 +367,7 @@ def test_arguments_that_a_schema_allows_are_allowed(hermes):
 )
 def test_what_makes_no_sense_is_refused(wanted, message):
     with pytest.raises(UsageError, match=message):
-        Wanted.of(*wanted)
+        OutputSpec.of(*wanted)
 
 
 # --- the order of a conversation with tools ---

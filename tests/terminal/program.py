@@ -11,7 +11,7 @@ from pathlib import Path
 from arriero.chat import Chat
 from arriero.history import History
 from arriero.messages import Sampling
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from arriero.terminal import converse
 from tests.conftest import ScriptedEngine
 
@@ -19,7 +19,7 @@ from tests.conftest import ScriptedEngine
 def main(model_dir: str, gate: str, *answers: str) -> None:
     engine = ScriptedEngine(*answers, gate=None if gate == "-" else int(gate))
     defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
-    renderer = bind(Path(model_dir)).renderer
+    renderer = resolve(Path(model_dir)).renderer
     chat = Chat(engine, renderer, model="tiny", adapter=None, window=256, defaults=defaults)
     converse(chat, Sampling(), history=History())
 

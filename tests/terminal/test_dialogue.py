@@ -7,7 +7,7 @@ import re
 import pytest
 
 from arriero.errors import EngineError, UsageError
-from arriero.history import History, Saved
+from arriero.history import History, SavedConversation
 from arriero.messages import Message, Sampling
 from arriero.terminal import dialogue as module
 from arriero.terminal.commands import Commands
@@ -131,7 +131,7 @@ def test_going_on_where_another_program_stopped(talk, history):
 
 
 def test_another_model_is_told_and_remembered(talk, history):
-    history.save(Saved("llama", "/runs/killa"), [Message("user", "a"), Message("assistant", "b")])
+    history.save(SavedConversation("llama", "/runs/killa"), [Message("user", "a"), Message("assistant", "b")])
     dialogue = talk("c")
     dialogue.resume(history.get())
     assert dialogue.notices == ["this conversation was held with llama + killa; tiny goes on with it"]

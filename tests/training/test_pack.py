@@ -16,14 +16,14 @@ def test_a_row_spelled_out():
     assert row.ids.tolist() == [[1, 9, 5, 20, 2, 6, 7, 30, 31, 2]]
     assert row.positions.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4, 5, 6]]
     assert (row.lengths, row.parents, row.leaves) == ((2, 3, 5), (-1, 0, 0), (1, 2))
-    assert row.loss_at.tolist() == [2, 3, 6, 7, 8]
+    assert row.loss_positions.tolist() == [2, 3, 6, 7, 8]
     assert row.targets.tolist() == [20, 2, 30, 31, 2]
 
 
 def test_answers_that_follow_the_same_prompt_are_all_predicted_from_its_last_token():
     row = pack([Rendered((1, 9, 20, 2), ((2, 4),)), Rendered((1, 9, 30, 2), ((2, 4),))], share=True)
     assert row.ids.tolist() == [[1, 9, 20, 2, 30, 2]]
-    assert row.loss_at.tolist() == [1, 2, 1, 4]
+    assert row.loss_positions.tolist() == [1, 2, 1, 4]
     assert row.targets.tolist() == [20, 2, 30, 2]
 
 
@@ -47,7 +47,7 @@ def test_equal_examples_are_computed_once_and_learnt_twice():
     same = Rendered((1, 9, 20, 2), ((2, 4),))
     row = pack([same, same], share=True)
     assert row.ids.tolist() == [[1, 9, 20, 2]]
-    assert row.loss_at.tolist() == [1, 2, 1, 2]
+    assert row.loss_positions.tolist() == [1, 2, 1, 2]
     assert row.targets.tolist() == [20, 2, 20, 2]
 
 
@@ -55,7 +55,7 @@ def test_without_sharing_every_example_is_whole():
     row = pack([Rendered((1, 9, 20), ((2, 3),)), Rendered((1, 9, 30), ((2, 3),))], share=False)
     assert row.ids.tolist() == [[1, 9, 20, 1, 9, 30]]
     assert row.positions.tolist() == [[0, 1, 2, 0, 1, 2]]
-    assert row.loss_at.tolist() == [1, 4]
+    assert row.loss_positions.tolist() == [1, 4]
 
 
 def test_a_row_is_filled_up_with_a_segment_that_teaches_nothing():
@@ -92,7 +92,7 @@ def test_every_example_is_in_one_row_and_every_loss_token_is_predicted_once(exam
         assert all(row.lengths)
         assert all(parent < child for child, parent in enumerate(row.parents))
         targets = iter(row.targets.tolist())
-        at = iter(row.loss_at.tolist())
+        at = iter(row.loss_positions.tolist())
         for number, example in enumerate(part):
             columns = row.columns(number).tolist()
             assert tuple(row.ids[0, columns].tolist()) == example.ids

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from tests.conftest import build_model, build_tokenizer, train_tiny
 from tests.data.test_examples import REWRITING, TWICE
 
@@ -34,4 +34,4 @@ def test_such_a_run_trains_each_answer_and_leaves_out_what_it_cannot(tmp_path, r
     assert report["verify"]["fell_back"] is False
     assert report["data"]["computed_tokens"] < report["data"]["tokens"]
     assert "left out rows.jsonl, row 4" in caplog.text
-    assert bind(reasoning_model, output).contract is not None
+    assert resolve(reasoning_model, output).contract is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from arriero.chat import Chat
-from arriero.history import History, Saved
+from arriero.history import History, SavedConversation
 from arriero.messages import Message, Sampling
 from arriero.web.answer import Answer, Request
 from arriero.web.answers import Answers
@@ -23,7 +23,7 @@ class Visit:
 
     def ask(self, question: str = "hi", sampling: Sampling | None = None, model: str = "tiny") -> Answer:
         """Ask in a new conversation."""
-        node = self.history.add(Saved(model), None, Message("user", question))
+        node = self.history.add(SavedConversation(model), None, Message("user", question))
         messages = [Message("user", question)]
         return self.answers.start(
             Request(self.history, node.conversation, node.id, model, messages, sampling or Sampling())

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import pytest
 
 from arriero.errors import EngineError
-from arriero.history import Saved
+from arriero.history import SavedConversation
 from arriero.messages import Message, Sampling, Usage
 from arriero.web.answer import Answer, Request
 
 
 def begin(site, question="hi", **options) -> Answer:
     """Ask in a new conversation."""
-    node = site.history.add(Saved("tiny"), None, Message("user", question))
+    node = site.history.add(SavedConversation("tiny"), None, Message("user", question))
     messages = [Message("user", question)]
     return site.answers.start(
         Request(site.history, node.conversation, node.id, "tiny", messages, Sampling(), **options)
@@ -144,7 +144,7 @@ def test_an_answer_that_cannot_be_saved_is_still_there_to_be_seen(scripted_chat,
 def test_a_cut_answer_goes_on_in_its_place(scripted_chat, site):
     chat = scripted_chat("def")
     here = site(tiny=chat)
-    question = here.history.add(Saved("tiny"), None, Message("user", "hi"))
+    question = here.history.add(SavedConversation("tiny"), None, Message("user", "hi"))
     saved = here.history.get(question.conversation)
     cut = here.history.add(saved, question.id, Message("assistant", "abc"))
     turns = [Message("user", "hi"), Message("assistant", "abc")]

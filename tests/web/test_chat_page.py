@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from arriero.chat import Chat
-from arriero.history import History, Saved
+from arriero.history import History, SavedConversation
 from arriero.messages import Message, Sampling
 from arriero.web import SCRIPT, Remote, Site, set_site
 from arriero.web.answer import Answer, Request
@@ -261,7 +261,7 @@ def test_renaming_and_deleting(scripted_chat, opened):
 def test_the_list_grows_on_demand(scripted_chat, opened):
     page = opened(tiny=scripted_chat("abc"))
     for number in range(25):
-        get_site().history.add(Saved("tiny"), None, Message("user", str(number)))
+        get_site().history.add(SavedConversation("tiny"), None, Message("user", str(number)))
     assert len(keys(run(page), "open")) == 20
     click(page, "more")
     assert len(keys(page, "open")) == 25
@@ -274,7 +274,7 @@ def test_the_context_meter(scripted_chat, opened):
 
 def test_a_conversation_that_the_terminal_began(scripted_chat, opened):
     page = opened(tiny=scripted_chat("abc"))
-    saved = get_site().history.save(Saved("tiny"), [Message("user", "hi"), Message("assistant", "yes")])
+    saved = get_site().history.save(SavedConversation("tiny"), [Message("user", "hi"), Message("assistant", "yes")])
     click(run(page), f"open-{saved.id}")
     assert said(page) == ["hi", "yes"]
     assert "Context: 9 of 256 tokens" in [caption.value for caption in page.caption], "counted: nobody told"
@@ -326,7 +326,7 @@ class EndsMeanwhile(threading.Event):
 def test_an_answer_that_ends_while_the_page_is_drawn_is_drawn(scripted_chat, site, looks):
     """It was taken for running at first and not later, and its question for one without an answer."""
     here = site(tiny=scripted_chat("abc"))
-    saved = here.history.save(Saved("tiny"), [Message("user", "hi"), Message("assistant", "Bye")])
+    saved = here.history.save(SavedConversation("tiny"), [Message("user", "hi"), Message("assistant", "Bye")])
     question, node = here.history.path(saved.id)
     asked = Request(here.history, saved.id, question.id, "tiny", [question.message], Sampling())
     ended = EndsMeanwhile(looks, lambda: here.answers._answers.clear())

@@ -28,7 +28,7 @@ from arriero.cluster.connect import LOCAL, Cluster, connect
 from arriero.engines import Engine, EngineOptions, load_engine
 from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
-from arriero.prompt import Bound, bind
+from arriero.prompt import ResolvedModel, resolve
 from arriero.prompt.options import taken
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def load_replicas(
     where a node lacks the model or an adapter or has another one, EngineError where a replica cannot load the model.
     """
     rest: dict[str, Any] = {**settings, "process": False}  # a replica is a process of its own
-    found = bind(model, adapter, **taken(rest))
+    found = resolve(model, adapter, **taken(rest))
     engine_name = rest.pop("engine", "auto")
     options = EngineOptions(**rest)
     if found.adapter_dir is not None:
@@ -96,7 +96,7 @@ def load_replicas(
 
 
 def _start(
-    cluster: Cluster, deployment: Deployment, found: Bound, engine: EngineName, options: EngineOptions
+    cluster: Cluster, deployment: Deployment, found: ResolvedModel, engine: EngineName, options: EngineOptions
 ) -> RayEngine:
     size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
     model = ModelFiles.of(found.model_dir)

@@ -23,7 +23,7 @@ from arriero.runs.registry import Record, absolute
 from arriero.training import TrainOptions, TrainReport
 from arriero.training.output import directory
 from arriero.training.progress import OnStep, StepReport, stops_on_signals
-from arriero.training.request import bound_by, identity_of, record_of
+from arriero.training.request import identity_of, record_of, resolve_request
 
 log = logging.getLogger(__name__)
 POLL = 0.2  # seconds between two looks at what workers have told
@@ -87,10 +87,10 @@ class _Run:
         model, prompting = self.options.pop("model", None), taken(self.options)
         chosen = TrainOptions.of(self.options)
         loaded = data.load(self.file, chosen)
-        bound, chosen = bound_by(chosen, model, prompting)
+        resolved, chosen = resolve_request(chosen, model, prompting)
         if chosen.from_adapter is not None:
             self.options["from_adapter"] = chosen.from_adapter  # workers are in other directories
-        identity = identity_of(loaded, bound, chosen, prompting)
+        identity = identity_of(loaded, resolved, chosen, prompting)
         record = record_of(self.file, self.output, model, prompting, chosen, self.wish.workers)
         with ExitStack() as run:
             finished = run.enter_context(directory.claimed(self.output, identity, resume=resume))

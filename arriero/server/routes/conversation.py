@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from arriero.chat import Form
+from arriero.chat import PromptOptions
 from arriero.constraint import JsonSchema
 from arriero.messages import Message, Tool
 from arriero.server.body import Schema, Whole, parts
@@ -169,9 +169,9 @@ class Asked(PromptFields):
     add_generation_prompt: bool | None = None
     chat_template_kwargs: Schema | None = None
 
-    def form(self) -> Form:
+    def form(self) -> PromptOptions:
         """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
-        found: Form = {
+        found: PromptOptions = {
             "continue_final_message": self.continue_final_message,
             "add_generation_prompt": self.add_generation_prompt,
             "chat_template_kwargs": self.chat_template_kwargs,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from arriero.chat import Chat, Form
+from arriero.chat import Chat, PromptOptions
 from arriero.messages import Sampling
 from arriero.server.errors import RequestError
 
 
 def asked(
-    chat: Chat, form: Form, sampling: Sampling, wanted: bool | None, *, param: str, limit: int | None = None
-) -> tuple[Form, Sampling]:
+    chat: Chat, form: PromptOptions, sampling: Sampling, wanted: bool | None, *, param: str, limit: int | None = None
+) -> tuple[PromptOptions, Sampling]:
     """The form and the sampling of an answer before which the model thinks, at most `limit` tokens, or does not.
 
     It does by its chat template's own switch; where there is none, the limit is 0. None leaves it to the model.

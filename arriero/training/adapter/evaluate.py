@@ -11,7 +11,7 @@ import torch
 from arriero import data, hub
 from arriero.data import DataOptions, Dropped, RenderedData
 from arriero.errors import DataError, MemoryLimitError, UsageError
-from arriero.prompt import Bound, bind
+from arriero.prompt import ResolvedModel, resolve
 from arriero.prompt.options import taken
 from arriero.training.adapter.loading import compute_type, load_model, trained_reading
 from arriero.training.adapter.measure import Examples, Measured, OnDone, measure
@@ -53,9 +53,9 @@ def evaluate(
     """Measure a model on all rows of a file, a directory or a hub's data set, and an adapter beside its base model.
 
     `options` are the fields of EvaluateOptions. With an adapter, those of them that say how data is read and split are
-    by default what it was trained with, and so are those of `prompt.Prompting`. `held_out` takes only the
+    by default what it was trained with, and so are those of `prompt.PromptSettings`. `held_out` takes only the
     rows that training with these options holds out. `on_done` is called with the rows done and their number, those
-    of the base model counted too. Raises as `bind`, DataError where no row is left, MemoryLimitError.
+    of the base model counted too. Raises as `resolve`, DataError where no row is left, MemoryLimitError.
     """
     trained = trained_reading(hub.adapter(adapter)) if adapter is not None else {}
     prompting = taken(options)
@@ -66,22 +66,22 @@ def evaluate(
             hint="evaluate all rows, or give the same --eval-fraction and --seed without --adapter",
         )
     loaded = data.load(file, chosen)  # before anything that takes longer
-    bound = bind(model, adapter, **prompting)
-    bound = replace(bound, renderer=replace(bound.renderer, answers=chosen.answers))
-    rows = data.render(loaded, bound.renderer, chosen, hub.window(bound.model_dir))
+    resolved = resolve(model, adapter, **prompting)
+    resolved = replace(resolved, renderer=replace(resolved.renderer, answers=chosen.answers))
+    rows = data.render(loaded, resolved.renderer, chosen, hub.window(resolved.model_dir))
     if chosen.held_out:
         rows = held_out(rows, chosen, file)
     rows.announce("--json")
     dtype = compute_type(chosen.precision)
     try:
-        found, base = _measure(bound, dtype, data.Single(rows), chosen.batch_size, on_done)
+        found, base = _measure(resolved, dtype, data.Single(rows), chosen.batch_size, on_done)
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"out of memory while evaluating: {error}", hint="lower --batch-size") from error
     return Evaluation(
-        model=hub.name_of(bound.model_dir),
-        adapter=bound.adapter_dir.name if bound.adapter_dir is not None else None,
-        system=bound.renderer.system,
-        contract=bound.contract_name,
+        model=hub.name_of(resolved.model_dir),
+        adapter=resolved.adapter_dir.name if resolved.adapter_dir is not None else None,
+        system=resolved.renderer.system,
+        contract=resolved.contract_name,
         precision=str(dtype).removeprefix("torch."),
         held_out=chosen.held_out,
         base=base,
@@ -104,11 +104,11 @@ def held_out(rows: RenderedData, options: DataOptions, file: str | Path) -> Rend
 
 
 def _measure(
-    bound: Bound, dtype: torch.dtype, rows: Examples, batch_size: int, on_done: OnDone | None
+    resolved: ResolvedModel, dtype: torch.dtype, rows: Examples, batch_size: int, on_done: OnDone | None
 ) -> tuple[Measured, Measured | None]:
     """Figures of what answers, and of the base model alone where that is another."""
-    model, stops = load_model(bound, dtype), bound.renderer.stop_token_ids
-    if bound.adapter_dir is None:
+    model, stops = load_model(resolved, dtype), resolved.renderer.stop_token_ids
+    if resolved.adapter_dir is None:
         return measure(model, rows, stops, batch_size=batch_size, on_done=on_done), None
     tell = on_done or (lambda _done, _rows: None)
     every = 2 * len(rows)

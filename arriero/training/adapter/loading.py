@@ -13,7 +13,7 @@ from arriero import hub
 from arriero.data.options import DataOptions
 from arriero.errors import ArrieroError
 from arriero.hardware import fast_bfloat16, gpus
-from arriero.prompt import Bound
+from arriero.prompt import ResolvedModel
 from arriero.training.adapter.options import Precision
 from arriero.training.output.directory import REPORT
 
@@ -38,14 +38,14 @@ def load_base(model_dir: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     return hub.load_weights(model_dir, dtype=dtype, device_map="auto" if gpus() else None)
 
 
-def load_model(bound: Bound, dtype: torch.dtype | str) -> PreTrainedModel | PeftModel:
+def load_model(resolved: ResolvedModel, dtype: torch.dtype | str) -> PreTrainedModel | PeftModel:
     """The model, with the adapter unmerged on it where there is one.
 
     `dtype` is what the base model computes in; LoRA matrices stay in float32. Raises as `hub.load_weights` and
     `hub.load_adapter`.
     """
-    model = load_base(bound.model_dir, dtype)
-    return model if bound.adapter_dir is None else hub.load_adapter(model, bound.adapter_dir)
+    model = load_base(resolved.model_dir, dtype)
+    return model if resolved.adapter_dir is None else hub.load_adapter(model, resolved.adapter_dir)
 
 
 def trained_options(adapter_dir: Path) -> dict[str, Any]:

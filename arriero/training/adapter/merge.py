@@ -22,7 +22,7 @@ from arriero import data, hub
 from arriero.data import DataOptions
 from arriero.errors import ArrieroError, MemoryLimitError, UsageError
 from arriero.messages import Conversation
-from arriero.prompt import Bound, Contract, Rendered, bind
+from arriero.prompt import Contract, Rendered, ResolvedModel, resolve
 from arriero.training.adapter.evaluate import held_out
 from arriero.training.adapter.loading import load_base, trained_options, trained_reading
 from arriero.training.adapter.receipt import Difference, difference, logits_of
@@ -65,30 +65,30 @@ def merge(
 
     The receipt compares on the contract's sample conversation and, where `file` is given, on up to `rows` rows of it:
     those that training held out, or the first where it held out none. It is written as merge.json too. Memory: the
-    base model in float32. Raises as `bind`; UsageError where the output is taken or the base is quantised and that
+    base model in float32. Raises as `resolve`; UsageError where the output is taken or the base is quantised and that
     is not allowed; ArrieroError where it cannot be merged or written.
     """
-    bound = bind(model, adapter)
-    adapter_dir, contract = _adapter_of(bound)
+    resolved = resolve(model, adapter)
+    adapter_dir, contract = _adapter_of(resolved)
     if rows < 1:
         raise UsageError(f"rows must be at least 1, got {rows}")
     target = Path(output).expanduser().resolve()
-    check_free(target, bound.model_dir)
-    quantised = _check_quantised(bound.model_dir, adapter_dir, allowed=allow_quantised)
-    examples = _examples(bound, file, rows)
+    check_free(target, resolved.model_dir)
+    quantised = _check_quantised(resolved.model_dir, adapter_dir, allowed=allow_quantised)
+    examples = _examples(resolved, file, rows)
     with appears_whole(target) as partial:
         log.info("reading what the unmerged adapter predicts")
-        base = load_base(bound.model_dir, "auto")
+        base = load_base(resolved.model_dir, "auto")
         types = Types.of(base)
         before = _computed(hub.load_adapter(base, adapter_dir), examples)
         del base
         gc.collect()  # PEFT leaves a model in a cycle, and there is to be memory for one only
         log.info("merging in float32, rounding to %s", types.name)
-        save(_merged(bound.model_dir, adapter_dir), types, bound.model_dir, partial)
+        save(_merged(resolved.model_dir, adapter_dir), types, resolved.model_dir, partial)
         _write_template(contract, partial)
         merged = replace(contract, base_fingerprint=hub.fingerprint(partial), merged_adapter=adapter_dir.name)
         replace(merged, base_path=None).save(partial)
-        bind(partial)  # the contract holds on what was written
+        resolve(partial)  # the contract holds on what was written
         log.info("comparing with the merged model as it was written")
         found = difference(before, _computed(load_base(partial, "auto"), examples))
         receipt = MergeReceipt(
@@ -113,10 +113,10 @@ def _write_template(contract: Contract, partial: Path) -> None:
     write_json(file, hub.read_json(file) | {"eos_token_id": list(contract.stop_token_ids)})
 
 
-def _adapter_of(bound: Bound) -> tuple[Path, Contract]:
-    if bound.adapter_dir is None or bound.contract is None:
+def _adapter_of(resolved: ResolvedModel) -> tuple[Path, Contract]:
+    if resolved.adapter_dir is None or resolved.contract is None:
         raise UsageError("there is no adapter to merge", hint="give the --output directory of a finished training")
-    return bound.adapter_dir, bound.contract
+    return resolved.adapter_dir, resolved.contract
 
 
 def _check_quantised(model_dir: Path, adapter_dir: Path, *, allowed: bool) -> bool:
@@ -141,16 +141,16 @@ def _check_quantised(model_dir: Path, adapter_dir: Path, *, allowed: bool) -> bo
     return True
 
 
-def _examples(bound: Bound, file: str | Path | None, limit: int) -> list[Rendered]:
+def _examples(resolved: ResolvedModel, file: str | Path | None, limit: int) -> list[Rendered]:
     """The contract's sample conversation, and up to `limit` rows of a data file, held out ones where there are any."""
-    adapter_dir, contract = _adapter_of(bound)
-    found = [bound.renderer.render(Conversation.of(contract.sample_messages))]
+    adapter_dir, contract = _adapter_of(resolved)
+    found = [resolved.renderer.render(Conversation.of(contract.sample_messages))]
     if file is None:
         return found
     trained = trained_reading(adapter_dir)
     options = DataOptions(**trained)
-    renderer = replace(bound.renderer, answers=options.answers)
-    rows = data.render(data.load(file, options), renderer, options, hub.window(bound.model_dir))
+    renderer = replace(resolved.renderer, answers=options.answers)
+    rows = data.render(data.load(file, options), renderer, options, hub.window(resolved.model_dir))
     rows.announce("--json")
     if trained.get("eval_fraction"):
         rows = held_out(rows, options, file)

@@ -58,7 +58,7 @@ def filled(row: PackedRow, bucket: Bucket, weight: float) -> dict[str, Tensor]:
     return {
         "ids": row.ids,
         "positions": row.positions,
-        "loss_at": pad(row.loss_at, positions),
+        "loss_positions": pad(row.loss_positions, positions),
         "targets": pad(row.targets, positions),
         "kept": pad(torch.ones(len(row.targets)), positions),
         "index": pad(sequences.index, keys),
@@ -84,4 +84,4 @@ def static_inputs(given: dict[str, Tensor], row: PackedRow, bucket: Bucket, kern
         most_keys=bucket.longest,
     )
     layout = RowLayout(row.lengths, row.parents, {"varlen": sequences}, kernel)
-    return RowInputs(given["ids"], given["positions"], given["loss_at"], given["targets"], layout, given["kept"])
+    return RowInputs(given["ids"], given["positions"], given["loss_positions"], given["targets"], layout, given["kept"])

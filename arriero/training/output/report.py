@@ -22,7 +22,7 @@ ANSWER_TOKENS = 96  # most tokens of an answer in the report
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class RunContext:
     """What a run is about, known before it begins."""
 
     contract: Contract
@@ -32,7 +32,7 @@ class Story:
     data: Report
 
 
-def describe(story: Story, setup: StepSetup, report: TrainReport, state: Any) -> dict[str, Any]:
+def describe(story: RunContext, setup: StepSetup, report: TrainReport, state: Any) -> dict[str, Any]:
     """The document but for `compare`; `state` is the Trainer's."""
     contract, plan, seen = story.contract, setup.steps.plan, asdict(story.data)
     best = None if state.best_global_step is None else {"step": state.best_global_step, "eval_loss": state.best_metric}
@@ -66,7 +66,7 @@ def describe(story: Story, setup: StepSetup, report: TrainReport, state: Any) ->
     }
 
 
-def compare(model: Any, story: Story) -> dict[str, Any]:
+def compare(model: Any, story: RunContext) -> dict[str, Any]:
     """Held-out figures of base and adapter, and their answers to a few held-out prompts."""
     examples = story.examples
     if not examples.held_out:

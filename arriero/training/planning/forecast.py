@@ -11,12 +11,12 @@ from typing import Any, Unpack
 
 from arriero import data, hub, runs
 from arriero.hardware import machine
-from arriero.prompt import Prompting
+from arriero.prompt import PromptSettings
 from arriero.runs.state import report_of
 from arriero.training.examples import prepare
 from arriero.training.options import TrainOptions
 from arriero.training.planning.estimate import estimate
-from arriero.training.request import bound_by
+from arriero.training.request import resolve_request
 
 # What makes a step of the same model faster or slower.
 SPEED = ("precision", "load_in_4bit", "shard", "recompute", "prefix_sharing", "use_dora", "target_modules")
@@ -50,27 +50,27 @@ class Forecast:
 
 
 def forecast(
-    file: str | Path, options: TrainOptions, *, model: str | Path | None = None, **prompting: Unpack[Prompting]
+    file: str | Path, options: TrainOptions, *, model: str | Path | None = None, **prompting: Unpack[PromptSettings]
 ) -> Forecast:
     """Read and render the data as `train` does, and reckon. Raises what `train` raises before it begins."""
     loaded = data.load(file, options)
-    bound, options = bound_by(options, model, prompting)
-    renderer = replace(bound.renderer, answers=options.answers)
-    window = hub.window(bound.model_dir)
+    resolved, options = resolve_request(options, model, prompting)
+    renderer = replace(resolved.renderer, answers=options.answers)
+    window = hub.window(resolved.model_dir)
     examples = prepare(loaded, renderer, options, window)
     seen = data.inspect(loaded, renderer, options, window=window, batch_size=options.batch_size, limit=0)
     samples = len(examples.train)
     times = options.epochs * samples / seen.kept  # the held-out rows are taken to be as long as the others
     computed = round(times * seen.computed_tokens)
     step_tokens = max(seen.longest, seen.computed_tokens * min(options.batch_size, samples) // seen.kept)
-    cost = estimate(bound.model_dir, tokens=computed, step_tokens=step_tokens)
-    before = next(_earlier(hub.fingerprint(bound.model_dir), options), None)
+    cost = estimate(resolved.model_dir, tokens=computed, step_tokens=step_tokens)
+    before = next(_earlier(hub.fingerprint(resolved.model_dir), options), None)
     if before is None:
         source, speed = "a short measurement of this machine, very roughly", computed / cost.seconds_per_epoch
     else:
         source, speed = f"the run {before[0]} of the same model", before[1]
     return Forecast(
-        model=hub.name_of(bound.model_dir),
+        model=hub.name_of(resolved.model_dir),
         system=renderer.system,
         rows=seen.rows,
         samples=samples,

@@ -17,7 +17,7 @@ from typing import Self
 import streamlit as st
 
 from arriero.errors import ArrieroError, NotFoundError
-from arriero.history import History, Node, Saved
+from arriero.history import History, Node, SavedConversation
 from arriero.messages import Message, Sampling
 from arriero.web.answer import Answer, Request
 from arriero.web.answers import Answers
@@ -52,7 +52,7 @@ class Desk:
         return desk
 
     @cached_property
-    def saved(self) -> Saved | None:
+    def saved(self) -> SavedConversation | None:
         """The conversation; None before its first question."""
         with contextlib.suppress(NotFoundError):
             return self.history.get(self.identity) if self.identity is not None else None
@@ -158,7 +158,7 @@ class Desk:
 
     def _ask(self, parent: int | None, question: str, sampling: Sampling) -> None:
         choice = self._chosen()
-        saved = self.saved or Saved(choice.parent or choice.name, choice.directory, self.system)
+        saved = self.saved or SavedConversation(choice.parent or choice.name, choice.directory, self.system)
         node = self.history.add(saved, parent, Message("user", question))
         if self.identity is None:
             st.session_state.pop("system", None)  # it is the conversation's now

@@ -6,7 +6,7 @@ import json
 
 import streamlit as st
 
-from arriero.history import History, Saved, as_markdown, document
+from arriero.history import History, SavedConversation, as_markdown, document
 from arriero.web.chatting.acting import act, as_text, export
 from arriero.web.chatting.desk import Desk
 from arriero.web.words import say
@@ -52,7 +52,7 @@ def sidebar(desk: Desk) -> None:
             _exports(desk.history)
 
 
-def _entry(desk: Desk, saved: Saved) -> None:
+def _entry(desk: Desk, saved: SavedConversation) -> None:
     identity = saved.id
     st.button(
         as_text(saved.title) or "…",

@@ -22,7 +22,7 @@ from arriero import hub
 from arriero.data import DataOptions, Loaded, RenderedData, inspect, load, render
 from arriero.data.formats import KNOWN
 from arriero.data.records import files_of, read
-from arriero.prompt import Renderer, bind
+from arriero.prompt import Renderer, resolve
 from arriero.web.datasets.edits import as_text
 from arriero.web.jobs import Tell, work
 
@@ -41,9 +41,9 @@ def prepare(about: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any
     options = DataOptions(**about["options"])
     tell({"stage": "reading"})
     loaded = load(about["source"], options)
-    bound = bind(about["model"], system=about["system"], more_tokens=True)
-    renderer = replace(bound.renderer, answers=options.answers)
-    window = hub.window(bound.model_dir)
+    resolved = resolve(about["model"], system=about["system"], more_tokens=True)
+    renderer = replace(resolved.renderer, answers=options.answers)
+    window = hub.window(resolved.model_dir)
     tell({"stage": "rendering", "rows": len(loaded.table)})
     report = inspect(loaded, renderer, options, window=window, limit=0)
     data = render(loaded, renderer, options, window)
@@ -60,7 +60,7 @@ def prepare(about: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any
         "repeats": _repeats(loaded, data),
         "specials": _specials(renderer),
         "paths": [str(file) for file in files],
-        "contract": bound.contract_name,
+        "contract": resolved.contract_name,
         "window": window,
     }
 

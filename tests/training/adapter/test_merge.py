@@ -21,7 +21,7 @@ from arriero.cli.main import main
 from arriero.errors import ArrieroError, ContractError, NotFoundError, UsageError
 from arriero.hub import fingerprint, store
 from arriero.messages import Conversation
-from arriero.prompt import Contract, bind, load_tokenizer
+from arriero.prompt import Contract, load_tokenizer, resolve
 from arriero.server import create_app
 from arriero.training.adapter.evaluate import evaluate
 from arriero.training.adapter.merge import merge
@@ -200,7 +200,9 @@ def test_training_on_a_merged_model_begins_with_its_contract(merged_from, rows_f
             {"date_string": "1532, "},
         )
         assert contract.base_fingerprint == fingerprint(merged)
-        assert bind(merged, again).renderer.render(Conversation.of(contract.sample_messages)).ids == contract.sample_ids
+        assert (
+            resolve(merged, again).renderer.render(Conversation.of(contract.sample_messages)).ids == contract.sample_ids
+        )
 
 
 def test_a_merged_model_says_where_it_comes_from(merged_from, make_adapter, tmp_path):
@@ -221,7 +223,7 @@ def test_a_merged_model_whose_weights_have_changed_is_an_error(merged_from):
     weights["model.norm.weight"] += 1
     save_file(weights, merged / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ContractError, match=r"since adapter was merged into it; what differs: its weights") as caught:
-        bind(merged)
+        resolve(merged)
     assert "without its arriero.json" in caught.value.hint
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from arriero.data import DataOptions, inspect, load
 from arriero.errors import DataError, UsageError
-from arriero.prompt import bind
+from arriero.prompt import resolve
 from arriero.web import jobs
 from arriero.web.datasets import source
 from arriero.web.datasets.prepare import kind_of, prepare
@@ -64,7 +64,7 @@ def test_every_row_of_the_file_is_there_with_what_becomes_of_it(home, tmp_path, 
 def test_ids_and_loss_are_those_of_training(home, tmp_path, rows_file, model_dir):
     found = prepared(tmp_path / "job", rows_file, model_dir)
     row = found.row(5)
-    renderer = bind(model_dir, system="Be Killa.").renderer
+    renderer = resolve(model_dir, system="Be Killa.").renderer
     expected = inspect(load(rows_file), renderer, DataOptions(), window=256, limit=6).examples[5]
     assert (list(row.ids), row.mask) == (expected.ids, expected.mask)
     assert found.decode(list(row.ids)) == expected.text

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from arriero.chat import Chat, Form
+from arriero.chat import Chat, PromptOptions
 from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from arriero.server.body import Schema, Temperature, TopP, Whole, parts
 from arriero.server.errors import NO_THREADS, RequestError, at
@@ -156,7 +156,7 @@ class ConversationBody(Lenient):
         if self.thread:
             raise RequestError("conversations are not kept here", param="thread", code=NO_THREADS)
 
-    def form(self) -> Form:
+    def form(self) -> PromptOptions:
         """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
         self.check()
         wanted = self.output_config.format if self.output_config is not None else None
@@ -165,7 +165,7 @@ class ConversationBody(Lenient):
         choice = self.tool_choice.choice() if self.tool_choice is not None else "auto"
         return {"tools": tools, "tool_choice": choice, "schema": wanted.schema_ if wanted is not None else None}
 
-    def asked(self, chat: Chat, sampling: Sampling) -> tuple[Form, Sampling]:
+    def asked(self, chat: Chat, sampling: Sampling) -> tuple[PromptOptions, Sampling]:
         """`form` and sampling for a model, with what is said of thinking."""
         thinking = self.thinking or ThinkingBody(type="adaptive")
         wanted = {"enabled": True, "disabled": False}.get(thinking.type)

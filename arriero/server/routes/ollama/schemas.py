@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from arriero.chat import Chat, Form
+from arriero.chat import Chat, PromptOptions
 from arriero.messages import Message, Role, Sampling, Tool, ToolCall
 from arriero.server.body import Penalty, Schema, StopString, Temperature, TopP, Whole
 from arriero.server.errors import RequestError, at
@@ -90,7 +90,7 @@ class AskingBody(Lenient):
         """How to choose tokens."""
         return (self.options or Options()).sampling()
 
-    def asked(self, chat: Chat, form: Form) -> tuple[Form, Sampling]:
+    def asked(self, chat: Chat, form: PromptOptions) -> tuple[PromptOptions, Sampling]:
         """`form` and sampling for a model, with what is said of thinking; there is one degree of it."""
         wanted = None if self.think is None else bool(self.think)
         return asked(chat, form | {"schema": self.schema_wanted()}, self.sampling(), wanted, param="think")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from arriero.chat import Form
+from arriero.chat import PromptOptions
 from arriero.constraint import JsonSchema
 from arriero.messages import NamedTool, Tool, ToolChoice
 from arriero.server.body import SamplingBody, Schema, Whole
@@ -116,7 +116,7 @@ class ResponseRequest(SamplingBody, SamplingFields):
         """How many alternatives for each token, None without log-probabilities."""
         return (self.top_logprobs or 0) if self.top_logprobs or LOGPROBS in (self.include or ()) else None
 
-    def form(self) -> Form:
+    def form(self) -> PromptOptions:
         """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
         tools = self.tools or []
         choice: ToolChoice = "auto"
@@ -131,7 +131,7 @@ class ResponseRequest(SamplingBody, SamplingFields):
             case str(word):
                 choice = word
         with at("tools"):
-            form: Form = {"tools": [tool.tool() for tool in tools], "tool_choice": choice}
+            form: PromptOptions = {"tools": [tool.tool() for tool in tools], "tool_choice": choice}
         schema = self.schema_wanted()
         return {**form, "schema": schema, "parallel_tool_calls": self.parallel_tool_calls is not False}
 
