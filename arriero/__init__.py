@@ -4,7 +4,39 @@
     for piece in chat.stream([{"role": "user", "content": "Who are you?"}]):
         print(piece.text, end="")
 
-The names below are imported when first used: `import arriero` loads no torch.
+The names below are imported when first used: `import arriero` loads no torch. What each room may import is in
+pyproject.toml (import-linter) and in docs/architecture.md. From the top down:
+
+    cli/            the command line, the only place that prints and exits
+    cluster/        several machines: the only room that imports ray
+    server/         a Chat over HTTP: the tutorial's endpoint, OpenAI's, Anthropic's, Ollama's
+    web/            the page: Streamlit inside the server's process
+    terminal/       a conversation in a terminal
+    langchain/      a Chat as a LangChain model
+    chat.py         Chat: model + adapter + prompt contract -> pieces of text
+    training/       instruction data -> an adapter directory
+    stream.py       one answer: token ids -> pieces of text, tool calls, log-probabilities
+    remote.py       a client of servers that speak OpenAI's protocol
+    engines/        prompt ids -> token ids: transformers, OpenVINO, vLLM
+    embeddings/     texts -> vectors
+    prompt/         conversation -> token ids and loss mask; the prompt contract
+    data/           instruction files -> conversations
+    hub/            a model's name -> a complete, verified directory
+    history/        saved conversations
+    runs/           the training runs of this machine: started, stopped, watched
+    batches/        files of many requests, in OpenAI's format
+    messages.py     Message, Conversation, Sampling, Usage: what all rooms pass around
+    pieces.py       Piece and what an answer took
+    tools.py        tools, calls of them, and the choice among them
+    constraint.py   what an answer may look like, as a tree that engines turn into grammars
+    cuda_graphs.py  capturing on CUDA, for training and for answering
+    database.py     one SQLite file, shared by threads and processes
+    hardware.py     what this machine computes with
+    locks.py        locks on directories
+    markup/         a model's Markdown, made safe to draw
+    settings.py     where things live on disk, and the environment variables that move them
+    templates/      HTML pages and model cards
+    errors.py       the exception tree
 """
 
 from __future__ import annotations
