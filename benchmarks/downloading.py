@@ -1,6 +1,6 @@
 """Downloading over loopback: time and CPU beside curl and sha256sum, bytes fetched twice after kills, manifest check.
 
-    python benchmarks/downloading.py --bytes 2e9 --rounds 5
+    python -m benchmarks.downloading --bytes 2e9 --rounds 5
 
 A hub that speaks Hugging Face's protocol serves random files from this process. `arriero download`, its start
 included, and `curl` followed by `sha256sum --check` take turns; the ratio of their medians counts, whatever else the

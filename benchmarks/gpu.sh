@@ -18,4 +18,4 @@ if [ "${1:-}" = --wheels ]; then
     shift 2
 fi
 export PYTHONPATH="$work/wheels:$here${PYTHONPATH:+:$PYTHONPATH}" ARRIERO_HOME="$work/home" HF_HUB_OFFLINE=1
-"${PYTHON:-python3}" "$here/benchmarks/gpu.py" --work "$work" "$@"
+"${PYTHON:-python3}" -m benchmarks.gpu --work "$work" "$@"

@@ -1,4 +1,4 @@
-"""benchmarks/answering.py, run as a person would, with a model that is small enough."""
+"""`python -m benchmarks.answering`, run as a person would, with a model that is small enough."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "answering.py"
+ROOT = Path(__file__).parents[2]
 SECONDS = 400  # on a machine that does other things, too
 MEASURED = [
     "arriero-openvino",
@@ -23,8 +23,10 @@ ENGINES = ["openvino", "transformers"]
 
 
 def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False)
+    command = [sys.executable, "-m", "benchmarks.answering", *arguments]
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False, cwd=ROOT
+    )
 
 
 def parts(model_dir: Path, *arguments: object) -> dict:

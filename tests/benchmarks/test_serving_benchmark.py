@@ -1,4 +1,4 @@
-"""benchmarks/serving.py, run as a person would, with a model that is small enough."""
+"""`python -m benchmarks.serving`, run as a person would, with a model that is small enough."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.serving import client
+
+ROOT = Path(__file__).parents[2]
 SECONDS = 400  # on a machine that does other things, too
 
 
 def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, BENCHMARKS / "serving.py", *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False)
+    command = [sys.executable, "-m", "benchmarks.serving", *arguments]
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False, cwd=ROOT
+    )
 
 
 @pytest.fixture
@@ -31,21 +35,12 @@ def measured(model_dir: Path, tmp_path: Path):
     return run
 
 
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch):
-    """The benchmark's own client; benchmarks are no package."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import serving_client
-
-    return serving_client
-
-
-def test_events_have_the_time_of_their_last_byte(client):
+def test_events_have_the_time_of_their_last_byte():
     arrivals = [(1.0, b"data: a\n"), (2.0, b"\ndata: b\n\nda"), (3.0, b"ta: c\n\n"), (4.0, b"data: never ended")]
     assert list(client.events(arrivals)) == [(2.0, b"a"), (2.0, b"b"), (3.0, b"c")]
 
 
-def test_an_answer_is_read_from_a_stream_and_from_a_whole_body(client):
+def test_an_answer_is_read_from_a_stream_and_from_a_whole_body():
     def call(kind: str, *parts: str):
         found = client.Call()
         found.headers = {"content-type": kind}
@@ -70,7 +65,7 @@ def test_an_answer_is_read_from_a_stream_and_from_a_whole_body(client):
     assert (refused.error, refused.finish_reason) == ("full", None)
 
 
-def test_metrics_are_summed_over_labels(client):
+def test_metrics_are_summed_over_labels():
     text = '# HELP a x\n# TYPE a counter\na_total{model="m",path="/"} 2.0\na_total{model="n"} 1.5\nrunning 3.0\n'
     assert client.samples(text) == {"a_total": 3.5, "running": 3.0}
 

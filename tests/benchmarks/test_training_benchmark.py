@@ -1,4 +1,4 @@
-"""benchmarks/training.py, run as a person would, with models that are small enough."""
+"""`python -m benchmarks.training`, run as a person would, with models that are small enough."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
+ROOT = Path(__file__).parents[2]
 VARIANTS = [
     "tutorial", "no recomputation", "loss positions only", "packed", "shared prefix", "fused pieces", "arriero train",
 ]  # fmt: skip
@@ -22,8 +22,10 @@ SECONDS = 400  # on a machine that does other things, too
 
 
 def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False)
+    command = [sys.executable, "-m", "benchmarks.training", *arguments]
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False, cwd=ROOT
+    )
 
 
 def document(*arguments: object) -> dict:

@@ -1,0 +1,1 @@
+"""What HTTP costs and what the server withstands: `python -m benchmarks.serving`."""

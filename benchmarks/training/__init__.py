@@ -1,0 +1,1 @@
+"""How fast LoRA training is: `python -m benchmarks.training`."""

@@ -1,0 +1,202 @@
+"""How fast LoRA training is, from the tutorial's recipe to `arriero train`, step by step.
+
+    python -m benchmarks.training DATA [--model NAME_OR_DIR] [--steps N] [--rounds N] [--quality] [--json]
+    python -m benchmarks.training [DATA --model DIR] --device cuda [--tiny]
+
+On a CPU: the embedded model, or `--model`, in bfloat16. Every variant computes the same optimizer steps of 16 rows of
+DATA, each in a process of its own, so that its peak memory is its own; the first step is a warm-up. Rounds go through
+the variants forwards and backwards in turn, so that a machine that becomes slower does so for all. `--quality` also
+trains longer with both recipes and measures both adapters on the same held-out rows.
+
+On CUDA: a model of the shape of Llama 3.1 8B with random weights made on the GPU, and two workloads: rows as long as
+DATA's under the tokenizer in `--model` (without it, as long as the tutorial's rows are), and full rows of 4,096
+tokens. Exits with 1 if a step made the host wait for the GPU. `--tiny` runs that on a CPU with a tiny shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.lib.machine import Device, described, matrix_rate
+from benchmarks.training.jobs import LLAMA_8B, SAMPLES, TINY, Job, Source, Workload, full, synthetic, within
+from benchmarks.training.sheets import BASELINE, CHANGES, figures, show, with_ratios
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "现在你要扮演皇帝身边的女人--甄嬛"
+OURS = "arriero train"
+CUDA_VARIANTS = (BASELINE, OURS)
+FULL_ROW, FULL_ROW_TINY = 4096, 96  # tokens
+SEEDS = (1, 2)
+HELD_OUT = 128  # rows, about
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    options = parsed()
+    if options.data is not None and not options.data.is_file():
+        print(f"skipped: there is no file {options.data}", file=sys.stderr)
+        return 0
+    with prepared(options) as folder:
+        document = measure(options, folder)
+    if options.json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        show(document, Console(width=None if sys.stdout.isatty() else 150))
+    waits = [found.get("host_waits") for found in all_figures(document)]
+    return 1 if any(waits) else 0
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", help="instruction data; may be left out with --device cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", help="a model's name or directory; with --device cuda, a tokenizer's directory")
+    parser.add_argument("--system", default=SYSTEM)
+    parser.add_argument("--rows", type=int, help="rows drawn from DATA; default: as many as the steps take")
+    parser.add_argument("--steps", type=int, default=3, help="counted optimizer steps of 16 rows")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--variants", nargs="+", choices=tuple(CHANGES), default=tuple(CHANGES), metavar="NAME")
+    parser.add_argument("--quality", type=int, nargs="?", const=480, default=0, metavar="ROWS")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of --quality")
+    parser.add_argument("--tiny", action="store_true", help="with --device cuda: a tiny shape, on the CPU")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.data is None and (options.device == "cpu" or options.model):
+        parser.error("DATA is needed")
+    if options.tiny and options.device == "cpu":
+        parser.error("--tiny goes with --device cuda")
+    if options.device == "cuda" and not options.tiny and not torch.cuda.is_available():
+        parser.error("this machine has no CUDA GPU; --tiny runs the same code on its CPU")
+    if options.device == "cuda":
+        options.variants = [name for name in options.variants if name in CUDA_VARIANTS]
+    return options
+
+
+@contextmanager
+def prepared(options: argparse.Namespace) -> Iterator[Path]:
+    """A folder for everything that is made on the way; the model becomes a directory."""
+    from arriero import hub
+
+    if options.device == "cpu" or options.model:
+        options.model = hub.resolve(options.model).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["ARRIERO_HOME"] = str(Path(folder) / "home")
+        yield Path(folder)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The document of one run."""
+    shape = {} if options.device == "cpu" else TINY if options.tiny else LLAMA_8B
+    device: Device = "cuda" if options.device == "cuda" and not options.tiny else "cpu"
+    source = Source(options.data, options.model, options.system) if options.model else None
+    before = matrix_rate(device)
+    workloads = list(chosen(options, source, shape))
+    results: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number in range(options.rounds):
+        pairs = list(itertools.product(workloads, options.variants))
+        for workload, variant in reversed(pairs) if number % 2 else pairs:
+            job = Job(variant, workload, device, options.model, shape)
+            results.setdefault((workload.name, variant), []).append(run(job, folder))
+    after = matrix_rate(device)
+    sizes = parameters(options.model, shape)
+    document: dict[str, Any] = {
+        "machine": described(device),
+        "model": {"name": options.model.name if not shape else "tiny" if options.tiny else "Llama 3.1 8B", **sizes},
+        "steps": options.steps,
+        "samples_per_step": SAMPLES,
+        "rounds": options.rounds,
+        "matrix_tflops": {"before": round(before / 1e12, 4), "after": round(after / 1e12, 4)},
+        "workloads": {},
+    }
+    for workload in workloads:
+        variants = {
+            name: figures(workload, results[workload.name, name], sizes, max(before, after))
+            for name in options.variants
+        }
+        with_ratios(variants)
+        document["workloads"][workload.name] = variants
+    if options.quality and source is not None and not shape:
+        document["quality"] = quality(options, source, folder)
+    return document
+
+
+def chosen(options: argparse.Namespace, source: Source | None, shape: dict[str, Any]) -> Iterator[Workload]:
+    """The workloads: a warm-up step and the counted ones."""
+    steps = options.steps + 1
+    if source is None:
+        yield synthetic(steps, shape["vocab_size"])
+    else:
+        found = source.workload(options.data.name, steps, options.rows or steps * SAMPLES, seed=0)
+        yield within(found, shape["vocab_size"]) if shape else found
+    if shape:
+        yield full(steps, FULL_ROW_TINY if options.tiny else FULL_ROW, shape["vocab_size"])
+
+
+def quality(options: argparse.Namespace, source: Source, folder: Path) -> dict[str, Any]:
+    """Held-out figures after the same steps: the tutorial's recipe and ours, two orders of rows each."""
+    runs, base, steps = [], {}, 0
+    for seed, variant in itertools.product(SEEDS, (BASELINE, OURS)):
+        workload = source.quality(options.quality, HELD_OUT, seed)
+        job = Job(variant, workload, "cpu", options.model, {}, options.learning_rate, quality=True)
+        found = run(job, folder)
+        if "error" in found:
+            raise SystemExit(f"{variant}, seed {seed}: {found['error']}")
+        base, steps = found["base"], len(workload.steps)
+        runs.append({"recipe": variant, "seed": seed, **found["adapter"]})
+    return {"steps": steps, "learning_rate": options.learning_rate, "base": base, "runs": runs}
+
+
+def run(job: Job, folder: Path) -> dict[str, Any]:
+    """A variant's result, from a process of its own; what it prints is shown only if it fails."""
+    print(f"{job.workload.name}: {job.variant}", file=sys.stderr)
+    task, result = folder / "job.pickle", folder / "result.json"
+    task.write_bytes(pickle.dumps(job))
+    alone = {"CUDA_VISIBLE_DEVICES": "0", **os.environ}  # with several GPUs the Trainer would use them all
+    alone["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training.child", str(task), str(result)],
+        capture_output=True,
+        text=True,
+        env=alone,
+    )
+    if ended.returncode:
+        raise SystemExit(f"{job.variant} failed:\n{ended.stdout[-2000:]}\n{ended.stderr[-6000:]}")
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return found
+
+
+def parameters(model: Path | None, shape: dict[str, Any]) -> dict[str, int]:
+    """Of the head, and of all that is neither head nor embedding."""
+    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(**shape) if shape else AutoConfig.from_pretrained(model, local_files_only=True)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config)
+    head, embedding = base.get_output_embeddings().weight, base.get_input_embeddings().weight
+    body = sum(weight.numel() for weight in base.parameters() if weight is not head and weight is not embedding)
+    return {"body": body, "head": head.numel()}
+
+
+def all_figures(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Figures of all variants of all workloads."""
+    for variants in document["workloads"].values():
+        yield from variants.values()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
