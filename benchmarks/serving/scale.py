@@ -1,4 +1,6 @@
-"""What Ray costs, and what replicas bring: `python benchmarks/scale.py [--parts handle embedded kills] [--json FILE]`.
+"""What Ray costs, and what replicas bring.
+
+    python -m benchmarks.serving.scale [--parts handle embedded kills] [--json FILE]
 
     handle     an engine without a model, an id every 20 ms for each of 8 streams a replica, at --replicas: tokens/s
                beside the ideal, the gap between ids (p99), the way from the engine's hand to the reader's (p50, p99),
