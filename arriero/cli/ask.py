@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from arriero.cli import output
-from arriero.cli.answer import MODEL, SAMPLING, load_chat
+from arriero.cli.chat import MODEL, SAMPLING, load_chat
 from arriero.cli.options import Json, ModelOptions
 from arriero.errors import EngineError, NotFoundError, UsageError
 from arriero.messages import Message, Piece, Sampling, Usage

