@@ -6,14 +6,22 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from arriero.cli import output
-from arriero.cli.options import Json, PromptOptions, plain
+from arriero.cli.options import Json, PromptOptions, examples, plain
 
 PROMPT = PromptOptions()
+app = App(
+    name="adopt",
+    help_epilogue=examples(
+        'adopt saves/llama3/lora/sft --system "You are Tomás."',
+        "adopt output/checkpoint-300 --model llama-3.1-8b-instruct --output runs/huanhuan",
+    ),
+)
 
 
+@app.default
 def adopt(
     directory: str,
     /,
@@ -24,7 +32,7 @@ def adopt(
     output_dir: Annotated[Path | None, Parameter(name="--output")] = None,
     as_json: Json = False,
 ) -> None:
-    """Give an adapter that another program trained the prompt contract that Arriero needs to answer with it.
+    """Give an adapter from elsewhere (PEFT, LLaMA-Factory, Unsloth, ms-swift) its prompt contract.
 
     Parameters
     ----------

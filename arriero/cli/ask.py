@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from arriero.cli import output
 from arriero.cli.chat import MODEL, SAMPLING, load_chat
-from arriero.cli.options import Json, ModelOptions
+from arriero.cli.options import Json, ModelOptions, examples
 from arriero.errors import EngineError, NotFoundError, UsageError
 from arriero.messages import Message, Piece, Sampling, Usage
 
@@ -27,10 +27,21 @@ if TYPE_CHECKING:
     from arriero.chat import Chat, Stream
 
 LONGEST = 16_000_000  # bytes of one text; more than any model's window
-PATIENCE = 2.0  # seconds of silence on standard input after which the user is told that it is being read
+PATIENCE = 2.0  # seconds of silence on standard input before a line says that it is being read
 HINT = 'arriero ask "Who are you?"'
+app = App(
+    name="ask",
+    help_epilogue=examples(
+        'ask "Why do llamas hum?"',
+        'ask "Who are you?" --adapter runs/llama-driver --temperature 0.7 --seed 1',
+        'ask "Write a commit message for this." < changes.diff',
+        'ask "What do these say of prices?" --file may.txt --file june.txt --schema prices.schema.json',
+        "ask --json < question.txt",
+    ),
+)
 
 
+@app.default
 def ask(
     question: str | None = None,
     /,
@@ -42,7 +53,7 @@ def ask(
     as_text: Annotated[bool, Parameter(name="--plain")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask one question.
+    """Ask one question, about files and standard input too.
 
     Parameters
     ----------
@@ -59,22 +70,22 @@ def ask(
     from arriero.terminal.screen import Thinking, answering
 
     text = _prompt(question, file or [])
-    wanted = _schema(schema) if schema is not None else None
+    json_schema = _schema(schema) if schema is not None else None
     started = time.perf_counter()
     chat = load_chat(model)
     loaded = time.perf_counter()
     try:
-        show = _nothing() if as_json or wanted is not None else answering(plain=as_text)
-        answer = _read(chat.stream([Message("user", text)], sampling, schema=wanted), show, Thinking())
+        show = _nothing() if as_json or json_schema is not None else answering(plain=as_text)
+        answer = _read(chat.stream([Message("user", text)], sampling, schema=json_schema), show, Thinking())
     finally:
         chat.close()
-    if wanted is not None and answer.last.finish_reason == "length":
+    if json_schema is not None and answer.last.finish_reason == "length":
         raise EngineError(
             "the answer was cut before its JSON was complete", hint="a larger --max-new-tokens, or a shorter question"
         )
     if as_json:
         output.document(_document(chat, answer, started, loaded))
-    elif wanted is not None:
+    elif json_schema is not None:
         print(answer.text)
     elif answer.last.finish_reason == "length":
         output.note("[cut at --max-new-tokens, or where the window ends]")
@@ -144,7 +155,7 @@ def _prompt(question: str | None, files: list[Path]) -> str:
         parts.append(_standard_input())
     if not question or not question.strip():
         raise UsageError("the question is empty", hint=HINT)
-    return "\n\n".join(part for part in (*parts, question.strip()) if part.strip())
+    return "\n\n".join(text for text in (*parts, question.strip()) if text.strip())
 
 
 def _is_fed() -> bool:

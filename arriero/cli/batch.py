@@ -1,26 +1,38 @@
-"""batch."""
+"""batch: a file of requests in OpenAI's format."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclopts import App
+
 from arriero.cli import output as say
-from arriero.cli.options import Json, ReplicaOptions, ServedOptions, named, plain
+from arriero.cli.options import Json, ReplicaOptions, ServedOptions, examples, named, plain
+from arriero.cli.progress import Bar
 from arriero.errors import PartlyDoneError
 
 if TYPE_CHECKING:
     from arriero.server.offline import BatchReport
 
 MODEL = ServedOptions()
-DRAIN_SECONDS = 30.0  # a replica that is to end has so long for its rows
+DRAIN_SECONDS = 30.0  # for the rows of a replica that is to end
+app = App(
+    name="batch",
+    help_epilogue=examples(
+        "batch questions.jsonl --output answers.jsonl",
+        "batch questions.jsonl --output answers.jsonl --model llama-3.1-8b-instruct --adapter mine=runs/mine",
+        "batch texts.jsonl --output vectors.jsonl --embedding all-minilm-l6-v2",
+        "batch questions.jsonl --output answers.jsonl --json",
+    ),
+)
 
 
+@app.default
 def batch(
     file: Path,
     /,
@@ -30,14 +42,14 @@ def batch(
     at_once: int = 32,
     as_json: Json = False,
 ) -> None:
-    """Answer a file of requests.
+    """Answer a file of requests in OpenAI's batch format; run again, it goes on where it stopped.
 
     Parameters
     ----------
     file
         The requests, in OpenAI's batch format: on each line an object with custom_id, method, url and body.
     output
-        Where the answers go, on one line each, in the same order. Run again, the command goes on where it stopped.
+        Where the answers go, on one line each, in the same order.
     at_once
         Requests that are answered at the same time.
 
@@ -52,8 +64,8 @@ def batch(
 
         chosen["load"] = partial(load_replicas, deployment)
     chosen["adapter"] = named(chosen["adapter"])
-    with _shown() as progress, _no_access_log():
-        report = answer(file, output, at_once=at_once, progress=progress, **chosen)
+    with Bar("answering") as bar, _no_access_log():
+        report = answer(file, output, at_once=at_once, progress=partial(_show, bar), **chosen)
     if as_json:
         say.document(_document(report))
     else:
@@ -68,9 +80,16 @@ def batch(
         )
 
 
+def _show(bar: Bar, done: int, rows: int, failed: int) -> None:
+    failures = f", {failed} failed" if failed else ""
+    speed = bar.speed
+    beside = f"{speed:.1f} rows/s{failures}" if speed is not None else failures
+    bar.update(done, rows, beside, line=f"row {done} of {rows}{failures}")
+
+
 def _document(report: BatchReport) -> dict[str, Any]:
-    told = {name: getattr(report, name) for name in ("output", "rows", "answered", "failed")}
-    return told | {"seconds": round(report.seconds, 3), "rows_per_second": round(report.rows_per_second, 3)}
+    figures = {name: getattr(report, name) for name in ("output", "rows", "answered", "failed")}
+    return figures | {"seconds": round(report.seconds, 3), "rows_per_second": round(report.rows_per_second, 3)}
 
 
 @contextlib.contextmanager
@@ -83,34 +102,3 @@ def _no_access_log() -> Iterator[None]:
         yield
     finally:
         access.setLevel(before)
-
-
-@contextlib.contextmanager
-def _shown() -> Iterator[Callable[[int, int, int], None]]:
-    """A bar of the rows, how many there are in a second and how long the others will take; else a line a tenth."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    terminal = sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not terminal, speed_estimate_period=60) as bar:
-        task = bar.add_task("", total=None, start=False)
-        tenth = 0
-
-        def progress(done: int, rows: int, failed: int) -> None:
-            nonlocal tenth
-            told = f", {failed} failed" if failed else ""
-            if bar.tasks[0].total is None:  # now the model is there
-                bar.start_task(task)
-            if terminal:
-                speed = bar.tasks[0].speed
-                told = f"{speed:.1f} rows/s{told}" if speed is not None else told
-            elif 10 * done // rows > tenth:
-                say.note(f"row {done} of {rows}{told}")
-            tenth = 10 * done // rows
-            bar.update(task, completed=done, total=rows, description=told)
-
-        yield progress

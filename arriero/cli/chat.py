@@ -1,4 +1,4 @@
-"""chat."""
+"""chat: a conversation in the terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from arriero.cli import output
-from arriero.cli.options import ModelOptions, plain
+from arriero.cli.options import ModelOptions, examples, plain
 from arriero.errors import ArrieroError, UsageError
 from arriero.messages import Sampling
 
@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 
 MODEL = ModelOptions()
 SAMPLING = Sampling()
+app = App(
+    name="chat",
+    help_epilogue=examples(
+        "chat", "chat --continue", "chat --adapter runs/llama-driver", 'chat --system "Answer in one sentence."'
+    ),
+)
 
 
+@app.default
 def chat(
     *,
     model: ModelOptions = MODEL,
@@ -30,7 +37,7 @@ def chat(
     no_history: Annotated[bool, Parameter(name="--no-history")] = False,
     as_text: Annotated[bool, Parameter(name="--plain")] = False,
 ) -> None:
-    """Talk in the terminal.
+    """Talk in the terminal; /help there lists what you can do.
 
     Parameters
     ----------

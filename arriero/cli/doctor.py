@@ -1,4 +1,4 @@
-"""doctor."""
+"""doctor: what this machine has and what Arriero would use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import shutil
 from typing import Any
 
 import psutil
+from cyclopts import App
 
 from arriero import hub, settings
 from arriero.cli import output
-from arriero.cli.options import Json
+from arriero.cli.options import Json, examples
 from arriero.errors import ArrieroError
 from arriero.hardware import SPEEDUPS, fast_bfloat16, gpus
 
@@ -19,10 +20,14 @@ PACKAGES = (
     "torch transformers peft openvino openvino-genai nncf vllm liger-kernel bitsandbytes fastapi streamlit "
     "langchain-core modelscope-hub ray"
 )
+app = App(name="doctor", help_epilogue=examples("doctor", "doctor --json", "doctor --ray auto"))
 
 
+@app.default
 def doctor(*, ray: str | None = None, as_json: Json = False) -> None:
-    """Say what this machine has, which engine and precision Arriero would use and why, and what a GPU lacks.
+    """Say what this machine has, and what Arriero would use.
+
+    Which engine and precision, and why; what a GPU lacks for full speed.
 
     Parameters
     ----------
@@ -97,8 +102,8 @@ def _examine() -> dict[str, Any]:
 def _full_speed() -> dict[str, str]:
     """For each package that a GPU wants: "installed", or what it would bring and how to get it."""
     return {
-        name: "installed" if wanted.installed else f"not installed; {wanted.merit}: {wanted.install}"
-        for name, wanted in SPEEDUPS.items()
+        name: "installed" if speedup.installed else f"not installed; {speedup.merit}: {speedup.install}"
+        for name, speedup in SPEEDUPS.items()
     }
 
 

@@ -1,16 +1,28 @@
-"""download."""
+"""download: a model from a hub or a wheel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
+from cyclopts import App
+
 from arriero import hub
 from arriero.cli import output
-from arriero.cli.options import Json
+from arriero.cli.options import Json, examples
 from arriero.cli.progress import shown
 
+app = App(
+    name="download",
+    help_epilogue=examples(
+        "download smollm2-135m-instruct",
+        "download llama-3.1-8b-instruct --source modelscope",
+        "download Qwen/Qwen3-0.6B --dry-run",
+    ),
+)
 
+
+@app.default
 def download(
     model: str,
     /,

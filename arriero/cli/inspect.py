@@ -6,11 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from arriero import hub
 from arriero.cli import output
-from arriero.cli.options import BaseOptions, Json, plain
+from arriero.cli.options import BaseOptions, Data, Json, examples, plain
 from arriero.data.options import DataOptions
 from arriero.errors import ArrieroError
 
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 
 BASE = BaseOptions()
 DEFAULTS = DataOptions()
+app = App(
+    name="inspect",
+    help_epilogue=examples(
+        "inspect examples/data/llama-driver.json --show 2",
+        'inspect my.jsonl --model llama-3.1-8b-instruct --system "You are …" --html report.html',
+        "inspect owner/name --json --limit 10",
+    ),
+)
 
 
+@app.default
 def inspect(
-    data: str,
+    data: Data,
     /,
     *,
     base: BaseOptions = BASE,
@@ -34,18 +43,16 @@ def inspect(
     html: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Report what training would see: rows kept and dropped, tokens, duplicates, lengths, cost.
+    """Report what training would see, before anything is trained.
+
+    Rows kept and dropped, tokens, duplicates, lengths, cost.
 
     Parameters
     ----------
-    data
-        A file (JSON, JSON Lines, CSV, Parquet, Excel, gz, zip; its content decides), a directory of these, or a
-        data set's name: owner/name[@revision] on Hugging Face, modelscope:owner/name, the address of a file (#sha256=…
-        pins its content), huanhuan.
     show
-        Print so many rows as tokens: prompt grey, loss green, special tokens in bold.
+        Print at most this many rows as tokens: prompt grey, loss green, special tokens in bold.
     limit
-        So many examples in the JSON document and on the HTML page.
+        At most this many examples in the JSON document and on the HTML page.
     html
         Write the report as a page to this file.
 

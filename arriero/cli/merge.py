@@ -1,4 +1,4 @@
-"""merge."""
+"""merge: an adapter and its base model into one model directory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from arriero.cli import output
-from arriero.cli.options import Json, plain
+from arriero.cli.options import Json, examples, plain
 
 if TYPE_CHECKING:
     from arriero.training.adapter.merge import MergeReceipt
+app = App(
+    name="merge",
+    help_epilogue=examples(
+        "merge runs/llama-driver --output runs/llama-driver-merged",
+        "merge runs/mine --output runs/mine-merged --data my.json",
+    ),
+)
 
 
+@app.default
 def merge(
     directory: str,
     /,
@@ -26,10 +34,11 @@ def merge(
     allow_quantised: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Merge an adapter into its base model: one ordinary model directory that any program can load.
+    """Merge an adapter into its base model.
 
-    Arriero prompts it as the adapter was trained; other programs have to be given the system prompt.
-    The receipt says how far the merged model is from the unmerged adapter; it is written as merge.json too.
+    The result is one ordinary model directory that any program can load. Arriero prompts it as the adapter was trained;
+    other programs have to be given the system prompt. The receipt says how far the merged model is from the unmerged
+    adapter; it is written as merge.json too.
 
     Parameters
     ----------
@@ -42,7 +51,7 @@ def merge(
     data
         Data to compare on, besides the adapter's own sample: the held-out rows, or the first.
     rows
-        At most so many rows of --data.
+        At most this many rows of --data.
     allow_quantised
         Merge an adapter of a quantised base model into full-precision weights all the same.
 

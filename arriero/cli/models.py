@@ -1,4 +1,4 @@
-"""models: what is on disk."""
+"""models: what is on disk or could be; verify and remove it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from arriero.cli import output
 from arriero.cli.options import Json, examples
 from arriero.errors import DownloadError
 
-models = App(
+app = App(
     name="models",
-    help="List what is on disk or could be; verify it, remove it.",
     help_epilogue=examples(
         "models", "models --available", "models verify smollm2-135m-instruct", "models remove smollm2-135m-instruct"
     ),
 )
 
 
-@models.default
+@app.default
 def list_models(*, available: bool = False, as_json: Json = False) -> None:
-    """List the models on disk.
+    """List what is on disk or could be; verify it, remove it.
 
     Parameters
     ----------
@@ -35,13 +34,13 @@ def list_models(*, available: bool = False, as_json: Json = False) -> None:
     if available:
         _list_available(as_json=as_json)
         return
-    found = hub.models()
+    stored = hub.models()
     if as_json:
-        output.document([_row(model) for model in found])
+        output.document([_row(model) for model in stored])
         return
-    if not found:
+    if not stored:
         output.note(f"no models in {settings.models_dir()}; try: arriero download {settings.EMBEDDED_MODEL}")
-    for model in found:
+    for model in stored:
         print(f"{model.name:32} {output.size(model.bytes):>9}  {model.source} {model.revision[:12]}  {model.path}")
 
 
@@ -52,7 +51,7 @@ def _list_available(*, as_json: bool) -> None:
         return
     for origin in origins:
         where = {"huggingface": origin.huggingface, "modelscope": origin.modelscope, "wheel": origin.wheel}
-        ids = ", ".join(f"{source}:{found}" for source, found in where.items() if found is not None)
+        ids = ", ".join(f"{source}:{name}" for source, name in where.items() if name is not None)
         parameters = f"{(origin.parameters or 0) / 1e9:.3g}B"
         licence = f"{origin.licence}{'*' if origin.gated else ''}"
         print(
@@ -61,7 +60,7 @@ def _list_available(*, as_json: bool) -> None:
         )
 
 
-@models.command
+@app.command
 def verify(name: str, /, *, as_json: Json = False) -> None:
     """Compare a model's files with its manifest.
 
@@ -83,7 +82,7 @@ def verify(name: str, /, *, as_json: Json = False) -> None:
         print(f"{name}: {len(model.files)} files are as they were downloaded")
 
 
-@models.command
+@app.command
 def remove(name: str, /, *, as_json: Json = False) -> None:
     """Delete a model from disk.
 

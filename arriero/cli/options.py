@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from arriero.cluster.answering.scale import Deployment
 
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
+Data = Annotated[
+    str,
+    Parameter(
+        help="A file (JSON, JSON Lines, CSV, Parquet, Excel, gz, zip; its content decides), a directory of these, or "
+        "a data set's name: owner/name[@revision] on Hugging Face, modelscope:owner/name, the address of a file "
+        "(#sha256=… pins its content), huanhuan."
+    ),
+]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on standard output.")]
 
 
@@ -209,17 +217,17 @@ class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
 
 def named(given: tuple[str, ...]) -> dict[str, Path]:
     """Adapter directories by name, from NAME=PLACE or PLACE alone: a directory, or an adapter's name on a hub."""
-    found: dict[str, Path] = {}
+    adapters: dict[str, Path] = {}
     for text in given:
         name, _, place = text.partition("=")
         if not place or Path(text).is_dir():  # a path with a = in it
             name, place = "", text
         path = hub.adapter(place)
         name = name or path.name.partition("@")[0]
-        if name in found:
+        if name in adapters:
             raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
-        found[name] = path
-    return found
+        adapters[name] = path
+    return adapters
 
 
 def examples(*commands: str) -> str:

@@ -43,7 +43,7 @@ def document(value: Any) -> None:
     """Print one JSON document: a dataclass, or plain lists, dictionaries, numbers and text."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     text = json.dumps(plain, ensure_ascii=False, indent=2, default=str)
-    print(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))  # terminals obey these, too
+    print(re.sub("[\x7f-\x9f]", lambda control: f"\\u{ord(control[0]):04x}", text))  # terminals obey these, too
 
 
 def size(count: float) -> str:

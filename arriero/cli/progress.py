@@ -1,4 +1,4 @@
-"""How far a download is, on standard error: a bar, a line for each file, or JSON."""
+"""How far the work is, on standard error: a bar on a terminal, lines elsewhere; of a download JSON, too."""
 
 from __future__ import annotations
 
@@ -8,14 +8,63 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from arriero.cli import output
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
     from arriero.hub.transfer import Progress, Watch
 
 REFERENCE = 100e6 / 8  # bytes/s: 100 Mbit/s, for a first idea of the time
+
+
+class Bar:
+    """A live bar on a terminal, begun with the first update; elsewhere a line for every tenth of the way."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bars: Bars | None = None
+        self._tenth = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def update(self, done: int, total: int, text: str = "", *, line: str = "") -> None:
+        """`text` stands beside the bar; `line`, if there is one, is what is said where there is no terminal."""
+        if sys.stderr.isatty():
+            self._draw(done, total, text)
+        elif (tenth := 10 * done // total) > self._tenth:
+            self._tenth = tenth
+            if line and done:
+                output.note(line)
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        (output.note if self._bars is None else self._bars.console.print)(line)
+
+    @property
+    def speed(self) -> float | None:
+        """Steps per second, once it is known."""
+        return None if self._bars is None else self._bars.tasks[0].speed
+
+    def _draw(self, done: int, total: int, text: str) -> None:
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            columns = TextColumn(self._label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+            console = Console(stderr=True)
+            self._bars = Bars(*columns, TimeRemainingColumn(), console=console, speed_estimate_period=60)
+            self._bars.start()
+            self._bars.add_task(text, total=total, completed=done)
+        self._bars.update(self._bars.tasks[0].id, completed=done, description=text)
 
 
 @contextmanager

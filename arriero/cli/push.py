@@ -1,15 +1,27 @@
-"""push."""
+"""push: an adapter to a hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from cyclopts import App
+
 from arriero import hub
 from arriero.cli import output
-from arriero.cli.options import Json
+from arriero.cli.options import Json, examples
 from arriero.hub.push import Hub
 
+app = App(
+    name="push",
+    help_epilogue=examples(
+        "push runs/mine me/my-adapter",
+        "push runs/mine me/my-adapter --publish",
+        "push runs/mine me/my-adapter --to modelscope --publish --public",
+    ),
+)
 
+
+@app.default
 def push(
     directory: Path,
     name: str,
@@ -20,7 +32,7 @@ def push(
     public: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Upload an adapter to a repository on a hub. Without --publish it only says what would be uploaded.
+    """Upload an adapter to a hub; without --publish, say what would be uploaded.
 
     Uploaded are the weights, the configuration, the prompt contract, in which a conversation of the training data is
     quoted, and the model card; no checkpoint, no other data, no path of this machine.

@@ -1,4 +1,4 @@
-"""serve."""
+"""serve: the HTTP API and the web page, who may use them and how much."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from arriero.cli import output
-from arriero.cli.options import ServedOptions, Texts, named
+from arriero.cli.options import ServedOptions, Texts, examples, named
 from arriero.cli.page import mount_page
 from arriero.errors import UsageError
 from arriero.server.admission import Limits
@@ -165,8 +165,19 @@ MODEL = ServedOptions()
 HANDLING = HandlingOptions()
 ACCESS = AccessOptions()
 LIMITS = Limits()
+app = App(
+    name="serve",
+    help_epilogue=examples(
+        "serve",
+        "serve --adapter tomas=runs/llama-driver --adapter huanhuan=runs/huanhuan --port 8000",
+        "serve --embedding all-minilm-l6-v2",
+        "serve --ray auto --replicas 2 --host 0.0.0.0 --api-key-file keys.txt",
+        "serve --host 0.0.0.0 --api-key-file keys.txt --tls-certfile server.pem",
+    ),
+)
 
 
+@app.default
 def serve(
     *,
     model: ServedOptions = MODEL,
@@ -176,7 +187,9 @@ def serve(
     log_json: bool = False,
     handling: HandlingOptions = HANDLING,
 ) -> None:
-    """Serve the tutorial's POST /, OpenAI's /v1 and the web page on one port, from one loaded model.
+    """Serve the HTTP API and the web page.
+
+    The tutorial's POST /, OpenAI's /v1 and the page are on one port, from one loaded model.
 
     Parameters
     ----------

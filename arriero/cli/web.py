@@ -1,4 +1,4 @@
-"""web."""
+"""web: the page in the browser, over this machine's models or another server's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ import webbrowser
 from collections.abc import Callable
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from arriero.cli import output
-from arriero.cli.options import ServedOptions
+from arriero.cli.options import ServedOptions, examples
 from arriero.cli.serve import ACCESS, HANDLING, LIMITS, MODEL, AccessOptions, start
 from arriero.errors import UsageError
 from arriero.server.admission import Limits
 
+app = App(
+    name="web",
+    help_epilogue=examples(
+        "web",
+        "web --adapter tomas=runs/llama-driver",
+        "web --server http://machine:6006 --api-key-file key.txt",
+    ),
+)
 
+
+@app.default
 def web(
     *,
     model: ServedOptions = MODEL,
@@ -25,7 +35,9 @@ def web(
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
     drain_seconds: float = 30.0,
 ) -> None:
-    """Open the web page in the browser: `serve`, or with --server the page alone, over another server's models.
+    """Serve, and open the web page in the browser.
+
+    It is `serve`, or with --server the page alone, over another server's models.
 
     Parameters
     ----------

@@ -13,22 +13,9 @@ import pytest
 
 import arriero
 from arriero.batches import BatchFileError
-from arriero.cli.main import main
 from arriero.errors import UsageError
 from arriero.locks import held
 from tests.server.test_batches import line
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        code = main(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def written(file, *lines):

@@ -71,3 +71,13 @@ def test_on_a_gpu_it_says_what_full_speed_lacks_and_how_to_get_it(doctor, gpu, p
 def test_with_everything_installed_it_says_so(doctor, gpu, packages):
     packages(*(wanted.module for wanted in SPEEDUPS.values()))
     assert set(doctor()[0]["full_speed"].values()) == {"installed"}
+
+
+def test_doctor_says_what_would_be_used_and_why(run, home):
+    code, out, _ = run("doctor", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["engine"]["name"] == "openvino"
+    assert document["engine"]["because"]
+    assert document["precision"]["training"] in ("bfloat16", "float32")
+    assert run("doctor")[1].startswith("arriero ")

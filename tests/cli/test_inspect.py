@@ -6,21 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-from arriero.cli.main import main
 from tests.conftest import ROWS
 
 
 @pytest.fixture
-def run(capsys, home):
-    def call(*arguments):
-        code = main(["inspect", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def run(run, home):
+    return partial(run, "inspect")
 
 
 def test_the_json_document(run, rows_file, model_dir):

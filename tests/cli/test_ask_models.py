@@ -1,0 +1,54 @@
+"""`arriero ask` with models that compute."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from arriero.terminal.screen import clean
+
+
+@pytest.mark.parametrize("engine", ["transformers", "openvino"])
+def test_ask_prints_the_answer_alone(run, home, model_dir, engine):
+    arguments = ["ask", "hi", "--model", model_dir, "--engine", engine, "--max-new-tokens", 5]
+    code, plain, err = run(*arguments)
+    assert code == 0
+    assert f"engine: {engine} (asked for)" in err
+    code, out, _ = run(*arguments, "--json")
+    document = json.loads(out)
+    assert clean(document["text"]) + "\n" == plain
+    assert document["usage"] == {"prompt_tokens": 6, "completion_tokens": 5}
+    assert (document["engine"], document["model"], document["adapter"]) == (engine, "tiny", None)
+    assert document["finish_reason"] == "length"
+    assert set(document["timings"]) == {"load_s", "first_token_s", "total_s", "tokens_per_second"}
+    assert 0 < document["timings"]["first_token_s"] < document["timings"]["total_s"]
+
+
+def test_openvino_is_chosen_on_a_cpu_and_says_so(run, home, model_dir):
+    _, _, err = run("ask", "hi", "--model", model_dir, "--max-new-tokens", 1)
+    assert "engine: openvino (no GPU here" in err
+
+
+def test_ask_reads_standard_input(home, model_dir):
+    done = subprocess.run(
+        [sys.executable, "-m", "arriero.cli", "ask", "--json", "--model", str(model_dir), "--max-new-tokens", "1"],
+        input="骆驼？\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["usage"]["prompt_tokens"] == 1 + 1 + len("骆驼？".encode()) + 1 + 1
+
+
+def test_a_reader_that_goes_away_is_no_error(home, model_dir):
+    ask = f"{sys.executable} -m arriero.cli ask hi --model {model_dir} --engine transformers | head -c 0"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {ask}"], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_an_adapter_on_another_base_model_is_refused(run, home, trained_adapter, other_model_dir):
+    code, _, err = run("ask", "hi", "--adapter", trained_adapter, "--model", other_model_dir)
+    assert code == 1
+    assert "the base model's weights" in err
+    assert "--model tiny" in err
