@@ -21,7 +21,7 @@ from arriero.embeddings import Embedder
 from arriero.errors import AccessError, BusyError, EngineError, NotFoundError, OfflineError, UsageError
 from arriero.langchain import ArrieroEmbeddings, ArrieroLLM, ChatArriero
 from arriero.server import create_app
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from arriero.server.models import Models
 from tests.conftest import TOOL_TEMPLATE
 from tests.prompt.reasoning import QWEN3

@@ -26,7 +26,7 @@ from arriero.server.origins import LOCAL, SITE
 
 if TYPE_CHECKING:
     from arriero.cluster.answering.scale import Deployment
-    from arriero.server.keys import Keys
+    from arriero.server.auth import Keys
     from arriero.server.models import Models
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class AccessOptions:
 
     def keys(self) -> Keys:
         """The keys that are good; UsageError where none is and one is needed."""
-        from arriero.server.keys import Keys, read_keys
+        from arriero.server.auth import Keys, read_keys
 
         keys = read_keys(self.api_key_file, os.environ.get("ARRIERO_API_KEY"))
         admins = read_keys(self.admin_key_file, os.environ.get("ARRIERO_ADMIN_KEY"))
@@ -214,7 +214,7 @@ def start(
 ) -> None:
     """`serve`; `then` is called with the page's address once it answers."""
     from arriero.server import create_app
-    from arriero.server.run import listen, run
+    from arriero.server.lifecycle import listen, run
 
     keys = access.keys()
     adapters = named(model.adapter)
@@ -273,7 +273,7 @@ def _load(options: ServedOptions, adapters: dict[str, Path], deployment: Deploym
 
 def _log(*, as_json: bool) -> None:
     """Everything that is logged to standard error, in one form."""
-    from arriero.server.record import LogFormat
+    from arriero.server.access_log import LogFormat
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormat(as_json=as_json))

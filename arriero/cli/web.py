@@ -65,8 +65,8 @@ def web(
 
 def _page(server: str, access: AccessOptions, opened: Callable[[str], None]) -> None:
     """The page alone, on loopback."""
-    from arriero.server.keys import read_keys
-    from arriero.server.run import listen
+    from arriero.server.auth import read_keys
+    from arriero.server.lifecycle import listen
     from arriero.web import Remote
     from arriero.web.alone import run
 

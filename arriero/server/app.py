@@ -18,25 +18,13 @@ from starlette.types import Receive, Scope, Send
 from arriero.chat import Chat
 from arriero.server import errors
 from arriero.server.admission import Limits
-from arriero.server.body import JsonRequest
-from arriero.server.gate import OPEN_PATHS, Gate
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
+from arriero.server.middleware import OPEN_PATHS, Gate
 from arriero.server.models import Models
 from arriero.server.origins import pattern_of
 from arriero.server.paths import Paths
-from arriero.server.routes import (
-    anthropic,
-    batches,
-    catalogue,
-    chat,
-    completions,
-    embeddings,
-    ollama,
-    responses,
-    state,
-    tokens,
-    tutorial,
-)
+from arriero.server.routes import anthropic, health, ollama, openai, tutorial
+from arriero.server.schemas import JsonRequest
 from arriero.server.service import Handling, Service
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -159,8 +147,7 @@ def create_app(
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
     app.router.add_api_route("/", running, response_model=None, responses=text, route_class_override=Unpaged)
     errors.add_handlers(app)
-    openai = (chat, completions, responses, embeddings, batches, catalogue)
-    for room in (state, tutorial, *openai, tokens, anthropic, ollama):
+    for room in (health, tutorial, openai, anthropic, ollama):
         room.add_routes(app, service)
 
     @app.api_route("/v1/{_:path}", methods=METHODS, include_in_schema=False)

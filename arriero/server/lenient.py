@@ -20,11 +20,11 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 from starlette.requests import Request
 
-from arriero.server.body import RequestBody, StopString
 from arriero.server.errors import RequestError
+from arriero.server.schemas import RequestBody, StopString
 
 if TYPE_CHECKING:
-    from arriero.server.record import Record
+    from arriero.server.access_log import Record
 
 log = logging.getLogger(__name__)
 LONGEST_NAME, LONGEST_HEADER = 80, 1000  # characters

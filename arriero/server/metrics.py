@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from arriero.server.admission import Admission
 
 if TYPE_CHECKING:
-    from arriero.server.answer import Answers
-    from arriero.server.record import Record
+    from arriero.server.access_log import Record
+    from arriero.server.streaming import Answers
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 TOKEN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)

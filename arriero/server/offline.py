@@ -23,7 +23,7 @@ from arriero.locks import held
 from arriero.prompt.options import taken
 from arriero.server.admission import Limits
 from arriero.server.app import create_app
-from arriero.server.asking import asking
+from arriero.server.in_process import asking
 from arriero.server.loading import load_models
 from arriero.server.models import Models
 

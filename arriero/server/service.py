@@ -16,14 +16,14 @@ from starlette.types import Scope
 
 from arriero.chat import Chat, Stream
 from arriero.engines import Generation
+from arriero.server.access_log import Record
 from arriero.server.admission import Admission, Limits, Ticket
-from arriero.server.admitted import AdmittedChat, Door
-from arriero.server.answer import Answers, broken_off, while_connected
+from arriero.server.admitted_chat import AdmittedChat, Door
+from arriero.server.auth import Keys
 from arriero.server.errors import RequestError
-from arriero.server.keys import Keys
 from arriero.server.metrics import Metrics
 from arriero.server.models import Models, Served
-from arriero.server.record import Record
+from arriero.server.streaming import Answers, broken_off, while_connected
 
 T = TypeVar("T")
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldom of interest

@@ -24,8 +24,8 @@ from arriero.chat import Chat
 from arriero.messages import Message, Sampling
 from arriero.server import create_app
 from arriero.server.admission import Limits
-from arriero.server.asking import asking
-from arriero.server.keys import Caller
+from arriero.server.auth import Caller
+from arriero.server.in_process import asking
 
 AT_ONCE = 32
 TOKENS = 32

@@ -13,7 +13,7 @@ import pytest
 
 from arriero.cli.main import main
 from arriero.server import create_app
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from tests.server.conftest import serve  # noqa: F401  a fixture
 
 

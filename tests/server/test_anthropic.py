@@ -10,7 +10,7 @@ import pytest
 
 from arriero.messages import Message, ToolCall
 from arriero.server.admission import Limits
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from tests.conftest import TOOL_TEMPLATE
 
 MESSAGES = "/v1/messages"

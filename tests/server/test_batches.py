@@ -11,7 +11,7 @@ import pytest
 
 from arriero.server import create_app
 from arriero.server.admission import Limits
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 
 CHAT = "/v1/chat/completions"
 

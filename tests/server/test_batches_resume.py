@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from arriero.server import create_app
-from arriero.server.keys import Caller, Keys
-from arriero.server.routes.batches.schemas import BatchObject, FileObject
-from arriero.server.routes.batches.store import Store
+from arriero.server.auth import Caller, Keys
+from arriero.server.routes.openai.batches.schemas import BatchObject, FileObject
+from arriero.server.routes.openai.batches.store import Store
 from tests.server.test_batches import jsonl, line
 
 NOW = int(time.time())

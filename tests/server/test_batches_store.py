@@ -10,8 +10,8 @@ import time
 import pytest
 
 from arriero.server.errors import RequestError
-from arriero.server.routes.batches.schemas import BatchObject, FileObject
-from arriero.server.routes.batches.store import Bounds, Part, Store
+from arriero.server.routes.openai.batches.schemas import BatchObject, FileObject
+from arriero.server.routes.openai.batches.store import Bounds, Part, Store
 
 NOW = int(time.time())
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from arriero.messages import Message, ToolCall
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from tests.conftest import TOOL_TEMPLATE
 
 CHAT, GENERATE = "/api/chat", "/api/generate"

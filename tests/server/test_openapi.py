@@ -16,7 +16,7 @@ import pytest
 
 from arriero.embeddings import Embedder
 from arriero.server import create_app
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from arriero.server.models import Models
 from tests.conftest import TOOL_TEMPLATE
 

@@ -15,10 +15,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from arriero.cli.serve import AccessOptions
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from arriero.server.origins import LOCAL, pattern_of
 from tests.cli.served import Program
-from tests.server.test_gate import ASK, COMPLETIONS, code_of
+from tests.server.test_middleware import ASK, COMPLETIONS, code_of
 from tests.web.test_browser import CHROMIUM, FLAGS
 
 MINE = [

@@ -15,9 +15,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from arriero.server import create_app
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from arriero.server.paths import Paths
-from tests.server.test_gate import ASK, COMPLETIONS, KEYS, counted
+from tests.server.test_middleware import ASK, COMPLETIONS, KEYS, counted
 
 SHORT = {
     "/chat/completions": ASK,

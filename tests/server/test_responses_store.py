@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 from openai.types import responses as sdk
 
 from arriero.server import create_app
-from arriero.server.keys import Keys
-from arriero.server.routes.responses.store import Kept, Store
+from arriero.server.auth import Keys
+from arriero.server.routes.openai.responses.store import Kept, Store
 from tests.conftest import TOOL_TEMPLATE
 
 RESPONSES = "/v1/responses"

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from arriero.errors import AccessError, EngineError, NotFoundError, OfflineError, UsageError
 from arriero.messages import Message, Sampling, Usage
 from arriero.server import create_app
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from arriero.web import Remote
 from tests.server.conftest import Served, serve  # noqa: F401  a fixture
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from arriero.messages import Message, Sampling
-from arriero.server.body import MaxTokens, RequestBody, Temperature, TopP
+from arriero.server.schemas import MaxTokens, RequestBody, Temperature, TopP
 from arriero.server.service import Service
 
 DEFAULT_TOKENS = 512

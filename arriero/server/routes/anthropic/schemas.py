@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, Field
 
 from arriero.chat import Chat, PromptOptions
 from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
-from arriero.server.body import Schema, Temperature, TopP, Whole, parts
 from arriero.server.errors import NO_THREADS, RequestError, at
 from arriero.server.lenient import NO_EFFECT, Lenient, Stops, Unsupported
 from arriero.server.routes.thinking import asked
+from arriero.server.schemas import Schema, Temperature, TopP, Whole, parts
 
 
 class TextBlock(Lenient):

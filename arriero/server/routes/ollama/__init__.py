@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from arriero.server.routes.ollama import answers, catalogue, embed
+from arriero.server.routes.ollama import chat, embed, models
 from arriero.server.service import Service
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add Ollama's paths to `app`."""
-    answers.add_routes(app, service)
+    chat.add_routes(app, service)
     embed.add_routes(app, service)
-    catalogue.add_routes(app, service)
+    models.add_routes(app, service)

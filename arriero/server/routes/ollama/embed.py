@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arriero.embeddings import Embedder, Vectors
-from arriero.server.body import Whole
 from arriero.server.errors import at
 from arriero.server.lenient import Lenient, note_ignored
-from arriero.server.routes.embeddings import MOST, compute
-from arriero.server.routes.ollama.answers import FAULTS
+from arriero.server.routes.ollama.chat import FAULTS
 from arriero.server.routes.ollama.schemas import LATEST
+from arriero.server.routes.openai.embeddings import MOST, compute
+from arriero.server.schemas import Whole
 from arriero.server.service import Service
 
 Texts = Annotated[list[str], Field(max_length=MOST)]

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from arriero.chat import Chat, PromptOptions
 from arriero.messages import Message, Role, Sampling, Tool, ToolCall
-from arriero.server.body import Penalty, Schema, StopString, Temperature, TopP, Whole
 from arriero.server.errors import RequestError, at
 from arriero.server.lenient import Lenient, Stops, Unsupported
 from arriero.server.models import Served
 from arriero.server.routes.thinking import asked
+from arriero.server.schemas import Penalty, Schema, StopString, Temperature, TopP, Whole
 from arriero.server.service import Service
 from arriero.tools import NO_PARAMETERS
 

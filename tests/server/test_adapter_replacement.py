@@ -22,7 +22,7 @@ from arriero.chat import load
 from arriero.messages import Sampling
 from arriero.server.admission import Limits
 from arriero.server.app import create_app
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from arriero.server.models import Models
 from tests.conftest import train_tiny
 from tests.server.conftest import Served

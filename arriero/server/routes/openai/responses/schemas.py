@@ -9,12 +9,12 @@ from pydantic import Field
 from arriero.chat import PromptOptions
 from arriero.constraint import JsonSchema
 from arriero.messages import NamedTool, Tool, ToolChoice
-from arriero.server.body import SamplingBody, Schema, Whole
 from arriero.server.errors import RequestError, at
-from arriero.server.fields import SamplingFields
 from arriero.server.lenient import NO_EFFECT, OpenAIBody, Unsupported
-from arriero.server.routes.conversation import ObjectFormat, TextFormat
-from arriero.server.routes.responses.items import InputItem, MessageItem, only
+from arriero.server.routes.openai.fields import SamplingFields
+from arriero.server.routes.openai.messages import ObjectFormat, TextFormat
+from arriero.server.routes.openai.responses.items import InputItem, MessageItem, only
+from arriero.server.schemas import SamplingBody, Schema, Whole
 from arriero.tools import NO_PARAMETERS
 
 LOGPROBS = "message.output_text.logprobs"

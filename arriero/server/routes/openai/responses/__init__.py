@@ -4,4 +4,4 @@ schemas    the request and what it asks for        items     turns, calls and re
 answer     the response and the events of a stream store     what is kept, in SQLite
 """
 
-from arriero.server.routes.responses.routes import add_routes as add_routes
+from arriero.server.routes.openai.responses.routes import add_routes as add_routes

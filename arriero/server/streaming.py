@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from arriero.chat import Reply, Stream
 from arriero.errors import EngineError
 from arriero.messages import Piece, Usage
+from arriero.server.access_log import Record
 from arriero.server.errors import RequestError
-from arriero.server.record import Record
 
 T = TypeVar("T")
 WireReason = Literal["stop", "length", "tool_calls"]

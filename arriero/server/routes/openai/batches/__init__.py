@@ -4,4 +4,4 @@ schemas    files and batches on the wire        store    what is kept, in SQLite
 runner     the batches that are in progress     routes   the paths
 """
 
-from arriero.server.routes.batches.routes import add_routes as add_routes
+from arriero.server.routes.openai.batches.routes import add_routes as add_routes

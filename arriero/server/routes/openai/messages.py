@@ -10,10 +10,10 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from arriero.chat import PromptOptions
 from arriero.constraint import JsonSchema
 from arriero.messages import Message, Tool
-from arriero.server.body import Schema, Whole, parts
 from arriero.server.errors import RequestError, at
-from arriero.server.fields import MessageFields, PromptFields
 from arriero.server.lenient import NO_EFFECT, OpenAIBody
+from arriero.server.routes.openai.fields import MessageFields, PromptFields
+from arriero.server.schemas import Schema, Whole, parts
 from arriero.tools import NO_PARAMETERS, ToolCall
 
 OWN_ROLES = {"developer": "system"}

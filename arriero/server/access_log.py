@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from arriero.server.keys import Caller
+from arriero.server.auth import Caller
 
 LONGEST_PATH = 200
 access = logging.getLogger("arriero.server.access")

@@ -20,12 +20,10 @@ from starlette.responses import Response
 
 from arriero.chat import Chat, Stream
 from arriero.messages import TokenLogprob, Usage
-from arriero.server.answer import Answers, EventStream, WireReason, ending
-from arriero.server.body import Choices, SamplingBody, TokenIds, Whole
 from arriero.server.errors import RequestError, describe
-from arriero.server.fields import CompletionFields
 from arriero.server.lenient import note_ignored
-from arriero.server.routes.wire import (
+from arriero.server.routes.openai.fields import CompletionFields
+from arriero.server.routes.openai.schemas import (
     DONE,
     STREAM_TOO,
     Streamed,
@@ -35,7 +33,9 @@ from arriero.server.routes.wire import (
     logprob,
     now,
 )
+from arriero.server.schemas import Choices, SamplingBody, TokenIds, Whole
 from arriero.server.service import Service
+from arriero.server.streaming import Answers, EventStream, WireReason, ending
 
 DEFAULT_TOKENS = 16  # OpenAI's
 

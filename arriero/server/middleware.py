@@ -19,12 +19,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arriero.server.asking import BACKGROUND
+from arriero.server.access_log import Record
+from arriero.server.auth import Caller
 from arriero.server.errors import ANTHROPIC, RequestError, response
-from arriero.server.keys import Caller
+from arriero.server.in_process import BACKGROUND
 from arriero.server.origins import SITE
 from arriero.server.paths import Paths
-from arriero.server.record import Record
 from arriero.server.service import Service
 
 OPEN_PATHS = ("/health", "/ready")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from arriero.server import answer, create_app, gate
+from arriero.server import create_app, middleware, streaming
 from arriero.server.admission import Limits
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -107,7 +107,7 @@ PART = {"type": "http.request", "body": b"{", "more_body": True}
 
 
 async def test_a_body_that_never_ends_is_given_up(scripted_chat, monkeypatch):
-    monkeypatch.setattr(gate, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.05)
     app = create_app(scripted_chat("x"))
     start, told = await asked(app, PART)
     assert (start["status"], json.loads(told["body"])["error"]["code"]) == (408, "body_timeout")
@@ -115,7 +115,7 @@ async def test_a_body_that_never_ends_is_given_up(scripted_chat, monkeypatch):
 
 
 async def test_the_time_for_the_body_is_not_the_time_for_the_answer(scripted_chat, monkeypatch):
-    monkeypatch.setattr(gate, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.05)
     chat = scripted_chat("hello", gate=1)
     asyncio.get_running_loop().call_later(0.2, chat.engine.release.set)
     start, _ = await asked(create_app(chat), body(CHAT))
@@ -129,7 +129,7 @@ async def test_who_leaves_while_sending_is_no_bad_request(scripted_chat):
 
 
 async def test_a_client_that_takes_nothing_is_given_up(scripted_chat, monkeypatch):
-    monkeypatch.setattr(answer, "STALLED_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "STALLED_SECONDS", 0.05)
     chat = scripted_chat("hello")
     app = create_app(chat)
 

@@ -8,10 +8,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from arriero.chat import Chat
-from arriero.server.body import AnyTokenIds
 from arriero.server.errors import RequestError
 from arriero.server.lenient import OpenAIBody, Unsupported, note_ignored
-from arriero.server.routes.conversation import Asked, Turns, conversation
+from arriero.server.routes.openai.messages import Asked, Turns, conversation
+from arriero.server.schemas import AnyTokenIds
 from arriero.server.service import Service
 
 

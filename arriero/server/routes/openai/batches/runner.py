@@ -19,9 +19,16 @@ from starlette.types import ASGIApp
 from arriero.batches import Answer, Ask, BatchFileError, Fault, Journal, Requests, answer_all
 from arriero.errors import ArrieroError, NotFoundError
 from arriero.locks import held
-from arriero.server.asking import asking
-from arriero.server.routes.batches.schemas import BatchFault, BatchFaults, BatchObject, Counts, FileObject, Status
-from arriero.server.routes.batches.store import MOST_SECONDS, Store
+from arriero.server.in_process import asking
+from arriero.server.routes.openai.batches.schemas import (
+    BatchFault,
+    BatchFaults,
+    BatchObject,
+    Counts,
+    FileObject,
+    Status,
+)
+from arriero.server.routes.openai.batches.store import MOST_SECONDS, Store
 from arriero.server.service import Service
 
 log = logging.getLogger(__name__)

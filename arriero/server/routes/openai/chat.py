@@ -18,13 +18,11 @@ from starlette.responses import Response
 
 from arriero.chat import Chat, Reply, Stream
 from arriero.messages import Piece, Sampling, TokenLogprob, Usage
-from arriero.server.answer import Answers, EventStream, WireReason, ending
-from arriero.server.body import Choices, MaxTokens, SamplingBody, Whole
 from arriero.server.errors import RequestError, describe
-from arriero.server.fields import ChatFields
 from arriero.server.lenient import note_ignored
-from arriero.server.routes.conversation import Asked, Turns, conversation
-from arriero.server.routes.wire import (
+from arriero.server.routes.openai.fields import ChatFields
+from arriero.server.routes.openai.messages import Asked, Turns, conversation
+from arriero.server.routes.openai.schemas import (
     DONE,
     STREAM_TOO,
     Streamed,
@@ -34,7 +32,9 @@ from arriero.server.routes.wire import (
     now,
     token_entries,
 )
+from arriero.server.schemas import Choices, MaxTokens, SamplingBody, Whole
 from arriero.server.service import Service
+from arriero.server.streaming import Answers, EventStream, WireReason, ending
 
 
 class ChatRequest(SamplingBody, ChatFields, Asked, Streamed):

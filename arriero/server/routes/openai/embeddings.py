@@ -18,10 +18,10 @@ from starlette.responses import Response
 
 from arriero.embeddings import Embedder, Vectors
 from arriero.errors import TooLongError
-from arriero.server.body import TokenIds, Whole
 from arriero.server.errors import RequestError, at
-from arriero.server.fields import EmbeddingFields
 from arriero.server.lenient import note_ignored
+from arriero.server.routes.openai.fields import EmbeddingFields
+from arriero.server.schemas import TokenIds, Whole
 from arriero.server.service import Service
 
 MOST = 2048  # texts in a request, as OpenAI's

@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arriero.server.body import RequestBody
 from arriero.server.errors import RequestError
 from arriero.server.models import NAME
+from arriero.server.schemas import RequestBody
 from arriero.server.service import Service
 
 

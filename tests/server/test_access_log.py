@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
-from arriero.server.record import LogFormat
+from arriero.server.access_log import LogFormat
 from tests.server.conftest import remade
 from tests.server.test_errors import Faulty
-from tests.server.test_gate import ANNA, ASK, COMPLETIONS, KEYS, counted
+from tests.server.test_middleware import ANNA, ASK, COMPLETIONS, KEYS, counted
 
 
 def test_counts_agree_with_what_was_done(client_of):

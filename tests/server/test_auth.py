@@ -9,8 +9,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from arriero.errors import UsageError
-from arriero.server import keys as module
-from arriero.server.keys import COOKIE, Caller, Keys, read_keys
+from arriero.server import auth as module
+from arriero.server.auth import COOKIE, Caller, Keys, read_keys
 
 KEYS = Keys({"anna": "anna-secret", "bert": "bert-secret"}, "admin-secret")
 

@@ -15,12 +15,12 @@ from starlette.responses import Response
 
 from arriero.chat import Stream
 from arriero.messages import Piece, Usage
-from arriero.server.answer import Answers, EventStream, WireReason, ending
+from arriero.server.access_log import Record
 from arriero.server.errors import OLLAMA, describe_at
 from arriero.server.lenient import note_ignored
-from arriero.server.record import Record
 from arriero.server.routes.ollama.schemas import AskingBody, ChatBody, GenerateBody, find
 from arriero.server.service import Service
+from arriero.server.streaming import Answers, EventStream, WireReason, ending
 
 REASONS: dict[WireReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
 Part = Callable[[Piece], dict[str, Any]]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from arriero.server import create_app
-from arriero.server.keys import Keys
+from arriero.server.auth import Keys
 from tests.conftest import ids_of
 
 HELLO = [{"role": "user", "content": "hi"}]

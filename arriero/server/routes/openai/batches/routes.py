@@ -17,10 +17,10 @@ from starlette.responses import FileResponse
 
 from arriero.errors import ArrieroError
 from arriero.server.errors import RequestError
-from arriero.server.gate import FILES
 from arriero.server.lenient import note_ignored
-from arriero.server.routes.batches.runner import Runner, now_in
-from arriero.server.routes.batches.schemas import (
+from arriero.server.middleware import FILES
+from arriero.server.routes.openai.batches.runner import Runner, now_in
+from arriero.server.routes.openai.batches.schemas import (
     BatchList,
     BatchObject,
     BatchRequest,
@@ -28,7 +28,7 @@ from arriero.server.routes.batches.schemas import (
     FileList,
     FileObject,
 )
-from arriero.server.routes.batches.store import MOST_SECONDS, Part, Store
+from arriero.server.routes.openai.batches.store import MOST_SECONDS, Part, Store
 from arriero.server.service import Service
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from arriero import settings
 from arriero.database import Database
 from arriero.errors import ArrieroError
 from arriero.server.errors import RequestError
-from arriero.server.routes.batches.schemas import BatchObject, FileObject
+from arriero.server.routes.openai.batches.schemas import BatchObject, FileObject
 
 FORMAT = 1
 MOST_SECONDS = 30 * 24 * 3600

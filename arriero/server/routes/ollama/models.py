@@ -17,7 +17,7 @@ from arriero.prompt.template import TemplateError
 from arriero.server.errors import RequestError
 from arriero.server.lenient import Lenient, note_ignored
 from arriero.server.models import Served
-from arriero.server.routes.ollama.answers import FAULTS
+from arriero.server.routes.ollama.chat import FAULTS
 from arriero.server.routes.ollama.schemas import LATEST, find
 from arriero.server.service import Service
 

@@ -15,15 +15,15 @@ from starlette.responses import Response
 from arriero.chat import Stream
 from arriero.errors import ArrieroError
 from arriero.messages import Message
-from arriero.server.answer import EventStream, while_connected
 from arriero.server.errors import RequestError
 from arriero.server.lenient import note_ignored
-from arriero.server.routes.responses.answer import Answer, head
-from arriero.server.routes.responses.items import Item, ReferenceItem, kept, parsed, turns
-from arriero.server.routes.responses.schemas import ResponseRequest
-from arriero.server.routes.responses.store import Kept, Store
-from arriero.server.routes.wire import STREAM_TOO
+from arriero.server.routes.openai.responses.builder import Answer, head
+from arriero.server.routes.openai.responses.items import Item, ReferenceItem, kept, parsed, turns
+from arriero.server.routes.openai.responses.schemas import ResponseRequest
+from arriero.server.routes.openai.responses.store import Kept, Store
+from arriero.server.routes.openai.schemas import STREAM_TOO
 from arriero.server.service import Service
+from arriero.server.streaming import EventStream, while_connected
 
 log = logging.getLogger(__name__)
 PATH = "/v1/responses"

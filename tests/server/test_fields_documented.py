@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from arriero.server.lenient import NO_EFFECT, Unless
-from arriero.server.routes.chat import ChatRequest
-from arriero.server.routes.completions import CompletionRequest
-from arriero.server.routes.conversation import ChatMessage
-from arriero.server.routes.embeddings import EmbeddingRequest
-from arriero.server.routes.tokens import TokenizeRequest
-from arriero.server.routes.wire import StreamOptions
+from arriero.server.routes.openai.chat import ChatRequest
+from arriero.server.routes.openai.completions import CompletionRequest
+from arriero.server.routes.openai.embeddings import EmbeddingRequest
+from arriero.server.routes.openai.messages import ChatMessage
+from arriero.server.routes.openai.schemas import StreamOptions
+from arriero.server.routes.openai.tokenize import TokenizeRequest
 
 REQUESTS = {
     "chat": ChatRequest,

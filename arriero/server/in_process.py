@@ -14,7 +14,7 @@ import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arriero.batches import Answer, Ask
-from arriero.server.keys import Caller
+from arriero.server.auth import Caller
 
 BACKGROUND = "arriero.background"  # in a request's scope, where no client can put anything: who it is sent for
 

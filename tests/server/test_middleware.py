@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arriero.server import create_app
 from arriero.server.admission import Limits
-from arriero.server.keys import COOKIE, Caller, Keys
+from arriero.server.auth import COOKIE, Caller, Keys
 from tests.server.conftest import remade
 from tests.server.test_errors import Faulty
 

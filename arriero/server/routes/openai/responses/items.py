@@ -14,9 +14,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from arriero.messages import Message, Role, ToolCall
-from arriero.server.body import parts
 from arriero.server.lenient import OpenAIBody
-from arriero.server.routes.conversation import OWN_ROLES
+from arriero.server.routes.openai.messages import OWN_ROLES
+from arriero.server.schemas import parts
 
 Name = Annotated[str, Field(min_length=1)]
 Status = Literal["in_progress", "completed", "incomplete"]
