@@ -16,7 +16,7 @@ from arriero.prompt.encoding import Ids, RenderedText
 from arriero.prompt.reasoning import Reasoning
 from arriero.prompt.template import Template, TemplateError
 from arriero.prompt.tool_format import ToolCallFormat
-from arriero.prompt.tracing import Spans
+from arriero.prompt.tracing import MARK, Spans
 
 # What a prompt ends with: an answer's beginning, as the template writes it; the text of the last turn, whose answer
 # goes on; or the end of the last turn.
@@ -39,7 +39,7 @@ class Prompt:
     reasoning: Reasoning | None
 
 
-_HERE, _MORE = "\U0010fffd", "\U0010fffc"  # private characters that no template strips
+_CHANGE = "\U0010fffc"  # beside MARK, where both may stand
 
 
 def ending_of(
@@ -126,11 +126,11 @@ class Asking:
     def _text(self, turns: Sequence[Message], *, traced: bool = False) -> str:
         shown = list(self._shown(turns))
         if self.ending == "continued":
-            shown[-1] = replace(shown[-1], content=shown[-1].content + _HERE)
+            shown[-1] = replace(shown[-1], content=shown[-1].content + MARK)
         text = self.template.text(shown, answer_follows=self.ending == "begun", tools=self.tools, traced=traced)
         if self.ending != "continued":
             return text
-        before, *after = text.split(_HERE)
+        before, *after = text.split(MARK)
         if len(after) != 1:
             raise TemplateError(
                 f"the chat template {self.template.named} does not show the last message as it is, so it cannot be "
@@ -165,7 +165,7 @@ class Asking:
 
     def _shows(self, turns: Sequence[Message], index: int, text: str) -> bool:
         changed = list(turns)
-        changed[index] = replace(turns[index], content=turns[index].content + _MORE)
+        changed[index] = replace(turns[index], content=turns[index].content + _CHANGE)
         try:
             return self._text(changed) != text
         except UsageError:

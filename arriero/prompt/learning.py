@@ -14,7 +14,6 @@ to write after it, even where the template itself would not show that again.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,22 +23,26 @@ from arriero.errors import UsageError
 from arriero.messages import Message, Tool
 from arriero.prompt.asking import earlier_answer_starts
 from arriero.prompt.encoding import RenderedText
+from arriero.prompt.reasoning import Begins, Tags
 from arriero.prompt.template import Template
+from arriero.prompt.tracing import MARK
 
 Answers = Literal["auto", "each", "all", "last"]
-_HERE = "\U0010fffd"  # a private character that no template strips
-_OPENED = re.compile(r"<(\w+)>(\s*)$")
-_CLOSING = re.compile(r"</(\w*think\w*|\w*reason\w*|\w*thought\w*)>", re.IGNORECASE)
+_TAGS = Tags("<think>", "</think>")  # where the template itself sets no reasoning apart
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Messages to learn from, as the template takes them. `ends` are the texts of the tokens that end a turn."""
+    """Messages to learn from, as the template takes them.
+
+    `ends` are the texts of the tokens that end a turn, `tags` those around reasoning, by the template or as usual.
+    """
 
     template: Template
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
     ends: tuple[str, ...]
+    tags: Tags = _TAGS
 
     def layouts(self, answers: Answers) -> list[RenderedText]:
         """The texts of the examples. auto: one example where that can be, else one for each answer.
@@ -81,45 +84,62 @@ class Lesson:
 
     def _together(self, learnt: Sequence[int]) -> RenderedText | None:
         """The conversation as the template writes it; None where its answers are not behind their prompts there."""
-        text = self.template.text(self.messages, answer_follows=False, tools=self.tools)
-        for turn in learnt:
-            before = self._prompt(turn)
-            if not (text.startswith(before) and self._holds(turn, text[len(before) :])):
-                return None
-        cuts = earlier_answer_starts(text, self.answers, self._prompt)
-        return _layout(text, cuts, learnt) if cuts.keys() >= set(learnt) else None
+        text = self._text(self.messages)
+        if not all(self._shows(self.messages, turn, text) for turn in learnt):
+            return None
+        starts = earlier_answer_starts(text, self.answers, self._prompt)
+        return _layout(text, starts, learnt) if starts.keys() >= set(learnt) else None
 
     def _alone(self, turn: int) -> RenderedText:
-        before = self._prompt(turn)
-        text = self.template.text(self.messages[: turn + 1], answer_follows=False, tools=self.tools)
-        if not (text.startswith(before) and self._holds(turn, text[len(before) :])):
+        """The conversation up to an answer, as the template writes it or, where it leaves some out, as it would."""
+        before, messages = self._prompt(turn), self.messages[: turn + 1]
+        text = self._text(messages)
+        if not self._shows(messages, turn, text):
             text = before + self._written(turn)
-        cuts = earlier_answer_starts(before, [each for each in self.answers if each < turn], self._prompt)
-        return _layout(text, {**cuts, turn: len(before)}, (turn,))
+        starts = earlier_answer_starts(before, [answer for answer in self.answers if answer < turn], self._prompt)
+        return _layout(text, {**starts, turn: len(before)}, (turn,))
 
-    def _holds(self, turn: int, after: str) -> bool:
-        """Whether the text after a prompt has all of a message before the turn ends; templates strip and re-indent."""
-        message = self.messages[turn]
-        answer = after[: min((at for end in self.ends if (at := after.find(end)) >= 0), default=len(after))]
-        if not all(call.name in answer for call in message.tool_calls):
+    def _text(self, messages: Sequence[Message]) -> str:
+        return self.template.text(messages, answer_follows=False, tools=self.tools)
+
+    def _shows(self, messages: Sequence[Message], turn: int, text: str) -> bool:
+        """Whether the `text` of messages has all of the answer `turn` behind its prompt, before the turn ends.
+
+        Blanks do not count, for templates strip and re-indent. Nor does a text by itself where it might be found in
+        something else: reasoning, and the text beside calls, are marked to see whether the mark arrives.
+        """
+        message, before = self.messages[turn], self._prompt(turn)
+        if not text.startswith(before):
             return False
-        if message.content in answer and not message.reasoning_content:
-            return True
-        begun, answer = _squeezed(self._prompt(turn)[-40:]), _squeezed(answer)  # 40: the longest opening of an answer
-        for part in (message.reasoning_content or "", message.content):
-            said = _squeezed(part)
-            at = (begun + answer).rfind(said)
-            if at < 0 or (said and at + len(said) <= len(begun)):
-                return False
-        return True
+        answer = _squeezed(self._until_end(text[len(before) :]))
+        content = _squeezed(message.content)
+        if self._begins(turn) == "opened":
+            content = content.removeprefix(self.tags.opening)
+        if content not in answer or not all(_squeezed(call.name) in answer for call in message.tool_calls):
+            return False
+        marked = []
+        if message.reasoning_content:
+            marked.append(replace(message, reasoning_content=message.reasoning_content + MARK))
+        if message.tool_calls and content:
+            marked.append(replace(message, content=message.content + MARK))
+        return all(self._arrives((*messages[:turn], one, *messages[turn + 1 :]), len(before)) for one in marked)
+
+    def _arrives(self, messages: Sequence[Message], start: int) -> bool:
+        """Whether a mark in messages gets into their text, in the turn that begins at `start`."""
+        return MARK in self._until_end(self._text(messages)[start:])
+
+    def _until_end(self, answer: str) -> str:
+        return answer[: min((at for end in self.ends if (at := answer.find(end)) >= 0), default=len(answer))]
+
+    def _begins(self, turn: int) -> Begins:
+        return self.tags.begins(self._prompt(turn), None)
 
     def _written(self, turn: int) -> str:
         """What the model would have to write after the prompt: the answer, its calls and the end of the turn."""
         message = self.messages[turn]
-        marked = replace(message, content=_HERE, reasoning_content=None)
-        text = self.template.text((*self.messages[:turn], marked), answer_follows=False, tools=self.tools)
-        _, found, ending = text.rpartition(_HERE)
-        if not found:
+        marked = replace(message, content=MARK, reasoning_content=None)
+        _, mark, ending = self._text((*self.messages[:turn], marked)).rpartition(MARK)
+        if not mark:
             what = "the text beside the calls of " if message.tool_calls else ""
             raise UsageError(
                 f"the chat template {self.template.named} leaves {what}message {turn} out: it would not be learnt",
@@ -129,22 +149,18 @@ class Lesson:
 
     def _spoken(self, turn: int) -> str:
         """Reasoning and answer as the model writes them, without what the prompt has begun of them already."""
-        before, message = self._prompt(turn), self.messages[turn]
-        opened = _OPENED.search(before)
-        if opened is not None and f"</{opened[1]}>" not in self.template.source:
-            opened = None  # not a tag but how a turn begins
-        named = opened or _CLOSING.search(self.template.source)
-        tag, close = (f"<{named[1]}>", f"</{named[1]}>") if named is not None else ("<think>", "</think>")
+        message, before = self.messages[turn], self._prompt(turn)
+        opening, closing, begins = self.tags.opening, self.tags.closing, self._begins(turn)
         text = message.content
-        if (message.reasoning_content or close in text) and before.rstrip().endswith(close):
+        if begins == "closed" and (message.reasoning_content or closing in text):
             raise UsageError(
                 f"message {turn} holds reasoning, and the prompt before it asks for an answer without any",
                 hint="leave the reasoning out, or the template's variable that switches it off",
             )
-        if close not in text and (message.reasoning_content or opened is not None):
-            text = f"{tag}\n{(message.reasoning_content or '').strip()}\n{close}\n\n{text.lstrip()}"
-        if opened is not None and text.lstrip().startswith(tag):
-            text = text.lstrip().removeprefix(tag).removeprefix(opened[2])
+        if closing not in text and (message.reasoning_content or begins == "opened"):
+            text = f"{opening}\n{(message.reasoning_content or '').strip()}\n{closing}\n\n{text.lstrip()}"
+        if begins == "opened" and text.lstrip().startswith(opening):
+            text = text.lstrip().removeprefix(opening).removeprefix(before[len(before.rstrip()) :])
         return text
 
 

@@ -244,7 +244,8 @@ class Renderer:
         if tools or any(message.tool_calls for message in messages):
             messages = self.call_form.fitted(messages)
         ends = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
-        return Lesson(self.chat_template, messages, tools, tuple(ends)).layouts(self.answers)
+        tags = {} if self.tags is None else {"tags": self.tags}
+        return Lesson(self.chat_template, messages, tools, tuple(ends), **tags).layouts(self.answers)
 
     def _document(self, text: str) -> RenderedText:
         """A text as it is, as in pre-training: between the tokens that begin and end one, where there are such."""

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Spans = tuple[tuple[int, int], ...]
+MARK = "\U0010fffd"  # a private character that no template strips
 
 
 class _Private(dict[int, int]):

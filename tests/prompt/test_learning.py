@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arriero.errors import UsageError
@@ -55,22 +55,26 @@ def check(renderer, talk, examples):
     """Every answer is in a span of its own, whole, behind the ids that answering gives the engine."""
     spans = [(example, span) for example in examples for span in example.spans]
     answers = [index for index, message in enumerate(talk.messages) if message.role == "assistant"]
-    for index, (example, (start, end)) in zip(answers, spans, strict=True):
+    for index, (rendered, (start, end)) in zip(answers, spans, strict=True):
         message = talk.messages[index]
         prompt = renderer.prompt(talk.messages[:index], OutputSpec(talk.tools))
-        assert prompt == list(example.ids[:start])
-        before, after = learnt(renderer, example, (start, end))
+        assert prompt == list(rendered.ids[:start])
+        before, after = learnt(renderer, rendered, (start, end))
+        at, said = 0, squeezed(after)
         for text in (message.reasoning_content or "", message.content):
-            said = squeezed(text).removeprefix("<think>" if squeezed(before).endswith("<think>") else "")
-            assert said in squeezed(after)
+            wanted = squeezed(text).removeprefix("<think>" if squeezed(before).endswith("<think>") else "")
+            at = said.find(wanted, at) + len(wanted)
+            assert at >= len(wanted), f"{wanted} is learnt, in its place"
         opened = squeezed(before).endswith("<think>")
         assert not opened or "</think>" in after, "what the prompt opens is closed"
-        assert example.ids[end - 1] in renderer.stop_token_ids
-        assert sum(token in renderer.stop_token_ids for token in example.ids[start:end]) == 1
+        assert rendered.ids[end - 1] in renderer.stop_token_ids
+        assert sum(token in renderer.stop_token_ids for token in rendered.ids[start:end]) == 1
 
 
 @settings(max_examples=400)
 @given(st.sampled_from(sorted(ALL)), turns, thought, st.sampled_from(["auto", "each"]))
+@example("mistral-new", [("q", "]<", "<", False)], None, "auto")  # the end of [/INST] was taken for the reasoning's
+@example("chatml", [("q", "a", "ab", False)], None, "auto")
 def test_every_answer_is_learnt_whole_behind_the_ids_that_an_engine_gets(name, rows, system, answers):
     """Templates that rewrite history were refused, or taught the bare answer where inference begins with <think>."""
     renderer = replace(RENDERERS[name], answers=answers)
@@ -153,6 +157,31 @@ made = tokenizer_for(Family(LLAMA, FAMILIES["headers"].specials, "<|eot|>"))
 CALLERS["llama"] = Renderer(made, (made.convert_tokens_to_ids("<|eot|>"),))
 argument = st.text('ab 你"\\é', min_size=1, max_size=6)
 beside = st.just("") | content
+
+
+def test_text_beside_a_call_that_reads_like_a_part_of_it_is_not_taken_for_learnt():
+    call = ToolCall("c1", "f", json.dumps({"a": "x"}))
+    result = Message("tool", "r", tool_call_id="c1")
+    asked = (Message("user", "q"), Message("assistant", "name", (call,)), result, Message("assistant", "b"))
+    with pytest.raises(UsageError, match="text beside the calls of message 1"):
+        CALLERS["llama"].examples(Conversation(asked, (TOOL,)))
+
+
+def test_reasoning_is_learnt_between_the_template_s_own_tags():
+    """It was put between <think> and </think>, and what the prompt had opened was never closed."""
+    made = tokenizer_for(
+        Family(
+            "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<user>' + m.content }}{% else %}"
+            "{{ '<bot>' + m.content.split('[/THINK]')[-1] + eos_token }}{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<bot>[THINK]' }}{% endif %}",
+            ("<bos>", "<user>", "<bot>", "<eos>"),
+            "<eos>",
+        )
+    )
+    renderer = Renderer(made, (made.eos_token_id,))
+    first, second = renderer.examples(conversation([("q", "r", "a", False), ("p", None, "b", False)]))
+    assert learnt(renderer, first, *first.spans) == ("<bos><user>q<bot>[THINK]", "\nr\n[/THINK]\n\na<eos>")
+    assert learnt(renderer, second, *second.spans)[1] == "\n\n[/THINK]\n\nb<eos>"
 
 
 @settings(max_examples=150)
