@@ -10,6 +10,7 @@
     asking.py      turns to be answered -> text that ends where the answer goes on; no turn is lost
     learning.py    conversation to learn from -> the texts of its examples, each answer behind its own prompt
     encoding.py    text -> ids, with cuts where answers begin
+    rendered.py    Rendered: the ids of an example, and what of them is learnt
     renderer.py    Renderer: the only place where a conversation becomes ids
     sharing.py     what examples begin with in common, as a tree
     contract.py    Contract: what an adapter was trained under, written beside it and checked on load
@@ -25,7 +26,8 @@ from arriero.prompt.encoding import RenderedText
 from arriero.prompt.learning import Answers
 from arriero.prompt.options import PromptSettings
 from arriero.prompt.reasoning import Reasoning, ReasoningReader
-from arriero.prompt.renderer import Rendered, Renderer
+from arriero.prompt.rendered import Rendered
+from arriero.prompt.renderer import Renderer
 from arriero.prompt.resolved import ResolvedModel, resolve
 from arriero.prompt.sharing import Shared, tree_tokens
 from arriero.prompt.template import TemplateError

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from arriero.prompt.renderer import Rendered
+from arriero.prompt.rendered import Rendered
 
 STRIDE = 4  # tokens
 
