@@ -27,9 +27,12 @@ Library code raises these and never prints or exits; the command line turns them
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no space left, on the disk or for this user
 
 
 class ArrieroError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,3 +53,8 @@ class Piece:
     call_deltas: tuple[CallDelta, ...] = ()
     stop: str | None = None
     reasoning: str = ""
+
+
+def text_and_reasoning(pieces: Sequence[Piece]) -> tuple[str, str]:
+    """What the pieces of an answer come to, one after the other."""
+    return "".join(piece.text for piece in pieces), "".join(piece.reasoning for piece in pieces)

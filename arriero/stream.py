@@ -18,6 +18,7 @@ from arriero.engines.detokenizer import Detokenizer
 from arriero.engines.stopping import StopFilter
 from arriero.errors import EngineError
 from arriero.messages import CallDelta, FinishReason, Message, Piece, TokenLogprob, ToolCall, Usage
+from arriero.pieces import text_and_reasoning
 from arriero.prompt import CallReader, OutputSpec, Part, Reasoning, ReasoningReader, Renderer
 
 
@@ -43,14 +44,15 @@ class Reply:
         last = pieces[-1]
         if last.finish_reason is None or last.usage is None:
             raise EngineError("the answer ended without a finish reason")
+        text, reasoning = text_and_reasoning(pieces)
         return cls(
-            "".join(piece.text for piece in pieces),
+            text,
             last.finish_reason,
             last.usage,
             tuple(call for piece in pieces for call in piece.tool_calls),
             tuple(token for piece in pieces for token in piece.logprobs),
             last.stop,
-            "".join(piece.reasoning for piece in pieces),
+            reasoning,
         )
 
     @property

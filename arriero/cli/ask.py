@@ -22,6 +22,7 @@ from arriero.cli.chat import MODEL, SAMPLING, load_chat
 from arriero.cli.options import Json, ModelOptions, examples
 from arriero.errors import EngineError, NotFoundError, UsageError
 from arriero.messages import Message, Piece, Sampling, Usage
+from arriero.pieces import text_and_reasoning
 
 if TYPE_CHECKING:
     from arriero.chat import Chat, Stream
@@ -114,8 +115,7 @@ def _read(
             said.append(piece)
             watch(piece)
             take(piece.text)
-    text, thought = "".join(piece.text for piece in said), "".join(piece.reasoning for piece in said)
-    return _Answer(text, thought, piece, begun, time.perf_counter())
+    return _Answer(*text_and_reasoning(said), piece, begun, time.perf_counter())
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class Shared:
         """What the examples share; empty for none."""
         order = sorted(range(len(examples)), key=lambda index: examples[index].ids)
         arrays = [np.asarray(examples[index].ids) for index in order]
-        common = [_common(one, other) for one, other in itertools.pairwise(arrays)]
+        common = [common_length(one, other) for one, other in itertools.pairwise(arrays)]
         root = min(common, default=0)
         return cls(tuple(order), (0, *(max(root, number - number % STRIDE) for number in common))[: len(order)], root)
 
@@ -50,8 +50,9 @@ def tree_tokens(examples: Sequence[Rendered]) -> int:
     return own - sum(Shared.of(examples).common) if len(examples) > 1 else own
 
 
-def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
+def common_length(first: npt.ArrayLike, second: npt.ArrayLike) -> int:
     """How many ids two examples begin with in common."""
+    one, other = np.asarray(first), np.asarray(second)
     size = min(len(one), len(other))
     differing = np.flatnonzero(one[:size] != other[:size])
     return int(differing[0]) if len(differing) else size

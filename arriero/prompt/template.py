@@ -42,8 +42,7 @@ class Template:
         They go before variables of the same names that it had. Raises UsageError for a name that the template has from
         elsewhere, and for what is no JSON or not Unicode text.
         """
-        own = {"messages", "tools", "documents", "add_generation_prompt", *self._context}
-        if taken := sorted(variables.keys() & own.union(self._compiled.globals)):
+        if taken := sorted(variables.keys() & self._own_names):
             raise UsageError(
                 f"a variable of the chat template may not be called {', '.join(taken)}: the template has that from "
                 "elsewhere",
@@ -65,8 +64,13 @@ class Template:
         from jinja2 import meta
 
         asked = meta.find_undeclared_variables(self._compiled.environment.parse(self.source))
-        own = {"messages", "tools", "documents", "add_generation_prompt", *self._context, *self._compiled.globals}
-        return frozenset(asked - own)
+        return frozenset(asked - self._own_names)
+
+    @property
+    def _own_names(self) -> frozenset[str]:
+        """What the template has without being given it."""
+        arguments = ("messages", "tools", "documents", "add_generation_prompt")
+        return frozenset((*arguments, *self._context, *self._compiled.globals))
 
     @property
     def source(self) -> str:

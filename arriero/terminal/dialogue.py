@@ -12,6 +12,7 @@ from arriero.chat import Chat, Stream
 from arriero.errors import ArrieroError, UsageError
 from arriero.history import ChangedElsewhere, History, SavedConversation
 from arriero.messages import FinishReason, Message, Piece, Sampling
+from arriero.pieces import text_and_reasoning
 
 Show = Callable[[str], None]
 SAVE_SECONDS = 1.0  # how often an answer under way is saved, so that a crash loses no more than this
@@ -174,9 +175,9 @@ class Dialogue:
 
 def _said(pieces: Sequence[Piece]) -> Message | None:
     """What was answered so far; None for blanks."""
-    text, thought = "".join(piece.text for piece in pieces), "".join(piece.reasoning for piece in pieces)
-    said = Message("assistant", text, reasoning_content=thought or None)
-    return said if text.strip() or thought.strip() else None
+    text, reasoning = text_and_reasoning(pieces)
+    message = Message("assistant", text, reasoning_content=reasoning or None)
+    return message if text.strip() or reasoning.strip() else None
 
 
 def _held_with(saved: SavedConversation) -> str:

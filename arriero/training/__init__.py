@@ -2,6 +2,7 @@
 
     options.py    TrainOptions: every option, declared once
     examples.py   conversations -> rendered examples, and what had to be left out
+    evaluation.py evaluation mode for a while
     request.py    what a run is asked to do
     continued.py  going on from an adapter
     lora.py       the base model with LoRA matrices

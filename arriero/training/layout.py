@@ -7,7 +7,7 @@ blocks  segments of one parent and of similar length together, padded; long ones
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,22 +72,23 @@ class RowLayout:
     @property
     def longest(self) -> int:
         """Most tokens that one may attend to."""
-        return max(length + sum(map(len, path)) for length, path in zip(self.lengths, self.paths(), strict=True))
+        return max(sum(map(len, sequence)) for sequence in self.sequences())
 
-    def paths(self) -> list[tuple[range, ...]]:
-        """For each segment the tokens of the row that it continues, in their order."""
+    def sequences(self) -> list[tuple[range, ...]]:
+        """For each segment the columns of the row that it attends to: the path down to it, and last its own."""
         starts = (0, *itertools.accumulate(self.lengths))
-        paths: list[tuple[range, ...]] = []
-        for parent in self.parents:
-            own = (range(starts[parent], starts[parent + 1]),) if parent >= 0 else ()
-            paths.append((*paths[parent], *own) if own else ())
-        return paths
+        sequences: list[tuple[range, ...]] = []
+        for number, parent in enumerate(self.parents):
+            path = sequences[parent] if parent >= 0 else ()
+            sequences.append((*path, range(starts[number], starts[number + 1])))
+        return sequences
 
     def blocks(self, heads: int) -> list[Block]:
         """The row cut into pieces of bounded size: like segments of one parent together, long ones in slices."""
         found, start, group = list[Block](), 0, list[int]()
         above: tuple[range, ...] = ()
-        for length, path in zip(self.lengths, self.paths(), strict=True):
+        for length, (*above_it, _) in zip(self.lengths, self.sequences(), strict=True):
+            path = tuple(above_it)
             longest = max([length, *group])
             wasted = longest * (len(group) + 1) > 1.3 * (sum(group) + length)
             size = heads * (len(group) + 1) * longest * (sum(map(len, path)) + longest)
@@ -97,6 +98,11 @@ class RowLayout:
             above = path
             group.append(length)
         return found + (_slices(start, tuple(group), above, heads) if group else [])
+
+
+def columns_of(ranges: Iterable[range]) -> Tensor:
+    """The columns of some ranges, one after the other, (tokens,)."""
+    return torch.tensor(list(itertools.chain.from_iterable(ranges)), dtype=torch.long)
 
 
 def _slices(start: int, lengths: tuple[int, ...], path: tuple[range, ...], heads: int) -> list[Block]:
@@ -133,7 +139,7 @@ def _index(block: Block, heads: int, key_heads: int, like: Tensor) -> BlockIndex
     place = torch.arange(queries.numel()).view(queries.shape)
     valid = at < lengths[:, None]
     known = starts[:, None] + torch.minimum(own, lengths[:, None] - 1)
-    path = torch.tensor([token for part in block.path for token in part], dtype=torch.long)
+    path = columns_of(block.path)
     known = torch.cat((path.expand(block.count, -1), known), 1)  # (count, keys)
     keys = known[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]
     key_place = torch.arange(keys.numel()).view(keys.shape)[:, :, block.prefix :].transpose(1, 2)

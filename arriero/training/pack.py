@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from arriero.prompt import Rendered, Shared, tree_tokens
-from arriero.training.layout import RowLayout
+from arriero.training.layout import RowLayout, columns_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class PackedRow:
 
     def columns(self, example: int) -> Tensor:
         """Where the example's tokens are in the row, (tokens,)."""
-        return _columns(self.layout)[self.leaves[example]]
+        return columns_of(self.layout.sequences()[self.leaves[example]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
     segments, leaves = _tree(examples, _shared(examples, share=share))
     parents = tuple(segment.parent for segment in segments)
     lengths = tuple(segment.last - segment.first for segment in segments)
-    columns = _columns(RowLayout(lengths, parents))
+    columns = list(map(columns_of, RowLayout(lengths, parents).sequences()))
     loss_positions, targets = list[Tensor](), list[int]()
     for example, leaf in zip(examples, leaves, strict=True):
         for start, end in example.spans:
@@ -169,16 +169,6 @@ def _tree(examples: Sequence[Rendered], shared: Shared) -> tuple[list[_Segment],
         groups = sorted(itertools.pairwise(bounds), key=lambda group: end(*group))
         waiting.extend((*group, here, parent) for group in groups)
     return segments, leaves
-
-
-def _columns(layout: RowLayout) -> list[Tensor]:
-    """For each segment the positions in the row of an example that ends with it, from the root on."""
-    starts = torch.tensor((0, *layout.lengths)).cumsum(0).tolist()
-    found = []
-    for number, path in enumerate(layout.paths()):
-        parts = [*path, range(starts[number], starts[number + 1])]
-        found.append(torch.cat([torch.arange(part.start, part.stop) for part in parts]))
-    return found
 
 
 def fill(row: PackedRow, tokens: int) -> PackedRow:

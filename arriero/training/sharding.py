@@ -52,9 +52,10 @@ def chosen(wish: Literal["auto", "on", "off"], weight_bytes: Callable[[], int], 
         )
     if wish != "auto" or obstacle is not None:
         return wish == "on"
-    if not workers.anywhere(bool(gpus()) and weight_bytes() > SHARE * _memory()):
+    size = weight_bytes() if gpus() else 0
+    if not workers.anywhere(bool(size) and size > SHARE * _memory()):
         return False
-    log.info("sharding: %.0f GB of weights would leave a GPU too little room for the rest", weight_bytes() / 1e9)
+    log.info("sharding: %.0f GB of weights would leave a GPU too little room for the rest", size / 1e9)
     return True
 
 

@@ -83,7 +83,7 @@ def test_without_a_contract_the_error_names_the_command(foreign):
 
 
 @pytest.mark.parametrize(
-    "name", ["/root/autodl-tmp/LLM-Research/Meta-Llama-3___1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"]
+    "name", ["/elsewhere/models/LLM-Research/Meta-Llama-3___1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"]
 )
 def test_the_base_is_found_by_the_names_that_hubs_and_their_clients_have_for_it(foreign, home, model_dir, name):
     shutil.copytree(model_dir, home / "models" / "llama-3.1-8b-instruct")

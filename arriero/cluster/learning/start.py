@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arriero import data, hub, runs, training
+from arriero import data, runs, training
 from arriero.cluster import connect as clusters
 from arriero.cluster.connect import Node
 from arriero.cluster.learning.board import Board, Said
@@ -106,11 +106,7 @@ class _Run:
             kept.check()
             run.callback(kept.fetch, self.output)
             self._fit({"model": record.model, **prompting}, kept, resources, on_step)
-        return self._report()
-
-    def _report(self) -> TrainReport:
-        document = hub.read_json(self.output / directory.REPORT)
-        return TrainReport(**document["result"])
+        return directory.read_report(self.output)
 
     def _fit(self, what: dict[str, Any], kept: Kept, resources: dict[str, int], on_step: OnStep | None) -> None:
         """Until all is done; what workers tell is passed on meanwhile."""

@@ -6,7 +6,6 @@ earlier process left is read once to take it up.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import threading
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from arriero.errors import DiskSpaceError
+from arriero.errors import DISK_FULL, DiskSpaceError
 from arriero.hub.listing import Listed
 from arriero.hub.store import FileRecord
 
@@ -158,7 +157,7 @@ class Part:
             try:
                 yield
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in DISK_FULL:
                     raise
                 raise DiskSpaceError(
                     f"the disk of {self.target.parent} is full at {self.target.name}; what has arrived is kept",

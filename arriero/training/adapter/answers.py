@@ -15,7 +15,8 @@ import torch
 from transformers import GenerationConfig
 
 from arriero.prompt import Renderer
-from arriero.training.adapter.measure import evaluating, underlying
+from arriero.training.adapter.measure import underlying
+from arriero.training.evaluation import evaluating
 from arriero.training.sharding import is_sharded
 
 BATCH = 8  # prompts

@@ -6,7 +6,6 @@ This file knows neither files nor adapters: a model in memory and rendered examp
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from arriero.errors import ArrieroError, UsageError
 from arriero.prompt import Rendered
+from arriero.training.evaluation import evaluating
 
 PADDED = 8192  # most tokens of a batch, padding included, unless it is a single example
 CHUNK = 1 << 24  # elements of a float32 copy of logits: 64 MiB
@@ -165,19 +165,6 @@ def _mean(total: float, tokens: int) -> float:
             hint="train again with a lower --learning-rate, or arriero models verify for the base model",
         )
     return nll
-
-
-@contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Without gradients and dropout while open; afterwards every module has the training flag it had."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def underlying(model: torch.nn.Module) -> Any:

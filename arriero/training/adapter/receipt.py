@@ -14,7 +14,8 @@ from torch import Tensor
 
 from arriero.errors import ArrieroError
 from arriero.prompt import Rendered
-from arriero.training.adapter.measure import evaluating, predict
+from arriero.training.adapter.measure import predict
+from arriero.training.evaluation import evaluating
 
 POSITIONS = 256  # of each row at most: 128,256 logits at each are 64 MiB in bfloat16
 AT_ONCE = 32  # positions compared in float64

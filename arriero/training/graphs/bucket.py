@@ -6,6 +6,7 @@ filled up  by one more segment       whose loss is left out      empty, at the e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Bucket:
         return cls(
             tokens=row.computed,
             sequences=up(len(row.lengths) + 1, SEQUENCES),
-            keys=up(row.computed + sum(len(part) for path in row.layout.paths() for part in path), KEYS),
+            keys=up(sum(map(len, itertools.chain.from_iterable(row.layout.sequences()))), KEYS),
             positions=up(len(row.targets), POSITIONS),
             longest=up(row.layout.longest, LONGEST),
         )

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arriero.training.evaluation import evaluating
+
 TOKENS = 4
 TOLERANCE = 1e-4  # of the largest number, in float32
 TOLERANCE_16_BIT = 3e-2
@@ -85,17 +87,13 @@ def filled(model: nn.Module) -> Iterator[None]:
     zero = [parameter for parameter in trained if not parameter.any()]
     before = [parameter.detach().clone() for parameter in zero]
     generator = torch.Generator().manual_seed(0)
-    training = model.training
     try:
-        if training:
-            model.eval()
         with torch.no_grad():
             for parameter in zero:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
-        yield
+        with evaluating(model, gradients=True):
+            yield
     finally:
-        if training:
-            model.train()
         with torch.no_grad():
             for parameter, value in zip(zero, before, strict=True):
                 parameter.copy_(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arriero.training.layout import RowLayout
+from arriero.training.layout import RowLayout, columns_of
 
 
 @functools.cache
@@ -61,15 +62,10 @@ class Sequences:
     @classmethod
     def of(cls, layout: RowLayout) -> Sequences:
         """Those of a row, on the CPU."""
-        parts, keys, start = list[Tensor](), list[int](), 0
-        for length, path in zip(layout.lengths, layout.paths(), strict=True):
-            own = [torch.arange(part.start, part.stop) for part in (*path, range(start, start + length))]
-            parts += own
-            keys.append(sum(map(len, own)))
-            start += length
-        queries = layout.lengths
+        sequences, queries = layout.sequences(), layout.lengths
+        keys = [sum(map(len, sequence)) for sequence in sequences]
         ends = [torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32) for sizes in (queries, keys)]
-        index = torch.cat(parts)
+        index = columns_of(itertools.chain.from_iterable(sequences))
         return cls(index, index, ends[0], ends[1], max(queries), max(keys))
 
     def to(self, device: torch.device) -> Sequences:

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
-from arriero.errors import ArrieroError, UsageError
+from arriero.errors import DISK_FULL, ArrieroError, UsageError
 from arriero.hub import read_json
 from arriero.locks import held
 from arriero.prompt import CONTRACT_FILE, Contract
@@ -40,7 +40,7 @@ REPORT = "report.json"
 RECORD = "run.json"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+UNWRITABLE = (*DISK_FULL, errno.EFBIG, errno.EROFS)
 Identity = dict[str, Any]
 
 
@@ -96,7 +96,7 @@ def told_of_a_full_disk(output: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno not in FULL:
+        if isinstance(error, OSError) and error.errno not in UNWRITABLE:
             raise
         _, step = last_checkpoint(output)
         kept = "nothing was saved" if step is None else f"the checkpoint of step {step} is kept"
@@ -119,7 +119,7 @@ def _claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | N
                 f"{output} already holds a run", hint="add --resume to go on with it, or give another --output"
             )
         _same_run(output, read_json(record), identity)
-        return _finished(output)
+        return read_report(output) if (output / CONTRACT_FILE).is_file() else None
     _check_free(output)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
@@ -161,10 +161,9 @@ def _flat(identity: Identity) -> Identity:
     return {**identity, **identity.get("options", {}), "options": None}
 
 
-def _finished(output: Path) -> TrainReport | None:
-    if not (output / CONTRACT_FILE).is_file():
-        return None
-    return TrainReport(**json.loads((output / REPORT).read_text(encoding="utf-8"))["result"])
+def read_report(output: Path) -> TrainReport:
+    """What the finished run in `output` did."""
+    return TrainReport(**read_json(output / REPORT)["result"])
 
 
 def _release(output: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from arriero import hub
 from arriero.hardware import fast_bfloat16, gpus
@@ -31,8 +31,8 @@ class Estimate:
 
 def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
     """For one epoch that computes `tokens`, up to `step_tokens` at a time. Needs the model's config only."""
-    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    parameters = count_parameters(model_dir)
+    config = _config(model_dir)
+    parameters = count_parameters(model_dir, config)
     text = config.get_text_config()
     rate = matrix_rate()
     width = 2 if fast_bfloat16() else 4
@@ -48,11 +48,15 @@ def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
     )
 
 
-def count_parameters(model_dir: Path) -> int:
-    """Of a model's language part."""
-    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+def _config(model_dir: Path) -> PretrainedConfig:
+    config: PretrainedConfig = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    return config
+
+
+def count_parameters(model_dir: Path, config: PretrainedConfig | None = None) -> int:
+    """Of a model's language part; `config` is its own, where that is read already."""
     with torch.device("meta"):
-        model = hub.auto_class(model_dir).from_config(config)
+        model = hub.auto_class(model_dir).from_config(config or _config(model_dir))
     return int(sum(weight.numel() for weight in language_part(model).parameters()))
 
 

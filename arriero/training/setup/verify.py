@@ -10,13 +10,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from arriero.prompt import Rendered
+from arriero.prompt.sharing import common_length
 from arriero.training.kernels import Kernels
 from arriero.training.planning.mode import Mode
 from arriero.training.planning.plan import Plan
@@ -85,18 +85,14 @@ def _bystanders(others: Sequence[Rendered], target: Rendered) -> tuple[list[Rend
     """
     if not others:
         return [], []
-    ordered = sorted(others, key=lambda example: _common(example, target))
+    ordered = sorted(others, key=lambda example: common_length(example.ids, target.ids))
     return [_bystander(ordered[-1], target)], [_bystander(ordered[0], target)] if len(ordered) > 1 else []
 
 
 def _bystander(example: Rendered, target: Rendered) -> Rendered:
     """What the example shares with the target and a few tokens more, with no loss."""
-    ids = example.ids[: _common(example, target) + BESIDE]
+    ids = example.ids[: common_length(example.ids, target.ids) + BESIDE]
     return Rendered(ids, ((len(ids) - 1, len(ids) - 1),))
-
-
-def _common(example: Rendered, target: Rendered) -> int:
-    return len(commonprefix([example.ids, target.ids]))  # noqa: RUF071  of any sequences, not only text
 
 
 def _cut(example: Rendered) -> Rendered:
