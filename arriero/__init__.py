@@ -46,8 +46,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arriero.chat import Chat, Reply
-    from arriero.cluster.answering.start import load
-    from arriero.cluster.learning.start import train
+    from arriero.cluster.serving.deploy import load
+    from arriero.cluster.training.driver import train
     from arriero.errors import ArrieroError
     from arriero.messages import Message, Piece, Sampling, Usage
     from arriero.prompt.adopt import adopt
@@ -72,11 +72,11 @@ __all__ = [
 ]
 _HOMES = {
     "arriero.chat": ("Chat", "Reply"),
-    "arriero.cluster.answering.start": ("load",),
+    "arriero.cluster.serving.deploy": ("load",),
     "arriero.errors": ("ArrieroError",),
     "arriero.messages": ("Message", "Piece", "Sampling", "Usage"),
     "arriero.prompt.adopt": ("adopt",),
-    "arriero.cluster.learning.start": ("train",),
+    "arriero.cluster.training.driver": ("train",),
     "arriero.server.offline": ("batch",),
     "arriero.training": ("evaluate", "merge"),
 }

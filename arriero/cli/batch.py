@@ -60,7 +60,7 @@ def batch(
     for name in plain(ReplicaOptions()):
         del chosen[name]
     if (deployment := model.deployment("", DRAIN_SECONDS)) is not None:
-        from arriero.cluster.answering.start import load_replicas
+        from arriero.cluster.serving.deploy import load_replicas
 
         chosen["load"] = partial(load_replicas, deployment)
     chosen["adapter"] = named(chosen["adapter"])

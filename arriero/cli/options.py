@@ -14,7 +14,7 @@ from arriero.engines.registry import CudaGraphs, EngineName, Precision
 from arriero.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from arriero.cluster.answering.scale import Deployment
+    from arriero.cluster.serving.scale import Deployment
 
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Data = Annotated[
@@ -183,7 +183,7 @@ class ReplicaOptions:
             if self.replicas is not None or self.gpus_per_replica is not None:
                 raise UsageError("--replicas and --gpus-per-replica are for a Ray cluster", hint="add --ray local")
             return None
-        from arriero.cluster.answering.scale import Deployment, Scale
+        from arriero.cluster.serving.scale import Deployment, Scale
 
         scale = Scale.of(1 if self.replicas is None else self.replicas, self.gpus_per_replica)
         return Deployment(self.ray, scale, name, drain_seconds)

@@ -25,7 +25,7 @@ from arriero.server.admission import Limits
 from arriero.server.origins import LOCAL, SITE
 
 if TYPE_CHECKING:
-    from arriero.cluster.answering.scale import Deployment
+    from arriero.cluster.serving.scale import Deployment
     from arriero.server.auth import Keys
     from arriero.server.models import Models
 
@@ -266,7 +266,7 @@ def _load(options: ServedOptions, adapters: dict[str, Path], deployment: Deploym
     }
     if deployment is None:
         return load_models(options.model, adapters, options.embedding, how)
-    from arriero.cluster.answering.start import load_replicas
+    from arriero.cluster.serving.deploy import load_replicas
 
     return load_models(options.model, adapters, options.embedding, how, partial(load_replicas, deployment))
 

@@ -83,7 +83,7 @@ def train(
     if how.plan:
         _plan(data, base, options, as_json=as_json)
         return
-    from arriero.cluster.learning.start import train as run
+    from arriero.cluster.training.driver import train as run
 
     chosen = {**plain(base), **plain(options), **plain(cluster)}
     with _Steps() as steps, contextlib.redirect_stdout(sys.stderr):  # where Ray, too, may say what it has lost

@@ -5,6 +5,6 @@ does on several: no scheduler, router, health check or rendezvous of our own.
 
     connect.py    into a cluster and out of it; what its nodes have; Ray's errors as ours
     token.py      without one no cluster is used
-    answering/    engines as replicas
-    learning/     training by several workers
+    serving/      engines as replicas
+    training/     training by several workers
 """

@@ -30,9 +30,9 @@ import psutil
 
 from arriero.chat import Chat
 from arriero.chat import load as load_here
-from arriero.cluster.answering.scale import Deployment, Scale, share
-from arriero.cluster.answering.start import deploy, load
 from arriero.cluster.connect import Cluster, connect
+from arriero.cluster.serving.deploy import deploy, load
+from arriero.cluster.serving.scale import Deployment, Scale, share
 from arriero.engines import Adapter, Engine, Generation
 from arriero.engines.base import Feature
 from arriero.messages import Sampling, TokenLogprob

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from arriero.chat import Chat, load
-from arriero.cluster.answering.scale import Deployment, Scale, Share
-from arriero.cluster.answering.start import check_nodes, deploy, load_replicas
-from arriero.cluster.answering.wire import ModelFiles
 from arriero.cluster.connect import connect
+from arriero.cluster.serving.deploy import check_nodes, deploy, load_replicas
+from arriero.cluster.serving.protocol import ModelFiles
+from arriero.cluster.serving.scale import Deployment, Scale, Share
 from arriero.errors import EngineError, EngineLostError, NotFoundError, UsageError
 from arriero.messages import Sampling
 from tests.cluster.scripted import CRASH, DIE, FAIL, STOP, PacedEngine, expected

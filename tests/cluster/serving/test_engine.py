@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arriero.cluster.answering.replica import chunks
-from arriero.cluster.answering.wire import AdapterFiles, Chunk, Description, Request
+from arriero.cluster.serving.protocol import AdapterFiles, Chunk, Description, Request
+from arriero.cluster.serving.replica import chunks
 from arriero.constraint import Text
 from arriero.engines.base import Feature
 from arriero.errors import ContractError, EngineLostError, NotFoundError, UsageError
@@ -21,7 +21,7 @@ from arriero.messages import Sampling, TokenLogprob
 from tests.cluster.scripted import STOP, PacedEngine, expected
 
 ray = pytest.importorskip("ray")
-from arriero.cluster.answering.engine import RayEngine  # noqa: E402
+from arriero.cluster.serving.engine import RayEngine  # noqa: E402
 
 GREEDY = Sampling(
     temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0

@@ -5,9 +5,9 @@
 
 The process that serves has the only door, the keys, the names, the limits; replicas get prompt ids and give ids.
 
-    start.py      load(): arriero.load, and with `ray` over replicas, once all nodes have what these need
+    deploy.py     load(): arriero.load, and with `ray` over replicas, once all nodes have what these need
     scale.py      how many replicas, and what each takes of a node
     engine.py     RayEngine: submit, cancel, load_adapter over a Serve handle; going on elsewhere after a loss
     replica.py    the deployment around one engine: adapters on first use, health
-    wire.py       what crosses
+    protocol.py   what crosses
 """

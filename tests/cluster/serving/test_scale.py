@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arriero.cluster.answering.scale import Scale, share
+from arriero.cluster.serving.scale import Scale, share
 from arriero.errors import UsageError
 
 NODES = st.lists(st.tuples(st.integers(0, 64).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=5)

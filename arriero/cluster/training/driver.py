@@ -13,9 +13,9 @@ from typing import Any
 from arriero import data, runs, training
 from arriero.cluster import connect as clusters
 from arriero.cluster.connect import Node
-from arriero.cluster.learning.board import Board, Said
-from arriero.cluster.learning.loop import Job, work
-from arriero.cluster.learning.storage import Kept
+from arriero.cluster.training.loop import Job, work
+from arriero.cluster.training.progress import Board, Said
+from arriero.cluster.training.storage import Kept
 from arriero.errors import ArrieroError, InterruptedRun, NotFoundError, UsageError
 from arriero.hardware import cores
 from arriero.prompt.options import taken

@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 
-from arriero.cluster.answering.wire import AdapterFiles, Chunk, Description, Request
+from arriero.cluster.serving.protocol import AdapterFiles, Chunk, Description, Request
 from arriero.engines import Adapter, Engine, Generation
 from arriero.errors import EngineLostError
 

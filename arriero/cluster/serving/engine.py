@@ -23,8 +23,8 @@ from typing import Any
 
 from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrashedError
 
-from arriero.cluster.answering.wire import AdapterFiles, Chunk, Description, Request
 from arriero.cluster.connect import own_errors, unwrapped
+from arriero.cluster.serving.protocol import AdapterFiles, Chunk, Description, Request
 from arriero.constraint import Constraint
 from arriero.engines.base import Adapter, Feature, Generation, check_own, require
 from arriero.engines.task import TaskGeneration

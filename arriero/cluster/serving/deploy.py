@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import arriero
 from arriero import chat
 from arriero.chat import Chat, Loading
-from arriero.cluster.answering.replica import Replica
-from arriero.cluster.answering.scale import Deployment, Scale, Share, share
-from arriero.cluster.answering.wire import AdapterFiles, Description, ModelFiles
 from arriero.cluster.connect import LOCAL, Cluster, connect
+from arriero.cluster.serving.protocol import AdapterFiles, Description, ModelFiles
+from arriero.cluster.serving.replica import Replica
+from arriero.cluster.serving.scale import Deployment, Scale, Share, share
 from arriero.engines import Engine, EngineOptions, load_engine
 from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
@@ -32,7 +32,7 @@ from arriero.prompt import ResolvedModel, resolve
 from arriero.prompt.options import taken
 
 if TYPE_CHECKING:
-    from arriero.cluster.answering.engine import RayEngine
+    from arriero.cluster.serving.engine import RayEngine
 
 MARGIN_SECONDS = 5.0  # a replica outlives the answers that the server lets end
 HEALTH_SECONDS = 2.0  # between questions; Serve replaces a replica after three bad answers
@@ -138,7 +138,7 @@ def deploy(
     """
     from ray import serve
 
-    from arriero.cluster.answering.engine import RayEngine
+    from arriero.cluster.serving.engine import RayEngine
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled")  # the server's port is the only door

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arriero.cluster.learning.board import BoardLog
+from arriero.cluster.training.progress import BoardLog
 from arriero.errors import ArrieroError, InterruptedRun
 from arriero.training import StepReport, train, workers
 from arriero.training.output.directory import LOCK, last_checkpoint

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import arriero
 from arriero.cluster.connect import Node
-from arriero.cluster.learning.start import Wish, _Run, resources_of
-from arriero.cluster.learning.storage import Kept
+from arriero.cluster.training.driver import Wish, _Run, resources_of
+from arriero.cluster.training.storage import Kept
 from arriero.errors import AccessError, ContextLengthError, DataError, NotFoundError, UsageError
 from arriero.training import StepReport
 from arriero.training.output import directory
