@@ -1,7 +1,8 @@
 """Prompt ids -> a stream of token ids. Engines know nothing of text, roles or templates.
 
-    base.py          Engine, Adapter and Generation: what every engine promises
-    task.py          a generation that a coroutine fills (vllm, replicas)
+    base.py          Engine and Adapter: what every engine promises
+    generation.py    a stream of token ids, from an engine to its readers
+    event_loop.py    a generation that a coroutine fills (vllm, replicas)
     registry.py      the engines there are: what each needs, lacks, and how it loads
     select.py        which engine "auto" means here, and why; load_engine
     process/         what engines that compute in a process of their own have in common
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 if TYPE_CHECKING:
-    from arriero.engines.base import Adapter, Engine, Generation
+    from arriero.engines.base import Adapter, Engine
+    from arriero.engines.generation import Generation
     from arriero.engines.registry import EngineOptions
     from arriero.engines.select import Selection, load_engine, select_engine
 
@@ -36,7 +38,7 @@ _HOMES = {
     "Adapter": "base",
     "Engine": "base",
     "EngineOptions": "registry",
-    "Generation": "base",
+    "Generation": "generation",
     "Selection": "select",
     "load_engine": "select",
     "select_engine": "select",

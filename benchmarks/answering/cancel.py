@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from benchmarks.lib.channel import Document
 
 if TYPE_CHECKING:
-    from arriero.engines.base import Engine, Generation
+    from arriero.engines.base import Engine
+    from arriero.engines.generation import Generation
     from arriero.messages import Sampling
 
 SOON = 4  # tokens after which an answer is cancelled "during decode"

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arriero import hub
 from arriero.cuda_graphs import Captured, Timing
-from arriero.engines.base import Generation
+from arriero.engines.generation import Generation
 from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward

@@ -13,7 +13,8 @@ from unittest import mock
 
 from arriero import hub
 from arriero.chat import Chat
-from arriero.engines.base import Adapter, Feature, Generation
+from arriero.engines.base import Adapter, Feature
+from arriero.engines.generation import Generation
 from arriero.engines.sampling import default_sampling
 from arriero.messages import Conversation, Message, Sampling
 from arriero.prompt import resolve

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from arriero.engines.base import Adapter, Feature, Generation, require
+from arriero.engines.base import Adapter, Feature, require
+from arriero.engines.generation import Generation
 from arriero.errors import EngineError, EngineLostError, UsageError
 from arriero.messages import Sampling, TokenLogprob
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
-from arriero.engines.base import Generation
+from arriero.engines.generation import Generation
 from arriero.engines.transformers import cache, graphs, scheduler
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward

@@ -26,8 +26,9 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrash
 from arriero.cluster.connect import own_errors, unwrapped
 from arriero.cluster.serving.protocol import AdapterFiles, Chunk, Description, Request
 from arriero.constraint import Constraint
-from arriero.engines.base import Adapter, Feature, Generation, check_own, require
-from arriero.engines.task import TaskGeneration
+from arriero.engines.base import Adapter, Feature, check_own, require
+from arriero.engines.event_loop import TaskGeneration
+from arriero.engines.generation import Generation
 from arriero.errors import EngineError, EngineLostError
 from arriero.messages import Sampling
 

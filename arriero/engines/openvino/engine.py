@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from arriero.constraint import Constraint, Reasoned
-from arriero.engines.base import Adapter, Feature, Generation, check_own, require
+from arriero.engines.base import Adapter, Feature, check_own, require
+from arriero.engines.generation import Generation
 from arriero.engines.llguidance import check
 from arriero.engines.openvino.adapter import adapter_weights
 from arriero.engines.openvino.cache import VOCABULARY, exported

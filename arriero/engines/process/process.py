@@ -30,7 +30,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import IO, Any, TypeAlias, cast
 
-from arriero.engines.base import Generation
+from arriero.engines.generation import Generation
 from arriero.engines.process.crossing import Top, joined, rebuilt
 from arriero.errors import EngineError, EngineLostError
 from arriero.messages import FinishReason

@@ -18,7 +18,8 @@ from transformers import GenerationConfig
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines.base import Adapter, Feature, Generation, Precision, check_ids, check_own, require
+from arriero.engines.base import Adapter, Feature, Precision, check_ids, check_own, require
+from arriero.engines.generation import Generation
 from arriero.engines.llguidance import Grammars, check
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.engines.transformers.adapters import Adapters

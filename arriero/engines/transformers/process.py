@@ -14,7 +14,8 @@ from typing import get_args
 from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.adapters import stamps
-from arriero.engines.base import Adapter, Feature, Generation, check_ids, check_own, require
+from arriero.engines.base import Adapter, Feature, check_ids, check_own, require
+from arriero.engines.generation import Generation
 from arriero.engines.llguidance import check
 from arriero.engines.process.crossing import fields_of
 from arriero.engines.process.engine import ProcessEngine

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from arriero.engines.base import Adapter, Generation
+from arriero.engines.base import Adapter
+from arriero.engines.generation import Generation
 from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.sampler import SampledToken, Sampler
 from arriero.messages import FinishReason, Sampling

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from transformers.utils import logging as library
 
 from arriero.engines.adapters import stamps
-from arriero.engines.base import Generation
+from arriero.engines.generation import Generation
 from arriero.engines.process import worker as process
 from arriero.engines.process.crossing import described, sampling_of, spread
 from arriero.engines.process.engine import BASE

@@ -27,9 +27,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.adapters import lora_rank
-from arriero.engines.base import Adapter, Feature, Generation, check_own, require
+from arriero.engines.base import Adapter, Feature, check_own, require
+from arriero.engines.event_loop import TaskGeneration
+from arriero.engines.generation import Generation
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions, find
-from arriero.engines.task import TaskGeneration
 from arriero.engines.vllm.requests import parameters, probabilities
 from arriero.engines.vllm.room import described
 from arriero.engines.vllm.start import interrupt, start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from arriero.engines.base import Generation
+from arriero.engines.generation import Generation
 
 
 class TaskGeneration(Generation):
