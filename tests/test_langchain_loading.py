@@ -74,7 +74,7 @@ def test_an_adapter_shares_its_base_models_weights(home, model_dir, trained_adap
     chat.close()
 
 
-def test_a_call_names_an_adapter(home, model_dir, trained_adapter):
+def test_a_call_names_an_adapter(home, model_dir, trained_adapter, tmp_path):
     """Prompt and weights of the adapter, for this call only, in all ways to call."""
     base = ChatArriero(**settings(model_dir))
     plain = base.invoke(PROMPT).text
@@ -85,7 +85,17 @@ def test_a_call_names_an_adapter(home, model_dir, trained_adapter):
     assert "".join(chunk.text for chunk in base.bind(adapter=trained_adapter).stream(PROMPT)) == tuned
     assert base.invoke(PROMPT).text == plain == base.invoke(PROMPT, adapter=None).text
     with pytest.raises(NotFoundError):
-        base.invoke(PROMPT, adapter="runs/none")
+        base.invoke(PROMPT, adapter=tmp_path / "none")
+
+
+def test_an_adapters_name_on_a_hub_is_understood(home, model_dir, trained_adapter):
+    """It was taken for a directory that is not there, by objects and by calls."""
+    name = "modelscope:owner/tuned@v1"
+    shutil.copytree(trained_adapter, home / "hub-adapters" / "modelscope" / "owner" / "tuned@v1")
+    tuned = ChatArriero(**settings(model_dir), adapter=name)
+    assert tuned.chat.adapter_name == "tuned@v1"
+    base = ChatArriero(**settings(model_dir))
+    assert base.invoke(PROMPT, adapter=name).text == tuned.invoke(PROMPT).text != base.invoke(PROMPT).text
 
 
 def test_the_tutorials_class(home, model_dir, trained_adapter):

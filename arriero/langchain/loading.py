@@ -31,7 +31,7 @@ _lock = threading.Lock()  # held while weights load: who wants the same ones wai
 def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineName, prompting: PromptSettings) -> Chat:
     """The Chat of these settings; loaded unless somebody in this process holds it. Raises what `arriero.load` does."""
     model_dir = None if model is None and adapter is not None else hub.resolve(model)  # None: the adapter's own
-    adapter_dir = Path(adapter).expanduser().resolve() if adapter is not None else None
+    adapter_dir = hub.adapter(adapter) if adapter is not None else None
     weights = engine, model_dir, stamp(model_dir)
     key = *weights, adapter_dir, stamp(adapter_dir), json.dumps(prompting, sort_keys=True, default=str)
     with _lock:

@@ -12,6 +12,7 @@ from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.load.serializable import to_json_not_implemented
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
+from arriero import hub
 from arriero.chat import Chat, EngineName, Options, PromptOptions, Reply, Stream
 from arriero.errors import UsageError
 from arriero.langchain.clock import Clock
@@ -229,12 +230,12 @@ class OverChat(BaseModel):
         if self._remote is not None:
             name = self.model if adapter is None else adapter
             return self._remote.with_adapter(None if name is None else str(name))
-        directory = Path(adapter).expanduser().resolve() if adapter is not None else None
-        if directory == (self.chat.adapter.directory if self.chat.adapter is not None else None):
+        adapter_dir = hub.adapter(adapter) if adapter is not None else None
+        if adapter_dir == (self.chat.adapter.directory if self.chat.adapter is not None else None):
             return self.chat
-        if directory not in self._others:
-            self._others[directory] = self.chat.with_adapter(directory)
-        return self._others[directory]
+        if adapter_dir not in self._others:
+            self._others[adapter_dir] = self.chat.with_adapter(adapter_dir)
+        return self._others[adapter_dir]
 
     def _begin(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Stream | RemoteStream, Clock]:
         clock = Clock()
