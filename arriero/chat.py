@@ -10,21 +10,20 @@ import copy
 import functools
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines import Adapter, Engine, EngineOptions, Generation, load_engine
-from arriero.engines.registry import EngineKeywords
+from arriero.engines import Adapter, Engine, Generation, load_engine
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.errors import ContextLengthError, UsageError
+from arriero.loading import Loading as Loading
+from arriero.loading import LoadPlan
 from arriero.messages import Message, Sampling, Tool, ToolChoice
 from arriero.prompt import Ends, OutputSpec, Prompt, PromptSettings, Reasoning, Renderer, resolve
-from arriero.prompt.options import taken
 from arriero.prompt.resolved import ResolvedModel
 from arriero.stream import Reply as Reply
 from arriero.stream import Stream as Stream
@@ -46,12 +45,6 @@ class Options(PromptOptions, total=False):
     """What may be given to `Chat.stream` besides messages and sampling, and to what goes through it."""
 
     logprobs: int | None
-
-
-class Loading(PromptSettings, EngineKeywords, total=False):
-    """What may be given to `load` besides model and adapter."""
-
-    engine: EngineName
 
 
 class Chat:
@@ -92,25 +85,25 @@ class Chat:
         """
         if directory is None and prompting.get("chat_template") is None:
             prompting["chat_template"] = self.renderer.given_template  # a base model has no other
-        found = resolve(self.renderer.tokenizer.name_or_path, directory, **prompting)
-        made = copy.copy(self)
-        made.adapter = self.engine.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None
-        made.renderer = found.renderer
-        made.defaults = default_sampling(found.model_dir, found.adapter_dir)
-        return made
+        resolved = resolve(self.renderer.tokenizer.name_or_path, directory, **prompting)
+        chat = copy.copy(self)
+        chat.adapter = self.engine.load_adapter(resolved.adapter_dir) if resolved.adapter_dir is not None else None
+        chat.renderer = resolved.renderer
+        chat.defaults = default_sampling(resolved.model_dir, resolved.adapter_dir)
+        return chat
 
     def render(self, messages: Messages, **form: Unpack[PromptOptions]) -> list[int]:
         """The exact prompt ids the engine receives for these messages; `stream` says what there is besides."""
-        return self._prompt(messages, _wanted(form), form).ids
+        return self._prompt(messages, _output_spec(form), form).ids
 
-    def _prompt(self, messages: Messages, wanted: OutputSpec, form: PromptOptions) -> Prompt:
+    def _prompt(self, messages: Messages, output: OutputSpec, form: PromptOptions) -> Prompt:
         ends = {name: form.get(name) for name in Ends.__annotations__}
-        return self.renderer.asked(messages, wanted, **cast(Ends, ends))
+        return self.renderer.asked(messages, output, **cast(Ends, ends))
 
     def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.
 
-        Where the last message is an assistant's text, the answer goes on from there, and what comes is what follows.
+        Where the last message is an assistant's text, the answer continues it, and what comes is what follows.
         `continue_final_message` false, or `add_generation_prompt` true, begin a new answer after it; both false add
         nothing at all to the messages. `chat_template_kwargs` are further variables of the chat template, such as
         `enable_thinking`. (The names are those of transformers' apply_chat_template, and of vLLM.)
@@ -129,9 +122,9 @@ class Chat:
         """
         logprobs = options.pop("logprobs", None)
         form: PromptOptions = options
-        wanted = _wanted(form)
-        prompt = self._prompt(messages, wanted, form)
-        return self._start(prompt.ids, sampling, wanted, logprobs, reasoning=prompt.reasoning)
+        output = _output_spec(form)
+        prompt = self._prompt(messages, output, form)
+        return self._start(prompt.ids, sampling, output, logprobs, reasoning=prompt.reasoning)
 
     def stream_ids(
         self,
@@ -141,7 +134,7 @@ class Chat:
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
     ) -> Stream:
-        """Go on from prompt ids as they are, without the chat template; otherwise as `stream`.
+        """Continue prompt ids as they are, without the chat template; otherwise as `stream`.
 
         `prompt_logprobs` asks for the log-probabilities of the prompt too, see `Stream.prompt_logprobs`.
         """
@@ -158,15 +151,8 @@ class Chat:
         self._check(sampling, logprobs)
         if len(prompt_ids) > self.window:
             raise ContextLengthError(len(prompt_ids), 0, self.window)
-        request = partial(
-            self.engine.submit,
-            list(prompt_ids),
-            sampling,
-            max_new_tokens=0,
-            adapter=self.adapter,
-            logprobs=logprobs,
-            prompt_logprobs=True,
-        )
+        submit = partial(self.engine.submit, list(prompt_ids), sampling, adapter=self.adapter)
+        request = partial(submit, max_new_tokens=0, logprobs=logprobs, prompt_logprobs=True)
         return Stream(self._submit(len(prompt_ids), request), self.renderer, (), OutputSpec())
 
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
@@ -176,15 +162,15 @@ class Chat:
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise UsageError for what is no token of this model."""
-        known = len(self.renderer.tokenizer)
-        if not all(type(token) is int and 0 <= token < known for token in ids):
-            raise UsageError(f"token ids go from 0 to {known - 1} here, got {reprlib.repr(list(ids))}")
+        vocabulary = len(self.renderer.tokenizer)
+        if not all(type(token) is int and 0 <= token < vocabulary for token in ids):
+            raise UsageError(f"token ids go from 0 to {vocabulary - 1} here, got {reprlib.repr(list(ids))}")
 
     def _start(
         self,
         prompt_ids: list[int],
         sampling: Sampling | None,
-        wanted: OutputSpec,
+        output: OutputSpec,
         logprobs: int | None,
         *,
         reasoning: Reasoning | None = None,
@@ -192,25 +178,17 @@ class Chat:
     ) -> Stream:
         chosen = (sampling or Sampling()).over(self.defaults)
         self._check(chosen, logprobs)
-        constraint = self._constraint(wanted, reasoning, chosen.max_reasoning_tokens)
+        constraint = self._constraint(output, reasoning, chosen.max_reasoning_tokens)
         limit = self._limit(len(prompt_ids), chosen.max_new_tokens)
-        request = partial(
-            self.engine.submit,
-            prompt_ids,
-            chosen,
-            max_new_tokens=limit,
-            adapter=self.adapter,
-            constraint=constraint,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-        )
-        stream = Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, wanted, reasoning)
+        submit = partial(self.engine.submit, prompt_ids, chosen, adapter=self.adapter, constraint=constraint)
+        request = partial(submit, max_new_tokens=limit, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        stream = Stream(self._submit(len(prompt_ids), request), self.renderer, chosen.stop, output, reasoning)
         stream.clamped = limit if limit < (chosen.max_new_tokens or 0) else None
         return stream
 
-    def _constraint(self, wanted: OutputSpec, reasoning: Reasoning | None, limit: int | None) -> Constraint | None:
+    def _constraint(self, output: OutputSpec, reasoning: Reasoning | None, limit: int | None) -> Constraint | None:
         """What the engine is held to. One that cannot begin after reasoning holds from the start, if it is free."""
-        answer = wanted.constraint(self.renderer.tool_call_format if wanted.tools else None)
+        answer = output.constraint(self.renderer.tool_call_format if output.tools else None)
         needed = reasoning is not None and (limit is not None or reasoning.begins == "opened")
         if reasoning is None or not (needed or "constraint_after_reasoning" in self.engine.features):
             return answer
@@ -249,10 +227,10 @@ class Chat:
         self.engine.close()
 
     def _check(self, sampling: Sampling, logprobs: int | None) -> None:
-        known = len(self.renderer.tokenizer)
-        if unknown := [token for token, _ in sampling.logit_bias if token >= known]:
+        vocabulary = len(self.renderer.tokenizer)
+        if unknown := [token for token, _ in sampling.logit_bias if token >= vocabulary]:
             raise UsageError(
-                f"logit_bias names the token ids {unknown}, but the model's vocabulary ends at {known - 1}"
+                f"logit_bias names the token ids {unknown}, but the model's vocabulary ends at {vocabulary - 1}"
             )
         if logprobs is not None and (type(logprobs) is not int or not 0 <= logprobs <= MAX_ALTERNATIVES):
             raise UsageError(f"logprobs must be a whole number from 0 to {MAX_ALTERNATIVES}, got {logprobs!r}")
@@ -265,8 +243,8 @@ class Chat:
         return room if asked is None else min(asked, room)
 
 
-def _wanted(form: PromptOptions) -> OutputSpec:
-    """What is wanted of the answer; raises TypeError for an unknown option, as for any unknown keyword."""
+def _output_spec(form: PromptOptions) -> OutputSpec:
+    """What the answer must be; raises TypeError for an unknown option, as for any unknown keyword."""
     if unknown := sorted(form.keys() - PromptOptions.__annotations__.keys()):
         raise TypeError(f"unexpected options: {', '.join(unknown)}")
     tools, choice, schema = form.get("tools", ()), form.get("tool_choice", "auto"), form.get("schema")
@@ -290,27 +268,22 @@ def load(
     with `Chat.with_adapter`: the engine is chosen, and started, so that it can do them too. Raises ContractError when
     the adapter belongs to another model or prompt.
     """
-    rest: dict[str, Any] = dict(settings)
-    prompting = taken(rest)
-    engine = rest.pop("engine", "auto")
-    options = EngineOptions(**rest)  # before anything is read, so that unknown keywords are told at once
-    found = resolve(model, adapter, **prompting)
-    if found.adapter_dir is not None:
-        options = replace(options, room_for=[found.adapter_dir, *options.room_for])
-    return over(load_engine(found.model_dir, found.renderer.stop_token_ids, engine, options), found)
+    plan = LoadPlan.of(model, adapter, settings)
+    engine = load_engine(plan.resolved.model_dir, plan.resolved.renderer.stop_token_ids, plan.engine, plan.options)
+    return over(engine, plan.resolved)
 
 
-def over(loaded: Engine, found: ResolvedModel) -> Chat:
-    """A Chat over an engine that has the model, which is closed where the adapter cannot be loaded."""
+def over(engine: Engine, resolved: ResolvedModel) -> Chat:
+    """A Chat over an engine that has the model; the engine is closed where the adapter cannot be loaded."""
     try:
         return Chat(
-            loaded,
-            found.renderer,
-            model=hub.name_of(found.model_dir),
-            adapter=loaded.load_adapter(found.adapter_dir) if found.adapter_dir is not None else None,
-            window=hub.window(found.model_dir),
-            defaults=default_sampling(found.model_dir, found.adapter_dir),
+            engine,
+            resolved.renderer,
+            model=hub.name_of(resolved.model_dir),
+            adapter=engine.load_adapter(resolved.adapter_dir) if resolved.adapter_dir is not None else None,
+            window=hub.window(resolved.model_dir),
+            defaults=default_sampling(resolved.model_dir, resolved.adapter_dir),
         )
     except BaseException:
-        loaded.close()
+        engine.close()
         raise

@@ -13,14 +13,13 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import arriero
 from arriero import chat
-from arriero.chat import Chat, Loading
+from arriero.chat import Chat
 from arriero.cluster.connect import LOCAL, Cluster, connect
 from arriero.cluster.serving.protocol import AdapterFiles, Description, ModelFiles
 from arriero.cluster.serving.replica import Replica
@@ -28,8 +27,7 @@ from arriero.cluster.serving.scale import Deployment, Scale, Share, share
 from arriero.engines import Engine, EngineOptions, load_engine
 from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
-from arriero.prompt import ResolvedModel, resolve
-from arriero.prompt.options import taken
+from arriero.loading import Loading, LoadPlan
 
 if TYPE_CHECKING:
     from arriero.cluster.serving.engine import RayEngine
@@ -78,31 +76,24 @@ def load_replicas(
     Raises what `connect` raises; UsageError where the cluster has no room for them, NotFoundError and ContractError
     where a node lacks the model or an adapter or has another one, EngineError where a replica cannot load the model.
     """
-    rest: dict[str, Any] = {**settings, "process": False}  # a replica is a process of its own
-    found = resolve(model, adapter, **taken(rest))
-    engine_name = rest.pop("engine", "auto")
-    options = EngineOptions(**rest)
-    if found.adapter_dir is not None:
-        options = replace(options, room_for=[found.adapter_dir, *options.room_for])
+    plan = LoadPlan.of(model, adapter, {**settings, "process": False})  # a replica is a process of its own
     most = deployment.scale.most
     cluster = connect(deployment.address, cpus=max(most, os.cpu_count() or 1) if deployment.address == LOCAL else None)
     try:
-        engine = _start(cluster, deployment, found, engine_name, options)
+        engine = _start(cluster, deployment, plan)
     except BaseException:
         cluster.close()
         raise
     engine.when_closed(cluster.close)
-    return chat.over(engine, found)
+    return chat.over(engine, plan.resolved)
 
 
-def _start(
-    cluster: Cluster, deployment: Deployment, found: ResolvedModel, engine: EngineName, options: EngineOptions
-) -> RayEngine:
+def _start(cluster: Cluster, deployment: Deployment, plan: LoadPlan) -> RayEngine:
     size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
-    model = ModelFiles.of(found.model_dir)
-    check_nodes(cluster, size, [model, *map(AdapterFiles.of, options.room_for)])
-    stops = found.renderer.stop_token_ids
-    make = partial(load_here, model, stops, engine, options)
+    model = ModelFiles.of(plan.resolved.model_dir)
+    check_nodes(cluster, size, [model, *map(AdapterFiles.of, plan.options.room_for)])
+    stops = plan.resolved.renderer.stop_token_ids
+    make = partial(load_here, model, stops, plan.engine, plan.options)
     return deploy(cluster, deployment, size, make, stops)
 
 
