@@ -147,6 +147,29 @@ class Generation:
             wake()
 
 
+class EngineGeneration(Generation):
+    """A generation in flight. It holds its engine, which would end when nobody else holds it, and lets go at the end.
+
+    `on_cancel` tells whoever computes; destructors may call `cancel`, so it must lock nothing and wait for nobody.
+    """
+
+    def __init__(self, prompt_tokens: int, engine: object) -> None:
+        super().__init__(prompt_tokens)
+        self._engine: object = engine
+        self.on_cancel: Callable[[], None] | None = None  # None where the engine looks at `cancelled` by itself
+
+    def cancel(self) -> None:
+        """See `Generation.cancel`; it may reach the engine also during prefill."""
+        if not self.cancelled:
+            super().cancel()
+            if (on_cancel := self.on_cancel) is not None:  # it may end meanwhile
+                on_cancel()
+
+    def _end(self) -> None:
+        super()._end()
+        self._engine = self.on_cancel = None
+
+
 class _Bell:
     """Sets events on one loop from other threads, all that come before the loop gets to it in one go.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from arriero import hub
 from arriero.engines.adapters import AdapterLimits
-from arriero.errors import UsageError
+from arriero.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from arriero.engines.base import Engine
@@ -62,7 +62,8 @@ class Entry:
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
     where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others,
-    `cuda_graphs` whether it can be told to capture decode steps or not to.
+    `cuda_graphs` whether it can be told to capture decode steps or not to. `otherwise` is what to do about what it
+    lacks.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Entry:
     adapter_limits: AdapterLimits | None = None
     deterministic: bool = True
     cuda_graphs: bool = False
+    otherwise: str = "use --engine transformers"
 
     @property
     def missing(self) -> str:
@@ -86,6 +88,11 @@ class Entry:
     def adapter_lacks(self, adapter_dir: Path) -> str | None:
         """What an adapter needs that the engine would get wrong; None when there is nothing."""
         return self.adapter_limits.lacks(adapter_dir) if self.adapter_limits is not None else None
+
+    def check_adapter(self, adapter_dir: Path) -> None:
+        """Raise EngineError where an adapter needs what the engine would get wrong."""
+        if (lacking := self.adapter_lacks(adapter_dir)) is not None:
+            raise EngineError(f"the {self.name} engine does not do {lacking}", hint=self.otherwise)
 
     def lacks(self, model_dir: Path | None, options: EngineOptions) -> str | None:
         """The first thing that a model, its adapters or the options need and this engine lacks; None: nothing."""
@@ -130,7 +137,9 @@ ENTRIES = (
         process_home="arriero.engines.transformers.process:TransformersProcess",
         packages=("torch", "transformers"),
         install="pip install arriero",
+        adapter_limits=AdapterLimits(("layer_replication", "alora_invocation_tokens"), kinds=None),
         cuda_graphs=True,
+        otherwise="merge the adapter into the model, or train it without",
     ),
     Entry(
         name="openvino",

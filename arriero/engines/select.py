@@ -38,23 +38,24 @@ def select_engine(
     an adapter or an option wrong.
     """
     if engine != "auto":
-        return _asked_for(find(engine), model_dir, options)
+        return _checked(find(engine), model_dir, options)
     device = "cuda" if gpus() else "cpu"
     where = f"a CUDA device is there, {gpus()[0]}" if gpus() else "no GPU here"
     quick = next(entry for entry in ENTRIES if entry.device == device)
     if quick.missing:
-        return Selection(REFERENCE, f"{where}; {quick.name} {quick.merit}, but {quick.missing}: {quick.install}")
+        why = f"{where}; {quick.name} {quick.merit}, but {quick.missing}: {quick.install}"
+        return _checked(REFERENCE, model_dir, options, why)
     if (reason := quick.lacks(model_dir, options)) is not None:
-        return Selection(REFERENCE, f"{where}, and {quick.name} does not do this: {reason}")
+        return _checked(REFERENCE, model_dir, options, f"{where}, and {quick.name} does not do this: {reason}")
     return Selection(quick, f"{where}, and {quick.name} {quick.merit}")
 
 
-def _asked_for(entry: Entry, model_dir: Path | None, options: EngineOptions) -> Selection:
+def _checked(entry: Entry, model_dir: Path | None, options: EngineOptions, why: str = "asked for") -> Selection:
     if entry.missing:
         raise UsageError(f"the {entry.name} engine is not installed: {entry.missing}", hint=entry.install)
     if (reason := entry.lacks(model_dir, options)) is not None:
-        raise EngineError(f"the {entry.name} engine does not do this: {reason}", hint="use --engine transformers")
-    return Selection(entry, "asked for")
+        raise EngineError(f"the {entry.name} engine does not do this: {reason}", hint=entry.otherwise)
+    return Selection(entry, why)
 
 
 def usable() -> dict[str, str | None]:

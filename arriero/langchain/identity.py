@@ -8,16 +8,19 @@ from typing import Any
 
 from arriero import hub
 from arriero.chat import Chat
+from arriero.engines.adapters import stamps
 
-Stamp = tuple[tuple[str, int, int], ...]
+Contents = tuple[tuple[str, int, int], ...]
 
 
-def stamp(directory: Path | None) -> Stamp:
-    """What tells a directory's files from later ones of the same names: sizes and times of change."""
-    if directory is None or not directory.is_dir():
+def contents(directory: Path | None) -> Contents:
+    """What tells a directory's files from later ones of the same names: sizes and times of change.
+
+    Without the inodes, which a copy or another mount changes: caches outlive both.
+    """
+    if directory is None:
         return ()
-    files = [(file.name, file.stat()) for file in sorted(directory.iterdir()) if file.is_file()]
-    return tuple((name, found.st_size, found.st_mtime_ns) for name, found in files)
+    return tuple((name, size, time) for name, (_, size, time) in stamps(directory, "*").items())
 
 
 def identity(chat: Chat) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def identity(chat: Chat) -> dict[str, Any]:
     return {
         "model": chat.model,
         "adapter": None if adapter_dir is None else str(adapter_dir),
-        "files": hashlib.sha256(repr((stamp(model_dir), stamp(adapter_dir))).encode()).hexdigest(),
+        "files": hashlib.sha256(repr((contents(model_dir), contents(adapter_dir))).encode()).hexdigest(),
         "system": own.system,
         "template": dict(own.variables),
         "chat_template": own.template_sha256,

@@ -19,7 +19,7 @@ from typing import Any
 from arriero import hub
 from arriero.chat import Chat, EngineName, load
 from arriero.errors import EngineError
-from arriero.langchain.identity import stamp
+from arriero.langchain.identity import contents
 from arriero.prompt import PromptSettings
 
 Key = tuple[Any, ...]
@@ -32,8 +32,8 @@ def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineN
     """The Chat of these settings; loaded unless somebody in this process holds it. Raises what `arriero.load` does."""
     model_dir = None if model is None and adapter is not None else hub.resolve(model)  # None: the adapter's own
     adapter_dir = hub.adapter(adapter) if adapter is not None else None
-    weights = engine, model_dir, stamp(model_dir)
-    key = *weights, adapter_dir, stamp(adapter_dir), json.dumps(prompting, sort_keys=True, default=str)
+    weights = engine, model_dir, contents(model_dir)
+    key = *weights, adapter_dir, contents(adapter_dir), json.dumps(prompting, sort_keys=True, default=str)
     with _lock:
         chat = _chats.get(key)
         if chat is None or not chat.engine.alive:

@@ -119,11 +119,15 @@ def test_a_request_the_pipeline_refuses_fails_alone(engine):
 
 
 def test_cancelling_ends_the_stream(engine):
-    generation = engine.submit(PROMPT, GREEDY, max_new_tokens=200)
-    stream = iter(generation)
-    next(stream)
-    generation.cancel()
-    list(stream)
+    """On a busy machine the reader may get its turn only after the whole answer."""
+    for _ in range(20):
+        generation = engine.submit(PROMPT, GREEDY, max_new_tokens=200)
+        stream = iter(generation)
+        next(stream)
+        generation.cancel()
+        list(stream)
+        if generation.finish_reason != "length":
+            break
     assert generation.finish_reason in ("cancelled", "stop")
     assert ids(engine, GREEDY, 3), "the engine goes on"
 

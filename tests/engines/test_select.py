@@ -165,8 +165,9 @@ def test_a_sliding_window_is_not_answered_as_if_it_were_none(model_dir, tmp_path
         ("openvino vllm", {"use_dora": True}),
         ("openvino vllm", {"modules_to_save": ["lm_head"]}),
         ("openvino vllm", {"peft_type": "IA3"}),
-        ("openvino vllm", {"bias": "all"}),
-        ("openvino vllm", {"init_lora_weights": "pissa"}),
+        ("openvino vllm transformers auto", {"bias": "all"}),
+        ("openvino vllm transformers auto", {"init_lora_weights": "pissa"}),
+        ("openvino vllm transformers auto", {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 8}),
         ("openvino", {"rank_pattern": {"q_proj": 2}}),
         ("openvino vllm", {"trainable_token_indices": [7]}),
         ("vllm", {"r": 1024}),
@@ -176,6 +177,9 @@ def test_what_an_adapter_needs_is_refused_by_name(model_dir, install, adapter, e
     install("vllm")
     path = adapter(**change)
     name = "rank 1024" if "r" in change else next(iter(change))
+    if "auto" in engines:  # the reference engine would have loaded the model first
+        with pytest.raises(EngineError, match=f"transformers engine does not do this: {name}.*{path}"):
+            select_engine("auto", model_dir, EngineOptions(room_for=[path]))
     for engine in ("openvino", "vllm", "transformers"):
         if engine in engines:
             with pytest.raises(EngineError, match=f"{engine} engine does not do this: {name}.*{path}"):

@@ -12,12 +12,12 @@ on what is computed beside it, as with any engine that batches.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from arriero.cluster.connect import own_errors, unwrapped
 from arriero.cluster.serving.protocol import AdapterFiles, Chunk, Description, Request
 from arriero.constraint import Constraint
 from arriero.engines.base import Adapter, Feature, check_own, require
-from arriero.engines.event_loop import TaskGeneration
+from arriero.engines.event_loop import EventLoopThread, TaskGeneration
 from arriero.engines.generation import Generation
 from arriero.errors import EngineError, EngineLostError
 from arriero.messages import Sampling
@@ -43,13 +43,6 @@ class LoadedAdapter(Adapter):
     def __init__(self, files: AdapterFiles) -> None:
         super().__init__(Path(files.directory))
         self.files = files
-
-
-class _Answer(TaskGeneration):
-    @property
-    def ids(self) -> list[int]:
-        """Those that have come."""
-        return self._ids
 
 
 class RayEngine:
@@ -77,12 +70,9 @@ class RayEngine:
         self.features: frozenset[Feature] = said.features
         self.description = f"{said.description}, in replicas on Ray"
         self._adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()  # over `_closed`
         self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ray-engine", daemon=True)
-        self._thread.start()
+        self._thread = EventLoopThread("ray-engine")
         atexit.register(self.close)  # on a cluster of others, replicas outlive the process that had them started
 
     @property
@@ -113,10 +103,10 @@ class RayEngine:
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
-        generation = _Answer(len(prompt_ids), self._loop)
+        generation = TaskGeneration(len(prompt_ids), self._thread.loop)
         with self._lock:
             self._check_open()
-            self._loop.call_soon_threadsafe(self._begin, generation, request)
+            self._thread.spawn(partial(self._generate, generation, request), generation)
         return generation
 
     def load_adapter(self, directory: Path) -> Adapter:
@@ -140,10 +130,7 @@ class RayEngine:
             already, self._closed = self._closed, True
         if not already:
             atexit.unregister(self.close)
-            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._thread.close()
             for handle in (self._handle, self._streams):
                 handle.shutdown()  # else its router goes on telling Serve how many requests there are, for ever
             for end in self._finally:
@@ -155,19 +142,7 @@ class RayEngine:
 
     # What follows runs on the loop.
 
-    async def _cancel_all(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _begin(self, generation: _Answer, request: Request) -> None:
-        task = self._loop.create_task(self._answer(generation, request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        generation.fill(task)
-
-    async def _answer(self, generation: _Answer, request: Request) -> None:
+    async def _generate(self, generation: TaskGeneration, request: Request) -> None:
         try:
             for _ in range(TRIES):
                 try:
@@ -180,7 +155,7 @@ class RayEngine:
         except Exception as error:  # the loop must outlive any one request
             generation.fail(unwrapped(error) if isinstance(error, RayError) else error)
 
-    async def _ask(self, generation: _Answer, request: Request) -> None:
+    async def _ask(self, generation: TaskGeneration, request: Request) -> None:
         """Have one replica answer, as far as it gets."""
         chunks = self._streams.answer.remote(request)
         try:
@@ -191,7 +166,7 @@ class RayEngine:
         finally:
             chunks.cancel()  # does nothing where it has ended
 
-    def _over(self, generation: _Answer, request: Request) -> bool:
+    def _over(self, generation: TaskGeneration, request: Request) -> bool:
         """Whether the answer is complete; raises EngineLostError where it is not, and the rest cannot be asked for.
 
         A replica may be lost between an answer's last id and the word that it was the last.

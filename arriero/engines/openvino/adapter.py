@@ -75,8 +75,7 @@ def adapter_scale(adapter_dir: Path) -> float:
 
     OpenVINO does not read adapter_config.json, so what it would not do is refused here by name.
     """
-    if (lacking := find("openvino").adapter_lacks(adapter_dir)) is not None:
-        raise EngineError(f"the openvino engine does not do {lacking}", hint="use --engine transformers")
+    find("openvino").check_adapter(adapter_dir)
     config = hub.read_json(adapter_dir / "adapter_config.json")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):

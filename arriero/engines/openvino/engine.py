@@ -106,7 +106,8 @@ class OpenVINOEngine(ProcessEngine):
     def load_adapter(self, directory: Path) -> Adapter:
         """See `Engine.load_adapter`. Returns once the adapter's pipeline is built."""
         check_fit(directory, self._model_dir)
-        return self._open(directory, adapter_weights(directory, self._exported))
+        adapter, _ = self._open(directory, adapter_weights(directory, self._exported))
+        return adapter
 
     def _config(self, sampling: Sampling, max_new_tokens: int) -> dict[str, Any]:
         """What is set of a GenerationConfig."""

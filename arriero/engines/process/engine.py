@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from arriero.engines.base import Adapter
-from arriero.engines.process.process import About, Answer, Process
+from arriero.engines.generation import EngineGeneration
+from arriero.engines.process.process import About, Process
 from arriero.errors import EngineError
 
 BASE = 0  # the key of the base model
@@ -80,23 +81,22 @@ class ProcessEngine:
         process.send("open", key=BASE, adapter=None, now=False)
         return {}
 
-    def _put(self, adapter: Adapter | None, **request: Any) -> Answer:
+    def _put(self, adapter: Adapter | None, **request: Any) -> EngineGeneration:
         """Begin a request; `ids` are its prompt's, and the rest is as the worker's `put` wants it."""
-        answer = Answer(len(request["ids"]), self)
+        generation = EngineGeneration(len(request["ids"]), self)
         key = adapter.key if isinstance(adapter, LoadedAdapter) else BASE
         with self._lock:
-            self._alive().put(answer, key=key, **request)
-        return answer
+            self._alive().put(generation, key=key, **request)
+        return generation
 
-    def _open(self, directory: Path, weights: Sequence[Any]) -> Adapter:
-        """Load an adapter; returns once that is done."""
+    def _open(self, directory: Path, weights: Sequence[Any]) -> tuple[Adapter, About]:
+        """Load an adapter; returns once that is done, with what the worker says of it."""
         adapter = LoadedAdapter(directory, next(self._keys), weights)
         weakref.finalize(adapter, self._link.retire, adapter.key).atexit = False
         with self._lock:
             opened = self._alive().open(adapter.key, weights)
             self._adapters.add(adapter)  # from here on a worker that is started anew gets it
-        opened.result()
-        return adapter
+        return adapter, opened.result()
 
     def _start(self) -> Process:
         """A worker that ends with this engine, at the latest."""

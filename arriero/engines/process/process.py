@@ -10,7 +10,7 @@ Nothing here waits for the worker but `close` and whoever asks for an answer: a 
 Where the worker dies, all that it had to do fails at once.
 
 Finalizers run on any thread, these two included, and in the middle of anything: what they call (`send`, `kill`,
-`Answer.cancel`) takes no lock and waits for nobody.
+`EngineGeneration.cancel`) takes no lock and waits for nobody.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import functools
 import json
 import logging
 import signal
@@ -30,7 +31,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import IO, Any, TypeAlias, cast
 
-from arriero.engines.generation import Generation
+from arriero.engines.generation import EngineGeneration
 from arriero.engines.process.crossing import Top, joined, rebuilt
 from arriero.errors import EngineError, EngineLostError
 from arriero.messages import FinishReason
@@ -50,23 +51,6 @@ serve(channel, {module!r}, {level})
 """
 
 
-class Answer(Generation):
-    """A generation that a worker fills. It holds the engine, which would otherwise end when nobody else does."""
-
-    def __init__(self, prompt_tokens: int, engine: object) -> None:
-        super().__init__(prompt_tokens)
-        self.engine = engine
-        self.process: Process | None = None
-        self.number = -1
-
-    def cancel(self) -> None:
-        """Reaches the worker after its current step, also while the prompt is read. Locks nothing, for destructors."""
-        if not self.cancelled:
-            super().cancel()
-            if self.process is not None and self.finish_reason is None:
-                self.process.send("cancel", number=self.number)
-
-
 class Process:
     """A worker that has been started: the class `Worker` of `module`. `called` is what people know it as.
 
@@ -84,7 +68,7 @@ class Process:
         self.pid = self._process.pid
         self._outbox: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._lock = threading.Lock()  # over the next three, between who adds and who clears
-        self._answers: dict[int, Answer] = {}
+        self._generations: dict[int, EngineGeneration] = {}
         self._opening: dict[int, Future[About]] = {}
         self._code: int | None = None  # what it ended with
         self._numbers = 0
@@ -115,16 +99,16 @@ class Process:
                 self.send("open", key=key, adapter=adapter, now=True)
         return opened
 
-    def put(self, answer: Answer, **request: Any) -> None:
-        """Begin a request; `answer` is filled, or fails if the worker is dead."""
+    def put(self, generation: EngineGeneration, **request: Any) -> None:
+        """Begin a request; `generation` is filled, or fails if the worker is dead."""
         with self._lock:
             if self.dead:
-                answer.fail(self._death())
+                generation.fail(self._death())
                 return
             self._numbers += 1
-            answer.process, answer.number = self, self._numbers
-            self._answers[answer.number] = answer
-            self.send("put", number=answer.number, **request)
+            generation.on_cancel = functools.partial(self.send, "cancel", number=self._numbers)
+            self._generations[self._numbers] = generation
+            self.send("put", number=self._numbers, **request)
 
     def kill(self) -> None:
         """End the process, which has nothing to save; what it was doing will be cancelled. Does not wait for that."""
@@ -155,16 +139,16 @@ class Process:
     def _on_ids(
         self, number: int, ids: Sequence[int], logprobs: Sequence[float] = (), tops: Sequence[Top] = ()
     ) -> None:
-        self._answers[number].push(ids, joined(ids, logprobs, tops))
+        self._generations[number].push(ids, joined(ids, logprobs, tops))
 
     def _on_prompt(self, number: int, ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top]) -> None:
-        self._answers[number].prompt_logprobs += joined(ids, logprobs, tops)
+        self._generations[number].prompt_logprobs += joined(ids, logprobs, tops)
 
     def _on_end(self, number: int, reason: FinishReason) -> None:
-        self._answers.pop(number).finish(reason)
+        self._generations.pop(number).finish(reason)
 
     def _on_fail(self, number: int, kind: str, fields: About) -> None:
-        self._answers.pop(number).fail(rebuilt(kind, fields))
+        self._generations.pop(number).fail(rebuilt(kind, fields))
 
     def _on_open(self, key: int, about: About | None = None) -> None:
         self._opening.pop(key).set_result(about or {})
@@ -190,18 +174,18 @@ class Process:
         self._writer.join()
         with self._lock:
             self._code = code
-            answers, opening = list(self._answers.values()), list(self._opening.values())
-            self._answers.clear()
+            generations, opening = list(self._generations.values()), list(self._opening.values())
+            self._generations.clear()
             self._opening.clear()
         if not self._closed:
-            log.warning("%s, and with it %d answers; the next request starts it again", self._death(), len(answers))
+            log.warning("%s, and with it %d answers; the next request starts it again", self._death(), len(generations))
         for opened in opening:
             opened.set_exception(self._death())
-        for answer in answers:
+        for generation in generations:
             if self._closed:
-                answer.finish("cancelled")
+                generation.finish("cancelled")
             else:
-                answer.fail(self._death())
+                generation.fail(self._death())
 
     def _death(self) -> EngineError:
         code = self._code or 0

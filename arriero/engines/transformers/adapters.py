@@ -1,7 +1,7 @@
 """PEFT adapters on one model: unmerged, any number of them, one in force at a time.
 
 Every loaded directory gets a name of its own inside PEFT, so two of them are never taken for each other. Nothing here
-may touch the base model's own weights: what would is refused by name.
+may touch the base model's own weights: what would is refused by name, see the engine's entry in registry.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero import hub
-from arriero.engines.adapters import HARMLESS_STARTS
-from arriero.errors import EngineError
+from arriero.engines.registry import find
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -38,16 +37,21 @@ class Adapters:
         """Those that are loaded."""
         return list(self._peft.peft_config) if self._peft is not None else []
 
+    @property
+    def vocabulary(self) -> int:
+        """How many ids the model takes, those that adapters have brought included."""
+        return int(self._model.get_input_embeddings().weight.shape[0])
+
     def load(self, directory: Path) -> str:
         """Load an adapter; returns the name that `use` and `delete` want.
 
         Raises EngineError for a kind that cannot be unmerged exactly, NotFoundError or ArrieroError where the
         directory cannot be loaded; the others are as before then.
         """
-        refuse(directory)
+        find("transformers").check_adapter(directory)
         name = f"a{next(self._numbers)}"
         self.use(None)
-        grows = hub.adapter_rows(directory) > self._model.get_input_embeddings().weight.shape[0]
+        before = self.vocabulary
         try:
             self._peft = hub.load_adapter(self._peft or self._model, directory, name)
         except BaseException:
@@ -55,7 +59,7 @@ class Adapters:
             raise
         self._peft.eval()
         self._peft.base_model.disable_adapter_layers()
-        if grows:
+        if self.vocabulary > before:
             self._on_growth()
         return name
 
@@ -108,22 +112,3 @@ class Adapters:
         if hasattr(self._model, "peft_config"):
             del self._model.peft_config
         self._peft = None
-
-
-def refuse(directory: Path) -> None:
-    """Raise EngineError, with the name of the setting, for an adapter that the base model would not survive."""
-    config = hub.read_json(directory / "adapter_config.json")
-    start = config.get("init_lora_weights", True)
-    unwanted = {
-        "peft_type": config.get("peft_type") if "num_virtual_tokens" in config else None,  # it lengthens the prompt
-        "bias": config.get("bias") if config.get("bias") not in (None, "none") else None,
-        "init_lora_weights": start if isinstance(start, str) and start.lower() not in HARMLESS_STARTS else None,
-        "layer_replication": config.get("layer_replication"),
-        "alora_invocation_tokens": config.get("alora_invocation_tokens"),
-    }
-    for setting, value in unwanted.items():
-        if value:
-            raise EngineError(
-                f"the adapter {directory} has {setting}={value!r}, which cannot be served beside the base model",
-                hint="merge it into the model, or train it without",
-            )

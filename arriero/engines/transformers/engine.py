@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.base import Adapter, Feature, Precision, check_ids, check_own, require
-from arriero.engines.generation import Generation
+from arriero.engines.generation import EngineGeneration, Generation
 from arriero.engines.llguidance import Grammars, check
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
 from arriero.engines.transformers.adapters import Adapters
@@ -46,18 +46,6 @@ class LoadedAdapter(Adapter):
         self.name = name
 
 
-class Answer(Generation):
-    """A generation in flight. It holds the engine, which would otherwise end when nobody else does."""
-
-    def __init__(self, prompt_tokens: int, engine: TransformersEngine) -> None:
-        super().__init__(prompt_tokens)
-        self._engine: TransformersEngine | None = engine
-
-    def _end(self) -> None:
-        super()._end()
-        self._engine = None
-
-
 class TransformersEngine:
     """Implements `engines.base.Engine`, with every feature.
 
@@ -72,7 +60,7 @@ class TransformersEngine:
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
         loaded = load(model_dir, stop_token_ids, options)
-        self._vocabulary, self.description = loaded.vocabulary, loaded.description
+        self._vocabulary, self.description = loaded.adapters.vocabulary, loaded.description
         self._handles: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._thread = EngineThread(loaded.scheduler, loaded.adapters)
         weakref.finalize(self, self._thread.end).atexit = False
@@ -98,7 +86,7 @@ class TransformersEngine:
         check_own(adapter, self._handles)
         grammar = check(constraint) if constraint is not None else None
         check_ids(prompt_ids, sampling, self._vocabulary)
-        request = Request(Answer(len(prompt_ids), self), list(prompt_ids), sampling, max_new_tokens)
+        request = Request(EngineGeneration(len(prompt_ids), self), list(prompt_ids), sampling, max_new_tokens)
         request.grammar, request.alternatives, request.holds = grammar, logprobs, adapter
         request.scores = prompt_logprobs
         request.adapter = adapter.name if isinstance(adapter, LoadedAdapter) else None
@@ -109,8 +97,8 @@ class TransformersEngine:
     def load_adapter(self, directory: Path) -> Adapter:
         """See `Engine.load_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
         thread = self._thread
-        adapter = LoadedAdapter(directory, thread.ask(lambda: thread.adapters.load(directory)))
-        self._vocabulary = max(self._vocabulary, hub.adapter_rows(directory))
+        name, self._vocabulary = thread.ask(lambda: (thread.adapters.load(directory), thread.adapters.vocabulary))
+        adapter = LoadedAdapter(directory, name)
         weakref.finalize(adapter, thread.free, adapter.name).atexit = False
         self._handles.add(adapter)
         return adapter
@@ -121,11 +109,10 @@ class TransformersEngine:
 
 
 class Loaded(NamedTuple):
-    """A model with what computes on it, for one thread; `vocabulary` is the number of ids that it takes."""
+    """A model with what computes on it, for one thread."""
 
     scheduler: Scheduler
     adapters: Adapters
-    vocabulary: int
     description: str
 
 
@@ -139,8 +126,7 @@ def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions)
     reason = "an adapter has brought more embeddings, which lie in another place"
     adapters = Adapters(model, partial(graphs.release, reason)) if graphs is not None else Adapters(model)
     scheduler = Scheduler(forward, adapters, grammars, stop_token_ids, graphs)
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    return Loaded(scheduler, adapters, vocabulary, _description(model, forward))
+    return Loaded(scheduler, adapters, _description(model, forward))
 
 
 def _load(model_dir: Path, precision: Precision) -> PreTrainedModel:

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
-from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.adapters import stamps
 from arriero.engines.base import Adapter, Feature, check_ids, check_own, require
@@ -75,6 +74,6 @@ class TransformersProcess(ProcessEngine):
 
     def load_adapter(self, directory: Path) -> Adapter:
         """See `Engine.load_adapter`. Waits until the adapter is loaded; requests wait meanwhile."""
-        adapter = self._open(directory, (str(directory.resolve()), stamps(directory)))
-        self._vocabulary = max(self._vocabulary, hub.adapter_rows(directory))
+        adapter, about = self._open(directory, (str(directory.resolve()), stamps(directory)))
+        self._vocabulary = max(self._vocabulary, about["vocabulary"])
         return adapter

@@ -108,7 +108,7 @@ class Worker(process.Worker):
             self._adapters.pop(key, None)
             self._events.append(("lost", key, *described(_typed(error))))
         else:
-            about = {"description": loaded.description, "vocabulary": loaded.vocabulary}
+            about = {"description": loaded.description, "vocabulary": loaded.adapters.vocabulary}
             self._events.append(("open", key, about))
 
     def retire(self, key: int) -> None:

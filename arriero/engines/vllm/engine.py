@@ -14,9 +14,10 @@ import multiprocessing
 import secrets
 import threading
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
@@ -28,7 +29,7 @@ from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.adapters import lora_rank
 from arriero.engines.base import Adapter, Feature, check_own, require
-from arriero.engines.event_loop import TaskGeneration
+from arriero.engines.event_loop import EventLoopThread, TaskGeneration
 from arriero.engines.generation import Generation
 from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions, find
 from arriero.engines.vllm.requests import parameters, probabilities
@@ -38,7 +39,6 @@ from arriero.errors import ContextLengthError, EngineError, EngineLostError, Uns
 from arriero.messages import FinishReason, Sampling
 
 ENDINGS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "cancelled"}
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -51,10 +51,6 @@ class LoadedAdapter(Adapter):
     def __init__(self, directory: Path, number: int) -> None:
         super().__init__(directory)
         self.request = LoRARequest(f"{directory.name} {number}", number, str(directory))
-
-
-class _Answer(TaskGeneration):
-    only_prompt = False  # no token is wanted
 
 
 class VLLMEngine:
@@ -76,17 +72,14 @@ class VLLMEngine:
         self._stop_token_ids = list(stop_token_ids)
         self._adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._numbers = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()  # over `_closed`
         self._closed = False
         self._llm: Any = None  # an AsyncLLM
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-engine", daemon=True)
-        self._thread.start()
+        self._thread = EventLoopThread("vllm-engine")
         atexit.register(self.close)  # vLLM complains where its process goes first
         others = set(multiprocessing.active_children())
         try:
-            self._llm = self._call(start(model_dir, options.room_for, options.precision))
+            self._llm = self._thread.call(start(model_dir, options.room_for, options.precision))
         except BaseException:
             if self._llm is None:
                 interrupt(others)
@@ -122,11 +115,12 @@ class VLLMEngine:
         params = parameters(
             sampling, constraint, self._stop_token_ids, max_new_tokens, logprobs, prompt_logprobs=prompt_logprobs
         )
-        generation = _Answer(len(prompt_ids), self._loop)
-        generation.only_prompt = not max_new_tokens
+        generation = TaskGeneration(len(prompt_ids), self._thread.loop)
+        scores_only = not max_new_tokens
+        fill = partial(self._generate, generation, list(prompt_ids), params, adapter, scores_only=scores_only)
         with self._lock:
             self._alive()
-            self._loop.call_soon_threadsafe(self._begin, generation, list(prompt_ids), params, adapter)
+            self._thread.spawn(fill, generation)
         return generation
 
     def load_adapter(self, directory: Path) -> Adapter:
@@ -135,7 +129,7 @@ class VLLMEngine:
             self._alive()
         self._check(directory)
         adapter = LoadedAdapter(directory, next(self._numbers))
-        self._call(self._load(adapter.request))
+        self._thread.call(self._load(adapter.request))
         weakref.finalize(adapter, self._free, adapter.request.lora_int_id).atexit = False
         self._adapters.add(adapter)
         return adapter
@@ -146,10 +140,7 @@ class VLLMEngine:
             already, self._closed = self._closed, True
         if not already:
             atexit.unregister(self.close)
-            self._call(self._shutdown())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._thread.close(self._shutdown)
 
     def _alive(self) -> None:
         if self._closed:
@@ -160,8 +151,7 @@ class VLLMEngine:
     def _check(self, directory: Path) -> None:
         """Raise for an adapter that vLLM would refuse, or apply in part."""
         hub.check_fit(directory, self._model_dir)
-        if (lacking := find(self.name).adapter_lacks(directory)) is not None:
-            raise EngineError(f"the vllm engine does not do {lacking}", hint="use --engine transformers")
+        find(self.name).check_adapter(directory)
         room = self._llm.vllm_config.lora_config
         if room is None or lora_rank(directory) > room.max_lora_rank:
             limit = "no adapters" if room is None else f"adapters up to rank {room.max_lora_rank}"
@@ -174,42 +164,34 @@ class VLLMEngine:
         """Have vLLM forget an adapter that nobody holds any more. Called by a finalizer: takes no lock."""
         if not self._closed:
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-                self._loop.call_soon_threadsafe(lambda: self._run(self._llm.remove_lora(number)))
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+                self._thread.spawn(lambda: self._llm.remove_lora(number))
 
     # What follows runs on the loop.
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _begin(
-        self, generation: _Answer, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
-    ) -> None:
-        generation.fill(self._run(self._answer(generation, prompt_ids, params, adapter)))
-
-    async def _answer(
-        self, generation: _Answer, prompt_ids: list[int], params: SamplingParams, adapter: Adapter | None
+    async def _generate(
+        self,
+        generation: TaskGeneration,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        adapter: Adapter | None,
+        *,
+        scores_only: bool,
     ) -> None:
         """Fill a generation; the task holds the adapter, so that vLLM keeps it until then."""
         lora = adapter.request if isinstance(adapter, LoadedAdapter) else None
         stream = self._llm.generate(tokens_input(prompt_ids), params, secrets.token_hex(8), lora_request=lora)
         try:
             async for output in stream:
-                part = output.outputs[0]
+                new = output.outputs[0]
                 if output.prompt_logprobs is not None and not generation.prompt_logprobs:
                     top = params.prompt_logprobs or 0
                     generation.prompt_logprobs += probabilities(prompt_ids, output.prompt_logprobs, top)
-                if generation.only_prompt:
+                if scores_only:
                     generation.finish("length")
                     break
-                generation.push(part.token_ids, probabilities(part.token_ids, part.logprobs, params.logprobs or 0))
-                if part.finish_reason is not None:
-                    generation.finish(ENDINGS[part.finish_reason])
+                generation.push(new.token_ids, probabilities(new.token_ids, new.logprobs, params.logprobs or 0))
+                if new.finish_reason is not None:
+                    generation.finish(ENDINGS[new.finish_reason])
         except EngineDeadError:
             generation.fail(_dead())
         except VLLMClientError as error:
@@ -227,11 +209,7 @@ class VLLMEngine:
         if (error := loading.exception()) is not None:
             raise EngineError(f"the adapter {request.lora_path} cannot be loaded: {error}", hint="train it again")
 
-    async def _shutdown(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _shutdown(self) -> None:
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None  # at the interpreter's end it would fail to shut down once more
