@@ -1,60 +1,72 @@
-"""What workers and driver of a training run tell each other, in an actor on the driver's machine."""
+"""What workers and driver of a training run tell each other, in an actor on the driver's machine.
+
+Reports cross pickled: the actor's process would import torch to unpickle what it only hands on.
+"""
 
 from __future__ import annotations
 
 import logging
+import pickle
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from arriero.errors import ArrieroError
-from arriero.training import StepReport
+
+if TYPE_CHECKING:
+    from arriero.training import StepReport
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class LogLine:
     """A line of the first worker's log."""
 
     level: int
     text: str
 
 
-class Board:
-    """Kept while workers come and go, so that those that follow know what ended the run."""
+class ProgressActor:
+    """Outlives the workers of one attempt, so that those of the next know what ended the run."""
 
     def __init__(self) -> None:
-        self._told: list[StepReport | Said] = []
+        self._reports: list[bytes] = []
         self._stop = False
-        self._end: ArrieroError | None = None
+        self._error: ArrieroError | None = None
 
-    def tell(self, what: StepReport | Said) -> bool:
-        """Something for the driver; returns whether it wants the run to end."""
-        self._told.append(what)
+    def report(self, pickled: bytes) -> bool:
+        """Keep a StepReport or LogLine for the driver; returns whether the driver wants the run to end."""
+        self._reports.append(pickled)
         return self._stop
 
-    def take(self) -> tuple[list[StepReport | Said], ArrieroError | None]:
-        """What was told since the last time, and what ended the run."""
-        told, self._told = self._told, []
-        return told, self._end
+    def drain(self) -> tuple[list[bytes], ArrieroError | None]:
+        """What was reported since the last call, and the error that ended the run."""
+        reports, self._reports = self._reports, []
+        return reports, self._error
 
     def stop(self) -> None:
         """The driver wants the run to end after a checkpoint."""
         self._stop = True
 
     def fail(self, error: ArrieroError) -> None:
-        """What ends the run, however often it is begun; the first that was told counts."""
-        self._end = self._end or error
+        """End the run for good, however often Ray restarts it; the first error counts."""
+        self._error = self._error or error
 
-    def end(self) -> ArrieroError | None:
-        """That error, None while there is none."""
-        return self._end
+    def error(self) -> ArrieroError | None:
+        """The error that ended the run, None while there is none."""
+        return self._error
 
 
-class BoardLog(logging.Handler):
-    """Hands a worker's log to the driver. `board` is the actor's handle."""
+class ActorLogHandler(logging.Handler):
+    """Sends a worker's log to the driver. `progress` is the handle of a ProgressActor."""
 
-    def __init__(self, board: object) -> None:
+    def __init__(self, progress: Any) -> None:
         super().__init__(logging.INFO)
-        self.board = board
+        self.progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
-        self.board.tell.remote(Said(record.levelno, record.getMessage()))  # type: ignore[attr-defined]
+        """Send one line."""
+        self.progress.report.remote(pickle.dumps(LogLine(record.levelno, record.getMessage())))
+
+
+def unpickled(reports: list[bytes]) -> list[StepReport | LogLine]:
+    """The reports that `ProgressActor.drain` returned."""
+    return [pickle.loads(report) for report in reports]  # noqa: S301  written by our own workers

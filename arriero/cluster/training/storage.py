@@ -18,45 +18,48 @@ RECORD = "ray.json"  # beside the run's checkpoints: where the others are
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RunStorage:
     """Where a run's checkpoints are: `name` within `storage`."""
 
     storage: str
     name: str
 
     @classmethod
-    def of(cls, output: Path, storage: str | None, *, alone: bool) -> Kept:
-        """That of the run that `output` holds, or a new one; `alone` is a cluster of this machine only.
+    def of(cls, output: Path, storage: str | None, *, single_machine: bool) -> RunStorage:
+        """That of the run that `output` holds, or a new one.
 
-        Raises UsageError where there has to be a `storage` and is none, or the run was begun elsewhere.
+        Raises UsageError where several machines have no `storage`, or the run was begun elsewhere.
         """
-        folder = output / directory.CHECKPOINTS
-        before = read_json(folder / RECORD)
-        if before:
-            found = cls(**before)
-            if storage is not None and _location(storage) != found.storage:
-                raise UsageError(
-                    f"the run in {output} keeps its checkpoints in {found.storage}, not in {storage}",
-                    hint="leave --storage out, or give another --output",
-                )
-            if checkpoint.found(folder) and found.latest() is None:
-                raise UsageError(
-                    f"{found.storage} has no checkpoints of the run in {output} any more",
-                    hint="the same command without --ray goes on from the last one here",
-                )
-            return found
-        if checkpoint.found(folder):
+        checkpoints = output / directory.CHECKPOINTS
+        record = read_json(checkpoints / RECORD)
+        if record:
+            return cls(**record)._reopened(output, storage)
+        if checkpoint.found(checkpoints):
             raise UsageError(f"the run in {output} was not begun on Ray", hint="go on with it without --ray")
-        if storage is None and not alone:
+        if storage is None and not single_machine:
             raise UsageError(
                 "several machines need a place for checkpoints that all of them reach",
                 hint="--storage s3://bucket/runs, or a directory on a shared disk",
             )
-        made = cls(_location(storage or folder / "ray"), f"{output.name}-{secrets.token_hex(4)}")
-        directory.write_json(folder / RECORD, asdict(made))
-        return made
+        new = cls(_location(storage or checkpoints / "ray"), f"{output.name}-{secrets.token_hex(4)}")
+        directory.write_json(checkpoints / RECORD, asdict(new))
+        return new
 
-    def check(self) -> None:
+    def _reopened(self, output: Path, storage: str | None) -> RunStorage:
+        """This, once it is known to be what `--storage` names and to have the run's checkpoints."""
+        if storage is not None and _location(storage) != self.storage:
+            raise UsageError(
+                f"the run in {output} keeps its checkpoints in {self.storage}, not in {storage}",
+                hint="leave --storage out, or give another --output",
+            )
+        if checkpoint.found(output / directory.CHECKPOINTS) and self.latest() is None:
+            raise UsageError(
+                f"{self.storage} has no checkpoints of the run in {output} any more",
+                hint="the same command without --ray goes on from the last one here",
+            )
+        return self
+
+    def check_writable(self) -> None:
         """Raise AccessError where nothing can be written there."""
         from pyarrow import fs
 
@@ -87,8 +90,8 @@ class Kept:
         last = self.latest()
         if last is None:
             return
-        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=output) as folder:
-            fresh = Path(last.to_directory(folder))
+        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=output) as temporary:
+            fresh = Path(last.to_directory(temporary))
             if (report := read_json(fresh / directory.REPORT)) and "result" in report:
                 report["result"]["output"] = str(output)
                 directory.write_json(fresh / directory.REPORT, report)

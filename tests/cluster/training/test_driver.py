@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 import arriero
 from arriero.cluster.connect import Node
-from arriero.cluster.training.driver import Wish, _Run, resources_of
-from arriero.cluster.training.storage import Kept
+from arriero.cluster.training.driver import _Driver
+from arriero.cluster.training.fit import ClusterOptions
+from arriero.cluster.training.resources import resources_per_worker
+from arriero.cluster.training.storage import RunStorage
 from arriero.errors import AccessError, ContextLengthError, DataError, NotFoundError, UsageError
 from arriero.training import StepReport
 from arriero.training.output import directory
@@ -30,25 +32,25 @@ def test_workers_get_the_largest_share_of_the_cpus_that_there_is_room_for(cpus, 
     nodes = [node(cpus=float(count)) for count in cpus]
     if sum(cpus) < workers:
         with pytest.raises(UsageError, match=f"{workers} workers need a CPU each, and the cluster has {sum(cpus)}"):
-            resources_of(nodes, workers)
+            resources_per_worker(nodes, workers)
         return
-    share = resources_of(nodes, workers)["CPU"]
+    share = resources_per_worker(nodes, workers)["CPU"]
     assert sum(count // share for count in cpus) >= workers
     assert sum(count // (share + 1) for count in cpus) < workers
 
 
 def test_a_gpu_for_each_where_there_are_any():
-    assert resources_of([node(cpus=4), node(cpus=16, gpus=4)], 3) == {"GPU": 1, "CPU": 4}
+    assert resources_per_worker([node(cpus=4), node(cpus=16, gpus=4)], 3) == {"GPU": 1, "CPU": 4}
     with pytest.raises(UsageError, match="3 workers need a GPU each, and the cluster has 2") as caught:
-        resources_of([node(cpus=64), node(cpus=2, gpus=2)], 3)
+        resources_per_worker([node(cpus=64), node(cpus=2, gpus=2)], 3)
     assert caught.value.hint == "--workers 2"
 
 
 def test_a_node_that_will_not_train_may_lack_the_data():
     nodes = [node(cpus=4, missing=("/data/my.json",)), node(cpus=4, gpus=1)]
-    assert resources_of(nodes, 1)["GPU"] == 1
+    assert resources_per_worker(nodes, 1)["GPU"] == 1
     with pytest.raises(NotFoundError, match=r"10\.0\.0\.1 has no /data/my.json"):
-        resources_of(nodes[:1], 1)
+        resources_per_worker(nodes[:1], 1)
 
 
 @pytest.mark.parametrize(
@@ -77,37 +79,37 @@ def test_a_run_remembers_where_its_checkpoints_are(tmp_path):
     output = tmp_path / "run"
     (output / directory.CHECKPOINTS).mkdir(parents=True)
     with pytest.raises(UsageError, match="several machines need a place for checkpoints"):
-        Kept.of(output, None, alone=False)
-    first = Kept.of(output, "s3://bucket/runs", alone=False)
-    assert Kept.of(output, None, alone=False) == first
+        RunStorage.of(output, None, single_machine=False)
+    first = RunStorage.of(output, "s3://bucket/runs", single_machine=False)
+    assert RunStorage.of(output, None, single_machine=False) == first
     with pytest.raises(UsageError, match="keeps its checkpoints in s3://bucket/runs, not in s3://other"):
-        Kept.of(output, "s3://other", alone=False)
+        RunStorage.of(output, "s3://other", single_machine=False)
 
 
 def test_a_run_of_one_machine_is_not_begun_anew_on_ray(tmp_path, rows_file, model_dir):
     """It would have started from the beginning, without a word."""
     output = train_tiny(rows_file, model_dir, tmp_path / "run")
     with pytest.raises(UsageError, match="was not begun on Ray"):
-        Kept.of(output, str(tmp_path), alone=True)
+        RunStorage.of(output, str(tmp_path), single_machine=True)
 
 
 def test_storage_that_cannot_be_written_is_found_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AccessError, match=r"nothing can be written to .*file/runs"):
-        Kept(str(tmp_path / "file" / "runs"), "run").check()
+        RunStorage(str(tmp_path / "file" / "runs"), "run").check_writable()
     with pytest.raises(AccessError, match="nothing can be written to nowhere://x"):
-        Kept("nowhere://x", "run").check()
-    Kept(str(tmp_path / "runs"), "run").check()
+        RunStorage("nowhere://x", "run").check_writable()
+    RunStorage(str(tmp_path / "runs"), "run").check_writable()
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_steps_that_are_made_again_are_in_the_metrics_once(tmp_path):
     """After a loss of workers the steps since the last checkpoint come a second time."""
-    run = _Run("", tmp_path, Wish("local"), {})
+    driver = _Driver("", tmp_path, ClusterOptions("local"), {})
     reports = [StepReport(step, 4, 1.0, float(step), 0.1, 1.0, 1.0, 1.0, 1.0) for step in (1, 2, 3)]
     evaluated = StepReport(2, 4, 1.0, None, None, None, 1.0, 1.0, 1.0, eval_loss=9.0)
     seen = []
-    run._pass_on([*reports[:2], evaluated, reports[2], reports[1], evaluated, reports[2]], seen.append, None)
+    driver._receive([*reports[:2], evaluated, reports[2], reports[1], evaluated, reports[2]], seen.append, None)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], "loss" in line) for line in lines] == [(1, True), (2, True), (2, False), (3, True)]
     assert len(seen) == 7
