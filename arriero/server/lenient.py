@@ -56,6 +56,7 @@ class Unless:
 NOTHING = Unless((False, 0, "", [], {}))
 NO_EFFECT = object()  # marks fields that nobody reads
 Unsupported = Annotated[Any, NOTHING]
+NullOnly = Annotated[Any, Unless(())]  # refused with any value but null: even an empty one asks for something
 Taken = Annotated[Any, NO_EFFECT]
 Stops = Annotated[list[StopString], Field(max_length=64)]
 

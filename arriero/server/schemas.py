@@ -11,8 +11,6 @@ from pydantic_core import PydanticCustomError, from_json
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 
-from arriero.messages import Sampling
-
 
 def _strings(stop: object) -> object:
     if not isinstance(stop, str | list):
@@ -62,40 +60,6 @@ class RequestBody(BaseModel):
     """Base of all request bodies: unknown fields are refused, nothing is converted (`true` is not a number)."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class SamplingBody(RequestBody):
-    """How to choose tokens, as OpenAI's clients say it; the last three are not OpenAI's but widely understood.
-
-    null counts as absent, and what is absent is the model's own. Seeds count modulo 2**63.
-    """
-
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    stop: Stop | None = None
-    seed: Whole | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    logit_bias: dict[TokenId, Bias] | None = None
-    top_k: Annotated[Whole, Field(ge=0)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-
-    def sampling_of(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
-        """The parameters for the answer of that number; with a seed each answer has its own."""
-        return Sampling(
-            max_new_tokens=max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            seed=None if self.seed is None else (self.seed + number) % 2**63,
-            stop=tuple(self.stop or ()),
-            logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
-        )
 
 
 class JsonRequest(Request):

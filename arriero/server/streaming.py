@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -19,6 +20,7 @@ from arriero.server.errors import RequestError
 
 T = TypeVar("T")
 WireReason = Literal["stop", "length", "tool_calls"]
+STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 STALLED_SECONDS = 60.0  # a stream whose client takes nothing for so long is given up
 REASONS: dict[str | None, WireReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
@@ -193,3 +195,8 @@ class EventStream(StreamingResponse):
                     await while_connected(receive, self.stream_response(patient))
         finally:
             self.answers.close()
+
+
+def event(data: Any) -> bytes:
+    """A server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+    return b"data: " + to_json(data) + b"\n\n"

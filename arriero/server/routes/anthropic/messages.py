@@ -19,9 +19,8 @@ from arriero.messages import Piece, Sampling, ToolCall
 from arriero.server.errors import ANTHROPIC, describe_at
 from arriero.server.lenient import note_ignored
 from arriero.server.routes.anthropic.schemas import ConversationBody, MessagesRequest
-from arriero.server.routes.openai.schemas import STREAM_TOO, event
 from arriero.server.service import Service
-from arriero.server.streaming import Answers, EventStream, WireReason, ending
+from arriero.server.streaming import STREAM_TOO, Answers, EventStream, WireReason, ending, event
 
 REASONS: dict[WireReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 SIGNED: dict[str, dict[str, str]] = {"thinking": {"signature": ""}}  # clients expect the field; nobody signs here

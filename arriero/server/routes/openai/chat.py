@@ -19,25 +19,16 @@ from starlette.responses import Response
 from arriero.chat import Chat, Reply, Stream
 from arriero.messages import Piece, Sampling, TokenLogprob, Usage
 from arriero.server.errors import RequestError, describe
-from arriero.server.lenient import note_ignored
-from arriero.server.routes.openai.fields import ChatFields
+from arriero.server.lenient import NullOnly, Taken, Unless, Unsupported, note_ignored
+from arriero.server.routes.openai.logprobs import token_entries
 from arriero.server.routes.openai.messages import Asked, Turns, conversation
-from arriero.server.routes.openai.schemas import (
-    DONE,
-    STREAM_TOO,
-    Streamed,
-    TokenCounts,
-    counts,
-    event,
-    now,
-    token_entries,
-)
-from arriero.server.schemas import Choices, MaxTokens, SamplingBody, Whole
+from arriero.server.routes.openai.schemas import DONE, SamplingBody, Streamed, TokenCounts, counts, now
+from arriero.server.schemas import Choices, MaxTokens, Whole
 from arriero.server.service import Service
-from arriero.server.streaming import Answers, EventStream, WireReason, ending
+from arriero.server.streaming import STREAM_TOO, Answers, EventStream, WireReason, ending, event
 
 
-class ChatRequest(SamplingBody, ChatFields, Asked, Streamed):
+class ChatRequest(SamplingBody, Asked, Streamed):
     """The body of `POST /v1/chat/completions`. null counts as absent; without `model` the default one answers."""
 
     model: str | None = None
@@ -49,6 +40,23 @@ class ChatRequest(SamplingBody, ChatFields, Asked, Streamed):
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     max_reasoning_tokens: Annotated[Whole, Field(ge=0)] | None = None
     thinking_token_budget: Annotated[Whole, Field(ge=0)] | None = None
+    metadata: Taken = None
+    prediction: Taken = None
+    prompt_cache_key: Taken = None
+    prompt_cache_options: Taken = None
+    prompt_cache_retention: Taken = None
+    reasoning_effort: Taken = None
+    safety_identifier: Taken = None
+    service_tier: Taken = None
+    store: Taken = None
+    verbosity: Taken = None
+    add_special_tokens: Unsupported = None
+    audio: NullOnly = None
+    best_of: Annotated[Any, Unless((1,))] = None
+    echo: Unsupported = None
+    modalities: Annotated[Any, Unless((["text"], []))] = None
+    moderation: NullOnly = None
+    web_search_options: NullOnly = None
 
     def overridden(self) -> Iterable[str]:
         """Of two words for the same the one that does not count; see `Streamed`."""

@@ -21,26 +21,17 @@ from starlette.responses import Response
 from arriero.chat import Chat, Stream
 from arriero.messages import TokenLogprob, Usage
 from arriero.server.errors import RequestError, describe
-from arriero.server.lenient import note_ignored
-from arriero.server.routes.openai.fields import CompletionFields
-from arriero.server.routes.openai.schemas import (
-    DONE,
-    STREAM_TOO,
-    Streamed,
-    TokenCounts,
-    counts,
-    event,
-    logprob,
-    now,
-)
-from arriero.server.schemas import Choices, SamplingBody, TokenIds, Whole
+from arriero.server.lenient import Unless, Unsupported, note_ignored
+from arriero.server.routes.openai.logprobs import logprob
+from arriero.server.routes.openai.schemas import DONE, SamplingBody, Streamed, TokenCounts, counts, now
+from arriero.server.schemas import Choices, TokenIds, Whole
 from arriero.server.service import Service
-from arriero.server.streaming import Answers, EventStream, WireReason, ending
+from arriero.server.streaming import STREAM_TOO, Answers, EventStream, WireReason, ending, event
 
 DEFAULT_TOKENS = 16  # OpenAI's
 
 
-class CompletionRequest(SamplingBody, CompletionFields, Streamed):
+class CompletionRequest(SamplingBody, Streamed):
     """The body of `POST /v1/completions`. null counts as absent; without `model` the default one answers."""
 
     model: str | None = None
@@ -50,6 +41,9 @@ class CompletionRequest(SamplingBody, CompletionFields, Streamed):
     best_of: Choices | None = None
     echo: bool | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
+    add_special_tokens: Annotated[Any, Unless((True,))] = None
+    response_format: Annotated[Any, Unless(({"type": "text"},))] = None
+    suffix: Unsupported = None
 
     def check(self) -> None:
         """RequestError for what is asked for and cannot be given."""

@@ -19,8 +19,8 @@ from starlette.responses import Response
 from arriero.embeddings import Embedder, Vectors
 from arriero.errors import TooLongError
 from arriero.server.errors import RequestError, at
-from arriero.server.lenient import note_ignored
-from arriero.server.routes.openai.fields import EmbeddingFields
+from arriero.server.lenient import NullOnly, Unless, Unsupported, note_ignored
+from arriero.server.routes.openai.schemas import UserField
 from arriero.server.schemas import TokenIds, Whole
 from arriero.server.service import Service
 
@@ -28,7 +28,7 @@ MOST = 2048  # texts in a request, as OpenAI's
 Texts = Annotated[list[str], Field(min_length=1, max_length=MOST)]
 
 
-class EmbeddingRequest(EmbeddingFields):
+class EmbeddingRequest(UserField):
     """The body of `POST /v1/embeddings`; token ids are the embedding model's own, with its special tokens."""
 
     model: str | None = None
@@ -36,6 +36,13 @@ class EmbeddingRequest(EmbeddingFields):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[Whole, Field(ge=1)] | None = None
     input_type: Literal["query", "document"] | None = None
+    add_special_tokens: Annotated[Any, Unless((True,))] = None
+    embed_dtype: Annotated[Any, Unless(("float32",))] = None
+    endianness: Annotated[Any, Unless(("native", "little"))] = None
+    late_chunking: Unsupported = None
+    messages: Unsupported = None
+    normalize: Annotated[Any, Unless((True,))] = None
+    truncate_prompt_tokens: NullOnly = None
 
     def ids(self, embedder: Embedder) -> list[list[int]]:
         """Every text's token ids; RequestError for what is asked for and cannot be given."""

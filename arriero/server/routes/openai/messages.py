@@ -11,8 +11,7 @@ from arriero.chat import PromptOptions
 from arriero.constraint import JsonSchema
 from arriero.messages import Message, Tool
 from arriero.server.errors import RequestError, at
-from arriero.server.lenient import NO_EFFECT, OpenAIBody
-from arriero.server.routes.openai.fields import MessageFields, PromptFields
+from arriero.server.lenient import NO_EFFECT, NullOnly, OpenAIBody, Taken, Unless, Unsupported
 from arriero.server.schemas import Schema, Whole, parts
 from arriero.tools import NO_PARAMETERS, ToolCall
 
@@ -50,7 +49,7 @@ class CallBody(OpenAIBody):
         return ToolCall.of({"id": self.id, "function": function})
 
 
-class ChatMessage(MessageFields):
+class ChatMessage(OpenAIBody):
     """One turn; the parts of its content are joined.
 
     "developer" is the newer word for "system", `reasoning` another one for `reasoning_content`. Chat templates have no
@@ -64,6 +63,10 @@ class ChatMessage(MessageFields):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    annotations: Taken = None
+    name: Annotated[str | None, NO_EFFECT] = None
+    audio: NullOnly = None
+    function_call: NullOnly = None
 
     def message(self) -> Message:
         """This turn as a Message."""
@@ -158,7 +161,7 @@ def conversation(turns: Sequence[Turn], field: str = "messages", *, system: str 
     return found
 
 
-class Asked(PromptFields):
+class Asked(OpenAIBody):
     """The tools that may be called, the form of the answer, and what the prompt ends with (`Chat.stream` says how)."""
 
     tools: list[ToolBody] | None = None
@@ -168,6 +171,10 @@ class Asked(PromptFields):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: Schema | None = None
+    chat_template: Unsupported = None
+    documents: Unsupported = None
+    function_call: Annotated[Any, Unless(("none", "auto"))] = None
+    functions: Unsupported = None
 
     def form(self) -> PromptOptions:
         """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""

@@ -1,4 +1,10 @@
-"""What OpenAI's endpoints have in common on the wire: events, token counts, log-probabilities."""
+"""What the bodies of several of OpenAI's endpoints have in common: sampling, streaming, token counts.
+
+A field that one endpoint alone has is declared in that endpoint's file. Fields of OpenAI's API
+(https://platform.openai.com/docs/api-reference), of vLLM's `protocol.py`, llama.cpp and SGLang that are not used here
+are declared as well, as taken without effect or as refused; docs/serving.md lists all of them, and a test holds it to
+these classes. A field that none of them has is taken and named in the response's header.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +12,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic import BaseModel, Field
 
-from arriero.chat import Chat
-from arriero.messages import TokenLogprob, Usage
-from arriero.server.lenient import NO_EFFECT, OpenAIBody
+from arriero.messages import Sampling, Usage
+from arriero.server.lenient import NO_EFFECT, NullOnly, OpenAIBody, Unless, Unsupported
+from arriero.server.schemas import Bias, Penalty, Stop, Temperature, TokenId, TopP, Whole
 
-STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 DONE = b"data: [DONE]\n\n"
-IMPOSSIBLE = -9999.0
 
 
 class CompletionDetails(BaseModel):
@@ -42,34 +45,89 @@ def counts(usages: Sequence[Usage], each: int | None = None) -> dict[str, Any]:
     return found | ({"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {})
 
 
-def event(data: Any) -> bytes:
-    """A server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-    return b"data: " + to_json(data) + b"\n\n"
-
-
 def now() -> int:
     """Seconds since 1970."""
     return int(time.time())
 
 
-def logprob(value: float) -> float:
-    """As OpenAI writes it: -9999.0 is a token that cannot come, and JSON has no infinity and no NaN."""
-    return value if value > IMPOSSIBLE else IMPOSSIBLE
+class UserField(OpenAIBody):
+    """An opaque tag of who asks."""
+
+    user: Annotated[str | None, NO_EFFECT] = None
 
 
-def token_entry(chat: Chat, token_id: int, value: float) -> dict[str, Any]:
-    """A token in the shape of chat completions: its text, log-probability and bytes."""
-    spelled = chat.spell(token_id)
-    return {"token": spelled.decode(errors="replace"), "logprob": logprob(value), "bytes": list(spelled)}
+class SamplingBody(UserField):
+    """How to choose tokens, as OpenAI's clients say it; the last three are not OpenAI's but widely understood.
 
+    null counts as absent, and what is absent is the model's own. Seeds count modulo 2**63.
+    """
 
-def token_entries(chat: Chat, tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
-    """Tokens with their alternatives in the shape of chat completions."""
-    return [
-        token_entry(chat, token.token_id, token.logprob)
-        | {"top_logprobs": [token_entry(chat, other, value) for other, value in token.top]}
-        for token in tokens
-    ]
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    stop: Stop | None = None
+    seed: Whole | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
+    top_k: Annotated[Whole, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    # Other servers', refused unless they ask for nothing.
+    allowed_token_ids: Unsupported = None
+    bad_words: Unsupported = None
+    cache_salt: Unsupported = None
+    dry_multiplier: Unsupported = None
+    dynatemp_range: Unsupported = None
+    ebnf: Unsupported = None
+    grammar: Unsupported = None
+    guided_choice: Unsupported = None
+    guided_grammar: Unsupported = None
+    guided_json: NullOnly = None
+    guided_regex: Unsupported = None
+    guided_whitespace_pattern: NullOnly = None
+    ignore_eos: Unsupported = None
+    include_stop_str_in_output: Unsupported = None
+    json_schema: NullOnly = None
+    kv_transfer_params: Unsupported = None
+    logits_processors: Unsupported = None
+    min_tokens: Unsupported = None
+    mirostat: Unsupported = None
+    n_predict: Annotated[Any, Unless((-1,))] = None
+    n_probs: Unsupported = None
+    prompt_logprobs: NullOnly = None
+    regex: Unsupported = None
+    repeat_penalty: Annotated[Any, Unless((1,))] = None
+    repetition_detection: Unsupported = None
+    return_token_ids: Unsupported = None
+    return_tokens_as_token_ids: Unsupported = None
+    skip_special_tokens: Annotated[Any, Unless((True,))] = None
+    stop_regex: Unsupported = None
+    stop_token_ids: Unsupported = None
+    structured_outputs: Unsupported = None
+    thinking_token_budget: NullOnly = None
+    top_a: Unsupported = None
+    top_n_sigma: Annotated[Any, Unless((-1,))] = None
+    truncate_prompt_tokens: NullOnly = None
+    typical_p: Annotated[Any, Unless((1,))] = None
+    use_beam_search: Unsupported = None
+    vllm_xargs: Unsupported = None
+    xtc_probability: Unsupported = None
+
+    def sampling_of(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
+        """The parameters for the answer of that number; with a seed each answer has its own."""
+        return Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=None if self.seed is None else (self.seed + number) % 2**63,
+            stop=tuple(self.stop or ()),
+            logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
+        )
 
 
 class StreamOptions(OpenAIBody):

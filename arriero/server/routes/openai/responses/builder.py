@@ -10,10 +10,11 @@ from arriero.chat import Chat
 from arriero.messages import CallDelta, Piece, Usage
 from arriero.server.errors import describe
 from arriero.server.models import Served
+from arriero.server.routes.openai.logprobs import token_entries
 from arriero.server.routes.openai.responses.items import new_id
 from arriero.server.routes.openai.responses.schemas import ResponseRequest
-from arriero.server.routes.openai.schemas import event, now, token_entries
-from arriero.server.streaming import Answers, ending
+from arriero.server.routes.openai.schemas import now
+from arriero.server.streaming import Answers, ending, event
 
 Event = dict[str, Any]  # with its type, without its number
 Keep = Callable[[dict[str, Any]], Awaitable[bool]]  # keeps a whole response; whether that was done

@@ -21,9 +21,8 @@ from arriero.server.routes.openai.responses.builder import Answer, head
 from arriero.server.routes.openai.responses.items import Item, ReferenceItem, kept, parsed, turns
 from arriero.server.routes.openai.responses.schemas import ResponseRequest
 from arriero.server.routes.openai.responses.store import Kept, Store
-from arriero.server.routes.openai.schemas import STREAM_TOO
 from arriero.server.service import Service
-from arriero.server.streaming import EventStream, while_connected
+from arriero.server.streaming import STREAM_TOO, EventStream, while_connected
 
 log = logging.getLogger(__name__)
 PATH = "/v1/responses"

@@ -11,10 +11,10 @@ from arriero.constraint import JsonSchema
 from arriero.messages import NamedTool, Tool, ToolChoice
 from arriero.server.errors import RequestError, at
 from arriero.server.lenient import NO_EFFECT, OpenAIBody, Unsupported
-from arriero.server.routes.openai.fields import SamplingFields
 from arriero.server.routes.openai.messages import ObjectFormat, TextFormat
 from arriero.server.routes.openai.responses.items import InputItem, MessageItem, only
-from arriero.server.schemas import SamplingBody, Schema, Whole
+from arriero.server.routes.openai.schemas import SamplingBody
+from arriero.server.schemas import Schema, Whole
 from arriero.tools import NO_PARAMETERS
 
 LOGPROBS = "message.output_text.logprobs"
@@ -73,7 +73,7 @@ ToolChoiceBody = Annotated[
 ]
 
 
-class ResponseRequest(SamplingBody, SamplingFields):
+class ResponseRequest(SamplingBody):
     """The body of `POST /v1/responses`. null counts as absent."""
 
     model: str | None = None
