@@ -37,7 +37,7 @@ def mount_page(app: Application, *, loopback: bool) -> Callable[[Models], None]:
         log.warning("no web page: %s; %s", error.message, error.hint)
         return lambda _: None
 
-    here = loopback and not app.service.keys.wanted  # who reaches the page sits at this machine
+    here = loopback and not app.service.keys.required  # who reaches the page sits at this machine
 
     def visitor(headers: Mapping[str, str]) -> Visitor:
         caller = app.service.keys.caller(Headers(headers))
@@ -49,7 +49,7 @@ def mount_page(app: Application, *, loopback: bool) -> Callable[[Models], None]:
         def served() -> Iterator[tuple[str, Chat]]:
             return ((one.name, app.service.admitted(one.chat)) for one in models.served())
 
-        by_cookie = not here and not app.service.keys.wanted
+        by_cookie = not here and not app.service.keys.required
         set_site(Site(Local(served), visitor, by_cookie=by_cookie, history=_history(), adopt=models.load))
 
     return show

@@ -122,7 +122,7 @@ class AccessOptions:
         Not where there is a key, the administrator's included: cookies know no ports, so a page of another one would
         come with its visitor's.
         """
-        local = self.host in LOOPBACK and not (keys.wanted or keys.administered)
+        local = self.host in LOOPBACK and not (keys.required or keys.administered)
         return (*self.allow_origin, *(LOCAL if local else ()))
 
     def tls(self) -> tuple[Path, Path | None] | None:
@@ -220,7 +220,7 @@ def start(
     adapters = named(model.adapter)
     name = f"arriero-{socket.gethostname()}-{access.host}-{access.port}" if access.port else ""
     deployment = model.deployment(name, drain_seconds)
-    hosts, origins = access.hosts(open_to_all=not keys.wanted), access.origins(keys)
+    hosts, origins = access.hosts(open_to_all=not keys.required), access.origins(keys)
     app = create_app(None, limits=limits, keys=keys, origins=origins, hosts=hosts, **asdict(handling))
     tls = access.tls()
     listener = listen(access.host, access.port)

@@ -16,7 +16,7 @@ access = logging.getLogger("arriero.server.access")
 
 
 @dataclass(slots=True, eq=False)
-class Record:
+class AccessRecord:
     """One request. Times are in seconds since it came."""
 
     id: str
@@ -71,8 +71,8 @@ class LogFormat(logging.Formatter):
         """The line; the fields of a request beside what every entry has."""
         fields: dict[str, Any] = getattr(entry, "fields", {})
         if not self._as_json:
-            told = " ".join(f"{name}={_word(value)}" for name, value in fields.items() if value is not None)
-            return f"{super().format(entry)} {told}".rstrip()
+            pairs = " ".join(f"{name}={_word(value)}" for name, value in fields.items() if value is not None)
+            return f"{super().format(entry)} {pairs}".rstrip()
         line = {
             "time": self.formatTime(entry, "%Y-%m-%dT%H:%M:%S%z"),
             "level": entry.levelname.lower(),
@@ -87,7 +87,7 @@ class LogFormat(logging.Formatter):
 
 def _word(value: object) -> str:
     """A value as one word: quoted as in JSON unless it is plain, so that nothing sent can look like another field."""
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if isinstance(value, list) and all(isinstance(element, str) for element in value):
         value = ",".join(value)
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
@@ -97,4 +97,4 @@ def _word(value: object) -> str:
 
 def _printable(text: str) -> str:
     """JSON without what it allows and terminals obey, or take for the end of a line."""
-    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,8 +1,9 @@
-"""Who may be answered now, who waits and who is sent away.
+"""Admission: who may be answered now, who waits and who is refused.
 
-A request enters with as many places as it wants answers. Those that find no room wait, each key in a queue of its own,
-and the keys take turns, so that one with a thousand requests holds up another's single one by one answer only. What
-batches ask waits behind all of them, and never has more than a part of the places. All of it happens on the event loop.
+A request takes one slot for each answer it wants. Those that find too few free slots wait, each key in a queue of its
+own, and the keys take turns (round robin), so that one with a thousand requests holds up another's single one by one
+answer only. Requests of batches wait behind all others, and never hold more than a share of the slots. All of it runs
+on the event loop, so nothing here needs a lock; `ahead` alone may be called from other threads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Limits:
     max_running
         Answers that are generated at the same time.
     max_waiting
-        Requests that may wait for their turn; more are refused with 503.
+        Requests that may wait for slots; more are refused with 503.
     max_wait
         Seconds that a request waits at most before it is refused with 503.
     requests_per_minute
@@ -61,13 +62,16 @@ class Limits:
             raise UsageError(f"max_waiting must be at least 0, got {self.max_waiting}")
 
     @property
-    def batch_places(self) -> int:
-        """Answers of batches at the same time."""
+    def batch_slots(self) -> int:
+        """How many slots batches may hold."""
         return max(1, self.max_running // 8) if self.max_batch_running is None else self.max_batch_running
 
 
 class Admission:
-    """The places and the queues for them."""
+    """The slots and the queues for them.
+
+    Invariants: `running` is at most `max_running`; a queue is kept only while somebody waits in it.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -95,24 +99,25 @@ class Admission:
                 retry_after=seconds,
             )
 
-    async def enter(self, key: str, places: int = 1, *, tag: object = None) -> Ticket:
-        """Wait for `places` free places; RequestError 503 where there is no room to wait, or the wait is too long.
+    async def enter(self, key: str, slots: int = 1, *, tag: object = None) -> Permit:
+        """Wait for `slots` free slots; RequestError 503 where the queue is full, or the wait is too long.
 
         `tag` is what `ahead` knows the request by.
         """
-        self._check(places)
-        if not self._queues and self.running + places <= self.limits.max_running:
-            return self._take(places)
+        self._check(slots)
+        # Nobody overtakes: with a queue, even a request that would fit now goes to its end.
+        if not self._queues and self.running + slots <= self.limits.max_running:
+            return self._take(slots)
         if self.waiting >= self.limits.max_waiting:
             raise _busy("queue_full", f"{self.running} answers are under way and {self.waiting} requests wait")
-        entry = _Waiting(places, asyncio.get_running_loop().create_future(), tag)
+        entry = _Waiting(slots, asyncio.get_running_loop().create_future(), tag)
         self._queues.setdefault(key, deque()).append(entry)
         self.waiting += 1
         try:
             async with asyncio.timeout(self.limits.max_wait):
                 return await entry.turn
         except BaseException as error:
-            self._give_up(self._queues, key, entry)
+            self._leave_queue(self._queues, key, entry)
             if isinstance(error, TimeoutError):
                 what = f"the request waited {self.limits.max_wait:g} seconds for its turn"
                 raise _busy("wait_timeout", what) from None
@@ -120,24 +125,24 @@ class Admission:
         finally:
             self.waiting -= 1
 
-    async def enter_background(self, key: str, places: int = 1) -> Ticket:
-        """The same for a batch: it waits, however long, while anybody else does and while batches have their part.
+    async def enter_background(self, key: str, slots: int = 1) -> Permit:
+        """The same for a batch: it waits, however long, while anybody else does and while batches hold their share.
 
-        One request that wants more than that part has it for itself.
+        One request that wants more than that share is let in when no other of a batch runs.
         """
-        self._check(places)
-        entry = _Waiting(places, asyncio.get_running_loop().create_future())
+        self._check(slots)
+        entry = _Waiting(slots, asyncio.get_running_loop().create_future())
         self._background.setdefault(key, deque()).append(entry)
-        self._give_turns()
+        self._admit_waiting()
         try:
             return await entry.turn
         except BaseException:
-            self._give_up(self._background, key, entry)
+            self._leave_queue(self._background, key, entry)
             raise
 
-    def _check(self, places: int) -> None:
-        if places > self.limits.max_running:
-            raise RequestError(f"{places} answers were asked for at once, this server gives {self.limits.max_running}")
+    def _check(self, slots: int) -> None:
+        if slots > self.limits.max_running:
+            raise RequestError(f"{slots} answers were asked for at once, this server gives {self.limits.max_running}")
         self.refuse_when_draining()
 
     def ahead(self, tag: object) -> int | None:
@@ -146,24 +151,26 @@ class Admission:
         As the keys take turns, of every other key's requests there are as many as of its own, and one more of those
         whose turn comes before this key's.
         """
+        # list() copies in one step under the GIL, while the event loop may be changing the original.
         queues = [[entry.tag for entry in list(queue)] for queue in list(self._queues.values())]
         for number, queue in enumerate(queues):
             if tag in queue:
-                place = queue.index(tag)
-                before = sum(min(len(other), place + 1) for other in queues[:number])
-                return place + before + sum(min(len(other), place) for other in queues[number + 1 :])
+                index = queue.index(tag)
+                before = sum(min(len(other), index + 1) for other in queues[:number])
+                return index + before + sum(min(len(other), index) for other in queues[number + 1 :])
         return None
 
-    def _give_up(self, queues: _Queues, key: str, entry: _Waiting) -> None:
-        """Leave the queue; a turn that came too late to be taken is given on."""
+    def _leave_queue(self, queues: _Queues, key: str, entry: _Waiting) -> None:
+        """Leave the queue; a permit that came too late to be used goes to the next."""
+        # Cancellation can arrive in the loop iteration after the permit was granted: it would be lost with its slots.
         if entry.turn.done() and not entry.turn.cancelled() and entry.turn.exception() is None:
-            entry.turn.result().leave()
+            entry.turn.result().release()
         queue = queues.get(key, deque())
         if entry in queue:
             queue.remove(entry)
             if not queue:
                 del queues[key]
-        self._give_turns()
+        self._admit_waiting()
 
     def refuse_when_draining(self) -> None:
         """RequestError 503 once `drain` was called."""
@@ -171,12 +178,12 @@ class Admission:
             raise _busy("draining", "the server is shutting down")
 
     def drain(self) -> None:
-        """Let nobody in any more; who is running or waiting goes on, except what batches wait for."""
+        """Refuse new requests; those that run or wait continue, except the waiting ones of batches."""
         self.draining = True
         self._refuse(self._background)
 
     def refuse_waiting(self) -> None:
-        """Send away with 503 who waits."""
+        """Refuse with 503 all that wait."""
         self._refuse(self._queues)
 
     def _refuse(self, queues: _Queues) -> None:
@@ -185,68 +192,71 @@ class Admission:
         queues.clear()
 
     async def idle(self) -> None:
-        """Return once nobody is running or waiting."""
+        """Return once no request runs or waits."""
         await self._idle.wait()
 
-    def _take(self, places: int, *, background: bool = False) -> Ticket:
-        self.running += places
-        self._running_background += places * background
+    def _take(self, slots: int, *, background: bool = False) -> Permit:
+        self.running += slots
+        self._running_background += slots * background
         self._idle.clear()
-        return Ticket(self, places, background=background)
+        return Permit(self, slots, background=background)
 
-    def _release(self, places: int, *, background: bool) -> None:
-        self.running -= places
-        self._running_background -= places * background
-        self._give_turns()
+    def _release(self, slots: int, *, background: bool) -> None:
+        self.running -= slots
+        self._running_background -= slots * background
+        self._admit_waiting()
         if not self.running and not self._queues:
             self._idle.set()
 
-    def _give_turns(self) -> None:
-        self._serve(self._queues, lambda _: True)
+    def _admit_waiting(self) -> None:
+        self._admit_from(self._queues, lambda _: True)
         if not self._queues:
-            self._serve(self._background, self._has_part, background=True)
+            self._admit_from(self._background, self._batch_has_room, background=True)
 
-    def _has_part(self, places: int) -> bool:
-        taken = self._running_background
-        return not taken or taken + places <= self.limits.batch_places
+    def _batch_has_room(self, slots: int) -> bool:
+        running = self._running_background
+        return not running or running + slots <= self.limits.batch_slots
 
-    def _serve(self, queues: _Queues, may: Callable[[int], bool], *, background: bool = False) -> None:
-        """Give turns in these queues while there is room."""
+    def _admit_from(self, queues: _Queues, may: Callable[[int], bool], *, background: bool = False) -> None:
+        """Admit from these queues, a key at a time, while slots are free and `may` agrees."""
         while queues:
-            key, queue = next(iter(queues.items()))
-            if self.running + queue[0].places > self.limits.max_running or not may(queue[0].places):
+            key, queue = next(iter(queues.items()))  # dicts keep their order: the first key's turn is next
+            # The first of the line is waited for, though a smaller one behind it might fit: large n would starve.
+            if self.running + queue[0].slots > self.limits.max_running or not may(queue[0].slots):
                 return
             entry = queue.popleft()
             del queues[key]
             if queue:
-                queues[key] = queue  # at the end: the others' turn is next
+                queues[key] = queue  # back in at the end
             if not entry.turn.cancelled():
-                entry.turn.set_result(self._take(entry.places, background=background))
+                entry.turn.set_result(self._take(entry.slots, background=background))
 
 
-class Ticket:
-    """Places that are taken until `leave`."""
+class Permit:
+    """Slots that are held until `release`."""
 
-    def __init__(self, admission: Admission, places: int, *, background: bool = False) -> None:
+    def __init__(self, admission: Admission, slots: int, *, background: bool = False) -> None:
         self._admission = admission
-        self._places = places
+        self._slots = slots
         self._background = background
 
-    def leave(self) -> None:
-        """Give the places back; later calls change nothing."""
-        places, self._places = self._places, 0
-        if places:
-            self._admission._release(places, background=self._background)
+    def release(self) -> None:
+        """Give the slots back; later calls change nothing."""
+        slots, self._slots = self._slots, 0
+        if slots:
+            self._admission._release(slots, background=self._background)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    places: int
-    turn: asyncio.Future[Ticket]
+    """A request in a queue; `turn` becomes its permit."""
+
+    slots: int
+    turn: asyncio.Future[Permit]
     tag: object = None
 
 
-_Queues = dict[str, deque[_Waiting]]  # by key; the first one's turn is next
+_Queues = dict[str, deque[_Waiting]]  # by key, in the order of their turns; no queue is empty
 
 
 def _busy(code: str, what: str) -> RequestError:

@@ -19,13 +19,13 @@ from arriero.chat import Chat
 from arriero.server import errors
 from arriero.server.admission import Limits
 from arriero.server.auth import Keys
-from arriero.server.middleware import OPEN_PATHS, Gate
+from arriero.server.middleware import OPEN_PATHS, RequestMiddleware
 from arriero.server.models import Models
 from arriero.server.origins import pattern_of
 from arriero.server.paths import Paths
 from arriero.server.routes import anthropic, health, ollama, openai, tutorial
 from arriero.server.schemas import JsonRequest
-from arriero.server.service import Handling, Service
+from arriero.server.service import Service, ServiceOptions
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 LIMITS = Limits()
@@ -58,7 +58,7 @@ class OwnRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, given a JsonRequest where the body is not a form."""
         handler = super().get_route_handler()
-        if any(isinstance(each.field_info, Form) for each in self.dependant.body_params):
+        if any(isinstance(param.field_info, Form) for param in self.dependant.body_params):
             return handler  # a file comes in a form
 
         async def handle(request: Request) -> Response:
@@ -96,12 +96,12 @@ class Application(FastAPI):
         )
         self.state.service = self.service = service
         self.paths = Paths(self.routes)
-        self._gate = Gate(super().__call__, service, self.paths, origins, hosts)
+        self._middleware = RequestMiddleware(super().__call__, service, self.paths, origins, hosts)
 
     def openapi(self) -> dict[str, Any]:
         """FastAPI's document, with the key that is needed where one is."""
         document = super().openapi()
-        if self.service.keys.wanted:
+        if self.service.keys.required:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             document["security"] = [{"key": []}]
             for path in OPEN_PATHS:
@@ -111,7 +111,7 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         scope["app"] = self
-        await self._gate(scope, receive, send)
+        await self._middleware(scope, receive, send)
 
 
 def create_app(
@@ -121,7 +121,7 @@ def create_app(
     keys: Keys | None = None,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
-    **handling: Unpack[Handling],
+    **handling: Unpack[ServiceOptions],
 ) -> Application:
     """Serve a chat; the caller closes it. None for one that comes later, by `app.service.open`.
 
@@ -147,8 +147,8 @@ def create_app(
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
     app.router.add_api_route("/", running, response_model=None, responses=text, route_class_override=Unpaged)
     errors.add_handlers(app)
-    for room in (health, tutorial, openai, anthropic, ollama):
-        room.add_routes(app, service)
+    for api in (health, tutorial, openai, anthropic, ollama):
+        api.add_routes(app, service)
 
     @app.api_route("/v1/{_:path}", methods=METHODS, include_in_schema=False)
     @app.api_route("/api/{_:path}", methods=METHODS, include_in_schema=False)
@@ -158,8 +158,8 @@ def create_app(
         base = app.paths.base(request.url.path.removeprefix(root))
         if base is None:
             raise HTTPException(404)
-        told = f"the client's base URL should be {request.url.replace(path=root + base, query='')}"
-        raise errors.RequestError(f"{request.method} {request.url.path}: Not Found; {told}", status=404)
+        advice = f"the client's base URL should be {request.url.replace(path=root + base, query='')}"
+        raise errors.RequestError(f"{request.method} {request.url.path}: Not Found; {advice}", status=404)
 
     return app
 

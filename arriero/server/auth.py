@@ -39,7 +39,7 @@ class Keys:
     def __init__(self, keys: Mapping[str, str], admin: str | None = None) -> None:
         """`keys` are keys by name; `admin` is the administrator's, who may do everything."""
         self._secret = secrets.token_bytes(32)  # cookies are good as long as this process lives
-        self.wanted = bool(keys)  # whether a request without one is refused
+        self.required = bool(keys)  # whether a request without one is refused
         named = [(Caller(name), key) for name, key in keys.items()]
         if admin is not None:
             named.append((Caller("admin", admin=True), admin))
@@ -52,34 +52,34 @@ class Keys:
 
     def caller(self, headers: Headers) -> Caller | None:
         """Who sent a request with these headers; None for nobody that is known here."""
-        kind, _, rest = headers.get("authorization", "").partition(" ")
-        match kind.lower():
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        match scheme.lower():
             case "bearer":
-                sent = rest.strip()
+                sent = credentials.strip()
             case "basic":
-                sent = _password(rest)
+                sent = _password(credentials)
             case _:
                 sent = headers.get("x-api-key", "")
         digest, cookie = _digest(sent), cookie_parser(headers.get("cookie", "")).get(COOKIE, "").encode()
-        found = None
-        for caller, known, good_cookie in self._callers:  # all of them: the time tells nothing
-            if hmac.compare_digest(digest, known) | hmac.compare_digest(cookie, good_cookie.encode()):
-                found = caller
-        return found
+        sender = None
+        for caller, good_digest, good_cookie in self._callers:  # all of them, and no `or`: the time tells nothing
+            if hmac.compare_digest(digest, good_digest) | hmac.compare_digest(cookie, good_cookie.encode()):
+                sender = caller
+        return sender
 
     def owner(self, caller: Caller) -> str:
         """A digest of the caller's key, by which what is kept for it is known; "" for anybody without a key."""
-        return next((digest.hex() for known, digest, _ in self._callers if known == caller), "")
+        return next((digest.hex() for keyed, digest, _ in self._callers if keyed == caller), "")
 
     def owned(self, owner: str) -> Caller | None:
         """The caller whose things are kept under `owner`; None where its key is not good any more."""
         if not owner:
-            return None if self.wanted else Caller("a batch")
+            return None if self.required else Caller("a batch")
         return next((caller for caller, digest, _ in self._callers if digest.hex() == owner), None)
 
     def cookie(self, caller: Caller, *, secure: bool) -> str:
         """The Set-Cookie header by which a browser is known from now on; `secure` over HTTPS only."""
-        value = next(cookie for known, _, cookie in self._callers if known == caller)
+        value = next(cookie for keyed, _, cookie in self._callers if keyed == caller)
         return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
 
     def _cookie(self, key: str) -> str:
@@ -97,29 +97,29 @@ def read_keys(file: Path | None, environment: str | None) -> dict[str, str]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the key file {file} cannot be read: {type(error).__name__}") from error
-    found = []
+    pairs = []
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         if len(words) > 2:
             raise UsageError(f"{file}, line {number}: expected a key, or a name and a key, got {len(words)} words")
-        found.append((words[0] if len(words) == 2 else f"key-{number}", words[-1]))
-    if not found:
+        pairs.append((words[0] if len(words) == 2 else f"key-{number}", words[-1]))
+    if not pairs:
         raise UsageError(f"{file} holds no key", hint='one for each line: python -c "import secrets; '
                          'print(secrets.token_urlsafe(32))"')  # fmt: skip
-    return _checked(found, str(file))
+    return _checked(pairs, str(file))
 
 
 def _checked(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for name, key in pairs:
-        if name in found or key in found.values() or name == "admin":
+        if name in keys or key in keys.values() or name == "admin":
             raise UsageError(f"{where}: the name {name} or its key is there twice, or taken")
         if len(key) < 8 or not key.isascii() or not key.isprintable():
             raise UsageError(f"{where}: the key {name} must be 8 or more ASCII characters")
-        found[name] = key
-    return found
+        keys[name] = key
+    return keys
 
 
 def _digest(key: str) -> bytes:

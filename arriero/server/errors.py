@@ -6,7 +6,7 @@
     413, 429                     the body is too long; too many requests of one key in a minute
     499                          the client has gone away; nobody reads this one
     503 server_error             loading, full, shutting down, out of memory; with Retry-After
-    500 server_error             everything else; the log says what, the client is told nothing
+    500 server_error             everything else; the log says what, the client's copy says nothing
 
 On the paths of other APIs the same statuses have their bodies: Anthropic's {"type": "error", "error": {"type",
 "message"}} (https://docs.anthropic.com/en/api/errors), Ollama's {"error": message}.
@@ -178,19 +178,19 @@ def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
     fault = next((fault for fault in of_field if not fault["type"].endswith("_type")), faults[0])
     param = ""
     last = len(fault["loc"]) - 1
-    for place, part in enumerate(fault["loc"][1:], 1):  # the first is "body" or "query"
+    for index, key in enumerate(fault["loc"][1:], 1):  # the first is "body" or "query"
         # Pydantic also names which one of several shapes it tried, which is nothing that is in the body.
-        inside = part in body if isinstance(body, Mapping) else isinstance(body, list) and isinstance(part, int)
-        if inside or (fault["type"] == "missing" and place == last):
-            param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
+        inside = key in body if isinstance(body, Mapping) else isinstance(body, list) and isinstance(key, int)
+        if inside or (fault["type"] == "missing" and index == last):
+            param += f"[{key}]" if isinstance(key, int) else f".{key}" if param else key
         if inside:
-            body = body[part]
+            body = body[key]
     if not param:
         return RequestError("the body must be a JSON object")
     if fault["type"] == "extra_forbidden":
         allowed = fault.get("ctx", {}).get("allowed")
-        told = f"supported only as {allowed}, got {reprlib.repr(fault['input'])}" if allowed else "not supported"
-        return RequestError(f"the field {param} is {told}", param=param, code="unsupported_parameter")
+        verdict = f"supported only as {allowed}, got {reprlib.repr(fault['input'])}" if allowed else "not supported"
+        return RequestError(f"the field {param} is {verdict}", param=param, code="unsupported_parameter")
     if fault["type"] == "missing":
         return RequestError(f"the field {param} is missing", param=param)
     return RequestError(f"{param}: {fault['msg']}, got {reprlib.repr(fault['input'])}", param=param)

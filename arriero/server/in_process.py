@@ -20,7 +20,7 @@ BACKGROUND = "arriero.background"  # in a request's scope, where no client can p
 
 
 @contextlib.asynccontextmanager
-async def asking(app: ASGIApp, caller: Caller | None = None) -> AsyncIterator[Ask]:
+async def in_process_client(app: ASGIApp, caller: Caller | None = None) -> AsyncIterator[Ask]:
     """What asks `app`; with a `caller` in that one's name, below everybody's own requests."""
 
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:

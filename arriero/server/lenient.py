@@ -24,14 +24,14 @@ from arriero.server.errors import RequestError
 from arriero.server.schemas import RequestBody, StopString
 
 if TYPE_CHECKING:
-    from arriero.server.access_log import Record
+    from arriero.server.access_log import AccessRecord
 
 log = logging.getLogger(__name__)
 LONGEST_NAME, LONGEST_HEADER = 80, 1000  # characters
 
 
 @dataclass(frozen=True, eq=False)
-class Unless:
+class RefusedUnless:
     """Refuses a field by its name, unless its value is null or one of `neutral`, which ask for nothing else."""
 
     neutral: tuple[object, ...]
@@ -45,24 +45,25 @@ class Unless:
         return {"enum": [None, *self.neutral]}
 
     def _checked(self, value: object) -> object:
-        same = (value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.neutral)
-        if value is None or any(same):
+        # True == 1 and False == 0 in Python, but not on the wire.
+        matches = (value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.neutral)
+        if value is None or any(matches):
             return value
         allowed = "" if self is NOTHING else " or ".join(map(json.dumps, self.neutral))
-        # as a field that is not declared
+        # The error type of fields that are not declared at all, so that `errors` describes both in the same words.
         raise PydanticCustomError("extra_forbidden", "This is not supported", {"allowed": allowed})
 
 
-NOTHING = Unless((False, 0, "", [], {}))
+NOTHING = RefusedUnless((False, 0, "", [], {}))
 NO_EFFECT = object()  # marks fields that nobody reads
 Unsupported = Annotated[Any, NOTHING]
-NullOnly = Annotated[Any, Unless(())]  # refused with any value but null: even an empty one asks for something
-Taken = Annotated[Any, NO_EFFECT]
+NullOnly = Annotated[Any, RefusedUnless(())]  # refused with any value but null: even an empty one asks for something
+Ignored = Annotated[Any, NO_EFFECT]
 Stops = Annotated[list[StopString], Field(max_length=64)]
 
 
-class Lenient(RequestBody):
-    """Base of such bodies: unknown fields are taken, known ones have exactly their types."""
+class LenientBody(RequestBody):
+    """Base of such bodies: unknown fields are kept in `model_extra`, known ones have exactly their types."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -71,17 +72,18 @@ class Lenient(RequestBody):
         return ()
 
 
-class OpenAIBody(Lenient):
+class OpenAIBody(LenientBody):
     """Base of those of OpenAI's API: where the server is strict, fields that are not declared are refused."""
 
 
-def note_ignored(request: Request, body: Lenient) -> None:
+def note_ignored(request: Request, body: LenientBody) -> None:
     """Name what `body` holds and nobody reads: in the response's header, and in the log once for each path.
 
     RequestError for a field that is not declared where the server is strict.
     """
-    record: Record = request.scope["record"]
+    record: AccessRecord = request.scope["record"]
     strict = isinstance(body, OpenAIBody) and request.app.state.service.strict
+    # Indices go: one name stands for a field of all messages, and a client cannot fill the log or its cache.
     names = set(body.overridden())
     for param, declared in _ignored(body):
         if strict and not declared:
@@ -99,8 +101,8 @@ def _note(path: str, name: str) -> None:
 
 def _header(names: Iterable[str]) -> str:
     """The names as a header may hold them, which ends with "..." where there are too many."""
-    found = ", ".join(quote(name, safe="", errors="replace") for name in names)
-    return found if len(found) <= LONGEST_HEADER else f"{found[:LONGEST_HEADER].rpartition(', ')[0]}, ..."
+    text = ", ".join(quote(name, safe="", errors="replace") for name in names)
+    return text if len(text) <= LONGEST_HEADER else f"{text[:LONGEST_HEADER].rpartition(', ')[0]}, ..."
 
 
 def _ignored(body: BaseModel, path: str = "") -> Iterator[tuple[str, bool]]:
@@ -115,8 +117,8 @@ def _ignored(body: BaseModel, path: str = "") -> Iterator[tuple[str, bool]]:
         if isinstance(value, BaseModel):
             yield from _ignored(value, f"{path}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
-            for index, each in enumerate(value):
-                yield from _ignored(each, f"{path}{name}[{index}].")
+            for index, item in enumerate(value):
+                yield from _ignored(item, f"{path}{name}[{index}].")
 
 
 @functools.cache

@@ -17,14 +17,14 @@ from arriero.server.app import Application
 from arriero.server.models import Models
 
 log = logging.getLogger(__name__)
-BROKEN_OFF_SECONDS = 5  # for the errors of broken off answers to reach their clients
+CANCEL_SECONDS = 5  # for the errors of broken off answers to reach their clients
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which on SIGTERM or Ctrl-C refuses new work and lets what is under way end, for a limited time.
+    """uvicorn, which on SIGTERM or Ctrl-C refuses new work and lets what is in flight end, for a limited time.
 
-    A second signal breaks answers off at once, a third does not wait for their clients to be told. Uvicorn would raise
-    the signals again when it is done; here they are only kept, as `ended_by`, for there is more to close.
+    A second signal cancels the answers at once, a third does not wait until their clients have the error. Uvicorn
+    would raise the signals again when it is done; here they are only kept, as `ended_by`, for there is more to close.
     """
 
     def __init__(self, config: uvicorn.Config, app: Application, drain_seconds: float) -> None:
@@ -59,9 +59,9 @@ class Server(uvicorn.Server):
         await asyncio.wait((ended, hurry), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             running = service.admission.running
-            service.break_off()
+            service.cancel_all()
             log.warning("breaking off %d answers", running)
-            await asyncio.wait((ended,), timeout=BROKEN_OFF_SECONDS)
+            await asyncio.wait((ended,), timeout=CANCEL_SECONDS)
         for waiting in (ended, hurry):
             waiting.cancel()
         await super().shutdown(sockets)
@@ -90,7 +90,7 @@ def run(
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=BROKEN_OFF_SECONDS,
+        timeout_graceful_shutdown=CANCEL_SECONDS,
         ssl_certfile=tls[0] if tls is not None else None,
         ssl_keyfile=tls[1] if tls is not None else None,
     )
@@ -103,7 +103,7 @@ def run(
             loaded.append(load())
             app.service.open(loaded[0])
             opened(loaded[0])
-        except BaseException as error:  # told by the thread that waits for it
+        except BaseException as error:  # raised by the thread that waits for it
             failed.append(error)
             server.should_exit = True
 

@@ -23,15 +23,15 @@ def load_models(
     `load` is `arriero.chat.load` or takes its place. Raises what it raises; then nothing stays loaded.
     """
     embedder = Embedder(embedding) if embedding is not None else None  # it loads beside the other
-    name, directory = next(iter(adapters.items()), (None, None))
+    default, directory = next(iter(adapters.items()), (None, None))
     others = list(adapters.items())[1:]
-    chat = load(model, adapter=directory, room_for=[place for _, place in others], **how)
+    chat = load(model, adapter=directory, room_for=[directory for _, directory in others], **how)
     try:
-        models = Models(chat, name=name, prompting=taken(dict(how)), embedder=embedder)
+        models = Models(chat, name=default, prompting=taken(dict(how)), embedder=embedder)
         if embedder is not None:
             embedder.wait()
-        for other, place in others:
-            models.load(other, place)
+        for name, directory in others:
+            models.load(name, directory)
     except BaseException:
         chat.close()
         raise

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from arriero.server.admission import Admission
 
 if TYPE_CHECKING:
-    from arriero.server.access_log import Record
-    from arriero.server.streaming import Answers
+    from arriero.server.access_log import AccessRecord
+    from arriero.server.streaming import MergedStreams
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 TOKEN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
@@ -30,15 +30,15 @@ class Metrics:
             "arriero_answers", "Answers by finish reason", ["model", "finish_reason"], registry=registry
         )
         self.texts = Counter("arriero_embeddings", "Texts that were embedded", ["model"], registry=registry)
-        self.queue = Histogram("arriero_queue_seconds", "Time waiting for a place", buckets=SECONDS, registry=registry)
-        self.first = Histogram(
+        self.queue = Histogram("arriero_queue_seconds", "Time waiting for a slot", buckets=SECONDS, registry=registry)
+        self.first_token = Histogram(
             "arriero_time_to_first_token_seconds",
             "From the request to its first token",
             ["model"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.each = Histogram(
+        self.per_token = Histogram(
             "arriero_time_per_output_token_seconds",
             "Mean time between a request's tokens",
             ["model"],
@@ -50,12 +50,12 @@ class Metrics:
         )
         running = Gauge("arriero_answers_running", "Answers being generated", registry=registry)
         running.set_function(lambda: admission.running)
-        waiting = Gauge("arriero_requests_waiting", "Requests waiting for a place", registry=registry)
+        waiting = Gauge("arriero_requests_waiting", "Requests waiting for a slot", registry=registry)
         waiting.set_function(lambda: admission.waiting)
 
-    def answered(self, answers: Answers) -> None:
-        """Count a request's answers, which are over; how long those of batches waited is nobody's latency."""
-        record = answers.record
+    def count_streams(self, streams: MergedStreams) -> None:
+        """Count a request's streams, which are over; those of batches have no latency, for nobody waits for them."""
+        record = streams.record
         model = record.model or ""
         self.prompt.labels(model).inc(record.prompt_tokens)
         self.completion.labels(model).inc(record.completion_tokens)
@@ -67,13 +67,13 @@ class Metrics:
             self.cancelled.labels(model).inc()
         if record.first_token_s is not None:
             if not record.background:
-                self.first.labels(model).observe(record.first_token_s)
+                self.first_token.labels(model).observe(record.first_token_s)
             if record.completion_tokens > 1:
                 seconds = record.elapsed() - record.first_token_s
-                self.each.labels(model).observe(seconds / (record.completion_tokens - 1))
+                self.per_token.labels(model).observe(seconds / (record.completion_tokens - 1))
 
-    def embedded(self, record: Record, texts: int) -> None:
-        """Count a request of so many texts that became vectors."""
+    def count_embeddings(self, record: AccessRecord, texts: int) -> None:
+        """Count a request whose texts, as many as `texts`, became vectors."""
         model = record.model or ""
         self.texts.labels(model).inc(texts)
         self.prompt.labels(model).inc(record.prompt_tokens)

@@ -1,4 +1,14 @@
-"""What every request passes before it gets anywhere: its path, id, who sends it, whether it may come in, its length.
+"""What every request passes first: path, request id, API key, origin and host, rate limit, length of its body.
+
+In this order, which matters:
+
+    path       as our routes have it, so that all that follows sees one name for one endpoint
+    caller     from the API key; the access log's record begins here, so that refusals are logged too
+    host       before all else that is refused: it tells DNS rebinding from a visitor
+    origin     before the key: a page of another site learns nothing of whether a key is good
+    key        then the announced length, then whether the server is ready, then the rate limit, which counts last so
+               that what is refused otherwise uses none of it
+    body       is counted as it comes, for a length may be announced wrongly or not at all
 
 Plain ASGI around the whole application, so that also what fails inside leaves with a request id and safe headers. Only
 `/health` and `/ready` need no key. A page of another site cannot use the model through its visitor's browser: requests
@@ -19,7 +29,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arriero.server.access_log import Record
+from arriero.server.access_log import AccessRecord
 from arriero.server.auth import Caller
 from arriero.server.errors import ANTHROPIC, RequestError, response
 from arriero.server.in_process import BACKGROUND
@@ -44,7 +54,7 @@ LOADING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" con
 <p>The model is being loaded. 模型加载中。"""
 
 
-class Gate:
+class RequestMiddleware:
     """The checks, around `app`.
 
     `origins` fits the other sites whose pages may send requests, `hosts` are the names this server answers to, by
@@ -69,42 +79,42 @@ class Gate:
             return
         method = scope.get("method", "WEBSOCKET")
         if scope["type"] == "http":
-            scope = self._plain(scope)
+            scope = self._normalized(scope)
         headers = Headers(scope=scope)
         sent_id = headers.get("x-request-id", "")
         request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(12)}"
         client = scope.get("client")
-        sent_for: Caller | None = scope.get(BACKGROUND)
-        caller = sent_for or self._service.keys.caller(headers)
-        who = caller or Caller(client[0] if client else "local")
-        record = Record(request_id, who, method, scope["path"], background=sent_for is not None)
+        background_caller: Caller | None = scope.get(BACKGROUND)
+        caller = background_caller or self._service.keys.caller(headers)
+        sender = caller or Caller(client[0] if client else "local")
+        record = AccessRecord(request_id, sender, method, scope["path"], background=background_caller is not None)
         scope["record"] = record
-        outgoing = self._outgoing(send, scope, headers, caller)
+        completing = self._completing(send, scope, headers, caller)
         try:
             try:
                 self._check(scope, headers, caller, record)
             except RequestError as error:
                 record.refused = error.code
-                await self._refuse(error, scope, receive, outgoing)
+                await self._refuse(error, scope, receive, completing)
             else:
-                limited = _limited(receive, self._longest(scope), record)
-                await self._enter(scope, limited if scope["type"] == "http" else receive, outgoing)
+                limited = _limit_body(receive, self._body_limit(scope), record)
+                await self._forward(scope, limited if scope["type"] == "http" else receive, completing)
         finally:
-            self._service.ended(record, scope)
+            self._service.finish_request(record, scope)
 
-    def _plain(self, scope: Scope) -> Scope:
+    def _normalized(self, scope: Scope) -> Scope:
         """The request as our routes have it: under its one path, and GET for HEAD, which only leaves out the body."""
         root = scope.get("root_path", "")
         page = scope["method"] in ("GET", "HEAD") and "text/html" in Headers(scope=scope).get("accept", "")
-        path = root + self._paths.plain(scope["path"].removeprefix(root), page=page)
+        path = root + self._paths.canonical(scope["path"].removeprefix(root), page=page)
         return {**scope, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
 
-    def _outgoing(self, send: Send, scope: Scope, headers: Headers, caller: Caller | None) -> Send:
+    def _completing(self, send: Send, scope: Scope, headers: Headers, caller: Caller | None) -> Send:
         """`send` that notes the status and puts in the headers that every response has."""
-        record: Record = scope["record"]
+        record: AccessRecord = scope["record"]
         origin = headers.get("origin", "")
 
-        async def outgoing(message: Message) -> None:
+        async def completing(message: Message) -> None:
             if message["type"] == "websocket.accept":
                 record.status = 101
             elif message["type"] == "websocket.close":
@@ -113,40 +123,40 @@ class Gate:
                 message = {**message, "body": b""}
             elif message["type"] == "http.response.start":
                 record.status = message["status"]
-                found = MutableHeaders(scope=message)
+                outgoing = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    found.setdefault(name, value)
-                found["x-request-id"] = record.id
+                    outgoing.setdefault(name, value)
+                outgoing["x-request-id"] = record.id
                 if record.clamped is not None:
-                    found["x-arriero-clamped"] = f"max_tokens={record.clamped}"
+                    outgoing["x-arriero-clamped"] = f"max_tokens={record.clamped}"
                 if record.ignored:
-                    found["x-arriero-ignored"] = record.ignored
+                    outgoing["x-arriero-ignored"] = record.ignored
                 if record.path.startswith(ANTHROPIC):
-                    found["request-id"] = record.id  # where its clients look for it
+                    outgoing["request-id"] = record.id  # where its clients look for it
                 if self._allowed(origin):  # also on what never reaches the CORS middleware: refusals and failures
-                    found.setdefault("access-control-allow-origin", origin)
-                    found.setdefault("access-control-expose-headers", EXPOSED)
-                    found.add_vary_header("origin")
+                    outgoing.setdefault("access-control-allow-origin", origin)
+                    outgoing.setdefault("access-control-expose-headers", EXPOSED)
+                    outgoing.add_vary_header("origin")
                 if caller is not None and headers.get("authorization", "").lower().startswith("basic"):
                     secure = scope["scheme"] == "https"
-                    found.append("set-cookie", self._service.keys.cookie(caller, secure=secure))
+                    outgoing.append("set-cookie", self._service.keys.cookie(caller, secure=secure))
             await send(message)
 
-        return outgoing
+        return completing
 
     def _allowed(self, origin: str) -> bool:
         return bool(origin) and self._origins.fullmatch(origin) is not None
 
-    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._service.state == "loading" and scope["path"] == "/" and scope.get("method") == "GET":
             await HTMLResponse(LOADING, 503, {"retry-after": "1"})(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope, headers: Headers, caller: Caller | None, record: Record) -> None:
+    def _check(self, scope: Scope, headers: Headers, caller: Caller | None, record: AccessRecord) -> None:
         """RequestError for a request that may not come in."""
         host = headers.get("host", "")
-        if self._hosts and _name(host).lower() not in self._hosts:
+        if self._hosts and _host_name(host).lower() not in self._hosts:
             raise _unknown_host(host)
         origin = headers.get("origin", "")
         if origin and origin.partition("://")[2] != host and not self._allowed(origin):
@@ -154,17 +164,17 @@ class Gate:
         preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
         if scope["path"] in OPEN_PATHS or (preflight and self._allowed(origin)):
             return
-        if caller is None and self._service.keys.wanted:
+        if caller is None and self._service.keys.required:
             raise RequestError("an API key is needed, as Authorization: Bearer KEY", status=401, code="invalid_api_key")
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._longest(scope):
-            raise _too_long(self._longest(scope))
+        if length.isdecimal() and int(length) > self._body_limit(scope):
+            raise _too_long(self._body_limit(scope))
         if scope.get("method") == "POST":
             self._service.check_ready()
             if not record.background:
                 self._service.admission.check_rate(record.caller.name)
 
-    def _longest(self, scope: Scope) -> int:
+    def _body_limit(self, scope: Scope) -> int:
         """Bytes that the body of a request may have."""
         limits = self._service.admission.limits
         is_file = scope["path"].removeprefix(scope.get("root_path", "")) == FILES
@@ -181,23 +191,23 @@ class Gate:
         await response(scope["path"], error, challenge)(scope, receive, send)
 
 
-def _limited(receive: Receive, limit: int, record: Record) -> Receive:
+def _limit_body(receive: Receive, limit: int, record: AccessRecord) -> Receive:
     """`receive`, raising once the body is longer than `limit` bytes, or has not come in time.
 
     That is BODY_SECONDS, and for what may be longer than usual as long as it takes at SLOWEST.
     """
     deadline = asyncio.get_running_loop().time() + max(BODY_SECONDS, limit / SLOWEST)
-    length, whole = 0, False
+    length, complete = 0, False
 
     def refusal(error: RequestError) -> HTTPException:  # of the kind that FastAPI does not take for a broken body
         record.refused = error.code
-        found = HTTPException(error.status, error.message)
-        found.__cause__ = error
-        return found
+        refused = HTTPException(error.status, error.message)
+        refused.__cause__ = error
+        return refused
 
     async def counted() -> Message:
-        nonlocal length, whole
-        if whole:
+        nonlocal length, complete
+        if complete:
             return await receive()
         try:
             async with asyncio.timeout_at(deadline):
@@ -208,7 +218,7 @@ def _limited(receive: Receive, limit: int, record: Record) -> Receive:
         if message["type"] == "http.disconnect":
             raise HTTPException(499, "the client has gone away")
         length += len(message.get("body", b""))
-        whole = not message.get("more_body", False)
+        complete = not message.get("more_body", False)
         if length > limit:
             raise refusal(_too_long(limit))
         return message
@@ -217,7 +227,7 @@ def _limited(receive: Receive, limit: int, record: Record) -> Receive:
 
 
 def _unknown_host(host: str) -> RequestError:
-    way = f"; if it is: arriero serve --allow-host {shlex.quote(_name(host))}" if host else ""
+    way = f"; if it is: arriero serve --allow-host {shlex.quote(_host_name(host))}" if host else ""
     return RequestError(f"this server is not called {host!r}{way}", status=403, code="unknown_host")
 
 
@@ -231,6 +241,6 @@ def _too_long(limit: int) -> RequestError:
     return RequestError(f"the body is longer than {limit} bytes", status=413, code="request_too_large")
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """A Host header without its port."""
     return host.rpartition(":")[0] if re.search(r":\d+$", host) else host

@@ -21,8 +21,8 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A Chat, and the name that requests call it by; `created` is when it was put in, in seconds since 1970."""
+class ServedModel:
+    """A Chat, and the name that requests call it by; `created` is when it was loaded, in seconds since 1970."""
 
     name: str
     chat: Chat
@@ -56,7 +56,7 @@ class Models:
         if embedder is not None and embedder.name == self._base:
             raise UsageError(f"{self._base!r} is to answer, so it cannot be the embedding model as well")
         self._prompting: PromptSettings = prompting or {}
-        self._served: dict[str, Served] = {}
+        self._served: dict[str, ServedModel] = {}
         self._changing = threading.Lock()
         self._default = chat.model
         if chat.adapter is not None:
@@ -69,16 +69,16 @@ class Models:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._served))
 
-    def served(self) -> list[Served]:
+    def served(self) -> list[ServedModel]:
         """All that can answer now, the default first."""
         return sorted(self._served.copy().values(), key=lambda served: served.name != self._default)
 
     @property
-    def default(self) -> Served:
+    def default(self) -> ServedModel:
         """What POST /, the page and requests that name no model are answered with."""
         return self._served[self._default]
 
-    def find(self, name: str | None) -> Served:
+    def find(self, name: str | None) -> ServedModel:
         """The model of that name, the default one for None; RequestError 404 where there is none."""
         served = self._served.get(self._default if name is None else name)
         if served is None:
@@ -109,25 +109,25 @@ class Models:
         Raises RequestError, which names no path of this machine, where it cannot be loaded.
         """
         try:
-            found = directory.expanduser().resolve()
+            resolved = directory.expanduser().resolve()
         except (OSError, RuntimeError, ValueError) as error:
             raise RequestError("the path is none of a directory here", param="path") from error
         try:
-            return self.load(name, found)
+            return self.load(name, resolved)
         except RequestError:
             raise
         except ArrieroError as error:
             log.warning("the adapter %s was not loaded: %s", name, error)
-            told = _without_paths(error.message.replace(str(found), name))
-            raise RequestError(f"the adapter {name!r} was not loaded: {told}", param="path") from error
+            message = _without_paths(error.message.replace(str(resolved), name))
+            raise RequestError(f"the adapter {name!r} was not loaded: {message}", param="path") from error
 
     def load(self, name: str, directory: Path) -> bool:
         """`add` for who runs the server: what fails says where."""
         self._checked(name)
         with self._changing:
-            there = name in self._served
+            replaced = name in self._served
             self._put(name, self.default.chat.with_adapter(directory, **self._prompting))
-        return there
+        return replaced
 
     def remove(self, name: str) -> None:
         """Forget an adapter; answers in flight go on. RequestError where there is none, or it is the default."""
@@ -159,7 +159,7 @@ class Models:
             log.warning("the base model is not served: %s", error.message)
 
     def _put(self, name: str, chat: Chat) -> None:
-        self._served[name] = Served(name, chat, int(time.time()))
+        self._served[name] = ServedModel(name, chat, int(time.time()))
 
 
 def _not_found(message: str) -> RequestError:

@@ -23,14 +23,14 @@ from arriero.locks import held
 from arriero.prompt.options import taken
 from arriero.server.admission import Limits
 from arriero.server.app import create_app
-from arriero.server.in_process import asking
+from arriero.server.in_process import in_process_client
 from arriero.server.loading import load_models
 from arriero.server.models import Models
 
 MOST_ANSWERS = 128  # that one request may ask for, as `n`
 
 
-class Which(Loading, total=False):
+class BatchOptions(Loading, total=False):
     """Which models answer, and how; adapters by the names that requests call them by, the first is the default;
     one alone goes by the last part of its directory.
 
@@ -65,7 +65,7 @@ def batch(
     *,
     at_once: int = 32,
     progress: Callable[[int, int, int], None] = lambda _done, _rows, _failed: None,
-    **which: Unpack[Which],
+    **options: Unpack[BatchOptions],
 ) -> BatchReport:
     """Answer every request of `file`, in OpenAI's batch format, to `output`, in the same order.
 
@@ -79,12 +79,12 @@ def batch(
     file, output = Path(file).expanduser(), Path(output).expanduser()
     if at_once < 1:
         raise UsageError(f"at_once must be at least 1, got {at_once}")
-    if unknown := which.keys() - Which.__optional_keys__:
+    if unknown := options.keys() - BatchOptions.__optional_keys__:
         raise UsageError(
-            f"there is no option {', '.join(unknown)}; there are {', '.join(sorted(Which.__optional_keys__))}"
+            f"there is no option {', '.join(unknown)}; there are {', '.join(sorted(BatchOptions.__optional_keys__))}"
         )
-    adapters = _named(which.get("adapter"))
-    return _run(file, output, _salt(adapters, which), lambda: _load(adapters, which), at_once, progress)
+    adapters = _named(options.get("adapter"))
+    return _run(file, output, _salt(adapters, options), lambda: _load(adapters, options), at_once, progress)
 
 
 def _run(
@@ -96,7 +96,7 @@ def _run(
     progress: Callable[[int, int, int], None],
 ) -> BatchReport:
     requests = Requests(file, salt=salt)
-    _check_place(file, output)
+    _check_output(file, output)
     with held(output.with_name(f".{output.name}.lock"), lambda holder: _busy(output, holder)):
         journal = resumed(output, requests)
         before, began = len(journal), time.perf_counter()
@@ -106,8 +106,8 @@ def _run(
             seconds = time.perf_counter() - began
             journal.finish(output)
         except KeyboardInterrupt:
-            told = f"stopped; {len(journal)} of {len(requests.rows)} rows are answered and kept"
-            raise InterruptedRun(told, hint="the same command goes on from there") from None
+            message = f"stopped; {len(journal)} of {len(requests.rows)} rows are answered and kept"
+            raise InterruptedRun(message, hint="the same command goes on from there") from None
         finally:
             journal.close()
     return BatchReport(output, len(requests.rows), len(journal) - before, len(journal.failed), seconds)
@@ -127,21 +127,21 @@ def _answer(
     app = create_app(None, limits=limits, no_store=True)
     app.service.open(models)
 
-    def kept() -> None:
+    def report() -> None:
         progress(len(journal), len(requests.rows), len(journal.failed))
 
     stopped = threading.Event()
 
     async def work() -> None:
-        async with asking(app) as ask:
+        async with in_process_client(app) as ask:
 
             async def asked(url: str, body: dict[str, Any]) -> Answer | None:
                 return None if stopped.is_set() else await ask(url, body)
 
-            await answer_all(requests, journal, asked, at_once=at_once, kept=kept)
+            await answer_all(requests, journal, asked, at_once=at_once, kept=report)
 
     began = time.perf_counter()
-    kept()
+    report()
     try:
         _run_whole(work, stopped)
     finally:
@@ -170,7 +170,7 @@ def _named(adapter: Mapping[str, str | Path] | str | Path | None) -> dict[str, P
     return {} if adapter is None else {Path(adapter).expanduser().resolve().name: Path(adapter).expanduser()}
 
 
-def _check_place(file: Path, output: Path) -> None:
+def _check_output(file: Path, output: Path) -> None:
     if output.is_dir():
         raise UsageError(f"{output} is a directory", hint=f"--output {output / file.name}")
     if output.exists() and output.samefile(file):
@@ -185,15 +185,15 @@ def _busy(output: Path, holder: str) -> None:
     raise UsageError(f"{holder} is writing {output} already", hint="wait for it, or another --output")
 
 
-def _salt(adapters: Mapping[str, Path], which: Which) -> str:
+def _salt(adapters: Mapping[str, Path], options: BatchOptions) -> str:
     """Who answers: the same requests to another model are another run."""
-    model, embedding = which.get("model"), which.get("embedding")
+    model, embedding = options.get("model"), options.get("embedding")
     places = [(name, str(place.resolve())) for name, place in adapters.items()]
     name = settings.default_model() if model is None and not places else model
-    return json.dumps([str(name), places, taken(dict(which)), embedding])
+    return json.dumps([str(name), places, taken(dict(options)), embedding])
 
 
-def _load(adapters: Mapping[str, Path], which: Which) -> Models:
-    given: Mapping[str, Any] = which
+def _load(adapters: Mapping[str, Path], options: BatchOptions) -> Models:
+    given: Mapping[str, Any] = options
     how = cast(Loading, {name: given[name] for name in Loading.__annotations__ if name in given})
-    return load_models(which.get("model"), adapters, which.get("embedding"), how, which.get("load", load))
+    return load_models(options.get("model"), adapters, options.get("embedding"), how, options.get("load", load))

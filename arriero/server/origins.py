@@ -29,5 +29,5 @@ def pattern_of(origins: Collection[str]) -> re.Pattern[str]:
 
 
 def _escaped(origin: str) -> str:
-    found = re.sub(r":\\\*$", r"(:[0-9]+)?", re.escape(origin))
-    return found.replace(r"\*", r"[^/\s]*")
+    pattern = re.sub(r":\\\*$", r"(:[0-9]+)?", re.escape(origin))
+    return pattern.replace(r"\*", r"[^/\s]*")

@@ -27,7 +27,7 @@ class Paths:
         routes = (route for route in self._routes if isinstance(route, APIRoute) and route.include_in_schema)
         return any(route.path_regex.match(path) for route in routes)
 
-    def plain(self, path: str, *, page: bool = False) -> str:
+    def canonical(self, path: str, *, page: bool = False) -> str:
         """The served path that is meant by `path`; `path` as it is where there is none.
 
         `page`: a browser asks for a page, which may have the name that follows /v1 in a path of ours, as models do.
@@ -38,8 +38,8 @@ class Paths:
     def base(self, path: str) -> str | None:
         """The end, "" or "/v1", of the right base URL for a client whose path has a prefix too many; else None."""
         for prefix in (V1, OLLAMA.rstrip("/")):
-            rest = path.removeprefix(prefix)
-            meant = self.plain(rest)
-            if rest not in (path, "/") and self.served(meant):
-                return V1 if meant.startswith(V1) and not meant.startswith(ANTHROPIC) else ""
+            shorter = path.removeprefix(prefix)
+            route_path = self.canonical(shorter)
+            if shorter not in (path, "/") and self.served(route_path):
+                return V1 if route_path.startswith(V1) and not route_path.startswith(ANTHROPIC) else ""
         return None

@@ -18,7 +18,7 @@ def _strings(stop: object) -> object:
     return [stop] if isinstance(stop, str) else stop
 
 
-def parts(kind: str) -> Callable[[object], object]:
+def text_parts(kind: str) -> Callable[[object], object]:
     """What makes a content that is text a list of one part of that kind, before it is checked."""
 
     def listed(content: object) -> object:

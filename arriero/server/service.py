@@ -1,4 +1,4 @@
-"""What all routes share: the models, the places to answer, the keys, what is measured and logged."""
+"""What all routes share: the models, admission, the API keys, metrics and the access log."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from starlette.types import Scope
 
 from arriero.chat import Chat, Stream
 from arriero.engines import Generation
-from arriero.server.access_log import Record
-from arriero.server.admission import Admission, Limits, Ticket
-from arriero.server.admitted_chat import AdmittedChat, Door
+from arriero.server.access_log import AccessRecord
+from arriero.server.admission import Admission, Limits, Permit
+from arriero.server.admitted_chat import AdmittedChat, SlotSource
 from arriero.server.auth import Keys
 from arriero.server.errors import RequestError
 from arriero.server.metrics import Metrics
-from arriero.server.models import Models, Served
-from arriero.server.streaming import Answers, broken_off, while_connected
+from arriero.server.models import Models, ServedModel
+from arriero.server.streaming import MergedStreams, shutdown_error, while_connected
 
 T = TypeVar("T")
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldom of interest
 
 
-class Handling(TypedDict, total=False):
+class ServiceOptions(TypedDict, total=False):
     """How requests are handled, by default none of it.
 
     `log_prompts` writes bodies to the log. `strict` refuses fields that OpenAI's API does not have, on its paths.
@@ -45,23 +45,23 @@ class Handling(TypedDict, total=False):
 class Service:
     """One server's state. It is "loading" until `open` gives it a model, and refuses work from `drain` on."""
 
-    def __init__(self, limits: Limits, keys: Keys, **handling: Unpack[Handling]) -> None:
+    def __init__(self, limits: Limits, keys: Keys, **options: Unpack[ServiceOptions]) -> None:
         self.admission = Admission(limits)
         self.keys = keys
         self.metrics = Metrics(self.admission)
-        self.log_prompts = handling.get("log_prompts", False)
-        self.strict = handling.get("strict", False)
-        self.keeps_responses = not handling.get("no_store", False)
+        self.log_prompts = options.get("log_prompts", False)
+        self.strict = options.get("strict", False)
+        self.keeps_responses = not options.get("no_store", False)
         self._models: Models | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # the server's, once it runs
-        self._broken_off = False
-        self._answers: dict[Record, Answers] = {}
-        self._computing: set[asyncio.Future[Any]] = set()  # what is no answer, but also breaks off
-        self._queued: weakref.WeakSet[Generation] = weakref.WeakSet()  # of this process's own threads
+        self._cancelled = False
+        self._streams: dict[AccessRecord, MergedStreams] = {}
+        self._futures: set[asyncio.Future[Any]] = set()  # what is computed beside streams: embeddings
+        self._queued: weakref.WeakSet[Generation] = weakref.WeakSet()  # those of AdmittedChats
 
     @property
     def state(self) -> Literal["loading", "ready", "draining"]:
-        """What the server is about."""
+        """Whether work is taken."""
         if self.admission.draining:
             return "draining"
         return "loading" if self._models is None else "ready"
@@ -84,99 +84,101 @@ class Service:
         self._models = models
 
     def drain(self) -> None:
-        """Refuse new work; what has come in goes on. On the event loop only."""
+        """Refuse new requests; those that were admitted or wait continue. On the event loop only."""
         self.admission.drain()
 
-    def break_off(self) -> None:
-        """End all answers that are under way or wait for their turn; their clients get an error."""
-        self._broken_off = True
+    def cancel_all(self) -> None:
+        """End all answers that are in flight or wait for slots; their clients get an error."""
+        self._cancelled = True
         self.admission.refuse_waiting()
-        for answers in list(self._answers.values()):
-            answers.break_off()
+        for streams in list(self._streams.values()):
+            streams.cancel_all()
         for generation in list(self._queued):
             generation.cancel()
-        for computing in self._computing:
-            computing.cancel()
+        for future in self._futures:
+            future.cancel()
 
-    async def begin(self, request: Request, served: Served, start: Callable[[int], Stream], count: int = 1) -> Answers:
-        """Answers to one request, `start(0)` to `start(count - 1)`, of which the first piece is already there.
+    async def begin(
+        self, request: Request, served: ServedModel, start: Callable[[int], Stream], count: int = 1
+    ) -> MergedStreams:
+        """The streams `start(0)` to `start(count - 1)` of one request, of which the first piece is already there.
 
-        So what fails early fails here: there is no room, the prompt is too long, the engine refuses. Waiting ends when
-        the client goes away. `start` runs outside the event loop, for it renders the prompt.
+        So what fails early fails here, before a status is sent: a full queue, a prompt that is too long. Waiting ends
+        when the client goes away. `start` runs outside the event loop, for it renders the prompt.
         """
-        record: Record = request.scope["record"]
-        ticket = await self._enter(request, served.name, count)
-        streams: list[Stream] = []
+        record: AccessRecord = request.scope["record"]
+        permit = await self._admit(request, served.name, count)
+        generated: list[Stream] = []
 
         def make() -> None:
             for number in range(count):
-                streams.append(start(number))
+                generated.append(start(number))
 
-        answers = Answers(streams, record, self._left(ticket.leave))
-        self._answers[record] = answers
+        streams = MergedStreams(generated, record, self._on_close(permit.release))
+        self._streams[record] = streams
         try:
-            # Not raced against the disconnect: a thread cannot be cancelled, and its generations would be nobody's.
+            # Not raced against the disconnect: a thread cannot be cancelled, so its generations would be orphaned.
             await run_in_threadpool(make)
-            record.clamped = min((stream.clamped for stream in streams if stream.clamped is not None), default=None)
-            if self._broken_off:
-                answers.break_off()
-            await while_connected(request.receive, answers.start())
+            record.clamped = min((stream.clamped for stream in generated if stream.clamped is not None), default=None)
+            if self._cancelled:  # `cancel_all` came while the thread was making them
+                streams.cancel_all()
+            await while_connected(request.receive, streams.start())
         except BaseException as error:
-            answers.failed |= isinstance(error, Exception) and not isinstance(error, ClientDisconnect)
-            answers.close()
+            streams.failed |= isinstance(error, Exception) and not isinstance(error, ClientDisconnect)
+            streams.close()
             raise
-        return answers
+        return streams
 
     async def compute(self, request: Request, name: str, submit: Callable[[], Future[T]]) -> T:
-        """The result of what `submit` begins in one place for the model `name`; cancelled when the client goes away."""
-        ticket = await self._enter(request, name, 1)
-        computing: asyncio.Future[T] | None = None
+        """The result of what `submit` begins in one slot, for the model `name`; cancelled when the client leaves."""
+        permit = await self._admit(request, name, 1)
+        future: asyncio.Future[T] | None = None
         try:
-            computing = asyncio.wrap_future(submit())
-            self._computing.add(computing)
-            return await while_connected(request.receive, computing)
+            future = asyncio.wrap_future(submit())
+            self._futures.add(future)
+            return await while_connected(request.receive, future)
         except asyncio.CancelledError:
-            if self._broken_off:
-                raise broken_off() from None
+            if self._cancelled:
+                raise shutdown_error() from None
             raise
         finally:
-            self._computing.discard(computing)
-            ticket.leave()
+            self._futures.discard(future)
+            permit.release()
 
-    async def _enter(self, request: Request, name: str, places: int) -> Ticket:
-        """Places for a request to the model `name`, noted in its record; waiting ends when the client goes away."""
-        record: Record = request.scope["record"]
+    async def _admit(self, request: Request, name: str, slots: int) -> Permit:
+        """Slots for a request to the model `name`, noted in its record; waiting ends when the client goes away."""
+        record: AccessRecord = request.scope["record"]
         record.model = name
         enter = self.admission.enter_background if record.background else self.admission.enter
         try:
-            ticket = await while_connected(request.receive, enter(record.caller.name, places))
+            permit = await while_connected(request.receive, enter(record.caller.name, slots))
         except RequestError as error:
             record.refused = error.code
             raise
         record.queue_s = record.elapsed()
         if not record.background:
             self.metrics.queue.observe(record.queue_s)
-        return ticket
+        return permit
 
     def admitted(self, chat: Chat) -> Chat:
-        """The same chat for who asks from a thread of this process: its answers take slots as those over HTTP do."""
+        """The same chat for threads of this process: its answers take slots as those over HTTP do."""
         if self.loop is None:
             raise _loading()
-        return AdmittedChat(chat, Door(self.admission, self.loop, self._queued))
+        return AdmittedChat(chat, SlotSource(self.admission, self.loop, self._queued))
 
-    def _left(self, leave: Callable[[], None]) -> Callable[[Answers], None]:
-        def left(answers: Answers) -> None:
-            leave()
-            del self._answers[answers.record]
-            self.metrics.answered(answers)
+    def _on_close(self, release: Callable[[], None]) -> Callable[[MergedStreams], None]:
+        def on_close(streams: MergedStreams) -> None:
+            release()
+            del self._streams[streams.record]
+            self.metrics.count_streams(streams)
 
-        return left
+        return on_close
 
-    def ended(self, record: Record, scope: Scope) -> None:
-        """Count and log a request that is over; its answers, should it have failed to close them, end here."""
-        answers = self._answers.get(record)
-        if answers is not None:
-            answers.close()
+    def finish_request(self, record: AccessRecord, scope: Scope) -> None:
+        """Count and log a request that is over; streams that it has failed to close end here."""
+        streams = self._streams.get(record)
+        if streams is not None:
+            streams.close()
         route = getattr(scope.get("route"), "path", None)
         status = record.status or 499
         self.metrics.requests.labels(route or "other", str(status)).inc()

@@ -1,4 +1,8 @@
-"""The answers to one request: merged, counted, and stopped as soon as the client has gone away."""
+"""The streams of one request: merged, counted, and stopped as soon as the client has gone away; server-sent events.
+
+A request with n answers has n streams of the engine. MergedStreams reads them all and owns the request's slots, so
+closing it, which happens on every way out, ends the work and gives the slots back.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ from starlette.types import Message, Receive, Scope, Send
 from arriero.chat import Reply, Stream
 from arriero.errors import EngineError
 from arriero.messages import Piece, Usage
-from arriero.server.access_log import Record
+from arriero.server.access_log import AccessRecord
 from arriero.server.errors import RequestError
 
 T = TypeVar("T")
-WireReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
-STALLED_SECONDS = 60.0  # a stream whose client takes nothing for so long is given up
-REASONS: dict[str | None, WireReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+STALLED_SECONDS = 60.0  # after which a stream whose client reads nothing is given up
+FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -48,51 +52,54 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-class Answers(AsyncIterator[tuple[int, Piece]]):
+class MergedStreams(AsyncIterator[tuple[int, Piece]]):
     """The pieces of one or several streams as they come, each with its stream's number.
 
-    `close` stops what still runs and gives the places back; it must be called, and may be called again.
+    `close` stops what still runs and gives the slots back; it must be called, and may be called again.
     """
 
-    def __init__(self, streams: Sequence[Stream], record: Record, left: Callable[[Answers], None]) -> None:
-        """`streams` may be filled until `start`; `left` is called once, by `close`."""
+    def __init__(
+        self, streams: Sequence[Stream], record: AccessRecord, on_close: Callable[[MergedStreams], None]
+    ) -> None:
+        """`streams` may be filled until `start`; `on_close` is called once, by `close`."""
         self.record = record
         self.failed = False
         self._streams = streams
-        self._left: Callable[[Answers], None] | None = left
+        self._on_close: Callable[[MergedStreams], None] | None = on_close
         self._ended = 0
         self._first: tuple[int, Piece] | None = None
+        # Bounded: what a slow client does not read stays with the engine's streams, and no task runs far ahead.
         self._pieces: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue(maxsize=64)
-        self._readers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Wait for the first piece, raising what fails before it."""
         if len(self._streams) > 1:
-            self._readers = [asyncio.create_task(self._read(n, stream)) for n, stream in enumerate(self._streams)]
+            self._tasks = [asyncio.create_task(self._read(n, stream)) for n, stream in enumerate(self._streams)]
         self._first = await self._next()
         self.record.first_token_s = self.record.elapsed()
 
     async def __anext__(self) -> tuple[int, Piece]:
         if self._first is not None:
-            found, self._first = self._first, None
+            numbered, self._first = self._first, None
         elif self._ended == len(self._streams):
             self.close()
             raise StopAsyncIteration
         else:
-            found = await self._next()
-        piece = found[1]
+            numbered = await self._next()
+        piece = numbered[1]
         if piece.usage is not None:
             self._count(piece, piece.usage)
-        return found
+        return numbered
 
     async def _next(self) -> tuple[int, Piece]:
         try:
-            if not self._readers:
+            if not self._tasks:  # a single stream needs no task and no queue
                 return 0, await anext(self._streams[0])
-            found = await self._pieces.get()
-            if isinstance(found, Exception):
-                raise found
-            return found
+            received = await self._pieces.get()
+            if isinstance(received, Exception):
+                raise received
+            return received
         except Exception:
             self.failed = True
             raise
@@ -113,7 +120,7 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
 
     @property
     def prompt_tokens(self) -> int:
-        """The longest prompt's tokens; known from `start` on."""
+        """Tokens of the longest prompt; known from `start` on."""
         return max(stream.usage.prompt_tokens for stream in self._streams)
 
     async def replies(self, receive: Receive) -> list[Reply]:
@@ -127,74 +134,75 @@ class Answers(AsyncIterator[tuple[int, Piece]]):
         pieces: list[list[Piece]] = [[] for _ in self._streams]
         async for number, piece in self:
             pieces[number].append(piece)
-        for each in pieces:
-            ending(each[-1])
-        return [Reply.of(each) for each in pieces]
+        for stream_pieces in pieces:
+            finish_of(stream_pieces[-1])
+        return [Reply.of(stream_pieces) for stream_pieces in pieces]
 
-    def break_off(self) -> None:
-        """End all streams; who reads them gets the reason "cancelled"."""
+    def cancel_all(self) -> None:
+        """Cancel all streams; their last pieces have the finish reason "cancelled"."""
         for stream in self._streams:
             stream.cancel()
 
     def close(self) -> None:
-        """Stop the engine's work, if any is left, and give the places back."""
-        left, self._left = self._left, None
-        if left is None:
+        """Stop the engine's work, if any is left, and give the slots back."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is None:
             return
         if self._ended < len(self._streams):
             self.record.finish_reasons.append("error" if self.failed else "cancelled")
             self.record.prompt_tokens = self.prompt_tokens
             self.record.completion_tokens = sum(stream.usage.completion_tokens for stream in self._streams)
-        for reader in self._readers:
-            reader.cancel()
+        for task in self._tasks:
+            task.cancel()
         for stream in self._streams:
             stream.close()
-        left(self)
+        on_close(self)
 
 
-def ending(last: Piece) -> tuple[WireReason, Usage]:
-    """Why an answer ended, and its counts; RequestError where it was broken off, for which the wire has no word."""
+def finish_of(last: Piece) -> tuple[FinishReason, Usage]:
+    """Finish reason and counts of a stream's last piece; RequestError for "cancelled", which OpenAI does not have."""
     if last.usage is None:
         raise EngineError("the answer ended without counts")
-    reason = REASONS.get(last.finish_reason)
+    reason = FINISH_REASONS.get(last.finish_reason)
     if reason is None:
-        raise broken_off()
+        raise shutdown_error()
     return reason, last.usage
 
 
-def broken_off() -> RequestError:
-    """For what the server's end has cut short."""
+def shutdown_error() -> RequestError:
+    """For answers that the server's end has cut short."""
     message = "the answer was broken off: the server is shutting down"
     return RequestError(message, status=503, code="broken_off", retry_after=1)
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events from an async generator; `answers` are closed when the client goes away or is done.
+    """Server-sent events from an async generator; `streams` are closed when the client goes away or is done.
 
     Starlette leaves the generator to the garbage collector, and for newer servers notices a client that has gone
-    away only when it next has something to send.
+    away only when it next has something to send. Hence the race with the disconnect here, and `aclosing`: without it
+    the generator, and what it holds, would live until some later collection.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], answers: Answers) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], streams: MergedStreams) -> None:
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         self.events = events
-        self.answers = answers
+        self.streams = streams
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
 
-        async def patient(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(STALLED_SECONDS):
                 await send(message)
 
         try:
             async with contextlib.aclosing(self.events):
                 with contextlib.suppress(ClientDisconnect, TimeoutError):
-                    await while_connected(receive, self.stream_response(patient))
+                    await while_connected(receive, self.stream_response(send_in_time))
         finally:
-            self.answers.close()
+            self.streams.close()
 
 
 def event(data: Any) -> bytes:

@@ -25,7 +25,7 @@ from arriero.messages import Message, Sampling
 from arriero.server import create_app
 from arriero.server.admission import Limits
 from arriero.server.auth import Caller
-from arriero.server.in_process import asking
+from arriero.server.in_process import in_process_client
 
 AT_ONCE = 32
 TOKENS = 32
@@ -50,7 +50,7 @@ async def by_batch(chat: Chat, requests: Requests) -> None:
     """As `arriero batch` does once the model is loaded: application, journal and all."""
     with tempfile.TemporaryDirectory() as place:
         journal = Journal(Path(place) / "journal", requests)
-        async with asking(create_app(chat, limits=Limits(max_running=AT_ONCE))) as ask:
+        async with in_process_client(create_app(chat, limits=Limits(max_running=AT_ONCE))) as ask:
             await answer_all(requests, journal, ask, at_once=AT_ONCE)
         journal.write(Path(place) / "out.jsonl")
         journal.close()
@@ -77,7 +77,7 @@ async def first_token(chat: Chat, requests: Requests, places: int | None) -> flo
     times = []
     with tempfile.TemporaryDirectory() as place:
         journal = Journal(Path(place) / "journal", requests)
-        async with asking(app) as ask, asking(app, Caller("a batch")) as background:
+        async with in_process_client(app) as ask, in_process_client(app, Caller("a batch")) as background:
             running = []
             if places is not None:
                 running = [asyncio.create_task(answer_all(requests, journal, background, at_once=places))]
@@ -106,7 +106,7 @@ async def measure(chat: Chat, requests: Requests, rounds: int) -> dict[str, Any]
     """All figures."""
     await directly(chat, requests)  # warms up
     pairs = [(await timed(by_batch, chat, requests), await timed(directly, chat, requests)) for _ in range(rounds)]
-    part = Limits(max_running=AT_ONCE).batch_places
+    part = Limits(max_running=AT_ONCE).batch_slots
     return {
         "rows": len(requests.rows),
         "at_once": AT_ONCE,

@@ -73,7 +73,7 @@ def test_the_end_of_the_server_breaks_it_off(app):
     stream = guest.stream(HELLO)
     next(stream)
     done = threading.Event()
-    made.service.loop.call_soon_threadsafe(lambda: (made.service.break_off(), done.set()))
+    made.service.loop.call_soon_threadsafe(lambda: (made.service.cancel_all(), done.set()))
     assert done.wait(30)
     guest.engine.release.set()
     *_, last = stream

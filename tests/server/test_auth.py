@@ -103,7 +103,7 @@ def test_every_key_is_compared_whatever_the_first_says(monkeypatch):
 
 
 def test_without_keys_everybody_is_let_in_and_nobody_is_the_administrator():
-    assert (Keys({}).wanted, Keys({}).administered) == (False, False)
+    assert (Keys({}).required, Keys({}).administered) == (False, False)
     assert Keys({}).caller(Headers({"authorization": "Bearer x"})) is None
     only_admin = Keys({}, "admin-secret")
     assert (only_admin.wanted, only_admin.administered) == (False, True)

@@ -25,7 +25,7 @@ def left(home):
     """`left("name", owner, …)`: a batch of two rows that a server has left; its store."""
     store = Store()
 
-    def leave(name, owner="", *, model="tiny", expires_at=NOW + 3600, lost=False) -> Store:
+    def release(name, owner="", *, model="tiny", expires_at=NOW + 3600, lost=False) -> Store:
         file = FileObject(
             id=f"file-{name}", bytes=0, created_at=NOW, expires_at=NOW + 10**6, filename="in.jsonl", purpose="batch"
         )
@@ -39,7 +39,7 @@ def left(home):
         store.add_batch(owner, batch)
         return store
 
-    return leave
+    return release
 
 
 def ended(store, owner, *names):

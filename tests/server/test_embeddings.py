@@ -1,4 +1,4 @@
-"""Embeddings through the real OpenAI client, and beside answers: places, batches, clients that leave, the end."""
+"""Embeddings through the real OpenAI client, and beside answers: places, batches, clients that release, the end."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_what_is_broken_off_at_the_end_is_told(held):
         running = pool.submit(httpx.post, f"{served.url}{PATH}", json={"input": "a"}, timeout=30)
         assert computer.computing.wait(30)
         service.drain()
-        service.loop.call_soon_threadsafe(service.break_off)
+        service.loop.call_soon_threadsafe(service.cancel_all)
         answer = running.result()
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broken_off")
     assert service.admission.running == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from arriero.server.lenient import NO_EFFECT, Unless
+from arriero.server.lenient import NO_EFFECT, RefusedUnless
 from arriero.server.routes.openai.chat import ChatRequest
 from arriero.server.routes.openai.completions import CompletionRequest
 from arriero.server.routes.openai.embeddings import EmbeddingRequest
@@ -27,7 +27,7 @@ def kinds() -> set[tuple[str, str, str]]:
     """(field, where, what happens to it) as the classes have it."""
 
     def kind(field) -> str:
-        refused = any(isinstance(each, Unless) for each in field.metadata)
+        refused = any(isinstance(each, RefusedUnless) for each in field.metadata)
         return "refused" if refused else "taken" if NO_EFFECT in field.metadata else "used"
 
     return {(name, where, kind(field)) for where, made in REQUESTS.items() for name, field in made.model_fields.items()}

@@ -19,7 +19,7 @@ from openai.types import responses as sdk
 
 from arriero.server import create_app
 from arriero.server.auth import Keys
-from arriero.server.routes.openai.responses.store import Kept, Store
+from arriero.server.routes.openai.responses.store import ResponseStore, StoredResponse
 from tests.conftest import TOOL_TEMPLATE
 
 RESPONSES = "/v1/responses"
@@ -41,11 +41,11 @@ def client(serve, scripted_chat, home):
         each.close()
 
 
-def kept(identity: str, text: str = "x") -> Kept:
+def kept(identity: str, text: str = "x") -> StoredResponse:
     """A small response of that id."""
     content = [{"type": "output_text", "text": text}]
     output = [{"id": f"msg_{identity}", "type": "message", "role": "assistant", "content": content}]
-    return Kept(
+    return StoredResponse(
         {"id": identity, "output": output},
         [{"id": f"in_{identity}", "type": "message", "role": "user", "content": text}],
     )
@@ -200,7 +200,7 @@ def test_an_answer_that_cannot_be_kept_is_an_answer_that_says_so(client_of, home
 
 
 def test_the_oldest_responses_go_first(tmp_path):
-    store = Store(tmp_path / "kept", most=3)
+    store = ResponseStore(tmp_path / "kept", most=3)
     for number in range(5):
         store.put("", kept(f"r{number}"))
     assert [store.get("", f"r{number}") is not None for number in range(5)] == [False, False, True, True, True]
@@ -209,7 +209,7 @@ def test_the_oldest_responses_go_first(tmp_path):
 
 
 def test_the_bytes_of_responses_are_bounded_and_the_newest_stays(tmp_path):
-    store = Store(tmp_path / "kept", most_bytes=20_000)
+    store = ResponseStore(tmp_path / "kept", most_bytes=20_000)
     for number in range(20):
         store.put("", kept(f"r{number}", "骆" * 1000))
     held = [number for number in range(20) if store.get("", f"r{number}") is not None]
@@ -221,7 +221,7 @@ def test_the_bytes_of_responses_are_bounded_and_the_newest_stays(tmp_path):
 
 
 def test_what_is_deleted_is_not_in_the_file_any_more(tmp_path):
-    store = Store(tmp_path / "kept")
+    store = ResponseStore(tmp_path / "kept")
     store.put("", kept("r", "the secret of the llamas " * 500))
     assert store.delete("", "r")
     assert not store.delete("", "r")
@@ -230,7 +230,7 @@ def test_what_is_deleted_is_not_in_the_file_any_more(tmp_path):
 
 def _fill(file, name, count, *, killed=False):
     for number in range(count):
-        Store(file).put("", kept(f"{name}-{number}"))
+        ResponseStore(file).put("", kept(f"{name}-{number}"))
     if killed:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -248,7 +248,7 @@ def test_several_processes_and_threads_keep_in_one_file_also_those_that_are_kill
         other.join(60)
     assert [other.exitcode for other in others] == [-signal.SIGKILL] * 2
     names = [f"p{p}-{n}" for p in range(2) for n in range(20)] + [f"t{t}-{n}" for t in range(8) for n in range(5)]
-    store = Store(file)
+    store = ResponseStore(file)
     assert [name for name in names if store.get("", name) is None] == []
 
 
@@ -256,7 +256,7 @@ def test_a_file_that_is_locked_holds_up_nobody_else(serve, scripted_chat, home):
     """On the event loop the write would stop the whole server, and give up before /health is answered."""
     chat = scripted_chat("Hello", template=TOOL_TEMPLATE)
     served = serve(chat=chat)
-    Store().put("", kept("r"))
+    ResponseStore().put("", kept("r"))
     with contextlib.closing(sqlite3.connect(home / "responses.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with httpx.stream("POST", served.url + RESPONSES, json={"input": "hi", "stream": True}, timeout=30) as response:

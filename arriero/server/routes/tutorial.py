@@ -56,6 +56,6 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def respond(body: Prompt, request: Request) -> PromptResponse:
         """Answer one prompt."""
         served = service.models.default
-        answers = await service.begin(request, served, lambda _: served.chat.stream(body.messages(), body.sampling()))
-        [reply] = await answers.replies(request.receive)
+        streams = await service.begin(request, served, lambda _: served.chat.stream(body.messages(), body.sampling()))
+        [reply] = await streams.replies(request.receive)
         return PromptResponse(response=reply.text, status=200, time=f"{datetime.now():%Y-%m-%d %H:%M:%S}")

@@ -20,9 +20,9 @@ from arriero.server.errors import ANTHROPIC, describe_at
 from arriero.server.lenient import note_ignored
 from arriero.server.routes.anthropic.schemas import ConversationBody, MessagesRequest
 from arriero.server.service import Service
-from arriero.server.streaming import STREAM_TOO, Answers, EventStream, WireReason, ending, event
+from arriero.server.streaming import STREAM_TOO, EventStream, FinishReason, MergedStreams, event, finish_of
 
-REASONS: dict[WireReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+REASONS: dict[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 SIGNED: dict[str, dict[str, str]] = {"thinking": {"signature": ""}}  # clients expect the field; nobody signs here
 
 
@@ -33,7 +33,7 @@ class Counts(BaseModel):
     output_tokens: int
 
 
-class AnswerBody(BaseModel):
+class MessageResponse(BaseModel):
     """An answer; `content` is a list of thinking, text and tool_use blocks, which may be sent back as they are."""
 
     id: str
@@ -72,36 +72,36 @@ FAULTS: dict[int | str, dict[str, Any]] = {"4XX": {"model": FaultBody}, "5XX": {
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add messages to `app`."""
 
-    @app.post(ANTHROPIC, response_model=AnswerBody, responses=STREAM_TOO | FAULTS)
+    @app.post(ANTHROPIC, response_model=MessageResponse, responses=STREAM_TOO | FAULTS)
     async def create(body: MessagesRequest, request: Request) -> Response:
         """Answer a conversation, at once or as a stream of server-sent events."""
         served = service.models.find(body.model)
         messages = body.conversation()
-        form, sampling = body.asked(served.chat, body.sampling())
+        options, sampling = body.prompt_and_sampling(served.chat, body.sampling())
         note_ignored(request, body)
 
         def start(_: int) -> Stream:
-            return served.chat.stream(messages, sampling, **form)
+            return served.chat.stream(messages, sampling, **options)
 
-        answers = await service.begin(request, served, start)
-        answer = _Answer(served.name, body)
+        streams = await service.begin(request, served, start)
+        builder = _MessageBuilder(served.name, body)
         if body.stream:
-            return EventStream(answer.events(answers), answers)
-        [reply] = await answers.replies(request.receive)
+            return EventStream(builder.events(streams), streams)
+        [reply] = await streams.replies(request.receive)
         last = Piece("", reply.finish_reason, reply.usage, stop=reply.stop)
-        return JSONResponse(answer.whole(answer.blocks(reply), last))
+        return JSONResponse(builder.whole(builder.blocks(reply), last))
 
     @app.post(f"{ANTHROPIC}/count_tokens", responses=FAULTS)
     async def count(body: ConversationBody, request: Request) -> TokenCount:
         """How many tokens the prompt of this conversation has, without answering it."""
         chat = service.models.find(body.model).chat
-        messages, (form, _) = body.conversation(), body.asked(chat, Sampling())
+        messages, (options, _) = body.conversation(), body.prompt_and_sampling(chat, Sampling())
         note_ignored(request, body)
-        ids = await run_in_threadpool(lambda: chat.render(messages, **form))
+        ids = await run_in_threadpool(lambda: chat.render(messages, **options))
         return TokenCount(input_tokens=len(ids))
 
 
-class _Answer:
+class _MessageBuilder:
     """One answer, from its beginning to its end."""
 
     def __init__(self, model: str, body: MessagesRequest) -> None:
@@ -115,37 +115,37 @@ class _Answer:
         """The blocks of a whole answer."""
         thoughts = [{"type": "thinking", "thinking": reply.reasoning, "signature": ""}] if reply.reasoning else []
         texts = [{"type": "text", "text": reply.text}] if reply.text else []
-        return [*thoughts, *texts, *(_block(call) for call in self._body.calls_wanted(reply.tool_calls, 0))]
+        return [*thoughts, *texts, *(_block(call) for call in self._body.calls_taken(reply.tool_calls, 0))]
 
     def whole(self, content: list[dict[str, Any]], last: Piece) -> dict[str, Any]:
         """The whole answer, which ended with the piece `last`."""
-        ended, usage = _ended(last)
-        return {**self._head, "content": content, **ended, "usage": usage}
+        stop_fields, usage = _stop_fields(last)
+        return {**self._head, "content": content, **stop_fields, "usage": usage}
 
-    async def events(self, answers: Answers) -> AsyncGenerator[bytes, None]:
+    async def events(self, streams: MergedStreams) -> AsyncGenerator[bytes, None]:
         """The events of a stream, in the order of https://docs.anthropic.com/en/api/messages-streaming."""
         begun: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
-        usage = {"input_tokens": answers.prompt_tokens, "output_tokens": 0}
+        usage = {"input_tokens": streams.prompt_tokens, "output_tokens": 0}
         yield _event("message_start", message={**self._head, **begun, "usage": usage})
         try:
-            async for _, piece in answers:
-                for made in self._piece(piece):
-                    yield made
+            async for _, piece in streams:
+                for event_bytes in self._piece_events(piece):
+                    yield event_bytes
                 if piece.finish_reason is not None:
-                    ended, counted = _ended(piece)
-                    for made in self._close():
-                        yield made
-                    yield _event("message_delta", delta=ended, usage=counted)
+                    stop_fields, counts = _stop_fields(piece)
+                    for event_bytes in self._close():
+                        yield event_bytes
+                    yield _event("message_delta", delta=stop_fields, usage=counts)
                     yield _event("message_stop")
         except Exception as error:
             yield _event(**describe_at(ANTHROPIC, error)[1])
 
-    def _piece(self, piece: Piece) -> Iterator[bytes]:
+    def _piece_events(self, piece: Piece) -> Iterator[bytes]:
         for kind, text in (("thinking", piece.reasoning), ("text", piece.text)):
             if text:
                 yield from self._begin(kind)
                 yield self._block("delta", delta={"type": f"{kind}_delta", kind: text})
-        for call in self._body.calls_wanted(piece.tool_calls, self._calls):
+        for call in self._body.calls_taken(piece.tool_calls, self._calls):
             self._calls += 1
             yield from self._close()
             yield self._block("start", content_block=_block(call) | {"input": {}})
@@ -181,9 +181,12 @@ def _block(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": values}
 
 
-def _ended(last: Piece) -> tuple[dict[str, str | None], dict[str, int]]:
+def _stop_fields(last: Piece) -> tuple[dict[str, str | None], dict[str, int]]:
     """Why the answer ended, and its counts."""
-    reason, usage = ending(last)
+    reason, usage = finish_of(last)
     stop = last.stop if reason == "stop" else None
-    counted = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
-    return {"stop_reason": "stop_sequence" if stop is not None else REASONS[reason], "stop_sequence": stop}, counted
+    counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+    return {
+        "stop_reason": "stop_sequence" if stop is not None else REASONS[reason],
+        "stop_sequence": stop,
+    }, counts

@@ -11,22 +11,22 @@ from pydantic import BeforeValidator, Field
 from arriero.chat import Chat, PromptOptions
 from arriero.messages import Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from arriero.server.errors import NO_THREADS, RequestError, at
-from arriero.server.lenient import NO_EFFECT, Lenient, Stops, Unsupported
-from arriero.server.routes.thinking import asked
-from arriero.server.schemas import Schema, Temperature, TopP, Whole, parts
+from arriero.server.lenient import NO_EFFECT, LenientBody, Stops, Unsupported
+from arriero.server.routes.thinking import with_thinking
+from arriero.server.schemas import Schema, Temperature, TopP, Whole, text_parts
 
 
-class TextBlock(Lenient):
+class TextBlock(LenientBody):
     """Text."""
 
     type: Literal["text"]
     text: str
 
 
-Texts = Annotated[list[TextBlock], BeforeValidator(parts("text"), json_schema_input_type=str | list[TextBlock])]
+Texts = Annotated[list[TextBlock], BeforeValidator(text_parts("text"), json_schema_input_type=str | list[TextBlock])]
 
 
-class ToolUseBlock(Lenient):
+class ToolUseBlock(LenientBody):
     """A call that the model made; `input` holds its arguments."""
 
     type: Literal["tool_use"]
@@ -39,7 +39,7 @@ class ToolUseBlock(Lenient):
         return ToolCall(self.id, self.name, json.dumps(self.input, ensure_ascii=False))
 
 
-class ToolResultBlock(Lenient):
+class ToolResultBlock(LenientBody):
     """What a call brought. Chat templates have no place for `is_error`, so the text says it."""
 
     type: Literal["tool_result"]
@@ -53,7 +53,7 @@ class ToolResultBlock(Lenient):
         return Message("tool", f"Error: {text}" if self.is_error else text, tool_call_id=self.tool_use_id)
 
 
-class ThinkingBlock(Lenient):
+class ThinkingBlock(LenientBody):
     """What a model thought before an earlier answer; many templates leave it out. Nobody here signs it."""
 
     type: Literal["thinking", "redacted_thinking"]
@@ -64,11 +64,11 @@ class ThinkingBlock(Lenient):
 Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock, Field(discriminator="type")]
 
 
-class Turn(Lenient):
+class Turn(LenientBody):
     """One turn. Its texts are joined, on lines of their own."""
 
     role: Literal["user", "assistant", "system"]
-    content: Annotated[list[Block], BeforeValidator(parts("text"), json_schema_input_type=str | list[Block])]
+    content: Annotated[list[Block], BeforeValidator(text_parts("text"), json_schema_input_type=str | list[Block])]
 
     def messages(self) -> list[Message]:
         """This turn in our words: the results of tools come first, as turns of their own."""
@@ -76,12 +76,12 @@ class Turn(Lenient):
         calls = tuple(block.call() for block in self.content if isinstance(block, ToolUseBlock))
         text = _text([block for block in self.content if isinstance(block, TextBlock)])
         thoughts = [block.thinking for block in self.content if isinstance(block, ThinkingBlock) and block.thinking]
-        thought = "\n".join(thoughts) if self.role == "assistant" and thoughts else None
-        said = Message(self.role, text, calls, reasoning_content=thought)
+        reasoning = "\n".join(thoughts) if self.role == "assistant" and thoughts else None
+        said = Message(self.role, text, calls, reasoning_content=reasoning)
         return [*results, said] if text or calls or not results else results
 
 
-class ToolBody(Lenient):
+class ToolBody(LenientBody):
     """A tool of the client's own; those that Anthropic's servers run have other types and are refused."""
 
     type: Literal["custom"] | None = None
@@ -90,7 +90,7 @@ class ToolBody(Lenient):
     input_schema: Schema
 
 
-class ToolChoiceBody(Lenient):
+class ToolChoiceBody(LenientBody):
     """Whether a tool is called, and which."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -110,7 +110,7 @@ class ToolChoiceBody(Lenient):
                 return chosen
 
 
-class ThinkingBody(Lenient):
+class ThinkingBody(LenientBody):
     """Whether to think before the answer, and at most how many tokens; "adaptive" leaves it to the model."""
 
     type: str
@@ -118,20 +118,20 @@ class ThinkingBody(Lenient):
     display: Annotated[str | None, NO_EFFECT] = None
 
 
-class OutputFormat(Lenient):
+class OutputFormat(LenientBody):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
     schema_: Annotated[Schema, Field(alias="schema")]
 
 
-class OutputConfig(Lenient):
+class OutputConfig(LenientBody):
     """The form of the answer."""
 
     format: OutputFormat | None = None
 
 
-class ConversationBody(Lenient):
+class ConversationBody(LenientBody):
     """A conversation and what may follow it: the body of `POST /v1/messages/count_tokens`. null counts as absent."""
 
     model: str
@@ -156,20 +156,22 @@ class ConversationBody(Lenient):
         if self.thread:
             raise RequestError("conversations are not kept here", param="thread", code=NO_THREADS)
 
-    def form(self) -> PromptOptions:
-        """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
+    def prompt_options(self) -> PromptOptions:
+        """The options of `Chat.render`; RequestError names the field that is wrong."""
         self.check()
-        wanted = self.output_config.format if self.output_config is not None else None
+        output = self.output_config.format if self.output_config is not None else None
         with at("tools"):
             tools = [Tool(tool.name, tool.description or "", tool.input_schema) for tool in self.tools or ()]
         choice = self.tool_choice.choice() if self.tool_choice is not None else "auto"
-        return {"tools": tools, "tool_choice": choice, "schema": wanted.schema_ if wanted is not None else None}
+        return {"tools": tools, "tool_choice": choice, "schema": output.schema_ if output is not None else None}
 
-    def asked(self, chat: Chat, sampling: Sampling) -> tuple[PromptOptions, Sampling]:
-        """`form` and sampling for a model, with what is said of thinking."""
+    def prompt_and_sampling(self, chat: Chat, sampling: Sampling) -> tuple[PromptOptions, Sampling]:
+        """`prompt_options` and sampling for a model, with what is said of thinking."""
         thinking = self.thinking or ThinkingBody(type="adaptive")
-        wanted = {"enabled": True, "disabled": False}.get(thinking.type)
-        return asked(chat, self.form(), sampling, wanted, param="thinking", limit=thinking.budget_tokens)
+        enabled = {"enabled": True, "disabled": False}.get(thinking.type)
+        return with_thinking(
+            chat, self.prompt_options(), sampling, enabled, param="thinking", limit=thinking.budget_tokens
+        )
 
 
 class MessagesRequest(ConversationBody):
@@ -192,7 +194,7 @@ class MessagesRequest(ConversationBody):
             stop=tuple(self.stop_sequences or ()),
         )
 
-    def calls_wanted(self, calls: Sequence[ToolCall], made: int) -> Iterator[ToolCall]:
+    def calls_taken(self, calls: Sequence[ToolCall], made: int) -> Iterator[ToolCall]:
         """Those of `calls` that the client takes after `made` others: all, or only the first of an answer."""
         single = self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use
         yield from calls[: max(0, 1 - made)] if single else calls

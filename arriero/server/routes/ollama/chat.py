@@ -15,15 +15,15 @@ from starlette.responses import Response
 
 from arriero.chat import Stream
 from arriero.messages import Piece, Usage
-from arriero.server.access_log import Record
+from arriero.server.access_log import AccessRecord
 from arriero.server.errors import OLLAMA, describe_at
 from arriero.server.lenient import note_ignored
-from arriero.server.routes.ollama.schemas import AskingBody, ChatBody, GenerateBody, find
+from arriero.server.routes.ollama.schemas import ChatBody, GenerateBody, GenerationBody, find
 from arriero.server.service import Service
-from arriero.server.streaming import Answers, EventStream, WireReason, ending
+from arriero.server.streaming import EventStream, FinishReason, MergedStreams, finish_of
 
-REASONS: dict[WireReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
-Part = Callable[[Piece], dict[str, Any]]
+REASONS: dict[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
+Fields = Callable[[Piece], dict[str, Any]]
 
 
 class Fault(BaseModel):
@@ -32,7 +32,7 @@ class Fault(BaseModel):
     error: str
 
 
-class Ended(BaseModel, extra="allow"):
+class FinalResponse(BaseModel, extra="allow"):
     """A whole answer; durations are in nanoseconds."""
 
     model: str
@@ -41,13 +41,13 @@ class Ended(BaseModel, extra="allow"):
     done_reason: str
 
 
-class ChatAnswer(Ended):
+class ChatResponse(FinalResponse):
     """The answer to a conversation."""
 
     message: dict[str, Any]
 
 
-class Generated(Ended):
+class GenerateResponse(FinalResponse):
     """The answer to a prompt."""
 
     response: str
@@ -66,58 +66,59 @@ class LineStream(EventStream):
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add chat and generate to `app`."""
 
-    async def respond(body: AskingBody, request: Request, start: Callable[[], Stream], part: Part) -> Response:
+    async def respond(body: GenerationBody, request: Request, start: Callable[[], Stream], fields: Fields) -> Response:
         served = find(service, body.model)
-        answers = await service.begin(request, served, lambda _: start())
-        lines = _Lines(body.model, part)
+        streams = await service.begin(request, served, lambda _: start())
+        lines = _LineBuilder(body.model, fields)
         if body.stream is not False:
-            return LineStream(lines.of(answers), answers)
-        [reply] = await answers.replies(request.receive)
+            return LineStream(lines.of(streams), streams)
+        [reply] = await streams.replies(request.receive)
         last = Piece(reply.text, reply.finish_reason, reply.usage, reply.tool_calls, reasoning=reply.reasoning)
-        return JSONResponse(lines.last(last, answers.record))
+        return JSONResponse(lines.last(last, streams.record))
 
-    @app.post("/api/chat", response_model=ChatAnswer, responses=LINES_TOO)
+    @app.post("/api/chat", response_model=ChatResponse, responses=LINES_TOO)
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer a conversation; without turns there is nothing to do, for the model is loaded."""
         model = find(service, body.model).chat
         if not body.messages:
-            return JSONResponse(_Lines(body.model, _turn).loaded())
-        messages, (form, sampling) = body.conversation(), body.asked(model, {"tools": body.tools_given()})
+            return JSONResponse(_LineBuilder(body.model, _turn).loaded())
+        messages = body.conversation()
+        options, sampling = body.prompt_and_sampling(model, {"tools": body.tool_list()})
         note_ignored(request, body)
-        return await respond(body, request, lambda: model.stream(messages, sampling, **form), _turn)
+        return await respond(body, request, lambda: model.stream(messages, sampling, **options), _turn)
 
-    @app.post("/api/generate", response_model=Generated, responses=LINES_TOO)
+    @app.post("/api/generate", response_model=GenerateResponse, responses=LINES_TOO)
     async def generate(body: GenerateBody, request: Request) -> Response:
         """Answer one prompt; without one there is nothing to do, for the model is loaded."""
         model = find(service, body.model).chat
         if not body.prompt:
-            return JSONResponse(_Lines(body.model, _text).loaded())
-        messages, (form, sampling) = body.conversation(), body.asked(model, {})
+            return JSONResponse(_LineBuilder(body.model, _text).loaded())
+        messages, (options, sampling) = body.conversation(), body.prompt_and_sampling(model, {})
         note_ignored(request, body)
-        return await respond(body, request, lambda: model.stream(messages, sampling, **form), _text)
+        return await respond(body, request, lambda: model.stream(messages, sampling, **options), _text)
 
 
-class _Lines:
-    """The lines of one answer to who asked for `model`; `part` puts text and calls into the API's words."""
+class _LineBuilder:
+    """The lines of one answer to who asked for `model`; `fields` puts text and calls into the API's words."""
 
-    def __init__(self, model: str, part: Part) -> None:
+    def __init__(self, model: str, fields: Fields) -> None:
         self._model = model
-        self._part = part
+        self._part = fields
 
-    async def of(self, answers: Answers) -> AsyncGenerator[bytes, None]:
+    async def of(self, streams: MergedStreams) -> AsyncGenerator[bytes, None]:
         """The lines as the answer comes. A failure is a line too, in the place of what is missing."""
         try:
-            async for _, piece in answers:
+            async for _, piece in streams:
                 if piece.finish_reason is None or piece.text or piece.tool_calls or piece.reasoning:
                     yield _line(self._now(piece, done=False))
                 if piece.finish_reason is not None:
-                    yield _line(self.last(Piece("", piece.finish_reason, piece.usage), answers.record))
+                    yield _line(self.last(Piece("", piece.finish_reason, piece.usage), streams.record))
         except Exception as error:
             yield _line(describe_at(OLLAMA, error)[1])
 
-    def last(self, piece: Piece, record: Record) -> dict[str, Any]:
+    def last(self, piece: Piece, record: AccessRecord) -> dict[str, Any]:
         """The object that ends an answer; its text is what no line before has brought."""
-        reason, usage = ending(piece)
+        reason, usage = finish_of(piece)
         counted = _metrics(usage, record)
         return {**self._now(piece, done=True), "done_reason": REASONS[reason], **counted}
 
@@ -152,7 +153,7 @@ def _turn(piece: Piece) -> dict[str, Any]:
     return {"message": {"role": "assistant", "content": piece.text, **_thought(piece), **calls}}
 
 
-def _metrics(usage: Usage, record: Record) -> dict[str, int]:
+def _metrics(usage: Usage, record: AccessRecord) -> dict[str, int]:
     """Counts in tokens and durations in nanoseconds, none of which is 0: clients divide by them."""
     total = record.elapsed()
     first = record.first_token_s if record.first_token_s is not None else total

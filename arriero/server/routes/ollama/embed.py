@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from arriero.embeddings import Embedder, Vectors
 from arriero.server.errors import at
-from arriero.server.lenient import Lenient, note_ignored
+from arriero.server.lenient import LenientBody, note_ignored
 from arriero.server.routes.ollama.chat import FAULTS
 from arriero.server.routes.ollama.schemas import LATEST
 from arriero.server.routes.openai.embeddings import MOST, compute
@@ -23,7 +23,7 @@ from arriero.server.service import Service
 Texts = Annotated[list[str], Field(max_length=MOST)]
 
 
-class EmbedBody(Lenient):
+class EmbedBody(LenientBody):
     """The body of `POST /api/embed`. A text beyond the window is cut to its beginning unless `truncate` is false."""
 
     model: str | None = None
@@ -37,12 +37,12 @@ class EmbedBody(Lenient):
             embedder.check_dimensions(self.dimensions or None)
         texts = [self.input] if isinstance(self.input, str) else self.input or []
         with at("input"):
-            found = embedder.encode([] if texts == [""] else texts, truncate=self.truncate is not False)
-            embedder.check(found)
-        return found
+            ids = embedder.encode([] if texts == [""] else texts, truncate=self.truncate is not False)
+            embedder.check(ids)
+        return ids
 
 
-class OldBody(Lenient):
+class LegacyEmbedBody(LenientBody):
     """The body of `POST /api/embeddings`."""
 
     model: str | None = None
@@ -53,7 +53,7 @@ class OldBody(Lenient):
         return embedder.encode([self.prompt] if self.prompt else [], truncate=True)
 
 
-class Embedded(BaseModel):
+class EmbedResponse(BaseModel):
     """The vectors in the order of the texts; durations are in nanoseconds, the count is in tokens."""
 
     model: str
@@ -63,7 +63,7 @@ class Embedded(BaseModel):
     prompt_eval_count: int
 
 
-class OldEmbedded(BaseModel):
+class LegacyEmbedResponse(BaseModel):
     """One vector."""
 
     embedding: list[float]
@@ -72,28 +72,28 @@ class OldEmbedded(BaseModel):
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add embeddings to `app`."""
 
-    async def vectors_of(body: EmbedBody | OldBody, request: Request) -> tuple[Embedder, Vectors]:
+    async def vectors_of(body: EmbedBody | LegacyEmbedBody, request: Request) -> tuple[Embedder, Vectors]:
         embedder = service.models.embedding(None if body.model is None else body.model.removesuffix(LATEST))
         note_ignored(request, body)
         texts = await run_in_threadpool(body.ids, embedder)
         return embedder, await compute(service, request, embedder, texts)
 
-    @app.post("/api/embed", response_model=Embedded, responses=FAULTS)
+    @app.post("/api/embed", response_model=EmbedResponse, responses=FAULTS)
     async def embed(body: EmbedBody, request: Request) -> Response:
         """The vectors of one or several texts; of none there are none, for the model is loaded."""
         embedder, vectors = await vectors_of(body, request)
         record = request.scope["record"]
-        found = {
+        response = {
             "model": embedder.name if body.model is None else body.model,
             "embeddings": embedder.cut(vectors, body.dimensions or None),
             "total_duration": max(1, round(record.elapsed() * 1e9)),
             "load_duration": 0,
             "prompt_eval_count": record.prompt_tokens,
         }
-        return await _written(found)
+        return await _written(response)
 
-    @app.post("/api/embeddings", response_model=OldEmbedded, responses=FAULTS)
-    async def old(body: OldBody, request: Request) -> Response:
+    @app.post("/api/embeddings", response_model=LegacyEmbedResponse, responses=FAULTS)
+    async def old(body: LegacyEmbedBody, request: Request) -> Response:
         """The vector of one text."""
         _, vectors = await vectors_of(body, request)
         return await _written({"embedding": vectors[0] if len(vectors) else []})

@@ -15,13 +15,13 @@ from arriero.chat import Chat
 from arriero.embeddings import Embedder
 from arriero.prompt.template import TemplateError
 from arriero.server.errors import RequestError
-from arriero.server.lenient import Lenient, note_ignored
-from arriero.server.models import Served
+from arriero.server.lenient import LenientBody, note_ignored
+from arriero.server.models import ServedModel
 from arriero.server.routes.ollama.chat import FAULTS
 from arriero.server.routes.ollama.schemas import LATEST, find
 from arriero.server.service import Service
 
-SPOKEN = "0.9.0"  # the version of Ollama whose API this is: clients look for features by it
+OLLAMA_VERSION = "0.9.0"  # the version of Ollama whose API this is: clients look for features by it
 
 ARCHITECTURE = {"general.architecture": "arriero"}  # what the names of other facts begin with
 
@@ -29,7 +29,7 @@ ARCHITECTURE = {"general.architecture": "arriero"}  # what the names of other fa
 class Version(BaseModel):
     """The version of Ollama whose API is spoken here."""
 
-    version: str = SPOKEN
+    version: str = OLLAMA_VERSION
 
 
 class Details(BaseModel):
@@ -60,7 +60,7 @@ class Tags(BaseModel):
     models: list[Tag]
 
 
-class ShowBody(Lenient):
+class ShowBody(LenientBody):
     """The model asked about; `name` is the older word for it."""
 
     model: str | None = None
@@ -94,7 +94,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """All models that are served."""
         models = service.models
         served = [models.find(name) for name in models]
-        listed = [_tag(each.name, each.created, each.parent) for each in served]
+        listed = [_tag(model.name, model.created, model.parent) for model in served]
         embedders = [models.embedder] if models.embedder is not None else []
         return Tags(models=[*listed, *(_tag(embedder.name, models.created, None) for embedder in embedders)])
 
@@ -132,7 +132,7 @@ def _embedding_shown(embedder: Embedder, created: int) -> Shown:
     )
 
 
-def _shown(served: Served) -> Shown:
+def _shown(served: ServedModel) -> Shown:
     chat = served.chat
     able = [word for word, holds in (("tools", _takes_tools(chat)), ("thinking", chat.renderer.tags)) if holds]
     return Shown(

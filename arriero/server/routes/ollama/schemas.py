@@ -11,9 +11,9 @@ from pydantic import Field
 from arriero.chat import Chat, PromptOptions
 from arriero.messages import Message, Role, Sampling, Tool, ToolCall
 from arriero.server.errors import RequestError, at
-from arriero.server.lenient import Lenient, Stops, Unsupported
-from arriero.server.models import Served
-from arriero.server.routes.thinking import asked
+from arriero.server.lenient import LenientBody, Stops, Unsupported
+from arriero.server.models import ServedModel
+from arriero.server.routes.thinking import with_thinking
 from arriero.server.schemas import Penalty, Schema, StopString, Temperature, TopP, Whole
 from arriero.server.service import Service
 from arriero.tools import NO_PARAMETERS
@@ -21,13 +21,13 @@ from arriero.tools import NO_PARAMETERS
 LATEST = ":latest"  # the tag of a model that is named without one
 
 
-def find(service: Service, name: str) -> Served:
+def find(service: Service, name: str) -> ServedModel:
     """The model of that name, perhaps with the tag "latest"; RequestError 404 where there is none."""
     models = service.models
     return models.find(name if name in models else name.removesuffix(LATEST))
 
 
-class Options(Lenient):
+class Options(LenientBody):
     """How to choose tokens. Those for loading a model (`num_ctx`, `num_gpu` …) are taken and have no effect."""
 
     num_predict: Whole | None = None
@@ -75,7 +75,7 @@ class Options(Lenient):
         )
 
 
-class AskingBody(Lenient):
+class GenerationBody(LenientBody):
     """What both kinds of requests have. null counts as absent; without `stream` there is one."""
 
     model: str
@@ -90,31 +90,31 @@ class AskingBody(Lenient):
         """How to choose tokens."""
         return (self.options or Options()).sampling()
 
-    def asked(self, chat: Chat, form: PromptOptions) -> tuple[PromptOptions, Sampling]:
-        """`form` and sampling for a model, with what is said of thinking; there is one degree of it."""
-        wanted = None if self.think is None else bool(self.think)
-        return asked(chat, form | {"schema": self.schema_wanted()}, self.sampling(), wanted, param="think")
+    def prompt_and_sampling(self, chat: Chat, options: PromptOptions) -> tuple[PromptOptions, Sampling]:
+        """Prompt options and sampling, with what the request says of thinking, of which there is one degree."""
+        enabled = None if self.think is None else bool(self.think)
+        return with_thinking(chat, options | {"schema": self.answer_schema()}, self.sampling(), enabled, param="think")
 
-    def schema_wanted(self) -> Schema | None:
+    def answer_schema(self) -> Schema | None:
         """The JSON schema that the answer fits, None for free text."""
         return {"type": "object"} if self.format == "json" else None if not self.format else dict(self.format)
 
 
-class CalledFunction(Lenient):
+class CalledFunction(LenientBody):
     """Which function is called, with which arguments."""
 
     name: Annotated[str, Field(min_length=1)]
     arguments: dict[str, Any] | None = None
 
 
-class CallBody(Lenient):
+class CallBody(LenientBody):
     """A call that the model made. Older clients send no `id`."""
 
     id: Annotated[str, Field(min_length=1)] | None = None
     function: CalledFunction
 
 
-class MessageBody(Lenient):
+class MessageBody(LenientBody):
     """One turn. A result of a tool says whose it is by `tool_call_id` or `tool_name`, or by its place."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -126,7 +126,7 @@ class MessageBody(Lenient):
     thinking: str | None = None
 
 
-class FunctionBody(Lenient):
+class FunctionBody(LenientBody):
     """A function that may be called."""
 
     name: str
@@ -134,7 +134,7 @@ class FunctionBody(Lenient):
     parameters: Schema | None = None
 
 
-class ToolBody(Lenient):
+class ToolBody(LenientBody):
     """A tool; functions are the only ones."""
 
     type: Literal["function"] = "function"
@@ -147,36 +147,36 @@ class ToolBody(Lenient):
         return Tool(function.name, function.description or "", parameters)
 
 
-class ChatBody(AskingBody):
+class ChatBody(GenerationBody):
     """The body of `POST /api/chat`."""
 
     messages: list[MessageBody] | None = None
     tools: list[ToolBody] | None = None
 
-    def tools_given(self) -> list[Tool]:
+    def tool_list(self) -> list[Tool]:
         """The tools that may be called."""
         with at("tools"):
             return [tool.tool() for tool in self.tools or ()]
 
     def conversation(self) -> list[Message]:
         """The turns, with ids for calls that came without, so that each result belongs to one."""
-        found: list[Message] = []
+        messages: list[Message] = []
         waiting: list[ToolCall] = []
         for number, turn in enumerate(self.messages or ()):
             if turn.role == "tool":
                 with at(f"messages[{number}]"):
-                    call = _answered(turn, waiting)
+                    call = _call_for(turn, waiting)
                 waiting.remove(call)
-                found.append(Message("tool", turn.content or "", tool_call_id=call.id))
+                messages.append(Message("tool", turn.content or "", tool_call_id=call.id))
                 continue
             waiting = [_call(call, f"call_{number}_{index}") for index, call in enumerate(turn.tool_calls or ())]
             role: Role = turn.role
             thought = turn.thinking if role == "assistant" else None
-            found.append(Message(role, turn.content or "", tuple(waiting), reasoning_content=thought))
-        return found
+            messages.append(Message(role, turn.content or "", tuple(waiting), reasoning_content=thought))
+        return messages
 
 
-class GenerateBody(AskingBody):
+class GenerateBody(GenerationBody):
     """The body of `POST /api/generate`."""
 
     prompt: str | None = None
@@ -198,7 +198,7 @@ def _call(call: CallBody, made_up: str) -> ToolCall:
     return ToolCall(call.id or made_up, call.function.name, arguments)
 
 
-def _answered(turn: MessageBody, waiting: Sequence[ToolCall]) -> ToolCall:
+def _call_for(turn: MessageBody, waiting: Sequence[ToolCall]) -> ToolCall:
     """The call whose result this turn is; RequestError where there is none."""
     by_id = [call for call in waiting if call.id == turn.tool_call_id]
     by_name = [call for call in waiting if turn.tool_name in (None, call.name)]

@@ -19,16 +19,16 @@ from starlette.responses import Response
 from arriero.chat import Chat, Reply, Stream
 from arriero.messages import Piece, Sampling, TokenLogprob, Usage
 from arriero.server.errors import RequestError, describe
-from arriero.server.lenient import NullOnly, Taken, Unless, Unsupported, note_ignored
+from arriero.server.lenient import Ignored, NullOnly, RefusedUnless, Unsupported, note_ignored
 from arriero.server.routes.openai.logprobs import token_entries
-from arriero.server.routes.openai.messages import Asked, Turns, conversation
+from arriero.server.routes.openai.messages import PromptBody, Turns, conversation
 from arriero.server.routes.openai.schemas import DONE, SamplingBody, Streamed, TokenCounts, counts, now
 from arriero.server.schemas import Choices, MaxTokens, Whole
 from arriero.server.service import Service
-from arriero.server.streaming import STREAM_TOO, Answers, EventStream, WireReason, ending, event
+from arriero.server.streaming import STREAM_TOO, EventStream, FinishReason, MergedStreams, event, finish_of
 
 
-class ChatRequest(SamplingBody, Asked, Streamed):
+class ChatRequest(SamplingBody, PromptBody, Streamed):
     """The body of `POST /v1/chat/completions`. null counts as absent; without `model` the default one answers."""
 
     model: str | None = None
@@ -40,21 +40,21 @@ class ChatRequest(SamplingBody, Asked, Streamed):
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     max_reasoning_tokens: Annotated[Whole, Field(ge=0)] | None = None
     thinking_token_budget: Annotated[Whole, Field(ge=0)] | None = None
-    metadata: Taken = None
-    prediction: Taken = None
-    prompt_cache_key: Taken = None
-    prompt_cache_options: Taken = None
-    prompt_cache_retention: Taken = None
-    reasoning_effort: Taken = None
-    safety_identifier: Taken = None
-    service_tier: Taken = None
-    store: Taken = None
-    verbosity: Taken = None
+    metadata: Ignored = None
+    prediction: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
+    reasoning_effort: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    store: Ignored = None
+    verbosity: Ignored = None
     add_special_tokens: Unsupported = None
     audio: NullOnly = None
-    best_of: Annotated[Any, Unless((1,))] = None
+    best_of: Annotated[Any, RefusedUnless((1,))] = None
     echo: Unsupported = None
-    modalities: Annotated[Any, Unless((["text"], []))] = None
+    modalities: Annotated[Any, RefusedUnless((["text"], []))] = None
     moderation: NullOnly = None
     web_search_options: NullOnly = None
 
@@ -73,10 +73,10 @@ class ChatRequest(SamplingBody, Asked, Streamed):
         """The longest answer in tokens."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
-    def sampling_of(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
+    def sampling_for(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
         """See `SamplingBody`; `thinking_token_budget` is vLLM's word for `max_reasoning_tokens`."""
         limit = self.thinking_token_budget if self.max_reasoning_tokens is None else self.max_reasoning_tokens
-        return replace(super().sampling_of(max_new_tokens, number), max_reasoning_tokens=limit)
+        return replace(super().sampling_for(max_new_tokens, number), max_reasoning_tokens=limit)
 
     def alternatives(self) -> int | None:
         """How many alternatives for each token, None without log-probabilities."""
@@ -85,22 +85,22 @@ class ChatRequest(SamplingBody, Asked, Streamed):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class AnsweredFunction(BaseModel):
+class AssistantFunctionCall(BaseModel):
     """Which function the model wants called; `arguments` is the text of a JSON object."""
 
     name: str
     arguments: str
 
 
-class AnsweredCall(BaseModel):
+class AssistantToolCall(BaseModel):
     """A call of a tool."""
 
     id: str
     type: Literal["function"] = "function"
-    function: AnsweredFunction
+    function: AssistantFunctionCall
 
 
-class AnswerMessage(BaseModel):
+class AssistantMessage(BaseModel):
     """The model's turn; it can be sent back as it is. Its content is null where it only calls tools.
 
     `reasoning_content` is there where the model thought before it answered.
@@ -110,16 +110,16 @@ class AnswerMessage(BaseModel):
     content: str | None
     refusal: None = None
     reasoning_content: str | None = None
-    tool_calls: list[AnsweredCall] = []
+    tool_calls: list[AssistantToolCall] = []
 
 
 class Choice(BaseModel):
     """One of the answers. `logprobs` holds `content`: the tokens of the text with their log-probabilities."""
 
     index: int
-    message: AnswerMessage
+    message: AssistantMessage
     logprobs: dict[str, Any] | None
-    finish_reason: WireReason
+    finish_reason: FinishReason
 
 
 class Completion(BaseModel):
@@ -146,20 +146,23 @@ def add_routes(app: FastAPI, service: Service) -> None:
         note_ignored(request, body)
         served = service.models.find(body.model)
         chat = served.chat
-        messages, form, limit, wanted = conversation(body.messages), body.form(), body.limit(), body.alternatives()
+        messages, options = conversation(body.messages), body.prompt_options()
+        limit, top_logprobs = body.limit(), body.alternatives()
 
         def start(number: int) -> Stream:
-            if wanted is not None:
+            if top_logprobs is not None:
                 chat.spell(0)  # the first time takes long, and this is not the event loop
-            return chat.stream(messages, body.sampling_of(limit, number), logprobs=wanted, **form)
+            return chat.stream(messages, body.sampling_for(limit, number), logprobs=top_logprobs, **options)
 
-        answers = await service.begin(request, served, start, body.n or 1)
+        streams = await service.begin(request, served, start, body.n or 1)
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": now(), "model": served.name}
-        spelled = wanted is not None
+        spelled = top_logprobs is not None
         if body.stream:
-            return EventStream(_Events(chat, head, with_usage=body.wants_usage, spelled=spelled).of(answers), answers)
-        replies = await answers.replies(request.receive)
+            return EventStream(
+                _ChunkBuilder(chat, head, with_usage=body.wants_usage, spelled=spelled).of(streams), streams
+            )
+        replies = await streams.replies(request.receive)
         choices = [_choice(chat, index, reply, spelled=spelled) for index, reply in enumerate(replies)]
         return JSONResponse({**head, "choices": choices, "usage": counts([reply.usage for reply in replies])})
 
@@ -192,7 +195,7 @@ def _logprobs(chat: Chat, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
     return {"content": token_entries(chat, tokens), "refusal": None}
 
 
-class _Events:
+class _ChunkBuilder:
     """OpenAI's stream: role, texts and calls, finish reason, token counts if asked for, [DONE].
 
     A failure is an event too, in the place of what is missing.
@@ -205,18 +208,18 @@ class _Events:
         self._spelled = spelled
         self._usages: list[Usage] = []
 
-    async def of(self, answers: Answers) -> AsyncGenerator[bytes, None]:
+    async def of(self, streams: MergedStreams) -> AsyncGenerator[bytes, None]:
         """The events of these answers."""
         begun: set[int] = set()
         try:
-            async for index, piece in answers:
+            async for index, piece in streams:
                 if index not in begun:
                     begun.add(index)
                     yield self._chunk(index, {"role": "assistant", "content": ""})
                 if piece.text or piece.call_deltas or piece.logprobs or piece.reasoning:
                     yield self._chunk(index, _delta(piece), piece.logprobs)
                 if piece.finish_reason is not None:
-                    reason, usage = ending(piece)
+                    reason, usage = finish_of(piece)
                     self._usages.append(usage)
                     yield self._chunk(index, {}, reason=reason)
             if self._with_usage:
@@ -230,7 +233,7 @@ class _Events:
         index: int,
         delta: dict[str, Any],
         logprobs: tuple[TokenLogprob, ...] = (),
-        reason: WireReason | None = None,
+        reason: FinishReason | None = None,
     ) -> bytes:
         spelled = _logprobs(self._chat, logprobs) if self._spelled and logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": spelled, "finish_reason": reason}

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from arriero.embeddings import Embedder, Vectors
 from arriero.errors import TooLongError
 from arriero.server.errors import RequestError, at
-from arriero.server.lenient import NullOnly, Unless, Unsupported, note_ignored
+from arriero.server.lenient import NullOnly, RefusedUnless, Unsupported, note_ignored
 from arriero.server.routes.openai.schemas import UserField
 from arriero.server.schemas import TokenIds, Whole
 from arriero.server.service import Service
@@ -36,12 +36,12 @@ class EmbeddingRequest(UserField):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[Whole, Field(ge=1)] | None = None
     input_type: Literal["query", "document"] | None = None
-    add_special_tokens: Annotated[Any, Unless((True,))] = None
-    embed_dtype: Annotated[Any, Unless(("float32",))] = None
-    endianness: Annotated[Any, Unless(("native", "little"))] = None
+    add_special_tokens: Annotated[Any, RefusedUnless((True,))] = None
+    embed_dtype: Annotated[Any, RefusedUnless(("float32",))] = None
+    endianness: Annotated[Any, RefusedUnless(("native", "little"))] = None
     late_chunking: Unsupported = None
     messages: Unsupported = None
-    normalize: Annotated[Any, Unless((True,))] = None
+    normalize: Annotated[Any, RefusedUnless((True,))] = None
     truncate_prompt_tokens: NullOnly = None
 
     def ids(self, embedder: Embedder) -> list[list[int]]:
@@ -49,18 +49,18 @@ class EmbeddingRequest(UserField):
         with at("dimensions"):
             embedder.check_dimensions(self.dimensions)
         single = isinstance(self.input, str) or isinstance(self.input[0], int)
-        given: Any = [self.input] if single else self.input
-        if isinstance(given[0], str):
-            given = embedder.encode(given, kind=self.input_type)
+        texts: Any = [self.input] if single else self.input
+        if isinstance(texts[0], str):
+            texts = embedder.encode(texts, kind=self.input_type)
         elif self.input_type is not None:
             raise RequestError("a prompt goes before text, not before token ids", param="input_type")
         try:
             with at("input"):
-                embedder.check(given)
+                embedder.check(texts)
         except RequestError as error:
             error.code = "context_length_exceeded" if isinstance(error.__cause__, TooLongError) else None
             raise
-        return list(given)
+        return list(texts)
 
 
 class Embedding(BaseModel):
@@ -88,7 +88,7 @@ class Embeddings(BaseModel):
 
 
 async def compute(service: Service, request: Request, embedder: Embedder, texts: list[list[int]]) -> Vectors:
-    """The vectors of texts given as ids, in one place, counted; broken off when the client goes away."""
+    """The vectors of texts given as ids, in one slot, counted; cancelled when the client goes away."""
     record = request.scope["record"]
     record.prompt_tokens = sum(map(len, texts))
     try:
@@ -96,7 +96,7 @@ async def compute(service: Service, request: Request, embedder: Embedder, texts:
     except ClientDisconnect:
         service.metrics.cancelled.labels(embedder.name).inc()
         raise
-    service.metrics.embedded(record, len(texts))
+    service.metrics.count_embeddings(record, len(texts))
     return vectors
 
 

@@ -1,4 +1,4 @@
-"""A conversation and what may follow it, in OpenAI's words: messages, tools, the form of the answer."""
+"""A conversation and what may follow it: messages, tools, tool_choice, response_format."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from arriero.chat import PromptOptions
 from arriero.constraint import JsonSchema
 from arriero.messages import Message, Tool
 from arriero.server.errors import RequestError, at
-from arriero.server.lenient import NO_EFFECT, NullOnly, OpenAIBody, Taken, Unless, Unsupported
-from arriero.server.schemas import Schema, Whole, parts
+from arriero.server.lenient import NO_EFFECT, Ignored, NullOnly, OpenAIBody, RefusedUnless, Unsupported
+from arriero.server.schemas import Schema, Whole, text_parts
 from arriero.tools import NO_PARAMETERS, ToolCall
 
-OWN_ROLES = {"developer": "system"}
+ROLE_ALIASES = {"developer": "system"}
 
 
 class TextPart(OpenAIBody):
@@ -25,22 +25,22 @@ class TextPart(OpenAIBody):
     text: Annotated[str, Field(validation_alias=AliasChoices("text", "refusal"))]
 
 
-Content = Annotated[list[TextPart], BeforeValidator(parts("text"), json_schema_input_type=str | list[TextPart])]
+Content = Annotated[list[TextPart], BeforeValidator(text_parts("text"), json_schema_input_type=str | list[TextPart])]
 
 
-class CalledFunction(OpenAIBody):
+class FunctionCall(OpenAIBody):
     """Which function is called; `arguments` is the text of a JSON object."""
 
     name: str
     arguments: str
 
 
-class CallBody(OpenAIBody):
+class ToolCallBody(OpenAIBody):
     """A call of a tool that the model made."""
 
     id: str
     type: Literal["function"] | None = None
-    function: CalledFunction
+    function: FunctionCall
     index: Annotated[Whole | None, NO_EFFECT] = None  # as in the chunks of a stream
 
     def call(self) -> ToolCall:
@@ -58,12 +58,12 @@ class ChatMessage(OpenAIBody):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    tool_calls: list[CallBody] | None = None
+    tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    annotations: Taken = None
+    annotations: Ignored = None
     name: Annotated[str | None, NO_EFFECT] = None
     audio: NullOnly = None
     function_call: NullOnly = None
@@ -74,10 +74,10 @@ class ChatMessage(OpenAIBody):
             raise RequestError("the content is missing", param="content")
         calls = [call.call() for call in self.tool_calls or ()]
         text = "".join(part.text for part in self.content or ()) or self.refusal or ""
-        role: Any = OWN_ROLES.get(self.role, self.role)
-        thought = self.reasoning if self.reasoning_content is None else self.reasoning_content
-        thought = thought if role == "assistant" else None
-        return Message(role, text, tuple(calls), self.tool_call_id, reasoning_content=thought)
+        role: Any = ROLE_ALIASES.get(self.role, self.role)
+        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        reasoning = reasoning if role == "assistant" else None
+        return Message(role, text, tuple(calls), self.tool_call_id, reasoning_content=reasoning)
 
 
 class FunctionBody(OpenAIBody):
@@ -154,15 +154,15 @@ class Turn(Protocol):
 
 def conversation(turns: Sequence[Turn], field: str = "messages", *, system: str | None = None) -> list[Message]:
     """The messages, checked one by one, after a system prompt; RequestError names the one in `field` that is wrong."""
-    found = [] if system is None else [Message("system", system)]
+    messages = [] if system is None else [Message("system", system)]
     for number, turn in enumerate(turns):
         with at(f"{field}[{number}]"):
-            found.append(turn.message())
-    return found
+            messages.append(turn.message())
+    return messages
 
 
-class Asked(OpenAIBody):
-    """The tools that may be called, the form of the answer, and what the prompt ends with (`Chat.stream` says how)."""
+class PromptBody(OpenAIBody):
+    """What shapes the prompt besides its messages: tools, response format, how it ends (`Chat.stream` says how)."""
 
     tools: list[ToolBody] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolBody | None = None
@@ -173,26 +173,26 @@ class Asked(OpenAIBody):
     chat_template_kwargs: Schema | None = None
     chat_template: Unsupported = None
     documents: Unsupported = None
-    function_call: Annotated[Any, Unless(("none", "auto"))] = None
+    function_call: Annotated[Any, RefusedUnless(("none", "auto"))] = None
     functions: Unsupported = None
 
-    def form(self) -> PromptOptions:
-        """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
-        found: PromptOptions = {
+    def prompt_options(self) -> PromptOptions:
+        """The options of `Chat.render`; RequestError names the field that is wrong."""
+        options: PromptOptions = {
             "continue_final_message": self.continue_final_message,
             "add_generation_prompt": self.add_generation_prompt,
             "chat_template_kwargs": self.chat_template_kwargs,
         }
         with at("tools"):
-            found["tools"] = [tool.tool() for tool in self.tools or ()]
-        chosen = self.tool_choice or "auto"
-        found["tool_choice"] = chosen if isinstance(chosen, str) else chosen.model_dump()
+            options["tools"] = [tool.tool() for tool in self.tools or ()]
+        choice = self.tool_choice or "auto"
+        options["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump()
         if self.parallel_tool_calls is False:
-            found["parallel_tool_calls"] = False
+            options["parallel_tool_calls"] = False
         match self.response_format:
-            case SchemaFormat(json_schema=wanted) if wanted.schema_ is not None:
+            case SchemaFormat(json_schema=body) if body.schema_ is not None:
                 with at("response_format.json_schema.schema"):
-                    found["schema"] = JsonSchema(wanted.schema_).schema
+                    options["schema"] = JsonSchema(body.schema_).schema
             case ObjectFormat() | SchemaFormat():
-                found["schema"] = {"type": "object"}
-        return found
+                options["schema"] = {"type": "object"}
+        return options

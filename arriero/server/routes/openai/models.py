@@ -21,7 +21,7 @@ from arriero.server.service import Service
 class Model(BaseModel):
     """A model that can be asked for: the base model, an adapter, whose `parent` it then is, or the embedding model.
 
-    `created` is when it was put in, in seconds since 1970; `max_model_len` the context window in tokens.
+    `created` is when it was loaded, in seconds since 1970; `max_model_len` the context window in tokens.
     """
 
     id: str
@@ -66,10 +66,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     def administered(request: Request) -> None:
         if not request.scope["record"].caller.admin:
-            known = service.keys.administered
             why = (
                 "the administrator's key is needed"
-                if known
+                if service.keys.administered
                 else "this server was started without an administrator's key"
             )
             raise RequestError(why, status=403, code="administrator_only")
@@ -95,7 +94,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.delete("/v1/adapters/{name}")
     async def remove(name: str, request: Request) -> Removed:
-        """Serve an adapter no longer; answers under way go on. For the administrator."""
+        """Serve an adapter no longer; answers in flight continue. For the administrator."""
         administered(request)
         await run_in_threadpool(service.models.remove, name)
         return Removed(id=name)

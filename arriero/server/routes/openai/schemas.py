@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from arriero.messages import Sampling, Usage
-from arriero.server.lenient import NO_EFFECT, NullOnly, OpenAIBody, Unless, Unsupported
+from arriero.server.lenient import NO_EFFECT, NullOnly, OpenAIBody, RefusedUnless, Unsupported
 from arriero.server.schemas import Bias, Penalty, Stop, Temperature, TokenId, TopP, Whole
 
 DONE = b"data: [DONE]\n\n"
@@ -36,13 +36,13 @@ class TokenCounts(BaseModel):
     completion_tokens_details: CompletionDetails | None = None
 
 
-def counts(usages: Sequence[Usage], each: int | None = None) -> dict[str, Any]:
-    """The tokens of all answers, and of the prompts, which have `each` answers, by default all, and count once."""
-    prompt = sum(usage.prompt_tokens for usage in usages[:: each or len(usages)])
+def counts(usages: Sequence[Usage], answers_per_prompt: int | None = None) -> dict[str, Any]:
+    """Tokens of all answers and of the prompts, each of which counts once for its answers; by default there is one."""
+    prompt = sum(usage.prompt_tokens for usage in usages[:: answers_per_prompt or len(usages)])
     completion = sum(usage.completion_tokens for usage in usages)
-    found = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    usage_counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
     reasoning = sum(usage.reasoning_tokens for usage in usages)
-    return found | ({"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {})
+    return usage_counts | ({"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {})
 
 
 def now() -> int:
@@ -92,28 +92,28 @@ class SamplingBody(UserField):
     logits_processors: Unsupported = None
     min_tokens: Unsupported = None
     mirostat: Unsupported = None
-    n_predict: Annotated[Any, Unless((-1,))] = None
+    n_predict: Annotated[Any, RefusedUnless((-1,))] = None
     n_probs: Unsupported = None
     prompt_logprobs: NullOnly = None
     regex: Unsupported = None
-    repeat_penalty: Annotated[Any, Unless((1,))] = None
+    repeat_penalty: Annotated[Any, RefusedUnless((1,))] = None
     repetition_detection: Unsupported = None
     return_token_ids: Unsupported = None
     return_tokens_as_token_ids: Unsupported = None
-    skip_special_tokens: Annotated[Any, Unless((True,))] = None
+    skip_special_tokens: Annotated[Any, RefusedUnless((True,))] = None
     stop_regex: Unsupported = None
     stop_token_ids: Unsupported = None
     structured_outputs: Unsupported = None
     thinking_token_budget: NullOnly = None
     top_a: Unsupported = None
-    top_n_sigma: Annotated[Any, Unless((-1,))] = None
+    top_n_sigma: Annotated[Any, RefusedUnless((-1,))] = None
     truncate_prompt_tokens: NullOnly = None
-    typical_p: Annotated[Any, Unless((1,))] = None
+    typical_p: Annotated[Any, RefusedUnless((1,))] = None
     use_beam_search: Unsupported = None
     vllm_xargs: Unsupported = None
     xtc_probability: Unsupported = None
 
-    def sampling_of(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
+    def sampling_for(self, max_new_tokens: int | None, number: int = 0) -> Sampling:
         """The parameters for the answer of that number; with a seed each answer has its own."""
         return Sampling(
             max_new_tokens=max_new_tokens,

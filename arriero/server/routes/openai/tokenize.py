@@ -10,12 +10,12 @@ from starlette.requests import Request
 from arriero.chat import Chat
 from arriero.server.errors import RequestError
 from arriero.server.lenient import OpenAIBody, Unsupported, note_ignored
-from arriero.server.routes.openai.messages import Asked, Turns, conversation
+from arriero.server.routes.openai.messages import PromptBody, Turns, conversation
 from arriero.server.schemas import AnyTokenIds
 from arriero.server.service import Service
 
 
-class TokenizeRequest(Asked):
+class TokenizeRequest(PromptBody):
     """A text in `prompt`, or a conversation as chat completions take it. Without `model` the default one's tokens."""
 
     model: str | None = None
@@ -31,7 +31,7 @@ class TokenizeRequest(Asked):
         if self.messages is not None:
             if self.add_special_tokens:
                 raise RequestError("the chat template says which tokens there are", param="add_special_tokens")
-            return chat.render(conversation(self.messages), **self.form())
+            return chat.render(conversation(self.messages), **self.prompt_options())
         for field in ("tools", "response_format", "chat_template_kwargs"):
             if getattr(self, field):
                 raise RequestError(f"{field} belongs to messages, not to a prompt", param=field)

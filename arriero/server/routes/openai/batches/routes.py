@@ -28,7 +28,7 @@ from arriero.server.routes.openai.batches.schemas import (
     FileList,
     FileObject,
 )
-from arriero.server.routes.openai.batches.store import MOST_SECONDS, Part, Store
+from arriero.server.routes.openai.batches.store import MOST_SECONDS, BatchStore, Page
 from arriero.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add files and batches to `app`; what an earlier server has left is gone on with once the models are there."""
-    store = Store()
+    store = BatchStore()
     runner = Runner(app, service, store)
     _add_files(app, service, store)
     _add_batches(app, service, store, runner)
@@ -68,7 +68,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _add_files(app: FastAPI, service: Service, store: Store) -> None:
+def _add_files(app: FastAPI, service: Service, store: BatchStore) -> None:
     @app.post(FILES)
     async def upload(
         file: Annotated[UploadFile, File()],
@@ -103,8 +103,8 @@ def _add_files(app: FastAPI, service: Service, store: Store) -> None:
         order: Literal["asc", "desc"] = "desc",
     ) -> FileList:
         """The files of this key; `after` is a file's id."""
-        part = Part(after, limit, order == "desc", purpose)
-        data, more = store.files(_owner(service, request), part)
+        page = Page(after, limit, order == "desc", purpose)
+        data, more = store.files(_owner(service, request), page)
         first, last = _ends(data)
         return FileList(data=data, first_id=first, last_id=last, has_more=more)
 
@@ -123,10 +123,10 @@ def _add_files(app: FastAPI, service: Service, store: Store) -> None:
     def content(file_id: str, request: Request) -> FileResponse:
         """What a file holds."""
         file = store.file(_owner(service, request), file_id)
-        return FileResponse(store.place(file.id), media_type="application/octet-stream")
+        return FileResponse(store.path(file.id), media_type="application/octet-stream")
 
 
-def _add_batches(app: FastAPI, service: Service, store: Store, runner: Runner) -> None:
+def _add_batches(app: FastAPI, service: Service, store: BatchStore, runner: Runner) -> None:
     @app.post(BATCHES)
     async def create(body: BatchRequest, request: Request) -> BatchObject:
         """Have the requests of a file answered; they are checked, and answered, in the background."""
@@ -151,8 +151,8 @@ def _add_batches(app: FastAPI, service: Service, store: Store, runner: Runner) -
     @app.get(BATCHES)
     async def list_batches(request: Request, after: str | None = None, limit: Limit = 20) -> BatchList:
         """The batches of this key, the newest first; `after` is a batch's id."""
-        found, more = await run_in_threadpool(store.batches, _owner(service, request), Part(after, limit))
-        data = [runner.seen(batch) for batch in found]
+        rows, more = await run_in_threadpool(store.batches, _owner(service, request), Page(after, limit))
+        data = [runner.seen(batch) for batch in rows]
         first, last = _ends(data)
         return BatchList(data=data, first_id=first, last_id=last, has_more=more)
 

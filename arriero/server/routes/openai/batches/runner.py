@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from arriero.batches import Answer, Ask, BatchFileError, Fault, Journal, Requests, answer_all
 from arriero.errors import ArrieroError, NotFoundError
 from arriero.locks import held
-from arriero.server.in_process import asking
+from arriero.server.in_process import in_process_client
 from arriero.server.routes.openai.batches.schemas import (
     BatchFault,
     BatchFaults,
@@ -28,7 +28,7 @@ from arriero.server.routes.openai.batches.schemas import (
     FileObject,
     Status,
 )
-from arriero.server.routes.openai.batches.store import MOST_SECONDS, Store
+from arriero.server.routes.openai.batches.store import MOST_SECONDS, BatchStore
 from arriero.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ UNANSWERED = {
 }
 
 
-class _LeavingError(Exception):
+class _ShutdownError(Exception):
     """The server ends; the next goes on."""
 
 
-class _ElsewhereError(Exception):
+class _LockedError(Exception):
     """Another server of this machine is at it."""
 
 
@@ -61,7 +61,7 @@ class _Run:
 class Runner:
     """Batches in progress. On the event loop only."""
 
-    def __init__(self, app: ASGIApp, service: Service, store: Store) -> None:
+    def __init__(self, app: ASGIApp, service: Service, store: BatchStore) -> None:
         self._app = app
         self._service = service
         self._store = store
@@ -102,14 +102,14 @@ class Runner:
     async def _work(self, owner: str, batch: BatchObject) -> None:
         journal = self._store.journal(batch.id)
         try:
-            with held(journal.with_suffix(".lock"), _elsewhere):
+            with held(journal.with_suffix(".lock"), _locked):
                 batch = await self._end(owner, batch, journal)
                 await asyncio.to_thread(self._store.save, owner, batch)
                 journal.unlink(missing_ok=True)
                 log.info("the batch %s is %s", batch.id, batch.status)
-        except _LeavingError:
+        except _ShutdownError:
             log.info("the batch %s is gone on with by the next server", batch.id)
-        except _ElsewhereError:
+        except _LockedError:
             log.info("the batch %s is answered by another server", batch.id)
         except Exception:
             log.exception("the batch %s was left as it is", batch.id)
@@ -139,8 +139,8 @@ class Runner:
             kept.close()
 
     def _requests(self, batch: BatchObject) -> Requests:
-        place = self._store.place(batch.input_file_id)
-        return Requests(place, salt=batch.id, endpoint=batch.endpoint, most=MOST_ROWS)
+        path = self._store.path(batch.input_file_id)
+        return Requests(path, salt=batch.id, endpoint=batch.endpoint, most=MOST_ROWS)
 
     async def _answer(self, owner: str, batch: BatchObject, requests: Requests, journal: Journal) -> Status:
         """Answer what can be answered; returns how the batch ends."""
@@ -151,9 +151,9 @@ class Runner:
         if batch.status == "validating" and not run.cancelled:
             started = _counted(now_in(batch, "in_progress"), journal)
             await asyncio.to_thread(self._store.save, owner, started)
-        places = self._service.admission.limits.batch_places
-        async with asking(self._app, caller) as ask:
-            answering = asyncio.ensure_future(answer_all(requests, journal, _until_the_end(ask), at_once=places))
+        slots = self._service.admission.limits.batch_slots
+        async with in_process_client(self._app, caller) as ask:
+            answering = asyncio.ensure_future(answer_all(requests, journal, _until_shutdown(ask), at_once=slots))
             run.answering = answering
             if run.cancelled:
                 answering.cancel()
@@ -166,7 +166,7 @@ class Runner:
             return "cancelled" if run.cancelled else "expired"
         answering.result()
         if journal.missing:
-            raise _LeavingError
+            raise _ShutdownError
         return "completed"
 
     def _finish(self, owner: str, batch: BatchObject, journal: Journal, status: Status) -> BatchObject:
@@ -177,9 +177,9 @@ class Runner:
             journal.append({"id": row.id, "custom_id": row.custom_id, "response": None, "error": error})
         made: dict[str, Any] = {}
         for name, chosen in (("output", lambda custom_id: not failed(custom_id)), ("error", failed)):
-            place = journal.file.with_suffix(f".{name}")
-            if not journal.write(place, chosen):
-                place.unlink()
+            path = journal.file.with_suffix(f".{name}")
+            if not journal.write(path, chosen):
+                path.unlink()
                 continue
             now = int(time.time())
             file = FileObject(
@@ -190,11 +190,11 @@ class Runner:
                 filename=f"{batch.id}_{name}.jsonl",
                 purpose="batch_output",
             )
-            made[f"{name}_file_id"] = self._store.add_file(owner, file, place).id
+            made[f"{name}_file_id"] = self._store.add_file(owner, file, path).id
         return now_in(_counted(batch, journal), status).model_copy(update=made)
 
 
-def _until_the_end(ask: Ask) -> Ask:
+def _until_shutdown(ask: Ask) -> Ask:
     """`ask`, which has no answer any more once the server ends."""
 
     async def asked(url: str, body: dict[str, Any]) -> Answer | None:
@@ -205,8 +205,8 @@ def _until_the_end(ask: Ask) -> Ask:
     return asked
 
 
-def _elsewhere(_: str) -> None:
-    raise _ElsewhereError
+def _locked(_: str) -> None:
+    raise _LockedError
 
 
 def now_in(batch: BatchObject, status: Status) -> BatchObject:

@@ -38,7 +38,7 @@ TABLES = """
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class Quota:
     """What one owner may have: files, their bytes, batches that have not ended."""
 
     files: int = 1000
@@ -47,7 +47,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Page:
     """Which part of a list is wanted: `limit` of those behind the id `after`."""
 
     after: str | None
@@ -56,17 +56,17 @@ class Part:
     purpose: str | None = None
 
 
-class Store:
+class BatchStore:
     """Files and batches. Use it from any number of threads, not on the event loop.
 
     Every method raises ArrieroError where the disk cannot be read or written, RequestError for what is not there.
     """
 
-    def __init__(self, home: Path | None = None, bounds: Bounds | None = None) -> None:
+    def __init__(self, home: Path | None = None, quota: Quota | None = None) -> None:
         self._home = home
-        self.bounds = bounds or Bounds()
+        self.quota = quota or Quota()
 
-    def place(self, identity: str) -> Path:
+    def path(self, identity: str) -> Path:
         """Where a file's content is."""
         return self._directory("files") / identity
 
@@ -77,38 +77,38 @@ class Store:
     def add_file(self, owner: str, file: FileObject, content: BinaryIO | Path) -> FileObject:
         """Keep a file, in place of one with its id; returns it with its size. A path is moved, not copied."""
         self._forget_old()
-        place = self.place(file.id)
+        path = self.path(file.id)
         try:
             if isinstance(content, Path):
-                content.replace(place)
+                content.replace(path)
             else:
-                with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as opened:
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as opened:
                     shutil.copyfileobj(content, opened, 2**20)
-            file = file.model_copy(update={"bytes": place.stat().st_size})
+            file = file.model_copy(update={"bytes": path.stat().st_size})
             with self._transaction() as db:
                 if file.purpose == "batch":
                     self._check_room(db, owner, file.bytes)
                 _put(db, owner, "file", file)
         except OSError as error:
-            place.unlink(missing_ok=True)
-            raise ArrieroError(f"no file can be kept in {place.parent}: {error.strerror}") from error
+            path.unlink(missing_ok=True)
+            raise ArrieroError(f"no file can be kept in {path.parent}: {error.strerror}") from error
         except RequestError:
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
         return file
 
     def file(self, owner: str, identity: str, param: str | None = None) -> FileObject:
         """The owner's file of that id."""
         with self._transaction() as db:
-            found = _one(db, owner, "file", identity)
-        if found is None or not self.place(identity).exists():
+            rows = _object_json(db, owner, "file", identity)
+        if rows is None or not self.path(identity).exists():
             raise RequestError(f"there is no file {identity!r}", param=param, status=404)
-        return FileObject.model_validate_json(found)
+        return FileObject.model_validate_json(rows)
 
-    def files(self, owner: str, part: Part) -> tuple[list[FileObject], bool]:
+    def files(self, owner: str, page: Page) -> tuple[list[FileObject], bool]:
         """That part of the owner's files, and whether there are more behind it."""
-        found, more = self._page(owner, "file", part)
-        return [FileObject.model_validate_json(text) for text in found], more
+        rows, more = self._page(owner, "file", page)
+        return [FileObject.model_validate_json(text) for text in rows], more
 
     def delete_file(self, owner: str, identity: str) -> None:
         """Forget a file; RequestError 409 where a batch still reads it."""
@@ -118,15 +118,15 @@ class Store:
             if db.execute(reading, (identity,)).fetchone() is not None:
                 raise RequestError(f"the file {identity!r} is being read by a batch; cancel that first", status=409)
             db.execute("DELETE FROM kept WHERE id = ?", (identity,))
-        self.place(identity).unlink(missing_ok=True)
+        self.path(identity).unlink(missing_ok=True)
 
     def add_batch(self, owner: str, batch: BatchObject) -> None:
         """Keep a batch; RequestError 429 where too many of the owner's have not ended."""
         with self._transaction() as db:
             active = db.execute("SELECT count(*) FROM kept WHERE owner = ? AND active", (owner,)).fetchone()[0]
-            if active >= self.bounds.active:
-                told = f"{active} batches of yours have not ended, which is as many as may be"
-                raise RequestError(told, status=429, code="batch_limit_exceeded", retry_after=60)
+            if active >= self.quota.active:
+                message = f"{active} batches of yours have not ended, which is as many as may be"
+                raise RequestError(message, status=429, code="batch_limit_exceeded", retry_after=60)
             _put(db, owner, "batch", batch)
 
     def save(self, owner: str, batch: BatchObject) -> bool:
@@ -139,15 +139,15 @@ class Store:
     def batch(self, owner: str, identity: str) -> BatchObject:
         """The owner's batch of that id."""
         with self._transaction() as db:
-            found = _one(db, owner, "batch", identity)
-        if found is None:
+            rows = _object_json(db, owner, "batch", identity)
+        if rows is None:
             raise RequestError(f"there is no batch {identity!r}", status=404)
-        return BatchObject.model_validate_json(found)
+        return BatchObject.model_validate_json(rows)
 
-    def batches(self, owner: str, part: Part) -> tuple[list[BatchObject], bool]:
+    def batches(self, owner: str, page: Page) -> tuple[list[BatchObject], bool]:
         """That part of the owner's batches, and whether there are more behind it."""
-        found, more = self._page(owner, "batch", part)
-        return [BatchObject.model_validate_json(text) for text in found], more
+        rows, more = self._page(owner, "batch", page)
+        return [BatchObject.model_validate_json(text) for text in rows], more
 
     def active(self) -> list[tuple[str, BatchObject]]:
         """All batches that have not ended, with their owners, the oldest first; what is too old goes."""
@@ -162,38 +162,38 @@ class Store:
             delete = f"DELETE FROM kept WHERE until < ? AND NOT active AND id NOT IN ({reading})"  # noqa: S608
             db.execute(delete, (int(time.time()),))
             there = {identity for (identity,) in db.execute("SELECT id FROM kept WHERE kind = 'file' OR active")}
-        places = [*self._directory("files").iterdir(), *self._directory("batches").iterdir()]
-        for place in places:  # also what a killed process has left half written
+        paths = [*self._directory("files").iterdir(), *self._directory("batches").iterdir()]
+        for path in paths:  # also what a killed process has left half written
             with contextlib.suppress(FileNotFoundError):
-                if place.name.partition(".")[0] not in there and place.stat().st_mtime < time.time() - 24 * 3600:
-                    place.unlink()
+                if path.name.partition(".")[0] not in there and path.stat().st_mtime < time.time() - 24 * 3600:
+                    path.unlink()
 
     def _check_room(self, db: sqlite3.Connection, owner: str, size: int) -> None:
         query = "SELECT count(*), coalesce(sum(bytes), 0) FROM kept WHERE owner = ? AND kind = 'file'"
         files, total = db.execute(query, (owner,)).fetchone()
-        if files >= self.bounds.files or total + size > self.bounds.bytes:
-            most = f"{self.bounds.files} files of {self.bounds.bytes} bytes together"
-            told = f"you have {files} files of {total} bytes, and may have {most}; delete some first"
-            raise RequestError(told, status=413, code="storage_limit_exceeded")
+        if files >= self.quota.files or total + size > self.quota.bytes:
+            most = f"{self.quota.files} files of {self.quota.bytes} bytes together"
+            message = f"you have {files} files of {total} bytes, and may have {most}; delete some first"
+            raise RequestError(message, status=413, code="storage_limit_exceeded")
 
-    def _page(self, owner: str, kind: str, part: Part) -> tuple[list[str], bool]:
-        order, behind = ("DESC", "<") if part.newest_first else ("ASC", ">")
+    def _page(self, owner: str, kind: str, page: Page) -> tuple[list[str], bool]:
+        order, behind = ("DESC", "<") if page.newest_first else ("ASC", ">")
         query = (
             "SELECT object FROM kept WHERE owner = :owner AND kind = :kind AND (:after IS NULL OR number "  # noqa: S608
             f"{behind} (SELECT number FROM kept WHERE id = :after)) AND (:purpose IS NULL OR "
             f"json_extract(object, '$.purpose') = :purpose) ORDER BY number {order} LIMIT :most"
         )
-        values = {"owner": owner, "kind": kind, "after": part.after, "purpose": part.purpose, "most": part.limit + 1}
+        values = {"owner": owner, "kind": kind, "after": page.after, "purpose": page.purpose, "most": page.limit + 1}
         with self._transaction() as db:
-            if part.after is not None and _one(db, owner, kind, part.after) is None:
-                raise RequestError(f"there is no {kind} {part.after!r}", param="after")
-            found = [text for (text,) in db.execute(query, values)]
-        return found[: part.limit], len(found) > part.limit
+            if page.after is not None and _object_json(db, owner, kind, page.after) is None:
+                raise RequestError(f"there is no {kind} {page.after!r}", param="after")
+            rows = [text for (text,) in db.execute(query, values)]
+        return rows[: page.limit], len(rows) > page.limit
 
     def _directory(self, name: str) -> Path:
-        found = (self._home or settings.home()) / name
-        found.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return found
+        rows = (self._home or settings.home()) / name
+        rows.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return rows
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -212,7 +212,7 @@ def _put(db: sqlite3.Connection, owner: str, kind: str, kept: FileObject | Batch
     db.execute("INSERT INTO kept (id, owner, kind, until, bytes, active, object) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def _one(db: sqlite3.Connection, owner: str, kind: str, identity: str) -> str | None:
+def _object_json(db: sqlite3.Connection, owner: str, kind: str, identity: str) -> str | None:
     row = db.execute("SELECT object FROM kept WHERE id = ? AND owner = ? AND kind = ?", (identity, owner, kind))
-    found: tuple[str] | None = row.fetchone()
-    return None if found is None else found[0]
+    rows: tuple[str] | None = row.fetchone()
+    return None if rows is None else rows[0]

@@ -9,20 +9,20 @@ from typing import Any
 from arriero.chat import Chat
 from arriero.messages import CallDelta, Piece, Usage
 from arriero.server.errors import describe
-from arriero.server.models import Served
+from arriero.server.models import ServedModel
 from arriero.server.routes.openai.logprobs import token_entries
 from arriero.server.routes.openai.responses.items import new_id
 from arriero.server.routes.openai.responses.schemas import ResponseRequest
 from arriero.server.routes.openai.schemas import now
-from arriero.server.streaming import Answers, ending, event
+from arriero.server.streaming import MergedStreams, event, finish_of
 
 Event = dict[str, Any]  # with its type, without its number
 Keep = Callable[[dict[str, Any]], Awaitable[bool]]  # keeps a whole response; whether that was done
 
 
-def head(served: Served, body: ResponseRequest, *, store: bool) -> dict[str, Any]:
+def head(served: ServedModel, body: ResponseRequest, *, store: bool) -> dict[str, Any]:
     """What a response says of its request, and of how it is answered."""
-    chosen = body.sampling_of(body.max_output_tokens).over(served.chat.defaults)
+    chosen = body.sampling_for(body.max_output_tokens).over(served.chat.defaults)
     text = body.text.model_dump(by_alias=True, exclude_none=True) if body.text is not None else {}
     choice = body.tool_choice or "auto"
     return {
@@ -55,7 +55,7 @@ def head(served: Served, body: ResponseRequest, *, store: bool) -> dict[str, Any
     }
 
 
-class Output:
+class OutputBuilder:
     """The items of an answer as they grow: pieces go in, the events of what they change come out.
 
     At most one item, the last, is open. It is closed by what begins the next, by the end of its call, or by the end.
@@ -119,7 +119,7 @@ class Output:
         yield from self._close()
         self.items.append({"id": new_id(item["type"]), **item, "status": "in_progress"})
         self._open = True
-        yield self._event("output_item.added", output_index=len(self.items) - 1, item=_copy(self.items[-1]))
+        yield self._event("output_item.added", output_index=len(self.items) - 1, item=_shallow_copy(self.items[-1]))
 
     def _close(self, status: str = "completed") -> Iterator[Event]:
         if not self._open:
@@ -150,60 +150,60 @@ class Output:
         return {"type": f"response.{kind}", **fields}
 
 
-class Answer:
+class ResponseBuilder:
     """One answer under its `head`; `keep` is for the whole response, before the client has it."""
 
     def __init__(self, chat: Chat, head: dict[str, Any], keep: Keep) -> None:
         self._head = head
-        self._output = Output(chat)
+        self._output = OutputBuilder(chat)
         self._keep = keep
         self._number = 0
 
-    async def whole(self, answers: Answers) -> dict[str, Any]:
+    async def whole(self, streams: MergedStreams) -> dict[str, Any]:
         """The response to a request without a stream."""
-        *_, last = [made async for made in self._made(answers)]
+        *_, last = [event_data async for event_data in self._events(streams)]
         return dict(last["response"])
 
-    async def events(self, answers: Answers) -> AsyncGenerator[bytes, None]:
+    async def events(self, streams: MergedStreams) -> AsyncGenerator[bytes, None]:
         """The events of a stream, in the order that OpenAI's have."""
         try:
-            async for made in self._made(answers):
-                yield self._bytes(made)
+            async for event_data in self._events(streams):
+                yield self._bytes(event_data)
         except Exception as error:
             fault = describe(error)[1]["error"]
-            told = {"code": fault["code"] or fault["type"], "message": fault["message"], "param": None}
-            yield self._bytes({"type": "error", **told})
+            error_event = {"code": fault["code"] or fault["type"], "message": fault["message"], "param": None}
+            yield self._bytes({"type": "error", **error_event})
             failure = {"code": "server_error", "message": fault["message"]}
-            yield self._bytes({"type": "response.failed", "response": self._now("failed", error=failure)})
+            yield self._bytes({"type": "response.failed", "response": self._snapshot("failed", error=failure)})
 
-    async def _made(self, answers: Answers) -> AsyncGenerator[Event, None]:
+    async def _events(self, streams: MergedStreams) -> AsyncGenerator[Event, None]:
         """All events but those of a failure; the last has the whole response."""
         for kind in ("created", "in_progress"):
-            yield {"type": f"response.{kind}", "response": self._now("in_progress")}
-        async for _, piece in answers:
-            for made in self._output.push(piece):
-                yield made
+            yield {"type": f"response.{kind}", "response": self._snapshot("in_progress")}
+        async for _, piece in streams:
+            for event_data in self._output.push(piece):
+                yield event_data
             if piece.finish_reason is not None:
-                reason, usage = ending(piece)
-                for made in self._output.end(reason):
-                    yield made
+                reason, usage = finish_of(piece)
+                for event_data in self._output.end(reason):
+                    yield event_data
                 response = await self._ended(reason, usage)
                 yield {"type": f"response.{response['status']}", "response": response}
 
     async def _ended(self, reason: str, usage: Usage) -> dict[str, Any]:
         """The whole response; incomplete where it reached the limit of tokens."""
-        response = self._now("completed", output=self._output.items, usage=_counts(usage), completed_at=now())
+        response = self._snapshot("completed", output=self._output.items, usage=_usage(usage), completed_at=now())
         if reason == "length":
             details = {"reason": "max_output_tokens"}
             response |= {"status": "incomplete", "incomplete_details": details, "completed_at": None}
         response["store"] = response["store"] and await self._keep(response)
         return response
 
-    def _now(self, status: str, **more: Any) -> dict[str, Any]:
+    def _snapshot(self, status: str, **more: Any) -> dict[str, Any]:
         return {**self._head, "status": status, "output": [], "usage": None, **more}
 
-    def _bytes(self, made: Event) -> bytes:
-        data = {**made, "sequence_number": self._number}
+    def _bytes(self, event_data: Event) -> bytes:
+        data = {**event_data, "sequence_number": self._number}
         self._number += 1
         return f"event: {data['type']}\n".encode() + event(data)
 
@@ -212,7 +212,7 @@ def _part() -> dict[str, Any]:
     return {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
 
 
-def _counts(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -222,5 +222,5 @@ def _counts(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _copy(item: dict[str, Any]) -> dict[str, Any]:
+def _shallow_copy(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "content": []} if "content" in item else dict(item)

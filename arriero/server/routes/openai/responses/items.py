@@ -15,8 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from arriero.messages import Message, Role, ToolCall
 from arriero.server.lenient import OpenAIBody
-from arriero.server.routes.openai.messages import OWN_ROLES
-from arriero.server.schemas import parts
+from arriero.server.routes.openai.messages import ROLE_ALIASES
+from arriero.server.schemas import text_parts
 
 Name = Annotated[str, Field(min_length=1)]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -24,7 +24,7 @@ ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_
 PARTS = ("input_text", "output_text", "text", "refusal")
 
 
-def only(what: str, *kinds: str) -> BeforeValidator:
+def allowed_types(what: str, *kinds: str) -> BeforeValidator:
     """A validator that refuses, by its name, what has a type that is not among `kinds`."""
 
     def check(value: object) -> object:
@@ -62,8 +62,8 @@ class RefusalPart(OpenAIBody):
     refusal: str
 
 
-Part = Annotated[Annotated[TextPart | RefusalPart, Field(discriminator="type")], only("content", *PARTS)]
-Texts = Annotated[list[Part], BeforeValidator(parts("input_text"), json_schema_input_type=str | list[Part])]
+Part = Annotated[Annotated[TextPart | RefusalPart, Field(discriminator="type")], allowed_types("content", *PARTS)]
+Texts = Annotated[list[Part], BeforeValidator(text_parts("input_text"), json_schema_input_type=str | list[Part])]
 
 
 class MessageItem(OpenAIBody):
@@ -77,7 +77,7 @@ class MessageItem(OpenAIBody):
 
     def message(self) -> Message:
         """This turn as a Message."""
-        role: Any = OWN_ROLES.get(self.role, self.role)
+        role: Any = ROLE_ALIASES.get(self.role, self.role)
         return Message(role, _joined(self.content))
 
     def kept(self) -> dict[str, Any]:
@@ -166,15 +166,15 @@ InputItem = Annotated[
     | Annotated[ReasoningItem, Tag("reasoning")]
     | Annotated[ReferenceItem, Tag("item_reference")],
     Discriminator(_kind),
-    only("an item", *ITEMS),
+    allowed_types("an item", *ITEMS),
 ]
 PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
-_kept_items: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
+_stored_items: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
 
 
-def parsed(kept: Iterable[dict[str, Any]]) -> list[Item]:
+def from_stored(kept: Iterable[dict[str, Any]]) -> list[Item]:
     """Items from what was kept of them, or from a response's output."""
-    return _kept_items.validate_python(list(kept))
+    return _stored_items.validate_python(list(kept))
 
 
 def new_id(kind: str) -> str:
@@ -192,7 +192,7 @@ def kept(items: Iterable[Item]) -> list[dict[str, Any]]:
     return list(made.values())
 
 
-def turns(items: Iterable[Item]) -> list[Message]:
+def to_messages(items: Iterable[Item]) -> list[Message]:
     """The items as turns: calls in a row, and text and reasoning beside them, are one turn of the assistant's."""
     made: list[Message] = []
     for message in filter(None, (item.message() for item in items)):

@@ -17,10 +17,10 @@ from arriero.errors import ArrieroError
 from arriero.messages import Message
 from arriero.server.errors import RequestError
 from arriero.server.lenient import note_ignored
-from arriero.server.routes.openai.responses.builder import Answer, head
-from arriero.server.routes.openai.responses.items import Item, ReferenceItem, kept, parsed, turns
+from arriero.server.routes.openai.responses.builder import ResponseBuilder, head
+from arriero.server.routes.openai.responses.items import Item, ReferenceItem, from_stored, kept, to_messages
 from arriero.server.routes.openai.responses.schemas import ResponseRequest
-from arriero.server.routes.openai.responses.store import Kept, Store
+from arriero.server.routes.openai.responses.store import ResponseStore, StoredResponse
 from arriero.server.service import Service
 from arriero.server.streaming import STREAM_TOO, EventStream, while_connected
 
@@ -61,49 +61,51 @@ class ItemList(BaseModel):
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add responses to `app`."""
-    shelf = _Shelf(Store() if service.keeps_responses else None)
-    _add_kept(app, service, shelf)
+    conversations = _Conversations(ResponseStore() if service.keeps_responses else None)
+    _add_stored_routes(app, service, conversations)
 
     @app.post(PATH, response_model=ResponseBody, responses=STREAM_TOO)
     async def respond(body: ResponseRequest, request: Request) -> Response:
         """Answer a text or a conversation, at once or as a stream of server-sent events."""
         served = service.models.find(body.model)
-        form, wanted, owner = body.form(), body.alternatives(), _owner(service, request)
-        items = await run_in_threadpool(shelf.items, owner, body)
+        prompt_options, top_logprobs, owner = body.prompt_options(), body.alternatives(), _owner(service, request)
+        items = await run_in_threadpool(conversations.items, owner, body)
         system = [] if body.instructions is None else [Message("system", body.instructions)]
-        messages = [*system, *turns(items)]
+        messages = [*system, *to_messages(items)]
         note_ignored(request, body)
 
         def start(_: int) -> Stream:
-            if wanted is not None:
+            if top_logprobs is not None:
                 served.chat.spell(0)  # the first time takes long, and this is not the event loop
-            return served.chat.stream(messages, body.sampling_of(body.max_output_tokens), logprobs=wanted, **form)
+            return served.chat.stream(
+                messages, body.sampling_for(body.max_output_tokens), logprobs=top_logprobs, **prompt_options
+            )
 
         async def keep(response: dict[str, Any]) -> bool:
-            return await run_in_threadpool(shelf.keep, owner, response, items)
+            return await run_in_threadpool(conversations.keep, owner, response, items)
 
-        answers = await service.begin(request, served, start)
-        answer = Answer(served.chat, head(served, body, store=shelf.keeps(body)), keep)
+        streams = await service.begin(request, served, start)
+        builder = ResponseBuilder(served.chat, head(served, body, store=conversations.keeps(body)), keep)
         if body.stream:
-            return EventStream(answer.events(answers), answers)
+            return EventStream(builder.events(streams), streams)
         try:
-            return JSONResponse(await while_connected(request.receive, answer.whole(answers)))
+            return JSONResponse(await while_connected(request.receive, builder.whole(streams)))
         finally:
-            answers.close()
+            streams.close()
 
 
-def _add_kept(app: FastAPI, service: Service, shelf: _Shelf) -> None:
+def _add_stored_routes(app: FastAPI, service: Service, conversations: _Conversations) -> None:
     @app.get(ONE, response_model=ResponseBody)
     def retrieve(response_id: str, request: Request, *, stream: bool = False) -> Response:
         """A kept response."""
         if stream:
             raise RequestError("only background responses can be streamed again", param="stream")
-        return JSONResponse(shelf.get(_owner(service, request), response_id).response)
+        return JSONResponse(conversations.get(_owner(service, request), response_id).response)
 
     @app.delete(ONE)
     def delete(response_id: str, request: Request) -> Deleted:
         """Forget a kept response. Those that went on from it keep what they have of it."""
-        shelf.delete(_owner(service, request), response_id)
+        conversations.delete(_owner(service, request), response_id)
         return Deleted(id=response_id)
 
     @app.get(f"{ONE}/input_items")
@@ -115,13 +117,13 @@ def _add_kept(app: FastAPI, service: Service, shelf: _Shelf) -> None:
         order: Literal["asc", "desc"] = "desc",
     ) -> ItemList:
         """The items that a kept response answered, those of the responses before it too; `after` is an item's id."""
-        items = shelf.get(_owner(service, request), response_id).items
+        items = conversations.get(_owner(service, request), response_id).items
         return _page(items if order == "asc" else items[::-1], after, limit)
 
     @app.post(f"{ONE}/cancel", response_model=ResponseBody)
     def cancel(response_id: str, request: Request) -> Response:
         """Refused: only background responses can be cancelled, and there are none."""
-        shelf.get(_owner(service, request), response_id)
+        conversations.get(_owner(service, request), response_id)
         raise RequestError("only background responses can be cancelled, and this server has none")
 
 
@@ -139,10 +141,10 @@ def _page(items: list[dict[str, Any]], after: str | None, limit: int) -> ItemLis
     return ItemList(data=data, first_id=first, last_id=last, has_more=begin + limit < len(items))
 
 
-class _Shelf:
+class _Conversations:
     """The store, or what stands in its place where nothing is kept."""
 
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: ResponseStore | None) -> None:
         self._store = store
 
     def keeps(self, body: ResponseRequest) -> bool:
@@ -154,7 +156,7 @@ class _Shelf:
         found: list[Item] = []
         if body.previous_response_id is not None:
             before = self._previous(owner, body.previous_response_id)
-            found += parsed([*before.items, *before.response["output"]])
+            found += from_stored([*before.items, *before.response["output"]])
         for number, item in enumerate(body.items()):
             found.append(self._item(owner, item, f"input[{number}]") if isinstance(item, ReferenceItem) else item)
         return found
@@ -164,13 +166,13 @@ class _Shelf:
         if self._store is None:
             return False
         try:
-            self._store.put(owner, Kept(response, kept(items)))
+            self._store.put(owner, StoredResponse(response, kept(items)))
         except ArrieroError as error:
             log.warning("%s", error)
             return False
         return True
 
-    def get(self, owner: str, identity: str) -> Kept:
+    def get(self, owner: str, identity: str) -> StoredResponse:
         """A kept response; RequestError 404 where there is none."""
         found = self._store.get(owner, identity) if self._store is not None else None
         if found is None:
@@ -182,10 +184,10 @@ class _Shelf:
         if self._store is None or not self._store.delete(owner, identity):
             raise self._missing(f"the response {identity!r}")
 
-    def _previous(self, owner: str, identity: str) -> Kept:
+    def _previous(self, owner: str, identity: str) -> StoredResponse:
         param, code = "previous_response_id", "previous_response_not_found"
         if self._store is None:
-            raise _kept_nowhere(param)
+            raise _not_stored(param)
         found = self._store.get(owner, identity)
         if found is None:
             raise self._missing(f"the response {identity!r}", param, code)
@@ -193,17 +195,17 @@ class _Shelf:
 
     def _item(self, owner: str, item: ReferenceItem, param: str) -> Item:
         if self._store is None:
-            raise _kept_nowhere(param)
+            raise _not_stored(param)
         found = self._store.item(owner, item.id)
         if found is None:
             raise self._missing(f"the item {item.id!r}", param)
-        return parsed([found])[0]
+        return from_stored([found])[0]
 
     def _missing(self, what: str, param: str | None = None, code: str | None = None) -> RequestError:
         why = "; the server was started with --no-store" if self._store is None else ""
         return RequestError(f"{what} is not kept here{why}", param=param, code=code, status=404)
 
 
-def _kept_nowhere(param: str) -> RequestError:
+def _not_stored(param: str) -> RequestError:
     message = "no responses are kept: the server was started with --no-store; send the whole conversation instead"
     return RequestError(message, param=param, code="unsupported_parameter")

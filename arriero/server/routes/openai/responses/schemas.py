@@ -12,7 +12,7 @@ from arriero.messages import NamedTool, Tool, ToolChoice
 from arriero.server.errors import RequestError, at
 from arriero.server.lenient import NO_EFFECT, OpenAIBody, Unsupported
 from arriero.server.routes.openai.messages import ObjectFormat, TextFormat
-from arriero.server.routes.openai.responses.items import InputItem, MessageItem, only
+from arriero.server.routes.openai.responses.items import InputItem, MessageItem, allowed_types
 from arriero.server.routes.openai.schemas import SamplingBody
 from arriero.server.schemas import Schema, Whole
 from arriero.tools import NO_PARAMETERS
@@ -66,10 +66,10 @@ class TextBody(OpenAIBody):
     verbosity: Annotated[str | None, NO_EFFECT] = None
 
 
-ToolBody = Annotated[FunctionTool, only("a tool", "function")]
+ToolBody = Annotated[FunctionTool, allowed_types("a tool", "function")]
 ToolChoiceBody = Annotated[
     Literal["none", "auto", "required"] | Annotated[NamedFunction | AllowedTools, Field(discriminator="type")],
-    only("a choice", "function", "allowed_tools"),
+    allowed_types("a choice", "function", "allowed_tools"),
 ]
 
 
@@ -105,7 +105,7 @@ class ResponseRequest(SamplingBody):
     moderation: Unsupported = None
 
     def items(self) -> list[Any]:
-        """The new items, references among them; RequestError where there are none and nothing goes before."""
+        """The new items, references among them; RequestError where there are none and no previous response."""
         if self.input is None and self.previous_response_id is None:
             raise RequestError("the field input is missing", param="input")
         if isinstance(self.input, str):
@@ -116,8 +116,8 @@ class ResponseRequest(SamplingBody):
         """How many alternatives for each token, None without log-probabilities."""
         return (self.top_logprobs or 0) if self.top_logprobs or LOGPROBS in (self.include or ()) else None
 
-    def form(self) -> PromptOptions:
-        """What `Chat.render` is asked for besides; RequestError names the field that is wrong."""
+    def prompt_options(self) -> PromptOptions:
+        """The options of `Chat.render`; RequestError names the field that is wrong."""
         tools = self.tools or []
         choice: ToolChoice = "auto"
         match self.tool_choice:
@@ -131,11 +131,11 @@ class ResponseRequest(SamplingBody):
             case str(word):
                 choice = word
         with at("tools"):
-            form: PromptOptions = {"tools": [tool.tool() for tool in tools], "tool_choice": choice}
-        schema = self.schema_wanted()
-        return {**form, "schema": schema, "parallel_tool_calls": self.parallel_tool_calls is not False}
+            prompt_options: PromptOptions = {"tools": [tool.tool() for tool in tools], "tool_choice": choice}
+        schema = self.answer_schema()
+        return {**prompt_options, "schema": schema, "parallel_tool_calls": self.parallel_tool_calls is not False}
 
-    def schema_wanted(self) -> Schema | None:
+    def answer_schema(self) -> Schema | None:
         """The JSON schema that the answer fits, None for free text."""
         match self.text.format if self.text is not None else None:
             case ObjectFormat():

@@ -45,14 +45,14 @@ EVICT = """
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredResponse:
     """A response and the items it answered, in order."""
 
     response: dict[str, Any]
     items: list[dict[str, Any]]
 
 
-class Store:
+class ResponseStore:
     """The responses in one file, which is made with the first; they are known to their owners only.
 
     Use it from any number of threads, not on the event loop. Every method raises ArrieroError where the file cannot be
@@ -63,7 +63,7 @@ class Store:
         self._file = file
         self._most, self._most_bytes = most, most_bytes
 
-    def put(self, owner: str, kept: Kept) -> None:
+    def put(self, owner: str, kept: StoredResponse) -> None:
         """Keep a response; the oldest go where there are too many, or too many bytes of them."""
         response, items = _text(kept.response), _text(kept.items)
         size = len(response.encode()) + len(items.encode())
@@ -76,10 +76,10 @@ class Store:
             db.executemany("INSERT OR IGNORE INTO item VALUES (?, ?)", ids)
             db.execute(EVICT, (self._most, self._most_bytes))
 
-    def get(self, owner: str, identity: str) -> Kept | None:
+    def get(self, owner: str, identity: str) -> StoredResponse | None:
         """The owner's response of that id."""
         with self._transaction() as db:
-            return _kept(
+            return _stored(
                 db.execute("SELECT response, items FROM response WHERE id = ? AND owner = ?", (identity, owner))
             )
 
@@ -91,7 +91,7 @@ class Store:
                 "WHERE item.id = ? AND owner = ? ORDER BY number DESC LIMIT 1",
                 (identity, owner),
             )
-            kept = _kept(rows)
+            kept = _stored(rows)
         items = [] if kept is None else [*kept.items, *kept.response["output"]]
         return next((item for item in items if item["id"] == identity), None)
 
@@ -110,9 +110,9 @@ class Store:
             yield db
 
 
-def _kept(rows: sqlite3.Cursor) -> Kept | None:
+def _stored(rows: sqlite3.Cursor) -> StoredResponse | None:
     row = rows.fetchone()
-    return None if row is None else Kept(json.loads(row[0]), json.loads(row[1]))
+    return None if row is None else StoredResponse(json.loads(row[0]), json.loads(row[1]))
 
 
 def _text(value: object) -> str:
