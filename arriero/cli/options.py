@@ -217,17 +217,13 @@ class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
 
 def named(given: tuple[str, ...]) -> dict[str, Path]:
     """Adapter directories by name, from NAME=PLACE or PLACE alone: a directory, or an adapter's name on a hub."""
-    adapters: dict[str, Path] = {}
+    named_places = []
     for text in given:
         name, _, place = text.partition("=")
         if not place or Path(text).is_dir():  # a path with a = in it
             name, place = "", text
-        path = hub.adapter(place)
-        name = name or path.name.partition("@")[0]
-        if name in adapters:
-            raise UsageError(f"two adapters are called {name}", hint=f"--adapter OTHER={text}")
-        adapters[name] = path
-    return adapters
+        named_places.append((name, place))
+    return hub.adapters.by_name(named_places)
 
 
 def examples(*commands: str) -> str:

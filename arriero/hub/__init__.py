@@ -14,7 +14,7 @@
     adapter_files.py   whether an adapter's weights are there and fit a model, by their headers
     fetch.py     download() and resolve(), which the other rooms call
     datasets.py  dataset(): the same for data, from a hub or an address
-    adapters.py  adapter(): the same for adapters
+    adapters.py  adapter(), by_name(): the same for adapters
     push.py      an adapter's way back, into a repository
 
 Other rooms get a directory that is complete and verified, or an exception.

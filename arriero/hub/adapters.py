@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from arriero import settings
-from arriero.errors import NotFoundError, OfflineError
+from arriero.errors import NotFoundError, OfflineError, UsageError
 from arriero.hub.catalog import Source, lookup, named
 from arriero.hub.fetch import Fetched, download, once
 
@@ -37,6 +37,21 @@ def adapter(name: str | Path) -> Path:
         raise type(error)(
             f"there is no directory {name}; as an adapter's name: {error.message}", hint=error.hint
         ) from None
+
+
+def by_name(places: Iterable[tuple[str, str | Path]]) -> dict[str, Path]:
+    """Directories of adapters, as `adapter` finds them, by name, from (name, place); "" is the place's own name.
+
+    Raises UsageError where two have the same name, otherwise as `adapter`.
+    """
+    directories: dict[str, Path] = {}
+    for name, place in places:
+        directory = adapter(place)
+        key = name or directory.name.partition("@")[0]
+        if key in directories:
+            raise UsageError(f"two adapters are called {key}", hint=f"--adapter OTHER={place}")
+        directories[key] = directory
+    return directories
 
 
 def is_fetched(adapter_dir: Path) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack, cast
 
-from arriero import settings
+from arriero import hub, settings
 from arriero.batches import Answer, Journal, Requests, answer_all, resumed
 from arriero.chat import Chat, Loading, load
 from arriero.errors import InterruptedRun, UsageError
@@ -31,8 +31,8 @@ MOST_ANSWERS = 128  # that one request may ask for, as `n`
 
 
 class BatchOptions(Loading, total=False):
-    """Which models answer, and how; adapters by the names that requests call them by, the first is the default;
-    one alone goes by the last part of its directory.
+    """Which models answer, and how; adapters, which are directories or names on a hub, by the names that requests call
+    them by, the first is the default; one alone goes by the last part of its directory or repository.
 
     `load` takes the place of `arriero.chat.load`, for engines elsewhere.
     """
@@ -74,7 +74,7 @@ def batch(
 
     Raises, before a model is loaded: NotFoundError without `file`, BatchFileError with its bad lines, UsageError where
     `output` is of another run or another process is at it; ArrieroError where it cannot be written, also later;
-    InterruptedRun on Ctrl-C.
+    InterruptedRun on Ctrl-C. An adapter's name on a hub raises as `hub.adapter` does.
     """
     file, output = Path(file).expanduser(), Path(output).expanduser()
     if at_once < 1:
@@ -165,9 +165,9 @@ def _run_whole(work: Callable[[], Coroutine[Any, Any, None]], stopped: threading
 
 
 def _named(adapter: Mapping[str, str | Path] | str | Path | None) -> dict[str, Path]:
-    if isinstance(adapter, Mapping):
-        return {name: Path(place).expanduser() for name, place in adapter.items()}
-    return {} if adapter is None else {Path(adapter).expanduser().resolve().name: Path(adapter).expanduser()}
+    if adapter is None:
+        return {}
+    return hub.adapters.by_name(adapter.items() if isinstance(adapter, Mapping) else [("", adapter)])
 
 
 def _check_output(file: Path, output: Path) -> None:

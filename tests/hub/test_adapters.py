@@ -7,9 +7,10 @@ import socket
 
 import pytest
 
+import arriero
 from arriero import hub
 from arriero.cli.options import named
-from arriero.errors import ContractError, NotFoundError, OfflineError
+from arriero.errors import ContractError, NotFoundError, OfflineError, UsageError
 from arriero.hub import store
 from arriero.prompt import resolve
 from tests.hub.hubs import LoopbackHub
@@ -78,3 +79,26 @@ def test_offline_an_adapter_that_is_not_here_is_told_so(hub_server, home, monkey
     with pytest.raises(OfflineError, match=r"no directory modelscope:owner/tuned@v1; as .*HF_HUB_OFFLINE forbids"):
         resolve(adapter=NAME)
     assert hub_server.asked == []
+
+
+def test_a_batch_finds_its_adapters_by_their_names_on_a_hub(hub_server, tmp_path, scripted_chat):
+    """They were taken for directories that are not there."""
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    row = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    loaded = []
+
+    def load(model, *, adapter, **_):
+        loaded.append(adapter)
+        return scripted_chat("hello")
+
+    for number, given in enumerate((NAME, {"mine": NAME})):
+        report = arriero.batch(tmp_path / "in.jsonl", tmp_path / f"{number}.jsonl", adapter=given, load=load)
+        assert (report.answered, report.failed) == (1, 0)
+    assert loaded == [hub.adapter(NAME)] * 2
+
+
+def test_two_adapters_of_one_name(tmp_path):
+    assert hub.adapters.by_name([("a", tmp_path), ("", tmp_path / "b")]) == {"a": tmp_path, "b": tmp_path / "b"}
+    with pytest.raises(UsageError, match="two adapters are called b"):
+        hub.adapters.by_name([("b", tmp_path), ("", tmp_path / "b")])

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from arriero.server import create_app
 from arriero.server.auth import Caller, Keys
 from arriero.server.routes.openai.batches.schemas import BatchObject, FileObject
-from arriero.server.routes.openai.batches.store import Store
+from arriero.server.routes.openai.batches.store import BatchStore
 from tests.server.test_batches import jsonl, line
 
 NOW = int(time.time())
@@ -23,15 +23,15 @@ OWNER = KEYS.owner(Caller("ana"))
 @pytest.fixture
 def left(home):
     """`left("name", owner, …)`: a batch of two rows that a server has left; its store."""
-    store = Store()
+    store = BatchStore()
 
-    def release(name, owner="", *, model="tiny", expires_at=NOW + 3600, lost=False) -> Store:
+    def release(name, owner="", *, model="tiny", expires_at=NOW + 3600, lost=False) -> BatchStore:
         file = FileObject(
             id=f"file-{name}", bytes=0, created_at=NOW, expires_at=NOW + 10**6, filename="in.jsonl", purpose="batch"
         )
         store.add_file(owner, file, io.BytesIO(jsonl(line("a"), line("b"))))
         if lost:
-            store.place(file.id).unlink()
+            store.path(file.id).unlink()
         batch = BatchObject(
             id=f"batch_{name}", endpoint="/v1/chat/completions", model=model, input_file_id=file.id,
             status="in_progress", created_at=NOW - 10, expires_at=expires_at,
@@ -62,7 +62,7 @@ def test_a_started_server_goes_on_with_its_models_batches(left, scripted_chat):
         mine, old, lost = ended(store, "", "mine", "old", "lost")
     assert (mine.status, mine.request_counts.completed) == ("completed", 2)
     assert (old.status, old.output_file_id, old.request_counts.failed) == ("expired", None, 2)
-    assert store.place(old.error_file_id).read_text().count('"batch_expired"') == 2
+    assert store.path(old.error_file_id).read_text().count('"batch_expired"') == 2
     assert (lost.status, lost.errors.data[0].code) == ("failed", "file_not_found")
     assert store.batch("", "batch_other").status == "in_progress"
     assert not list(store.journal("x").parent.iterdir())

@@ -11,7 +11,7 @@ import pytest
 
 from arriero.server.errors import RequestError
 from arriero.server.routes.openai.batches.schemas import BatchObject, FileObject
-from arriero.server.routes.openai.batches.store import Bounds, Part, Store
+from arriero.server.routes.openai.batches.store import BatchStore, Page, Quota
 
 NOW = int(time.time())
 
@@ -31,7 +31,7 @@ def batch(identity, status="in_progress", created=NOW) -> BatchObject:
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path, Bounds(files=2, bytes=10, active=1))
+    return BatchStore(tmp_path, Quota(files=2, bytes=10, active=1))
 
 
 def refused(status, act, *arguments):
@@ -43,17 +43,17 @@ def refused(status, act, *arguments):
 def test_an_owner_has_so_many_files_and_bytes_and_others_have_their_own(store, tmp_path):
     assert store.add_file("ana", file("a"), io.BytesIO(b"12345")).bytes == 5
     refused(413, store.add_file, "ana", file("b"), io.BytesIO(b"123456"))
-    assert not store.place("b").exists(), "what is refused stays nowhere"
+    assert not store.path("b").exists(), "what is refused stays nowhere"
     store.add_file("ana", file("c"), io.BytesIO(b"12345"))
     refused(413, store.add_file, "ana", file("d"), io.BytesIO(b""))
     store.add_file("bob", file("e"), io.BytesIO(b"1234567890"))
     result = tmp_path / "result"
     result.write_bytes(b"x" * 100)
     store.add_file("ana", file("r", purpose="batch_output"), result)  # a result is never refused
-    assert [each.id for each in store.files("ana", Part(None, 10))[0]] == ["r", "c", "a"]
+    assert [each.id for each in store.files("ana", Page(None, 10))[0]] == ["r", "c", "a"]
     store.delete_file("ana", "a")
-    assert [each.id for each in store.files("ana", Part(None, 10, purpose="batch"))[0]] == ["c"]
-    assert stat.S_IMODE(store.place("c").stat().st_mode) == 0o600
+    assert [each.id for each in store.files("ana", Page(None, 10, purpose="batch"))[0]] == ["c"]
+    assert stat.S_IMODE(store.path("c").stat().st_mode) == 0o600
 
 
 def test_an_owner_has_so_many_batches_that_have_not_ended_and_their_files_stay(store):
@@ -72,11 +72,11 @@ def test_an_owner_has_so_many_batches_that_have_not_ended_and_their_files_stay(s
 def test_what_is_old_goes_and_so_does_what_a_killed_process_left(store):
     store.add_file("ana", file("old", until=NOW - 1), io.BytesIO(b"1"))
     store.add_file("ana", file("new"), io.BytesIO(b"1"))
-    store.place("half").write_bytes(b"1")
+    store.path("half").write_bytes(b"1")
     for name in ("old", "half"):
-        os.utime(store.place(name), (NOW - 10**6, NOW - 10**6))
+        os.utime(store.path(name), (NOW - 10**6, NOW - 10**6))
     store.add_batch("ana", batch("a", "completed", NOW - 10**8))
     store.active()
-    assert [path.name for path in store.place("new").parent.iterdir()] == ["new"]
+    assert [path.name for path in store.path("new").parent.iterdir()] == ["new"]
     refused(404, store.file, "ana", "old")
     refused(404, store.batch, "ana", "a")
