@@ -13,9 +13,8 @@ ENTRY = re.compile(r"^\s*([\w-]+\.[a-z]+|[\w-]+/)\s{2,}\S", re.MULTILINE)  # "la
 UNNAMED = {"__init__.py", "py.typed", "__pycache__"}
 PENDING = {  # whose docstring is still to be written
     "arriero/batches", "arriero/cli", "arriero/cluster", "arriero/data", "arriero/engines/openvino",
-    "arriero/engines/transformers", "arriero/hub/transfer", "arriero/langchain", "arriero/runs", "arriero/server",
-    "arriero/server/routes", "arriero/server/routes/anthropic", "arriero/server/routes/batches",
-    "arriero/server/routes/ollama", "arriero/server/routes/responses", "arriero/templates", "arriero/training",
+    "arriero/engines/transformers", "arriero/hub/transfer", "arriero/langchain", "arriero/runs",
+    "arriero/templates", "arriero/training",
     "arriero/web", "arriero/web/chatting", "arriero/web/words",
 }  # fmt: skip
 PACKAGES = sorted(path.parent for top in ("arriero", "benchmarks") for path in (ROOT / top).rglob("__init__.py"))

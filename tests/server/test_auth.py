@@ -106,9 +106,9 @@ def test_without_keys_everybody_is_let_in_and_nobody_is_the_administrator():
     assert (Keys({}).required, Keys({}).administered) == (False, False)
     assert Keys({}).caller(Headers({"authorization": "Bearer x"})) is None
     only_admin = Keys({}, "admin-secret")
-    assert (only_admin.wanted, only_admin.administered) == (False, True)
+    assert (only_admin.required, only_admin.administered) == (False, True)
     assert only_admin.caller(Headers({"authorization": "Bearer admin-secret"})) == Caller("admin", admin=True)
-    assert (KEYS.wanted, KEYS.administered) == (True, True)
+    assert (KEYS.required, KEYS.administered) == (True, True)
 
 
 def write(directory: Path, content: str | bytes) -> Path:

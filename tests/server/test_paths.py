@@ -114,8 +114,8 @@ def test_the_pages_paths_stay_as_they_are(client_of, path):
 @given(st.text(st.sampled_from("/v1models_static.chat"), max_size=30))
 def test_only_what_is_served_takes_a_paths_place(path):
     given, short = f"/{path}", f"/{path}".rstrip("/")
-    plain = PATHS.plain(given)
-    assert PATHS.plain(plain) == plain
+    plain = PATHS.canonical(given)
+    assert PATHS.canonical(plain) == plain
     assert PATHS.served(plain) or plain == given
     assert plain in (given, short, f"/v1{short}")
 

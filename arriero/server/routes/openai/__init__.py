@@ -1,15 +1,18 @@
 """OpenAI's API: https://platform.openai.com/docs/api-reference.
 
-chat.py         POST /v1/chat/completions
-completions.py  POST /v1/completions
-responses/      /v1/responses and the responses that are kept
-embeddings.py   POST /v1/embeddings
-batches/        /v1/files and /v1/batches
-models.py       /v1/models and /v1/adapters
-tokenize.py     POST /tokenize and /detokenize, as vLLM has them
-messages.py     a conversation and its tools in requests
-schemas.py      what several endpoints have in common on the wire
-fields.py       fields that are taken without effect, or refused
+    chat.py         POST /v1/chat/completions
+    completions.py  POST /v1/completions
+    responses/      /v1/responses, and the responses that are stored
+    embeddings.py   POST /v1/embeddings
+    batches/        /v1/files and /v1/batches
+    models.py       /v1/models and /v1/adapters
+    tokenize.py     POST /tokenize and /detokenize, as vLLM has them
+    messages.py     messages, tools and response format of a request
+    schemas.py      what several bodies have in common: sampling, streaming, token counts
+    logprobs.py     log-probabilities in a response
+
+A field that is new in OpenAI's API goes into one class: SamplingBody in schemas.py where it says how to choose tokens,
+PromptBody in messages.py where it shapes the prompt, otherwise the request class in the endpoint's file.
 """
 
 from __future__ import annotations
