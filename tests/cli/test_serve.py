@@ -45,16 +45,16 @@ def test_without_a_key_it_listens_on_loopback_only(keys, monkeypatch, host):
     monkeypatch.setenv("ARRIERO_ADMIN_KEY", "admin-secret")
     with pytest.raises(UsageError, match="anybody who reaches"):
         AccessOptions(host=host).keys()  # the administrator's key keeps nobody out
-    assert not AccessOptions(host=host, no_api_key=True).keys().wanted
-    assert AccessOptions(host=host, api_key_file=keys).keys().wanted
+    assert not AccessOptions(host=host, no_api_key=True).keys().required
+    assert AccessOptions(host=host, api_key_file=keys).keys().required
     monkeypatch.setenv("ARRIERO_API_KEY", "from-outside")
-    assert AccessOptions(host=host).keys().wanted
+    assert AccessOptions(host=host).keys().required
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_on_loopback_without_a_key_it_answers_to_loopbacks_names(keys, host):
     access = AccessOptions(host=host, allow_host=("Box.local",))
-    assert not access.keys().wanted
+    assert not access.keys().required
     assert access.hosts(open_to_all=True) == ("localhost", "127.0.0.1", "[::1]", "box.local")
     assert AccessOptions(host=host).hosts(open_to_all=False) == ()
     assert access.hosts(open_to_all=False) == access.hosts(open_to_all=True), "given, so it counts"
