@@ -15,8 +15,8 @@ from arriero.errors import AccessError, DiskSpaceError, DownloadError
 from arriero.hub import transfer
 from arriero.hub.listing import Listed
 from arriero.hub.remote import translated
-from arriero.hub.transfer import clients, patience
-from arriero.hub.transfer.patience import Pace
+from arriero.hub.transfer import clients, retry
+from arriero.hub.transfer.retry import Pace
 from tests.hub.hubs import COMMIT, LoopbackHub, altered, cut, redirect, stall, status
 
 BIG = "model.safetensors"
@@ -187,9 +187,9 @@ def test_retry_after_is_what_is_waited(hub, tmp_path):
     assert Pace().wait(1, 17.0) == 17
     assert Pace().wait(1, 10_000) is None, "nobody waits for hours"
     assert [Pace().wait(count, None) for count in (1, 2, 3, 6)] == [1, 2, 4, None]
-    assert patience.seconds("3") == 3
-    assert 50 < patience.seconds(formatdate(time.time() + 60)) <= 60
-    assert patience.seconds("soon") is patience.seconds(None) is None
+    assert retry.seconds("3") == 3
+    assert 50 < retry.seconds(formatdate(time.time() + 60)) <= 60
+    assert retry.seconds("soon") is patience.seconds(None) is None
 
 
 def test_what_does_not_pass_is_the_hubs_error(hub, tmp_path):

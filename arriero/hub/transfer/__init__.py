@@ -10,8 +10,8 @@ caches.py     files that the hubs' own clients have fetched before
 
 from arriero.hub.transfer.clients import Files, files_of
 from arriero.hub.transfer.part import names
-from arriero.hub.transfer.patience import patiently
 from arriero.hub.transfer.pool import fetch
 from arriero.hub.transfer.progress import Progress, Watch
+from arriero.hub.transfer.retry import patiently
 
 __all__ = ["Files", "Progress", "Watch", "fetch", "files_of", "names", "patiently"]

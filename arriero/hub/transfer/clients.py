@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from arriero.errors import DownloadError, UsageError
 from arriero.hub.catalog import Source
 from arriero.hub.transfer import caches
-from arriero.hub.transfer.patience import Unavailable, is_busy, seconds
+from arriero.hub.transfer.retry import Unavailable, is_busy, seconds
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi

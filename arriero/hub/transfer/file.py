@@ -13,7 +13,7 @@ from arriero.hub.listing import fault
 from arriero.hub.store import FileRecord
 from arriero.hub.transfer.clients import Body, ByClient, Files, RangeRefused
 from arriero.hub.transfer.part import Part, Stopped, hashed
-from arriero.hub.transfer.patience import Pace, Unavailable
+from arriero.hub.transfer.retry import Pace, Unavailable
 
 log = logging.getLogger(__name__)
 

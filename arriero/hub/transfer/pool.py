@@ -17,8 +17,8 @@ from arriero.hub.store import FileRecord
 from arriero.hub.transfer.clients import Files
 from arriero.hub.transfer.file import Worker
 from arriero.hub.transfer.part import Part
-from arriero.hub.transfer.patience import PACE, Pace
 from arriero.hub.transfer.progress import Progress, Watch
+from arriero.hub.transfer.retry import PACE, Pace
 
 WORKERS = 4
 INTERVAL = 0.1  # seconds between two words on the progress
