@@ -27,7 +27,10 @@ Library code raises these and never prints or exits; the command line turns them
 
 from __future__ import annotations
 
+import email.utils
 import errno
+import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -128,6 +131,16 @@ class BusyError(EngineError):
     def __init__(self, message: str, *, retry_after: float | None = None, hint: str = "try again later") -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+
+
+def retry_after(header: str | None) -> float | None:
+    """The seconds of a Retry-After header (RFC 9110, 10.2.3): it has a number, or a date; None where it has neither."""
+    if header is None or re.fullmatch(r"\d+(\.\d+)?", header):
+        return None if header is None else float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 class EngineLostError(EngineError):

@@ -55,9 +55,12 @@ def gpus() -> tuple[str, ...]:
 @functools.cache
 def fast_bfloat16() -> bool:
     """Whether the GPU, or the CPU where there is none, multiplies bfloat16 matrices in hardware."""
-    import torch
+    if gpus():
+        import torch
 
-    return bool(torch.cuda.is_bf16_supported() if gpus() else torch.cpu._is_avx512_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported())
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and "avx512_bf16" in flags.read_text().split()
 
 
 def free_memory() -> int:

@@ -12,7 +12,16 @@ from typing import Any
 
 import httpx
 
-from arriero.errors import AccessError, ArrieroError, BusyError, EngineError, NotFoundError, OfflineError, UsageError
+from arriero.errors import (
+    AccessError,
+    ArrieroError,
+    BusyError,
+    EngineError,
+    NotFoundError,
+    OfflineError,
+    UsageError,
+    retry_after,
+)
 from arriero.history import to_openai
 from arriero.messages import CallDelta, FinishReason, Message, Piece, Sampling, ToolCall, Usage
 
@@ -183,8 +192,7 @@ def _check(response: httpx.Response, content: bytes) -> None:
         return
     message = f"the server refused: {_told(content) or f'HTTP status {status}'}"
     if status in BUSY or status >= 500:
-        wait = response.headers.get("retry-after", "")
-        raise BusyError(message, retry_after=float(wait) if wait.isdecimal() else None)
+        raise BusyError(message, retry_after=retry_after(response.headers.get("retry-after")))
     key = "give the server's key: api_key= in Python, --api-key-file or ARRIERO_API_KEY on the command line"
     raise KINDS.get(status, EngineError)(message, hint=key if status in (401, 403) else "")
 

@@ -29,9 +29,9 @@ def test_other_numbers():
     assert [size(number) for number in (0, 999, 1000, 2.06e9, 1.5e16)] == [
         "0 B",
         "999 B",
-        "1 kB",
-        "2.06 GB",
-        "15,000 TB",
+        "1.0 kB",
+        "2.1 GB",
+        "15,000.0 TB",
     ]
     assert [percent(part) for part in (0, 0.001, 0.5, 0.999, 1)] == ["0%", "1%", "50%", "99%", "100%"]
     assert [several(1, "row"), several(1200, "row"), several(0.5, "epoch"), several(None, "row")] == [

@@ -9,6 +9,8 @@ import re
 import sys
 from typing import Any
 
+from arriero.formatting import size as size
+
 
 def log_to_stderr() -> None:
     """Show what the library announces: plain lines, warnings marked."""
@@ -44,15 +46,6 @@ def document(value: Any) -> None:
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     text = json.dumps(plain, ensure_ascii=False, indent=2, default=str)
     print(re.sub("[\x7f-\x9f]", lambda control: f"\\u{ord(control[0]):04x}", text))  # terminals obey these, too
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1000 as hubs show them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def duration(seconds: float) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from arriero.errors import UsageError
+from arriero.formatting import nearest
 
 FormatName = Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion", "text"]
 
@@ -79,10 +79,10 @@ class DataOptions:
         known = [field.name for field in fields(cls)]
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = nearest(name, known)
                 raise UsageError(
                     f"{verb} has no option {name!r}; it has {', '.join(known)}",
-                    hint=f"did you mean {near[0]}?" if near else "",
+                    hint=f"did you mean {near}?" if near else "",
                 )
 
     def _one_of(self, name: str, *known: str) -> None:

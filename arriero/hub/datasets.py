@@ -25,10 +25,9 @@ from arriero.hub import store
 from arriero.hub.access import redacted
 from arriero.hub.catalog import Source, named
 from arriero.hub.fetch import Fetched, once
-from arriero.hub.listing import unsafe
+from arriero.hub.listing import DATA_SUFFIXES, unsafe
 
 log = logging.getLogger(__name__)
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,12 @@ def dataset(name: str) -> Path:
         name = alias.address
     if "://" in name:
         return _at_address(name)
-    if (found := named(name)) is None:
+    if (reference := named(name)) is None:
         raise NotFoundError(
             f"no file or directory {name}, and it is not a data set's name",
             hint="give a path, owner/name for Hugging Face, modelscope:owner/name, or the address of a file",
         )
-    source, repository, revision = found
+    source, repository, revision = reference
     folder = "@".join(filter(None, (repository, revision))).replace("/", "--")
     target = settings.home() / "datasets" / source / folder
     return once(target, f"the data set {name}", lambda partial: _repository(source, repository, revision, partial))
@@ -75,34 +74,34 @@ def _repository(source: Source, repository: str, revision: str | None, partial: 
 
     log.info("fetching the data set %s from %s", repository, source)
     exact, files = remote.fetch(source, repository, revision, partial, kind="dataset")
-    if not any(name.endswith(SUFFIXES) for name in files):
-        raise DownloadError(f"{repository} at {source} has no {', '.join(SUFFIXES)} file")
+    if not any(name.endswith(DATA_SUFFIXES) for name in files):
+        raise DownloadError(f"{repository} at {source} has no {', '.join(DATA_SUFFIXES)} file")
     return source, exact, files
 
 
 def _at_address(address: str) -> Path:
     """The directory that holds the one file at an address."""
-    url, _, wanted = address.partition("#sha256=")
+    url, _, sha256 = address.partition("#sha256=")
     parts = urlsplit(url)
     file = PurePosixPath(unquote(parts.path)).name
-    if parts.scheme not in ("http", "https") or not file.lower().endswith(SUFFIXES) or unsafe(file) is not None:
+    if parts.scheme not in ("http", "https") or not file.lower().endswith(DATA_SUFFIXES) or unsafe(file) is not None:
         raise UsageError(
             f"{redacted(url)} is not the address of a data file",
-            hint=f"give https://…, ending in one of {', '.join(SUFFIXES)}",
+            hint=f"give https://…, ending in one of {', '.join(DATA_SUFFIXES)}",
         )
-    if "#" in address and not re.fullmatch("[0-9a-f]{64}", wanted):
+    if "#" in address and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UsageError(f"{redacted(address)}: after # comes sha256= and 64 hex digits", hint=f"sha256sum {file}")
     target = settings.home() / "datasets" / "url" / f"{file}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
-    return once(target, redacted(url), lambda partial: _file(url, partial / file, wanted), resume=False)
+    return once(target, redacted(url), lambda partial: _file(url, partial / file, sha256), resume=False)
 
 
-def _file(url: str, file: Path, wanted: str) -> Fetched:
+def _file(url: str, file: Path, sha256: str) -> Fetched:
     log.info("fetching %s", redacted(url))
     _save(url, file)
     actual = store.record(file)
-    if wanted not in ("", actual.sha256):
+    if sha256 not in ("", actual.sha256):
         raise DownloadError(
-            f"{redacted(url)} has SHA-256 {actual.sha256}, expected {wanted}",
+            f"{redacted(url)} has SHA-256 {actual.sha256}, expected {sha256}",
             hint="it has changed: look at it, and give its new hash",
         )
     return redacted(url), f"sha256:{actual.sha256}", {file.name: actual}

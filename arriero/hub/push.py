@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from arriero.errors import AccessError, NotFoundError, UsageError
 from arriero.hub.access import LOGIN, TOKENS
-from arriero.hub.adapters import FILES, lacking
+from arriero.hub.adapter_files import CONFIG, WEIGHTS
+from arriero.hub.adapters import lacking
 from arriero.hub.catalog import CATALOG, REPOSITORY
 from arriero.hub.sources import allow, endpoint, page
 from arriero.hub.weights import read_json
@@ -63,23 +64,23 @@ def _staged(adapter_dir: Path, stage: Path, repository: str, to: Hub) -> dict[st
     """Fill `stage` with what is uploaded; returns the sizes in bytes."""
     contract = read_json(adapter_dir / CONTRACT)
     contract.pop("base_path", None)
-    config = read_json(adapter_dir / FILES[0])
+    config = read_json(adapter_dir / CONFIG)
     base = _on_hub(str(contract.get("base_model") or config.get("base_model_name_or_path")), to)
-    _write(stage / FILES[0], {**config, "base_model_name_or_path": base})
+    _write(stage / CONFIG, {**config, "base_model_name_or_path": base})
     if contract:
         _write(stage / CONTRACT, contract)
     card = adapter_dir / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else _card(base)
     (stage / card.name).write_text(_named(text, repository, to), encoding="utf-8")
-    (stage / FILES[1]).symlink_to((adapter_dir / FILES[1]).resolve())
+    (stage / WEIGHTS).symlink_to((adapter_dir / WEIGHTS).resolve())
     return {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
 
 
 def _on_hub(model: str, to: Hub) -> str:
     """A model's id on the hub where the catalogue has it; otherwise its name, without the directory it was in."""
     origin = CATALOG.get(model)
-    known = getattr(origin, to, None)
-    return str(known or (model if REPOSITORY.fullmatch(model) else Path(model).name))
+    repository = getattr(origin, to, None)
+    return str(repository or (model if REPOSITORY.fullmatch(model) else Path(model).name))
 
 
 def _write(file: Path, document: Mapping[str, Any]) -> None:

@@ -15,21 +15,15 @@ from arriero.errors import ArrieroError, DownloadError, NotFoundError, OfflineEr
 from arriero.hub import transfer
 from arriero.hub.access import denied, redacted
 from arriero.hub.catalog import Source
-from arriero.hub.listing import Listed, check, clear, without_duplicates
+from arriero.hub.listing import DATA_SUFFIXES, Listed, check, clear, without_duplicates
 from arriero.hub.store import MANIFEST, FileRecord
 from arriero.hub.transfer import Watch
 from arriero.hub.transfer.clients import Kind, modelscope_api
 
-WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
-KEPT_HERE = [
-    ".cache/*",
-    "*/.cache/*",
-    MANIFEST,
-    f"*/{MANIFEST}",
-    "*.part",
-]  # what the clients and Arriero write themselves
-UNWANTED = ["original/*", "onnx/*", "*/*.safetensors", *KEPT_HERE]
-DATA = ["*.json", "*.jsonl", "*.ndjson", "*.csv", "*.parquet", "README.md"]
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "USE_POLICY*", "README.md"]
+BOOKKEEPING = [".cache/*", "*/.cache/*", MANIFEST, f"*/{MANIFEST}", "*.part"]  # of the clients, and our own
+NOT_OF_MODELS = ["original/*", "onnx/*", "*/*.safetensors", *BOOKKEEPING]
+DATA_FILES = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md"]
 
 
 def fetch(
@@ -41,10 +35,10 @@ def fetch(
     kind: Kind = "model",
     watch: Watch = lambda _: None,
 ) -> tuple[str, dict[str, FileRecord]]:
-    """Download a repository's wanted files into `destination`, which then holds them and nothing else.
+    """Download the files of a repository that are of use into `destination`, which then holds nothing else.
 
-    What an earlier call left there is taken up. Returns the revision that was fetched, and size and SHA-256 of each
-    file. `watch` is told of the progress.
+    What an earlier call left there is resumed. Returns the revision that was fetched, and size and SHA-256 of each
+    file. `watch` receives the progress.
     """
     with translated(source, repository, kind):
         exact, listed = _listed(source, repository, revision, kind)
@@ -62,14 +56,14 @@ def sizes(source: Source, repository: str, revision: str | None) -> dict[str, in
 
 
 def _listed(source: Source, repository: str, revision: str | None, kind: Kind) -> tuple[str, dict[str, Listed]]:
-    """The exact revision, and by name the files of it that are wanted; raises DownloadError for one that may not be."""
-    from huggingface_hub.utils._paths import filter_repo_objects
+    """The exact revision, and by name the files of it that are of use; raises DownloadError for a name refused."""
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # it is exported lazily
 
     listing = _at_modelscope if source == "modelscope" else _at_huggingface
-    exact, listed = transfer.patiently(lambda: listing(repository, revision, kind), f"{repository} at {source}")
-    patterns, unwanted = (WANTED, UNWANTED) if kind == "model" else (DATA, KEPT_HERE)
+    exact, listed = transfer.retried(lambda: listing(repository, revision, kind), f"{repository} at {source}")
+    allow, ignore = (MODEL_FILES, NOT_OF_MODELS) if kind == "model" else (DATA_FILES, BOOKKEEPING)
     selected = list(
-        filter_repo_objects(listed, allow_patterns=patterns, ignore_patterns=unwanted, key=lambda file: file.name)
+        filter_repo_objects(listed, allow_patterns=allow, ignore_patterns=ignore, key=lambda file: file.name)
     )
     check(listed, selected, f"{repository} at {source}")
     return exact, without_duplicates({file.name: file for file in selected})

@@ -26,7 +26,7 @@ CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")  # what httpx reads, and 
 
 
 def endpoint(source: Source) -> str:
-    """The address of a hub, or of the mirror in its place, without a slash at its end."""
+    """The address of a hub, or of the mirror that stands in for it, without a slash at its end."""
     variable, default = ENDPOINTS[source]
     return (os.environ.get(variable) or default).rstrip("/")
 

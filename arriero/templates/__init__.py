@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from arriero.formatting import size
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -69,12 +71,6 @@ def count(number: float) -> str:
 def percent(part: float) -> str:
     """A part of one as per cent; a part that is neither nothing nor all is never told as 0% or 100%."""
     return f"{min(max(part, 0.01), 0.99):.0%}" if 0 < part < 1 else f"{part:.0%}"
-
-
-def size(number: float) -> str:
-    """Bytes for people, in powers of 1000."""
-    power = min(int(math.log10(max(abs(number), 1)) // 3), 4)
-    return f"{short(number / 1000**power)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def duration(seconds: float) -> str:

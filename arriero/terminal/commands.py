@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arriero.errors import NotFoundError, UsageError
+from arriero.formatting import nearest
 from arriero.history import SavedConversation, to_openai
 from arriero.messages import Message, Sampling, turns_of
 from arriero.terminal.dialogue import Dialogue
@@ -54,8 +54,8 @@ class Commands:
         """Carry out a command; raises UsageError naming the nearest one where there is none of that name."""
         name, _, argument = line[1:].partition(" ")
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-            raise UsageError(f"unknown command /{name}", hint=f"/{near[0]}" if near else "/help")
+            near = nearest(name, NAMES, cutoff=0.4)
+            raise UsageError(f"unknown command /{name}", hint=f"/{near or 'help'}")
         getattr(self, name)(argument.strip())
 
     def described(self) -> list[tuple[str, str, Complete]]:
@@ -105,8 +105,8 @@ class Commands:
         """Show or change the sampling; VALUE may be default."""
         name, _, value = text.partition(" ")
         if name and name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.4)
-            raise UsageError(f"there is no setting {name}", hint=f"/set {near[0]}" if near else "/set")
+            near = nearest(name, FIELDS, cutoff=0.4)
+            raise UsageError(f"there is no setting {name}", hint=f"/set {near}" if near else "/set")
         if value:
             changed: dict[str, Any] = {name: _value(name, value.strip())}
             self.dialogue.sampling = replace(self.dialogue.sampling, **changed)

@@ -21,6 +21,7 @@ from transformers import TrainingArguments, set_seed
 from arriero import data, hub, runs
 from arriero.errors import InterruptedRun, MemoryLimitError, UsageError
 from arriero.hardware import cores, gpus, reuse_freed_memory
+from arriero.hub.adapter_files import WEIGHTS
 from arriero.prompt import Contract, token_count
 from arriero.prompt.options import taken
 from arriero.training import workers
@@ -198,7 +199,7 @@ class _Run:
 
     def _saved(self, step: int) -> dict[str, torch.Tensor]:
         """The adapter of a checkpoint, which only the first worker is sure to have on its disk."""
-        file = checkpoint.found(self._checkpoints)[step] / checkpoint.ADAPTER if self.first else None
+        file = checkpoint.found(self._checkpoints)[step] / WEIGHTS if self.first else None
         return workers.gathered(load_file(file) if file is not None else {})[0]
 
     def _describe(self, folder: Path) -> None:

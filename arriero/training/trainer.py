@@ -22,6 +22,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCont
 
 from arriero import data
 from arriero.errors import ArrieroError, MemoryLimitError
+from arriero.hub.adapter_files import WEIGHTS
 from arriero.prompt import Rendered
 from arriero.training import sharding, workers
 from arriero.training.adapter.measure import measure
@@ -207,7 +208,7 @@ class StepTrainer(Trainer):
         self.on_checkpoint(self.state.global_step)
 
     def _fill(self, randoms: list[checkpoint.RandomState], folder: Path) -> None:
-        save_adapter(self.model, folder / checkpoint.ADAPTER)
+        save_adapter(self.model, folder / WEIGHTS)
         self.describe(folder)
         state = {"scheduler": self.lr_scheduler.state_dict(), "plan": asdict(self.steps.plan)}
         checkpoint.save_state(folder, self.optimizer, state, randoms)
@@ -215,7 +216,7 @@ class StepTrainer(Trainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        put_adapter(self.model, load_file(Path(resume_from_checkpoint) / checkpoint.ADAPTER))
+        put_adapter(self.model, load_file(Path(resume_from_checkpoint) / WEIGHTS))
 
     def _load_optimizer_and_scheduler(self, checkpoint_dir: str | None) -> None:
         if checkpoint_dir is not None:

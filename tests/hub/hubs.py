@@ -96,6 +96,11 @@ class LoopbackHub(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def close(self) -> None:
+        """Answer no more."""
+        self.shutdown()
+        self.server_close()
+
     def handle_error(self, *args: object) -> None:
         """Clients may leave."""
 

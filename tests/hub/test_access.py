@@ -16,7 +16,7 @@ LLAMA = "meta-llama/Llama-3.2-1B-Instruct"
 def hub_server(model_dir):
     server = LoopbackHub(model_dir)
     yield server
-    server.shutdown()
+    server.close()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def hub_server(trained_adapter, model_dir, home, monkeypatch):
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
     monkeypatch.chdir(home.parent)
     yield server
-    server.shutdown()
+    server.close()
 
 
 def test_an_adapter_is_fetched_once_with_its_base_model(hub_server, home, model_dir, trained_adapter, monkeypatch):

@@ -26,7 +26,7 @@ def hub_server(tmp_path):
     (folder / "loader.py").write_text("raise SystemExit")
     server = LoopbackHub(folder)
     yield server
-    server.shutdown()
+    server.close()
 
 
 def inspect(tmp_path, url, name, model_dir):

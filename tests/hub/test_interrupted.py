@@ -26,7 +26,7 @@ def hub(model_dir):
     server = LoopbackHub(model_dir)
     yield server
     server.gate.set()
-    server.shutdown()
+    server.close()
 
 
 def start(folder, url, *arguments, before=()):
@@ -57,7 +57,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(hub, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=8)  # the hub is silent still; the client would wait 10 seconds for it
     assert process.returncode == 130, errors
-    assert f"MB are kept in {part(tmp_path).parent}" in errors
+    assert f"kB are kept in {part(tmp_path).parent}" in errors
     assert "to go on: arriero download owner/name --source huggingface --revision main" in errors
     hub.gate.set()
     code, _, errors = download(tmp_path, hub.url, "owner/name", "--source", "huggingface", "--revision", "main")

@@ -24,7 +24,7 @@ SOURCES = ["huggingface", "modelscope"]
 def hub_server(model_dir):
     server = LoopbackHub(model_dir)
     yield server
-    server.shutdown()
+    server.close()
 
 
 NAMES = st.lists(st.sampled_from(["..", ".", "", "a", "É", "é", "a.b", "C:", "con", "\0", "\n", "x y"]), min_size=1)

@@ -35,7 +35,7 @@ sys.addaudithook(guard)
 def hub_server(model_dir):
     server = LoopbackHub(model_dir)
     yield server
-    server.shutdown()
+    server.close()
 
 
 @pytest.mark.parametrize("source", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])

@@ -21,7 +21,7 @@ TOKENS = {"HF_TOKEN": "hf_NoBodyMaySeeThis1", "MODELSCOPE_API_TOKEN": "ms-0123-N
 def hub_server(model_dir):
     server = LoopbackHub(model_dir)
     yield server
-    server.shutdown()
+    server.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def hub_server(model_dir, tmp_path):
     server.files["pytorch_model.bin"] = b"a pickle"
     server.files["modeling_evil.py"] = b"raise SystemExit"
     yield server
-    server.shutdown()
+    server.close()
 
 
 @pytest.mark.parametrize("source", ["huggingface", "modelscope"])

@@ -25,7 +25,7 @@ def hub_server(model_dir):
     server = LoopbackHub(model_dir)
     yield server
     server.gate.set()
-    server.shutdown()
+    server.close()
 
 
 def start(tmp_path, url, *arguments):

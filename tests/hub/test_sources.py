@@ -27,7 +27,7 @@ def hubs(tmp_path, model_dir, monkeypatch):
     yield servers
     for server in servers.values():
         server.awake.set()
-        server.shutdown()
+        server.close()
 
 
 @pytest.mark.parametrize("asleep", BOTH)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from arriero.errors import AccessError, DiskSpaceError, DownloadError
+from arriero.errors import AccessError, DiskSpaceError, DownloadError, retry_after
 from arriero.hub import transfer
 from arriero.hub.listing import Listed
 from arriero.hub.remote import translated
-from arriero.hub.transfer import clients, retry
-from arriero.hub.transfer.retry import Pace
+from arriero.hub.transfer import clients
+from arriero.hub.transfer.retry import Backoff
 from tests.hub.hubs import COMMIT, LoopbackHub, altered, cut, redirect, stall, status
 
 BIG = "model.safetensors"
@@ -30,7 +30,7 @@ def hub(request, tmp_path):
     server.source = request.param.__name__.lower()
     yield server
     server.gate.set()
-    server.shutdown()
+    server.close()
 
 
 def listing(hub, **changed):
@@ -42,10 +42,10 @@ def listing(hub, **changed):
 
 
 def fetch(hub, folder, listed=None, *, tries=3, first=0.0, watch=lambda _: None):
-    pace = Pace(tries=tries, first=first)
+    backoff = Backoff(tries=tries, first=first)
     folder.mkdir(exist_ok=True)
     with translated(hub.source, "owner/name"):
-        return transfer.fetch(hub.files_of(), listed or listing(hub), folder, watch=watch, pace=pace)
+        return transfer.fetch(hub.files_of(), listed or listing(hub), folder, watch=watch, backoff=backoff)
 
 
 def contents(folder):
@@ -184,12 +184,12 @@ def test_retry_after_is_what_is_waited(hub, tmp_path):
     """Not the backoff of its own, here longer than any test may take."""
     hub.trouble[BIG] = [status(429, Retry_After="0")]
     fetch(hub, tmp_path / "a", first=10_000)
-    assert Pace().wait(1, 17.0) == 17
-    assert Pace().wait(1, 10_000) is None, "nobody waits for hours"
-    assert [Pace().wait(count, None) for count in (1, 2, 3, 6)] == [1, 2, 4, None]
-    assert retry.seconds("3") == 3
-    assert 50 < retry.seconds(formatdate(time.time() + 60)) <= 60
-    assert retry.seconds("soon") is patience.seconds(None) is None
+    assert Backoff().wait(1, 17.0) == 17
+    assert Backoff().wait(1, 10_000) is None, "nobody waits for hours"
+    assert [Backoff().wait(count, None) for count in (1, 2, 3, 6)] == [1, 2, 4, None]
+    assert retry_after("3") == 3
+    assert 50 < retry_after(formatdate(time.time() + 60)) <= 60
+    assert retry_after("soon") is retry_after("nan") is retry_after(None) is None
 
 
 def test_what_does_not_pass_is_the_hubs_error(hub, tmp_path):
@@ -221,7 +221,7 @@ def test_a_token_does_not_go_to_another_host(hub, tmp_path, monkeypatch):
     other = LoopbackHub(files=dict(DATA))
     hub.trouble[BIG] = [redirect(other.url.replace("127.0.0.1", "localhost"))]
     fetch(hub, tmp_path)
-    other.shutdown()
+    other.close()
     assert contents(tmp_path) == DATA
     assert other.served == [BIG]
     assert any("secret" in value for value in hub.credentials)
@@ -229,7 +229,7 @@ def test_a_token_does_not_go_to_another_host(hub, tmp_path, monkeypatch):
 
 
 def test_nothing_is_asked_for_where_it_would_not_fit(hub, tmp_path):
-    with pytest.raises(DiskSpaceError, match=r"GB more are needed.* nothing was fetched"):
+    with pytest.raises(DiskSpaceError, match=r"TB more are needed.* nothing was fetched"):
         fetch(hub, tmp_path / "a", listing(hub, size=10**18, sha256="0" * 64))
     assert hub.ranged == []
 

@@ -15,7 +15,7 @@ from arriero import hub
 from arriero.constraint import Constraint
 from arriero.engines.base import Feature
 from arriero.errors import ContractError, NotFoundError
-from arriero.hub.adapter_files import WEIGHTS
+from arriero.hub.adapter_files import CONFIG, WEIGHTS
 from arriero.messages import FinishReason, Sampling, TokenLogprob
 
 
@@ -33,7 +33,7 @@ class AdapterFiles:
     def of(cls, directory: Path) -> Self:
         """Those of a directory here; NotFoundError where there is no adapter in it."""
         digest = hashlib.sha256()
-        for name in ("adapter_config.json", WEIGHTS):
+        for name in (CONFIG, WEIGHTS):
             try:
                 with (directory / name).open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -16,7 +16,7 @@ from arriero import hub
 from arriero.engines.adapters import stamp
 from arriero.engines.registry import find
 from arriero.errors import EngineError
-from arriero.hub.adapter_files import WEIGHTS
+from arriero.hub.adapter_files import CONFIG, WEIGHTS
 
 LINEAR = re.compile(r"__module\.model\.([\w.]+)/(?:aten|ov_ext)::linear/MatMul")  # ov_ext in 16-bit models
 LAYER = re.compile(f'name="{LINEAR.pattern}"')
@@ -76,8 +76,8 @@ def adapter_scale(adapter_dir: Path) -> float:
     OpenVINO does not read adapter_config.json, so what it would not do is refused here by name.
     """
     find("openvino").check_adapter(adapter_dir)
-    config = hub.read_json(adapter_dir / "adapter_config.json")
+    config = hub.read_json(adapter_dir / CONFIG)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
-        raise EngineError(f"{adapter_dir}/adapter_config.json has no usable r and lora_alpha", hint="train it again")
+        raise EngineError(f"{adapter_dir / CONFIG} has no usable r and lora_alpha", hint="train it again")
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from arriero.errors import DownloadError, UsageError
+from arriero.errors import DownloadError, UsageError, retry_after
 from arriero.hub.catalog import Source
 from arriero.hub.transfer import caches
-from arriero.hub.transfer.retry import Unavailable, is_busy, seconds
+from arriero.hub.transfer.retry import Unavailable, is_busy
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
@@ -93,7 +93,7 @@ class HuggingFace:
             try:
                 hf_raise_for_status(response)
             except Exception as error:
-                wait = seconds(response.headers.get("Retry-After"))
+                wait = retry_after(response.headers.get("Retry-After"))
                 raise _refusal(self.where, name, response.status_code, error, wait) from error
             yield Body(response.status_code, response.headers, _network(response.iter_bytes()))
 
@@ -194,7 +194,7 @@ def _unless_network(error: Exception) -> Exception:
 
 
 def _refusal(where: str, name: str, status: int, error: Exception, wait: float | None) -> Exception:
-    """What an answer of 400 and above means for one file; it may ask to `wait` so many seconds."""
+    """What an answer of 400 and above means for one file; it may ask to `wait` some seconds."""
     if status == 416:
         return RangeRefused()
     if is_busy(status):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from arriero.errors import DownloadError
 from arriero.hub.listing import fault
-from arriero.hub.store import FileRecord
+from arriero.hub.store import FileRecord, record
 from arriero.hub.transfer.clients import Body, ByClient, Files, RangeRefused
-from arriero.hub.transfer.part import Part, Stopped, hashed
-from arriero.hub.transfer.retry import Pace, Unavailable
+from arriero.hub.transfer.part import Part, Stopped
+from arriero.hub.transfer.retry import Backoff, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -24,38 +24,38 @@ class Worker:
 
     files: Files
     stop: threading.Event
-    pace: Pace
+    backoff: Backoff
 
     def get(self, part: Part, cached: list[Path]) -> FileRecord:
         """Make a part its target, as listed; returns what it is.
 
-        Files in `cached` are taken where they are the one wanted. Raises DownloadError, DiskSpaceError, Stopped, or
+        Files in `cached` are taken where they are the one listed. Raises DownloadError, DiskSpaceError, Stopped, or
         the client's error.
         """
-        if part.whole and (record := _as_listed(part, part.target)) is not None:
-            return record
+        if part.whole and (on_disk := _as_listed(part, part.target)) is not None:
+            return on_disk
         for file in cached:
-            if (record := _as_listed(part, file)) is not None:
+            if (on_disk := _as_listed(part, file)) is not None:
                 part.adopt(file)
-                return record
+                return on_disk
         part.size = part.usable()
         return self._fetched(part)
 
     def _fetched(self, part: Part) -> FileRecord:
-        """A part that goes on from an earlier run and turns out wrong is fetched anew; a fresh one is an error."""
+        """A resumed part that turns out wrong is fetched anew; a fresh one is an error."""
         is_resumed = part.size > 0
         part.begin()
         try:
-            record = self._complete(part)
+            received = self._complete(part)
         finally:
             part.close()
-        found = fault(part.target, record, part.expected)
-        if found is None:
-            return record
+        reason = fault(part.target, received, part.expected)
+        if reason is None:
+            return received
         part.discard()
         if not is_resumed:
-            raise DownloadError(f"{self.files.where}: {found}", hint="run it again")
-        log.warning("%s; it is fetched anew", found)
+            raise DownloadError(f"{self.files.where}: {reason}", hint="run it again")
+        log.warning("%s; it is fetched anew", reason)
         return self._fetched(part)
 
     def _complete(self, part: Part) -> FileRecord:
@@ -109,7 +109,7 @@ class Worker:
         )
 
     def _pause(self, part: Part, failures: int, error: Unavailable) -> None:
-        seconds = self.pace.wait(failures, error.wait)
+        seconds = self.backoff.wait(failures, error.wait)
         if seconds is None:
             if error.__cause__ is None:
                 raise DownloadError(f"{self.files.where}, {part.expected.name}: {error}", hint="run the command again")
@@ -124,14 +124,14 @@ class Worker:
         part.discard()
         self.files.by_client(part.expected.name, directory)
         part.size = part.fetched = part.target.stat().st_size
-        return hashed(part.target, part.check)
+        return record(part.target, part.check)
 
 
 def _as_listed(part: Part, file: Path) -> FileRecord | None:
     """What a file on disk is, None where it is not the one listed: then it is no use."""
-    record = hashed(file, part.check)
-    if fault(file, record, part.expected) is None:
-        return record
+    on_disk = record(file, part.check)
+    if fault(file, on_disk, part.expected) is None:
+        return on_disk
     if file == part.target:
         part.discard()
     return None
@@ -139,8 +139,8 @@ def _as_listed(part: Part, file: Path) -> FileRecord | None:
 
 def _start(body: Body) -> int | None:
     """The first byte of a part, from its Content-Range (RFC 9110, 14.4)."""
-    found = re.match(r"bytes (\d+)-", body.headers.get("Content-Range", ""))
-    return int(found[1]) if found else None
+    match = re.match(r"bytes (\d+)-", body.headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
 
 
 def _strong_etag(body: Body) -> str | None:

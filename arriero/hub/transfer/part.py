@@ -1,7 +1,7 @@
 """One file on its way: what has arrived lies in NAME.part, and NAME.etag.part says of which version it is.
 
 Each chunk is written as it comes, so that a killed process leaves all that it received. The SHA-256 goes along; what an
-earlier process left is read once to take it up.
+earlier process left is read once, to be hashed.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from arriero.errors import DISK_FULL, DiskSpaceError
 from arriero.hub.listing import Listed
-from arriero.hub.store import FileRecord
+from arriero.hub.store import FileRecord, blocks
 
-BLOCK = 1 << 20  # bytes read at once
 SUFFIXES = (".part", ".etag.part")
 
 
@@ -51,7 +50,7 @@ class Part:
         self.size = target.stat().st_size if self.whole else self.usable()
 
     def usable(self) -> int:
-        """Bytes of the part that are of the version wanted: of the listed hash, or of the ETag kept with them."""
+        """Bytes of the part that are of the listed version, by its hash, or by the ETag kept with them."""
         try:
             size = self.file.stat().st_size
             about = json.loads(self._about.read_text(encoding="utf-8"))
@@ -71,7 +70,9 @@ class Part:
             self._stream = self.file.open("ab", buffering=0)
             self._stream.truncate(self.size)
         self._digest = hashlib.sha256()
-        feed(self.file, self._digest.update, self.check)
+        for block in blocks(self.file):
+            self.check()
+            self._digest.update(block)
 
     def condition(self) -> dict[str, str]:
         """Headers that ask for the rest, and for everything where the file has changed (RFC 9110, 13.1.5)."""
@@ -91,13 +92,13 @@ class Part:
     def write(self, chunk: bytes) -> None:
         """Append a chunk; raises DiskSpaceError, with what is there kept, and Stopped."""
         with self._writing():
-            rest = memoryview(chunk)
-            while rest:  # a nearly full disk takes less than it is given
-                count = self._open.write(rest)
-                self._digest.update(rest[:count])
+            unwritten = memoryview(chunk)
+            while unwritten:  # a nearly full disk takes less than it is given
+                count = self._open.write(unwritten)
+                self._digest.update(unwritten[:count])
                 self.size += count
                 self.fetched += count
-                rest = rest[count:]
+                unwritten = unwritten[count:]
 
     def finish(self) -> FileRecord:
         """Give the file its name; returns what it is."""
@@ -124,7 +125,8 @@ class Part:
         except OSError:
             self.size = 0
             self.begin()
-            feed(file, self.write, self.check)
+            for block in blocks(file):
+                self.write(block)
             self.finish()
             self.fetched = 0
 
@@ -163,18 +165,3 @@ class Part:
                     f"the disk of {self.target.parent} is full at {self.target.name}; what has arrived is kept",
                     hint="make space, then run the same command: it goes on from there",
                 ) from error
-
-
-def hashed(file: Path, check: Callable[[], object]) -> FileRecord:
-    """Size and SHA-256 of a file on disk; `check` as in `feed`."""
-    digest = hashlib.sha256()
-    feed(file, digest.update, check)
-    return FileRecord(file.stat().st_size, digest.hexdigest())
-
-
-def feed(file: Path, update: Callable[[bytes], object], check: Callable[[], object]) -> None:
-    """Give a file's bytes to a hash, a block at a time; `check` is called between blocks and may raise."""
-    with file.open("rb", buffering=0) as stream:
-        while block := stream.read(BLOCK):
-            check()
-            update(block)

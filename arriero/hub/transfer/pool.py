@@ -12,20 +12,26 @@ from pathlib import Path
 from typing import Literal
 
 from arriero.errors import DiskSpaceError
+from arriero.formatting import size
 from arriero.hub.listing import Listed
 from arriero.hub.store import FileRecord
 from arriero.hub.transfer.clients import Files
 from arriero.hub.transfer.file import Worker
 from arriero.hub.transfer.part import Part
 from arriero.hub.transfer.progress import Progress, Watch
-from arriero.hub.transfer.retry import PACE, Pace
+from arriero.hub.transfer.retry import BACKOFF, Backoff
 
 WORKERS = 4
 INTERVAL = 0.1  # seconds between two words on the progress
 
 
 def fetch(
-    files: Files, listed: Mapping[str, Listed], destination: Path, *, watch: Watch = lambda _: None, pace: Pace = PACE
+    files: Files,
+    listed: Mapping[str, Listed],
+    destination: Path,
+    *,
+    watch: Watch = lambda _: None,
+    backoff: Backoff = BACKOFF,
 ) -> dict[str, FileRecord]:
     """Fetch the listed files into `destination`, four at once, the largest first; returns what each of them is.
 
@@ -33,20 +39,20 @@ def fetch(
     the first failure of a file; whatever has arrived by then is kept for the next call. Once this has returned, or
     raised, nothing more is written.
     """
-    fetching = _Fetching(files, listed, destination, pace)
+    fetching = _Fetching(files, listed, destination, backoff)
     fetching.plan(watch)
     return fetching.run(watch)
 
 
 class _Fetching:
-    def __init__(self, files: Files, listed: Mapping[str, Listed], destination: Path, pace: Pace) -> None:
+    def __init__(self, files: Files, listed: Mapping[str, Listed], destination: Path, backoff: Backoff) -> None:
         self._files, self._destination = files, destination
         parts = [Part(destination / name, expected) for name, expected in listed.items()]
         self._parts = sorted(parts, key=lambda part: part.expected.size or 0, reverse=True)
         self._cached = {part: _cached(files, part) for part in parts}
         self._waiting = deque(self._parts)
         self._stop = threading.Event()
-        self._worker = Worker(files, self._stop, pace)
+        self._worker = Worker(files, self._stop, backoff)
         self._results: queue.SimpleQueue[tuple[Part, FileRecord | BaseException]] = queue.SimpleQueue()
         self._records: dict[str, FileRecord] = {}
 
@@ -61,7 +67,7 @@ class _Fetching:
         watch(self._progress("plan", free=free))
         if needed > free:
             raise DiskSpaceError(
-                f"{needed / 1e9:.1f} GB more are needed, the disk of {self._destination} has {free / 1e9:.1f} GB free; "
+                f"{size(needed)} more are needed, the disk of {self._destination} has {size(free)} free; "
                 "nothing was fetched",
                 hint="make space, or choose another disk with --dest or ARRIERO_HOME",
             )

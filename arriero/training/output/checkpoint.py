@@ -31,7 +31,6 @@ from arriero.errors import ArrieroError
 PREFIX = "checkpoint-"
 PARTIAL, REMOVED = ".partial", ".removed"
 STATE = "state.json"
-ADAPTER = "adapter_model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 
 

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from arriero.errors import DISK_FULL, ArrieroError, UsageError
 from arriero.hub import read_json
+from arriero.hub.adapter_files import CONFIG, WEIGHTS
 from arriero.locks import held
 from arriero.prompt import CONTRACT_FILE, Contract
 from arriero.training.options import TrainOptions
@@ -203,7 +204,7 @@ def finish(adapter: Path, output: Path, contract: Contract, document: dict[str, 
     write_json(output / REPORT, document)
     (output / "report.html").write_text(page(document, metrics), encoding="utf-8")
     (output / "README.md").write_text(card(document), encoding="utf-8")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (CONFIG, WEIGHTS):
         (adapter / name).replace(output / name)
     shutil.rmtree(adapter)
     contract.save(output)

@@ -8,7 +8,8 @@ from datetime import datetime
 import streamlit as st
 
 from arriero.errors import ArrieroError
-from arriero.templates import count, size
+from arriero.formatting import size
+from arriero.templates import count
 from arriero.web import jobs
 from arriero.web.backend import Choice
 from arriero.web.faults import draw_fault, plain

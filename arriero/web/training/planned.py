@@ -10,6 +10,7 @@ import streamlit as st
 
 from arriero import runs
 from arriero.errors import ArrieroError
+from arriero.formatting import size
 from arriero.runs import Planning, Record
 from arriero.web.faults import draw_fault, plain
 from arriero.web.language import redrawn
@@ -78,8 +79,3 @@ def _draw(plan: dict[str, Any]) -> None:
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss, for people of any language."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def size(count: float) -> str:
-    """Bytes as GB, or as MB where that is more telling."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -25,7 +25,7 @@ def hub_server(model_dir, home, tmp_path, monkeypatch):
     server.gate.set()
     for job in shelf.downloads():
         jobs.cancel(job.folder)
-    server.shutdown()
+    server.close()
 
 
 @pytest.fixture
