@@ -205,6 +205,7 @@ class EventStream(StreamingResponse):
             self.streams.close()
 
 
-def event(data: Any) -> bytes:
+def event(data: Any, name: str | None = None) -> bytes:
     """A server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-    return b"data: " + to_json(data) + b"\n\n"
+    head = f"event: {name}\n".encode() if name is not None else b""
+    return head + b"data: " + to_json(data) + b"\n\n"

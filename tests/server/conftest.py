@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
@@ -75,6 +77,19 @@ def serve(scripted_chat) -> Iterator[Callable[..., Served]]:
     yield start
     for served in running:
         served.stop()
+
+
+@pytest.fixture
+def openai_client(serve, scripted_chat) -> Iterator[Callable[..., tuple[openai.OpenAI, Any]]]:
+    """OpenAI's client of a server over scripted answers: `openai_client("first", template=…)` -> (client, engine)."""
+    with contextlib.ExitStack() as clients:
+
+        def build(*answers: str, **options: Any) -> tuple[openai.OpenAI, Any]:
+            chat = scripted_chat(*answers, **options)
+            client = openai.OpenAI(base_url=f"{serve(chat=chat).url}/v1", api_key="none", max_retries=0)
+            return clients.enter_context(client), chat.engine
+
+        yield build
 
 
 @pytest.fixture

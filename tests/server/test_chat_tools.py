@@ -23,23 +23,8 @@ WEATHER = {
 CALL = '{"name": "weather", "parameters": {"city": "Lima"}}'
 
 
-@pytest.fixture
-def client(serve, scripted_chat):
-    """OpenAI's client of a server over scripted answers: `client("first", template=…)` -> (client, engine)."""
-    made = []
-
-    def build(*answers, **options):
-        chat = scripted_chat(*answers, **options)
-        made.append(openai.OpenAI(base_url=f"{serve(chat=chat).url}/v1", api_key="none", max_retries=0))
-        return made[-1], chat.engine
-
-    yield build
-    for each in made:
-        each.close()
-
-
-def test_several_answers_each_with_its_own_seed(client):
-    asked, engine = client("one", "two!", "three")
+def test_several_answers_each_with_its_own_seed(openai_client):
+    asked, engine = openai_client("one", "two!", "three")
     answer = asked.chat.completions.create(model="tiny", messages=HELLO, n=3, seed=7, temperature=0.5)
     assert sorted(choice.message.content for choice in answer.choices) == ["one", "three", "two!"]
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
@@ -50,8 +35,8 @@ def test_several_answers_each_with_its_own_seed(client):
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, 4 + 5 + 6)
 
 
-def test_a_stream_of_several_answers(client):
-    asked, _ = client("one", "two!")
+def test_a_stream_of_several_answers(openai_client):
+    asked, _ = openai_client("one", "two!")
     texts, reasons, usage = {0: "", 1: ""}, {}, None
     options = {"include_usage": True}
     for chunk in asked.chat.completions.create(model="tiny", messages=HELLO, n=2, stream=True, stream_options=options):
@@ -65,8 +50,8 @@ def test_a_stream_of_several_answers(client):
     assert (usage.prompt_tokens, usage.completion_tokens) == (6, 9)
 
 
-def test_every_parameter_of_sampling_arrives(client):
-    asked, engine = client("x")
+def test_every_parameter_of_sampling_arrives(openai_client):
+    asked, engine = openai_client("x")
     asked.chat.completions.create(
         model="tiny", messages=HELLO, temperature=0.5, top_p=0.9, presence_penalty=0.25, frequency_penalty=-0.5,
         seed=3, stop=["a", "b"], max_completion_tokens=9, logit_bias={"65": -100, "7": 1.5},
@@ -80,8 +65,8 @@ def test_every_parameter_of_sampling_arrives(client):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_log_probabilities(client, stream):
-    asked, engine = client("é!")
+def test_log_probabilities(openai_client, stream):
+    asked, engine = openai_client("é!")
     found = asked.chat.completions.create(model="tiny", messages=HELLO, logprobs=True, top_logprobs=2, stream=stream)
     if stream:
         tokens = [t for chunk in found for c in chunk.choices if c.logprobs for t in c.logprobs.content]
@@ -93,14 +78,14 @@ def test_log_probabilities(client, stream):
     assert tokens[2].token == "!"
 
 
-def test_without_logprobs_there_are_none(client):
-    asked, engine = client("x")
+def test_without_logprobs_there_are_none(openai_client):
+    asked, engine = openai_client("x")
     assert asked.chat.completions.create(model="tiny", messages=HELLO).choices[0].logprobs is None
     assert engine.options[0]["logprobs"] is None
 
 
-def test_a_tool_is_called_and_its_result_answered(client):
-    asked, engine = client(CALL, "It rains.", template=TOOL_TEMPLATE)
+def test_a_tool_is_called_and_its_result_answered(openai_client):
+    asked, engine = openai_client(CALL, "It rains.", template=TOOL_TEMPLATE)
     conversation = [{"role": "user", "content": "Weather?"}]
     choice = asked.chat.completions.create(model="tiny", messages=conversation, tools=[WEATHER]).choices[0]
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
@@ -115,8 +100,8 @@ def test_a_tool_is_called_and_its_result_answered(client):
     assert len(engine.asked[1][0]) > len(engine.asked[0][0])
 
 
-def test_a_streamed_call_is_put_together_by_the_client(client):
-    asked, _ = client(CALL, template=TOOL_TEMPLATE)
+def test_a_streamed_call_is_put_together_by_the_client(openai_client):
+    asked, _ = openai_client(CALL, template=TOOL_TEMPLATE)
     with asked.chat.completions.stream(model="tiny", messages=HELLO, tools=[WEATHER]) as stream:
         choice = stream.get_final_completion().choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -125,9 +110,9 @@ def test_a_streamed_call_is_put_together_by_the_client(client):
     ]
 
 
-def test_arguments_are_streamed_as_they_are_made(client):
+def test_arguments_are_streamed_as_they_are_made(openai_client):
     """A call was one event, however long its arguments: id and name come first now, then the text in pieces."""
-    asked, _ = client(f"{CALL}\n{CALL}", template=TOOL_TEMPLATE)
+    asked, _ = openai_client(f"{CALL}\n{CALL}", template=TOOL_TEMPLATE)
     chunks = list(asked.chat.completions.create(model="tiny", messages=HELLO, tools=[WEATHER], stream=True))
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
     heads = [(call.index, call.type, call.function.name) for call in calls if call.id]
@@ -140,9 +125,9 @@ def test_arguments_are_streamed_as_they_are_made(client):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_without_parallel_calls_the_first_is_kept(client, stream):
+def test_without_parallel_calls_the_first_is_kept(openai_client, stream):
     """This was 400 with tool_choice auto, which most agents send."""
-    asked, _ = client(f"{CALL}\n{CALL}", template=TOOL_TEMPLATE)
+    asked, _ = openai_client(f"{CALL}\n{CALL}", template=TOOL_TEMPLATE)
     body = {"model": "tiny", "messages": HELLO, "tools": [WEATHER], "parallel_tool_calls": False}
     if stream:
         chunks = [chunk.choices[0] for chunk in asked.chat.completions.create(**body, stream=True)]
@@ -154,8 +139,8 @@ def test_without_parallel_calls_the_first_is_kept(client, stream):
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_a_demanded_call_is_a_constraint(client, choice):
-    asked, engine = client(CALL, template=TOOL_TEMPLATE)
+def test_a_demanded_call_is_a_constraint(openai_client, choice):
+    asked, engine = openai_client(CALL, template=TOOL_TEMPLATE)
     answer = asked.chat.completions.create(
         model="tiny", messages=HELLO, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False
     )
@@ -170,15 +155,15 @@ class Place(BaseModel):
     height: int
 
 
-def test_structured_output_is_parsed(client):
-    asked, engine = client('{"city": "Cusco", "height": 3399}', template=TOOL_TEMPLATE)
+def test_structured_output_is_parsed(openai_client):
+    asked, engine = openai_client('{"city": "Cusco", "height": 3399}', template=TOOL_TEMPLATE)
     answer = asked.chat.completions.parse(model="tiny", messages=HELLO, response_format=Place)
     assert answer.choices[0].message.parsed == Place(city="Cusco", height=3399)
     assert '"height"' in str(engine.options[0]["constraint"]) or "height" in str(engine.options[0]["constraint"])
 
 
-def test_any_json_object(client):
-    asked, engine = client("{}", template=TOOL_TEMPLATE)
+def test_any_json_object(openai_client):
+    asked, engine = openai_client("{}", template=TOOL_TEMPLATE)
     answer = asked.chat.completions.create(model="tiny", messages=HELLO, response_format={"type": "json_object"})
     assert answer.choices[0].message.content == "{}"
     assert "object" in str(engine.options[0]["constraint"])
@@ -197,8 +182,8 @@ def test_the_async_client(serve):
     assert asyncio.run(ask()) == ("abc", "abc")
 
 
-def test_developer_messages_and_names_are_understood(client):
-    asked, engine = client("x", "x")
+def test_developer_messages_and_names_are_understood(openai_client):
+    asked, engine = openai_client("x", "x")
     asked.chat.completions.create(
         model="tiny",
         messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "name": "Ana", "content": "hi"}],
@@ -207,18 +192,18 @@ def test_developer_messages_and_names_are_understood(client):
     assert engine.asked[0][0] == engine.asked[1][0]
 
 
-def test_turns_are_what_the_template_takes(client):
+def test_turns_are_what_the_template_takes(openai_client):
     """An order that training would not take used to be refused, or joined where that was not needed."""
-    asked, engine = client("x")
+    asked, engine = openai_client("x")
     turns = [("assistant", "a"), ("user", ""), ("user", "b"), ("system", "c"), ("assistant", None)]
     asked.chat.completions.create(model="tiny", messages=[{"role": role, "content": text} for role, text in turns])
     prompt = [1, 5, *ids_of("a"), 2, 4, 2, 4, *ids_of("b"), 2, 3, *ids_of("c"), 2, 5]
     assert engine.asked[0][0] == prompt
 
 
-def test_an_answer_is_continued(client):
+def test_an_answer_is_continued(openai_client):
     """Prefill used to be refused."""
-    asked, engine = client("x")
+    asked, engine = openai_client("x")
     begun = [*HELLO, {"role": "assistant", "content": "yo"}]
     flags = {"continue_final_message": True, "add_generation_prompt": False}
     for extra in ({}, flags):
@@ -231,9 +216,9 @@ def test_an_answer_is_continued(client):
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_limit_beyond_the_window_is_clamped_and_told_in_a_header(client, field, stream):
+def test_a_limit_beyond_the_window_is_clamped_and_told_in_a_header(openai_client, field, stream):
     """It used to be a 400, although the prompt fits."""
-    asked, engine = client("x")
+    asked, engine = openai_client("x")
     create = asked.chat.completions.with_raw_response.create
     response = create(model="tiny", messages=HELLO, stream=stream, **{field: 100_000})
     assert response.headers["x-arriero-clamped"] == "max_tokens=250"
@@ -246,8 +231,8 @@ def test_a_limit_beyond_the_window_is_clamped_and_told_in_a_header(client, field
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_special_tokens_in_a_message_are_text(client):
+def test_special_tokens_in_a_message_are_text(openai_client):
     """A file about chat templates used to be refused."""
-    asked, engine = client("x")
+    asked, engine = openai_client("x")
     asked.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "</s><sys>"}])
     assert engine.asked[0][0] == [1, 4, *ids_of("</s><sys>"), 2, 5]

@@ -12,23 +12,8 @@ from arriero.messages import TokenLogprob
 from tests.conftest import ScriptedEngine, ids_of
 
 
-@pytest.fixture
-def client(serve, scripted_chat):
-    """`client("answer", …)` -> (OpenAI's client, the engine)."""
-    made = []
-
-    def build(*answers):
-        chat = scripted_chat(*answers)
-        made.append(openai.OpenAI(base_url=f"{serve(chat=chat).url}/v1", api_key="none", max_retries=0))
-        return made[-1], chat.engine
-
-    yield build
-    for each in made:
-        each.close()
-
-
-def test_a_text_is_gone_on_from_without_the_chat_template(client):
-    asked, engine = client(" there")
+def test_a_text_is_gone_on_from_without_the_chat_template(openai_client):
+    asked, engine = openai_client(" there")
     answer = asked.completions.create(model="tiny", prompt="Hello", max_tokens=9)
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == (" there", "stop")
     assert (answer.object, answer.usage.prompt_tokens, answer.usage.completion_tokens) == ("text_completion", 5, 7)
@@ -36,8 +21,8 @@ def test_a_text_is_gone_on_from_without_the_chat_template(client):
     assert engine.asked[0][2] == 9
 
 
-def test_sixteen_tokens_are_the_default(client):
-    asked, engine = client("x" * 40)
+def test_sixteen_tokens_are_the_default(openai_client):
+    asked, engine = openai_client("x" * 40)
     assert asked.completions.create(model="tiny", prompt="a").choices[0].finish_reason == "length"
     assert engine.asked[0][2] == 16
 
@@ -50,24 +35,24 @@ def test_sixteen_tokens_are_the_default(client):
         ([[72], [73, 74]], [[72], [73, 74]]),
     ],
 )
-def test_prompts_of_every_shape(client, prompt, expected):
-    asked, engine = client("x")
+def test_prompts_of_every_shape(openai_client, prompt, expected):
+    asked, engine = openai_client("x")
     answer = asked.completions.create(model="tiny", prompt=prompt)
     assert [ids for ids, _, _ in engine.asked] == expected
     assert [choice.index for choice in answer.choices] == list(range(len(expected)))
     assert answer.usage.prompt_tokens == sum(map(len, expected))
 
 
-def test_answers_are_in_the_order_of_the_prompts(client):
-    asked, engine = client("1", "2", "3", "4")
+def test_answers_are_in_the_order_of_the_prompts(openai_client):
+    asked, engine = openai_client("1", "2", "3", "4")
     answer = asked.completions.create(model="tiny", prompt=["a", "b"], n=2, echo=True, seed=5)
     assert [choice.text for choice in answer.choices] == ["a1", "a2", "b3", "b4"]
     assert [sampling.seed for _, sampling, _ in engine.asked] == [5, 6, 5, 6]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 8)
 
 
-def test_log_probabilities_in_the_older_shape(client):
-    asked, _ = client("é!")
+def test_log_probabilities_in_the_older_shape(openai_client):
+    asked, _ = openai_client("é!")
     found = asked.completions.create(model="tiny", prompt="a", logprobs=0).choices[0].logprobs
     assert found.tokens == ["bytes:\\xc3", "bytes:\\xa9", "!"]
     assert found.token_logprobs == [0.0, -1.0, -2.0]
@@ -125,12 +110,12 @@ def test_the_chosen_token_is_among_the_older_top_logprobs(client_of, scripted_ch
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_echo_with_logprobs_scores_the_prompt(client, stream):
+def test_echo_with_logprobs_scores_the_prompt(openai_client, stream):
     """What lm-eval's local-completions reads: all tokens of the prompt, then those generated, the last one included.
 
     It sums `token_logprobs[context:-1]`, so an end of turn that is left out would cost the prompt its last token.
     """
-    asked, engine = client("b", "")
+    asked, engine = openai_client("b", "")
     body = {"model": "tiny", "prompt": [ids_of("aé"), ids_of("xyz")], "echo": True, "logprobs": 1, "max_tokens": 1}
     if stream:
         found = [{}, {}]
@@ -149,8 +134,8 @@ def test_echo_with_logprobs_scores_the_prompt(client, stream):
     assert [options["prompt_logprobs"] for options in engine.options] == [True, True]
 
 
-def test_max_tokens_0_with_echo_gives_the_prompt_alone(client):
-    asked, engine = client("never")
+def test_max_tokens_0_with_echo_gives_the_prompt_alone(openai_client):
+    asked, engine = openai_client("never")
     answer = asked.completions.create(model="tiny", prompt=["ab", "c"], echo=True, logprobs=0, max_tokens=0)
     assert [(choice.text, choice.finish_reason) for choice in answer.choices] == [("ab", "length"), ("c", "length")]
     assert [choice.logprobs.token_logprobs for choice in answer.choices] == [[None, -0.5], [None]]
@@ -158,8 +143,8 @@ def test_max_tokens_0_with_echo_gives_the_prompt_alone(client):
     assert [limit for _, _, limit in engine.asked] == [0, 0]
 
 
-def test_a_stream(client):
-    asked, _ = client("ab", "cd")
+def test_a_stream(openai_client):
+    asked, _ = openai_client("ab", "cd")
     texts, reasons, usage = ["", ""], {}, None
     options = {"include_usage": True}
     for chunk in asked.completions.create(
@@ -187,8 +172,8 @@ def test_a_stream(client):
         ({"prompt": "a" * 256, "max_tokens": 10}, None, "window holds 256"),
     ],
 )
-def test_bad_requests_are_refused_by_name(client, change, param, message):
-    asked, engine = client("x")
+def test_bad_requests_are_refused_by_name(openai_client, change, param, message):
+    asked, engine = openai_client("x")
     with pytest.raises(openai.BadRequestError) as caught:
         asked.post("/completions", body={"model": "tiny", "prompt": "a"} | change, cast_to=dict)
     assert message in caught.value.message

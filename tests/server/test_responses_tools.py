@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import get_args
 
@@ -26,18 +27,9 @@ CHAT_TOOL = {"type": "function", "function": {"name": "weather", "description": 
 
 
 @pytest.fixture
-def client(serve, scripted_chat):
-    """`client("answer", …)` -> (OpenAI's client, the engine)."""
-    made = []
-
-    def build(*answers, **options):
-        chat = scripted_chat(*answers, template=TOOL_TEMPLATE, **options)
-        made.append(openai.OpenAI(base_url=f"{serve(chat=chat).url}/v1", api_key="none", max_retries=0))
-        return made[-1], chat.engine
-
-    yield build
-    for each in made:
-        each.close()
+def client(openai_client):
+    """`openai_client` of a model that calls tools."""
+    return functools.partial(openai_client, template=TOOL_TEMPLATE)
 
 
 def strictly(data: dict) -> BaseModel:

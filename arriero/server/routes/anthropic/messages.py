@@ -148,6 +148,7 @@ class _MessageBuilder:
         for call in self._body.calls_taken(piece.tool_calls, self._calls):
             self._calls += 1
             yield from self._close()
+            # Calls come whole from the engine's text, so each is a block that begins, has one delta, and ends.
             yield self._block("start", content_block=_block(call) | {"input": {}})
             yield self._block("delta", delta={"type": "input_json_delta", "partial_json": call.arguments})
             yield self._block("stop")
@@ -172,7 +173,7 @@ class _MessageBuilder:
 
 
 def _event(type: str, **fields: Any) -> bytes:  # noqa: A002  so a body that has its type is an event as it is
-    return f"event: {type}\n".encode() + event({"type": type, **fields})
+    return event({"type": type, **fields}, name=type)
 
 
 def _block(call: ToolCall) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/completions", response_model=TextCompletion, responses=STREAM_TOO)
     async def complete(body: CompletionRequest, request: Request) -> Response:
-        """Go on from one or several prompts, at once or as a stream of server-sent events."""
+        """Continue one or several prompts, at once or as a stream of server-sent events."""
         note_ignored(request, body)
         served = service.models.find(body.model)
         chat = served.chat

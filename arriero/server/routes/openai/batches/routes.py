@@ -41,7 +41,7 @@ Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
-    """Add files and batches to `app`; what an earlier server has left is gone on with once the models are there."""
+    """Add files and batches to `app`; batches that an earlier server has left are resumed once the models are there."""
     store = BatchStore()
     runner = Runner(app, service, store)
     _add_files(app, service, store)
@@ -83,15 +83,8 @@ def _add_files(app: FastAPI, service: Service, store: BatchStore) -> None:
         limit = service.admission.limits.max_file
         if (file.size or 0) > limit:
             raise RequestError(f"the file is longer than {limit} bytes", status=413, code="request_too_large")
-        now, name = int(time.time()), file.filename or "file.jsonl"
-        made = FileObject(
-            id=f"file-{secrets.token_hex(12)}",
-            bytes=0,
-            created_at=now,
-            expires_at=now + seconds,
-            filename=name,
-            purpose="batch",
-        )
+        identity = f"file-{secrets.token_hex(12)}"
+        made = FileObject.new(identity, file.filename or "file.jsonl", "batch", seconds)
         return await run_in_threadpool(store.add_file, owner, made, file.file)
 
     @app.get(FILES)

@@ -175,23 +175,16 @@ class Runner:
         for row in journal.missing:
             error = {"code": f"batch_{status}", "message": UNANSWERED[status]}
             journal.append({"id": row.id, "custom_id": row.custom_id, "response": None, "error": error})
-        made: dict[str, Any] = {}
-        for name, chosen in (("output", lambda custom_id: not failed(custom_id)), ("error", failed)):
+        file_ids: dict[str, Any] = {}
+        for name, belongs in (("output", lambda custom_id: not failed(custom_id)), ("error", failed)):
             path = journal.file.with_suffix(f".{name}")
-            if not journal.write(path, chosen):
+            if not journal.write(path, belongs):
                 path.unlink()
                 continue
-            now = int(time.time())
-            file = FileObject(
-                id=f"file-{batch.id.removeprefix('batch_')}-{name}",
-                bytes=0,
-                created_at=now,
-                expires_at=now + MOST_SECONDS,
-                filename=f"{batch.id}_{name}.jsonl",
-                purpose="batch_output",
-            )
-            made[f"{name}_file_id"] = self._store.add_file(owner, file, path).id
-        return now_in(_counted(batch, journal), status).model_copy(update=made)
+            identity = f"file-{batch.id.removeprefix('batch_')}-{name}"
+            file = FileObject.new(identity, f"{batch.id}_{name}.jsonl", "batch_output", MOST_SECONDS)
+            file_ids[f"{name}_file_id"] = self._store.add_file(owner, file, path).id
+        return now_in(_counted(batch, journal), status).model_copy(update=file_ids)
 
 
 def _until_shutdown(ask: Ask) -> Ask:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import time
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field
 
@@ -28,6 +29,13 @@ class FileObject(BaseModel):
     filename: str
     purpose: Literal["batch", "batch_output"]
     status: Literal["processed"] = "processed"
+
+    @classmethod
+    def new(cls, identity: str, filename: str, purpose: Literal["batch", "batch_output"], seconds: int) -> Self:
+        """A file that is yet to be written, and to be kept for `seconds`."""
+        now = int(time.time())
+        until = now + seconds
+        return cls(id=identity, bytes=0, created_at=now, expires_at=until, filename=filename, purpose=purpose)
 
 
 class FileList(BaseModel):

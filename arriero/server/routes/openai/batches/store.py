@@ -4,7 +4,7 @@
     files/ID            what a file holds
     batches/ID.jsonl    the answers of a batch that is in progress
 
-They are known to their owners only, who may have so many and so much of them, and go when they are MOST_SECONDS old.
+They are known to their owners only, who may have at most Quota of them, and go when they are MOST_SECONDS old.
 Several processes may use them at once.
 """
 

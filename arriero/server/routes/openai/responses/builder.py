@@ -22,7 +22,7 @@ Keep = Callable[[dict[str, Any]], Awaitable[bool]]  # keeps a whole response; wh
 
 def head(served: ServedModel, body: ResponseRequest, *, store: bool) -> dict[str, Any]:
     """What a response says of its request, and of how it is answered."""
-    chosen = body.sampling_for(body.max_output_tokens).over(served.chat.defaults)
+    sampling = body.sampling_for(body.max_output_tokens).over(served.chat.defaults)
     text = body.text.model_dump(by_alias=True, exclude_none=True) if body.text is not None else {}
     choice = body.tool_choice or "auto"
     return {
@@ -42,12 +42,12 @@ def head(served: ServedModel, body: ResponseRequest, *, store: bool) -> dict[str
         "safety_identifier": body.safety_identifier,
         "service_tier": "default",
         "store": store,
-        "temperature": chosen.temperature,
+        "temperature": sampling.temperature,
         "text": {"format": {"type": "text"}, **text},
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
         "tools": [tool.model_dump() for tool in body.tools or ()],
         "top_logprobs": body.top_logprobs or 0,
-        "top_p": chosen.top_p,
+        "top_p": sampling.top_p,
         "truncation": "disabled",
         "user": body.user,
         "error": None,
@@ -119,6 +119,7 @@ class OutputBuilder:
         yield from self._close()
         self.items.append({"id": new_id(item["type"]), **item, "status": "in_progress"})
         self._open = True
+        # A copy: the item grows while its event may still wait to be sent.
         yield self._event("output_item.added", output_index=len(self.items) - 1, item=_shallow_copy(self.items[-1]))
 
     def _close(self, status: str = "completed") -> Iterator[Event]:
@@ -205,7 +206,7 @@ class ResponseBuilder:
     def _bytes(self, event_data: Event) -> bytes:
         data = {**event_data, "sequence_number": self._number}
         self._number += 1
-        return f"event: {data['type']}\n".encode() + event(data)
+        return event(data, name=data["type"])
 
 
 def _part() -> dict[str, Any]:

@@ -97,14 +97,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
 def _add_stored_routes(app: FastAPI, service: Service, conversations: _Conversations) -> None:
     @app.get(ONE, response_model=ResponseBody)
     def retrieve(response_id: str, request: Request, *, stream: bool = False) -> Response:
-        """A kept response."""
+        """A stored response."""
         if stream:
             raise RequestError("only background responses can be streamed again", param="stream")
         return JSONResponse(conversations.get(_owner(service, request), response_id).response)
 
     @app.delete(ONE)
     def delete(response_id: str, request: Request) -> Deleted:
-        """Forget a kept response. Those that went on from it keep what they have of it."""
+        """Forget a stored response. Those that continue it keep what they have of it."""
         conversations.delete(_owner(service, request), response_id)
         return Deleted(id=response_id)
 
@@ -153,13 +153,14 @@ class _Conversations:
 
     def items(self, owner: str, body: ResponseRequest) -> list[Item]:
         """The whole conversation of a request: what the previous response has, then its own items."""
-        found: list[Item] = []
+        conversation: list[Item] = []
         if body.previous_response_id is not None:
             before = self._previous(owner, body.previous_response_id)
-            found += from_stored([*before.items, *before.response["output"]])
+            conversation += from_stored([*before.items, *before.response["output"]])
         for number, item in enumerate(body.items()):
-            found.append(self._item(owner, item, f"input[{number}]") if isinstance(item, ReferenceItem) else item)
-        return found
+            stored = self._item(owner, item, f"input[{number}]") if isinstance(item, ReferenceItem) else item
+            conversation.append(stored)
+        return conversation
 
     def keep(self, owner: str, response: dict[str, Any], items: list[Item]) -> bool:
         """Keep a response; False where that failed, which the log tells: the answer itself is good."""
@@ -174,10 +175,10 @@ class _Conversations:
 
     def get(self, owner: str, identity: str) -> StoredResponse:
         """A kept response; RequestError 404 where there is none."""
-        found = self._store.get(owner, identity) if self._store is not None else None
-        if found is None:
+        stored = self._store.get(owner, identity) if self._store is not None else None
+        if stored is None:
             raise self._missing(f"the response {identity!r}")
-        return found
+        return stored
 
     def delete(self, owner: str, identity: str) -> None:
         """Forget a response; RequestError 404 where there is none."""
@@ -188,18 +189,18 @@ class _Conversations:
         param, code = "previous_response_id", "previous_response_not_found"
         if self._store is None:
             raise _not_stored(param)
-        found = self._store.get(owner, identity)
-        if found is None:
+        stored = self._store.get(owner, identity)
+        if stored is None:
             raise self._missing(f"the response {identity!r}", param, code)
-        return found
+        return stored
 
     def _item(self, owner: str, item: ReferenceItem, param: str) -> Item:
         if self._store is None:
             raise _not_stored(param)
-        found = self._store.item(owner, item.id)
-        if found is None:
+        stored = self._store.item(owner, item.id)
+        if stored is None:
             raise self._missing(f"the item {item.id!r}", param)
-        return from_stored([found])[0]
+        return from_stored([stored])[0]
 
     def _missing(self, what: str, param: str | None = None, code: str | None = None) -> RequestError:
         why = "; the server was started with --no-store" if self._store is None else ""
