@@ -30,7 +30,7 @@ MAX_LEVELS = 1_000  # with references followed: llguidance uses 4 KB of stack fo
 class JsonSchema:
     """A JSON value that fits `schema`, which is kept as a copy in JSON's own types.
 
-    Raises UsageError, which names the place, for what is no JSON schema of Draft 2020-12
+    Raises UsageError, which names the path within it, for what is no JSON schema of Draft 2020-12
     (https://json-schema.org/draft/2020-12), and for one beyond the limits above. Engines need not check again.
     """
 
@@ -92,9 +92,9 @@ def _meta_schema() -> Draft202012Validator:
 def _described(fault: ValidationError) -> str:
     """Where a schema is wrong, as `$ref` would write it, and why."""
     branches = getattr(fault.kind, "context", ())  # of alternatives, the one that came furthest says most
-    fault = max((branch[0] for branch in branches), key=lambda each: len(each.instance_path), default=fault)
-    place = "/".join(["#", *(str(part).replace("~", "~0").replace("/", "~1") for part in fault.instance_path)])
-    return f"{place}: {fault.message}, got {reprlib.repr(fault.instance)}"
+    fault = max((branch[0] for branch in branches), key=lambda branch: len(branch.instance_path), default=fault)
+    pointer = "/".join(["#", *(str(part).replace("~", "~0").replace("/", "~1") for part in fault.instance_path)])
+    return f"{pointer}: {fault.message}, got {reprlib.repr(fault.instance)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ class CudaCapture:
                 work()
         graph = torch.cuda.CUDAGraph()
         with _nodes_of_this_stream(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            found = work()
-        return graph.replay, found
+            result = work()
+        return graph.replay, result
 
 
 class _CudaTiming:

@@ -20,7 +20,7 @@ BUSY_SECONDS = 10.0
 class Database:
     """A file of these tables. Use it from any number of threads.
 
-    `version` is the file's user_version; `statements` gives what makes it of the version that is found, 0 for a new
+    `version` is the file's user_version; `statements` gives what makes it of the version on disk, 0 for a new
     file. Every method raises ArrieroError, which says `what` cannot be kept, where the file cannot be read or written.
     """
 
@@ -39,13 +39,13 @@ class Database:
         except (OSError, sqlite3.Error) as error:
             raise self._failure(error) from error
         with self.transaction() as db:
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found > version:
+            on_disk = db.execute("PRAGMA user_version").fetchone()[0]
+            if on_disk > version:
                 raise ArrieroError(
-                    f"{file} has format {found}, this version reads format {version}", hint="upgrade arriero"
+                    f"{file} has format {on_disk}, this version reads format {version}", hint="upgrade arriero"
                 )
-            if found < version:
-                for statement in statements(found):
+            if on_disk < version:
+                for statement in statements(on_disk):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {version}")
 

@@ -72,10 +72,10 @@ class Server:
 
     def models(self) -> list[dict[str, Any]]:
         """OpenAI's objects of the models, each with an `id`, the default first."""
-        found = self.ask("GET", "/v1/models").get("data")
-        if not isinstance(found, list) or not all(isinstance(one, dict) and "id" in one for one in found):
+        models = self.ask("GET", "/v1/models").get("data")
+        if not isinstance(models, list) or not all(isinstance(model, dict) and "id" in model for model in models):
             raise EngineError(f"{self.address} gives no list of models", hint="is it an OpenAI-compatible server?")
-        return found
+        return models
 
     def chunks(self, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """The chunks of a chat completion. Closing it closes the connection, at which the server stops."""
@@ -110,16 +110,16 @@ class Server:
         try:
             yield
         except httpx.HTTPError as error:
-            told = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
             raise OfflineError(
-                f"the server at {self.address} cannot be reached: {told}", hint="does the server run?"
+                f"the server at {self.address} cannot be reached: {reason}", hint="does the server run?"
             ) from error
 
 
 def completion_body(
     model: str, messages: Sequence[Message], sampling: Sampling, *, continued: bool = False
 ) -> dict[str, Any]:
-    """The body of a request for a stream. With `continued` the last message, the assistant's, is gone on from."""
+    """The body of a request for a stream. With `continued` the last message, the assistant's, is continued."""
     body: dict[str, Any] = {"model": model, "messages": list(map(to_openai, messages))}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
     for field in Sampling.__slots__:
@@ -140,8 +140,8 @@ class ChunkReader:
         """The piece of a chunk, if there is something in it."""
         if isinstance(counts := chunk.get("usage"), dict):
             details = counts.get("completion_tokens_details") or {}
-            told = (counts.get("prompt_tokens"), counts.get("completion_tokens"), details.get("reasoning_tokens"))
-            self.usage = Usage(*(int(count or 0) for count in told))
+            tokens = (counts.get("prompt_tokens"), counts.get("completion_tokens"), details.get("reasoning_tokens"))
+            self.usage = Usage(*(int(count or 0) for count in tokens))
         choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
         self._reason = choice.get("finish_reason") or self._reason
         delta = choice.get("delta") or {}
@@ -177,12 +177,12 @@ def _event(line: str) -> dict[str, Any] | None:
 
 def _object(text: str | bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except ValueError as error:
         raise EngineError(f"the server answered with what is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise EngineError(f"the server answered with {type(found).__name__} instead of a JSON object")
-    return found
+    if not isinstance(document, dict):
+        raise EngineError(f"the server answered with {type(document).__name__} instead of a JSON object")
+    return document
 
 
 def _check(response: httpx.Response, content: bytes) -> None:
@@ -200,8 +200,8 @@ def _check(response: httpx.Response, content: bytes) -> None:
 def _told(content: str | bytes) -> str | None:
     """What an error's body says, in OpenAI's or in any other shape."""
     try:
-        told = json.loads(content)
-        error = told.get("error", told)
+        document = json.loads(content)
+        error = document.get("error", document)
         message = error if isinstance(error, str) else error.get("message") or error.get("detail")
     except (ValueError, AttributeError):
         return None

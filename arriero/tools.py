@@ -94,9 +94,9 @@ class CallDelta:
         """One delta for each call."""
         made: dict[int, CallDelta] = {}
         for delta in deltas:
-            known = made.get(delta.index)
-            arguments = known.arguments + delta.arguments if known is not None else delta.arguments
-            made[delta.index] = replace(known or delta, arguments=arguments)
+            earlier = made.get(delta.index)
+            arguments = earlier.arguments + delta.arguments if earlier is not None else delta.arguments
+            made[delta.index] = replace(earlier or delta, arguments=arguments)
         return tuple(made.values())
 
 
@@ -142,8 +142,8 @@ class Tool:
     @property
     def properties(self) -> Mapping[str, Any]:
         """The schema of each argument that the parameters name."""
-        found = self.parameters.get("properties")
-        return found if isinstance(found, Mapping) else {}
+        properties = self.parameters.get("properties")
+        return properties if isinstance(properties, Mapping) else {}
 
     @property
     def definition(self) -> dict[str, Any]:

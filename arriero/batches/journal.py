@@ -28,7 +28,7 @@ class Journal:
 
     def __init__(self, file: Path, requests: Requests) -> None:
         self.file = file
-        self._places: dict[str, tuple[int, int]] = {}  # offset and size in bytes by custom_id
+        self._offsets: dict[str, tuple[int, int]] = {}  # offset and size in bytes by custom_id
         self.failed: set[str] = set()  # their custom_ids
         self._rows = {row.custom_id: row for row in requests.rows}
         self.rows = requests.rows
@@ -39,12 +39,12 @@ class Journal:
             raise _unwritable(file, error, 0) from error
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     @property
     def missing(self) -> list[Row]:
         """The requests that have no answer, in their order."""
-        return [row for row in self.rows if row.custom_id not in self._places]
+        return [row for row in self.rows if row.custom_id not in self._offsets]
 
     def append(self, line: dict[str, Any]) -> None:
         """Keep an answer."""
@@ -66,10 +66,10 @@ class Journal:
         Returns how many there are.
         """
         beside = target.with_name(f"{target.name}.writing")
-        wanted = [row.custom_id for row in self.rows if row.custom_id in self._places and chosen(row.custom_id)]
+        ids = [row.custom_id for row in self.rows if row.custom_id in self._offsets and chosen(row.custom_id)]
         try:
             with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
-                for custom_id in wanted:
+                for custom_id in ids:
                     opened.write(self._line(custom_id))
                 opened.flush()
                 os.fsync(opened.fileno())
@@ -77,7 +77,7 @@ class Journal:
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise _unwritable(target, error, len(self)) from error
-        return len(wanted)
+        return len(ids)
 
     def finish(self, output: Path) -> None:
         """Make `output` of it, with which the journal ends."""
@@ -88,7 +88,7 @@ class Journal:
     def close(self) -> None:
         """Close the file, which stays if anything is in it."""
         os.close(self._opened)
-        if not self._places:
+        if not self._offsets:
             self.file.unlink(missing_ok=True)
 
     def _read(self) -> int:
@@ -104,19 +104,19 @@ class Journal:
         return end
 
     def _note(self, line: dict[str, Any], offset: int, size: int) -> None:
-        self._places[line["custom_id"]] = offset, size
+        self._offsets[line["custom_id"]] = offset, size
         if line["response"] is None or line["response"]["status_code"] >= 400:
             self.failed.add(line["custom_id"])
 
     def _line(self, custom_id: str) -> bytes:
-        offset, size = self._places[custom_id]
+        offset, size = self._offsets[custom_id]
         return os.pread(self._opened, size, offset)
 
 
 def resumed(output: Path, requests: Requests) -> Journal:
     """The journal of a run that ends as `output`, with what an earlier run of the same requests has left there.
 
-    An output that has some of the answers, as when requests were added to its file, is gone on from. Raises UsageError
+    An output that has some of the answers, as when requests were added to its file, is continued. Raises UsageError
     where it is of another run.
     """
     partial = output.with_name(output.name + ENDING)
@@ -141,10 +141,10 @@ def _answered(output: Path, requests: Requests) -> int:
 def _of_this_run(line: bytes, rows: dict[str, Row], file: Path) -> dict[str, Any]:
     """An answer to one of the rows; UsageError for everything else."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        found: dict[str, Any] = json.loads(line)
-        whole = found["response"] is None or isinstance(found["response"]["status_code"], int)
-        if whole and rows[found["custom_id"]].id == found["id"]:
-            return found
+        document: dict[str, Any] = json.loads(line)
+        whole = document["response"] is None or isinstance(document["response"]["status_code"], int)
+        if whole and rows[document["custom_id"]].id == document["id"]:
+            return document
     raise UsageError(
         f"{file} is of another run: it answers other requests, or with another model",
         hint="another --output, or the model of before; or remove the file",
@@ -157,7 +157,7 @@ def _content(line: dict[str, Any]) -> bytes:
 
 
 def _unwritable(file: Path, error: OSError, kept: int) -> ArrieroError:
-    told = f"; {kept} answers are kept, and the same run goes on from them" if kept else ""
+    note = f"; {kept} answers are kept, and the same run goes on from them" if kept else ""
     return ArrieroError(
-        f"{file} cannot be written: {error.strerror}{told}", hint="check the path, its permissions and the free space"
+        f"{file} cannot be written: {error.strerror}{note}", hint="check the path, its permissions and the free space"
     )

@@ -1,6 +1,6 @@
 """A file of requests: a JSON object on each line, {"custom_id", "method": "POST", "url", "body"}.
 
-It is checked whole before anything is answered. Only the places of the lines are kept, not what they hold, so a file
+It is checked whole before anything is answered. Only the offsets of the lines are kept, not what they hold, so a file
 may be larger than memory.
 """
 
@@ -37,10 +37,10 @@ class BatchFileError(DataError):
     MOST = 1000
 
     def __init__(self, file: Path, faults: Sequence[Fault]) -> None:
-        told = [f"line {fault.line}: {fault.message}" if fault.line else fault.message for fault in faults[:SHOWN]]
+        shown = [f"line {fault.line}: {fault.message}" if fault.line else fault.message for fault in faults[:SHOWN]]
         more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         example = '{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}'
-        super().__init__(file, "\n  ".join(["these are no requests:", *told, *more]), hint=f"a line is {example}")
+        super().__init__(file, "\n  ".join(["these are no requests:", *shown, *more]), hint=f"a line is {example}")
         self.faults = faults
 
 
@@ -89,8 +89,8 @@ class Requests:
     def read(self, opened: BinaryIO, row: Row) -> dict[str, Any]:
         """A request, out of the opened file."""
         opened.seek(row.offset)
-        found: dict[str, Any] = json.loads(opened.read(row.size))
-        return found
+        request: dict[str, Any] = json.loads(opened.read(row.size))
+        return request
 
     def _add(self, number: int, offset: int, line: bytes, lines: dict[str, int]) -> Fault | None:
         try:

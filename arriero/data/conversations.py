@@ -59,7 +59,7 @@ class Loaded:
     key: str
 
     def conversation(self, index: int) -> Conversation:
-        """The conversation at a place in `table`."""
+        """The conversation of a row of `table`."""
         return as_conversation(self.table[index]["conversation"])
 
 
@@ -80,17 +80,17 @@ def load(source: str | Path, options: DataOptions | None = None) -> Loaded:
         _read_into(folder, files, names, chosen)
     from datasets import Dataset
 
-    told = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-    dropped = tuple(Dropped(**drop) for drop in told["dropped"])
-    log.info("%s: %d rows in the %s format", path.name, told["rows"] + len(dropped), told["format"])
-    if told["shapes"].keys() - {told["format"]}:
+    summary = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    dropped = tuple(Dropped(**drop) for drop in summary["dropped"])
+    log.info("%s: %d rows in the %s format", path.name, summary["rows"] + len(dropped), summary["format"])
+    if summary["shapes"].keys() - {summary["format"]}:
         log.info(
-            "%s: rows by format: %s", path.name, "; ".join(f"{rows} {name}" for name, rows in told["shapes"].items())
+            "%s: rows by format: %s", path.name, "; ".join(f"{rows} {name}" for name, rows in summary["shapes"].items())
         )
-    if told["unused"]:
-        log.warning("%s: fields that are not used: %s", path.name, ", ".join(told["unused"]))
+    if summary["unused"]:
+        log.warning("%s: fields that are not used: %s", path.name, ", ".join(summary["unused"]))
     table = Dataset.from_file(str(folder / "conversations.arrow"))
-    return Loaded(names, told["format"], table, dropped, key)
+    return Loaded(names, summary["format"], table, dropped, key)
 
 
 def _read_into(folder: Path, files: list[Path], names: tuple[str, ...], options: DataOptions) -> None:
@@ -106,10 +106,10 @@ def _read_into(folder: Path, files: list[Path], names: tuple[str, ...], options:
         with pa.ipc.new_stream(str(partial / "conversations.arrow"), schema) as writer:
             for columns in reader.batches():
                 writer.write_batch(pa.record_batch(columns, schema))
-        told: dict[str, Any] = {"format": reader.format, "rows": reader.rows, "unused": sorted(reader.unused)}
-        told["shapes"] = dict(reader.shapes.most_common())
-        told["dropped"] = [asdict(drop) for drop in reader.dropped]
-        (partial / "rows.json").write_text(json.dumps(told), encoding="utf-8")
+        summary: dict[str, Any] = {"format": reader.format, "rows": reader.rows, "unused": sorted(reader.unused)}
+        summary["shapes"] = dict(reader.shapes.most_common())
+        summary["dropped"] = [asdict(drop) for drop in reader.dropped]
+        (partial / "rows.json").write_text(json.dumps(summary), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
@@ -215,7 +215,7 @@ def _before_answer(turns: Any) -> Any:
 
 
 def as_turns(conversation: Conversation) -> Any:
-    """A conversation as JSON: [role, content] for each turn; what else one has in a third place, tools around them."""
+    """A conversation as JSON: [role, content] for each turn; what else one has as a third item, tools around them."""
     if conversation.text is not None:
         return {"text": conversation.text}
     turns = []
@@ -243,10 +243,10 @@ def _hash(text: str) -> int:
 
 def as_conversation(text: str) -> Conversation:
     """A row's JSON text as a conversation."""
-    told = json.loads(text)
-    if isinstance(told, dict) and "text" in told:
-        return Conversation((), text=told["text"])
-    turns, tools = (told["turns"], told["tools"]) if isinstance(told, dict) else (told, ())
+    row = json.loads(text)
+    if isinstance(row, dict) and "text" in row:
+        return Conversation((), text=row["text"])
+    turns, tools = (row["turns"], row["tools"]) if isinstance(row, dict) else (row, ())
     messages = (_as_message(role, content, *(more or ({},))) for role, content, *more in turns)
     return Conversation(tuple(messages), tuple(map(Tool.of, tools)))
 

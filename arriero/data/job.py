@@ -113,10 +113,10 @@ def _with_results(batch: pa.Table, outcomes: list[_Outcome]) -> pa.Table:
     ends = [tuple(itertools.accumulate(len(example.ids) for example in row.examples)) for row in outcomes]
     spans = [
         tuple(
-            start + place
-            for start, one in zip((0, *own), row.examples, strict=False)
-            for span in one.spans
-            for place in span
+            start + position
+            for start, example in zip((0, *own), row.examples, strict=False)
+            for span in example.spans
+            for position in span
         )
         for own, row in zip(ends, outcomes, strict=True)
     ]

@@ -76,12 +76,12 @@ class DataOptions:
     @classmethod
     def refuse_unknown(cls, verb: str, names: Iterable[str]) -> None:
         """Raise UsageError for a name that is no option of `verb`, naming the nearest that is."""
-        known = [field.name for field in fields(cls)]
+        options = [field.name for field in fields(cls)]
         for name in names:
-            if name not in known:
-                near = nearest(name, known)
+            if name not in options:
+                near = nearest(name, options)
                 raise UsageError(
-                    f"{verb} has no option {name!r}; it has {', '.join(known)}",
+                    f"{verb} has no option {name!r}; it has {', '.join(options)}",
                     hint=f"did you mean {near}?" if near else "",
                 )
 

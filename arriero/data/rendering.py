@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 VERSION = 2  # of the cached files; raise it when what they hold changes
-IN_PROCESS = 20_000  # up to so many rows, other processes take longer to start than they save
+IN_PROCESS = 20_000  # rows; up to this many, other processes take longer to start than they save
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class RenderedData:
 
     Those are ids, one example's behind the other's, ends (of the examples) and spans (flat start, end, …) in them, and
     distinct, the tokens of their tree. `cut` counts rows whose answer was shortened on request. `dropped` has the rows
-    of `Loaded.dropped` too. `places` are those of the kept rows in `Loaded.table`.
+    of `Loaded.dropped` too. `row_ids` are the kept rows' indices in `Loaded.table`.
     """
 
     table: Dataset
     dropped: tuple[Dropped, ...]
     cut: int
-    places: npt.NDArray[np.int64]
+    row_ids: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -70,15 +70,15 @@ class RenderedData:
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each example of all rows."""
-        found = [np.zeros(0, np.int64)]
+        lengths = [np.zeros(0, np.int64)]
         for chunk in self.table.with_format("arrow").iter(batch_size=10_000):
             ends = chunk.column("ends").combine_chunks()
             sizes = np.diff(ends.flatten().to_numpy(), prepend=0)
             counts = ends.value_lengths().to_numpy()
             first = np.cumsum(counts) - counts
             sizes[first] = ends.flatten().to_numpy()[first]
-            found.append(sizes)
-        return np.concatenate(found).astype(np.int64)
+            lengths.append(sizes)
+        return np.concatenate(lengths).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ class Single:
     rows: RenderedData
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> Rendered:
-        row, number = self._places[index]
+        row, number = self._positions[index]
         return self.rows[row][number]
 
     @cached_property
-    def _places(self) -> list[tuple[int, int]]:
+    def _positions(self) -> list[tuple[int, int]]:
         """The row of each example, and its number there."""
         import pyarrow.compute as pc
 
@@ -105,13 +105,13 @@ class Single:
 
 def rendered(row: dict[str, Any]) -> list[Rendered]:
     """The examples of a row of a rendered table."""
-    found, start = [], 0
+    examples, start = [], 0
     spans = list(zip(row["spans"][::2], row["spans"][1::2], strict=True))
     for end in row["ends"]:
         own = tuple((first - start, last - start) for first, last in spans if start <= first < end)
-        found.append(Rendered(tuple(row["ids"][start:end]), own))
+        examples.append(Rendered(tuple(row["ids"][start:end]), own))
         start = end
-    return found
+    return examples
 
 
 def render(loaded: Loaded, renderer: Renderer, options: DataOptions, window: int) -> RenderedData:

@@ -149,8 +149,8 @@ def _common_prefix(data: RenderedData) -> int:
     prefix = np.asarray(first.ids[: first.spans[0][0]])  # of the row's first example, as below
     for chunk in _chunks(data):
         ids, offsets = _flat(chunk.column("ids"))
-        spans, places = _flat(chunk.column("spans"))
-        prefix = prefix[: int(spans[places[:-1]].min())]  # where a row's first answer begins
+        spans, span_offsets = _flat(chunk.column("spans"))
+        prefix = prefix[: int(spans[span_offsets[:-1]].min())]  # where a row's first answer begins
         same = ids[offsets[:-1, None] + np.arange(len(prefix))] == prefix
         differing = np.flatnonzero(~same.all(axis=0))
         if len(differing):

@@ -71,11 +71,11 @@ def next_batch(jobs: deque[Job], budget: int = BUDGET) -> list[tuple[Job, int]]:
         if job.future.done() or not job.waiting:
             jobs.popleft()
             continue
-        longest = max(longest, len(job.texts[job.waiting[-1]]))
+        longest = max(longest, len(job.texts[job.waiting[-1]]))  # `waiting` ends with the job's shortest text
         if batch and longest * (len(batch) + 1) > budget:
             break
         batch.append((job, job.waiting.pop()))
-        jobs.rotate(-1)
+        jobs.rotate(-1)  # the next text is the next job's
     return batch
 
 

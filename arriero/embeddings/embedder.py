@@ -41,7 +41,7 @@ class Embedder:
         directory = hub.resolve(settings.EMBEDDING_MODEL if model is None else model)
         self._recipe = read_recipe(directory)
         self._tokenizer = read_tokenizer(directory)
-        self._encoding = threading.Lock()  # a tokenizer is told for each call whether to truncate
+        self._encoding = threading.Lock()  # a tokenizer keeps the truncation of its last call
         self.name = hub.name_of(directory)
         self.dimension = self._recipe.dimension
         self.window = self._recipe.window or min(self._recipe.positions, self._tokenizer.model_max_length)
@@ -72,10 +72,10 @@ class Embedder:
         if not whole:
             return []
         with self._encoding:
-            found = self._tokenizer(
+            encoded = self._tokenizer(
                 whole, truncation=truncate, max_length=self.window if truncate else None, padding=False, verbose=False
             )
-        return list(found["input_ids"])
+        return list(encoded["input_ids"])
 
     def submit(self, texts: Sequence[Sequence[int]]) -> Future[Vectors]:
         """The vectors of texts given as ids, once they are there; cancel the future to have them left alone.
@@ -103,7 +103,7 @@ class Embedder:
                 )
 
     def check_dimensions(self, dimensions: int | None) -> None:
-        """UsageError unless vectors may be cut to so many numbers; None: not cut."""
+        """UsageError unless vectors may be cut to that many numbers; None: not cut."""
         shorter = self._recipe.shorter
         if dimensions not in (None, self.dimension) and dimensions not in shorter:
             may = f"may be cut to {', '.join(map(str, shorter[:8]))}{' …' * (len(shorter) > 8)}" if shorter else ""

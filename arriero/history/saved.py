@@ -62,7 +62,7 @@ class AnswerInfo:
 class Node:
     """A message in its conversation's tree. `siblings` are the ids that follow the same parent, this one's included.
 
-    `conversation` is told by `History.add`, which may have begun it.
+    `History.add` fills in `conversation`, which it may have begun.
     """
 
     id: int
@@ -75,14 +75,14 @@ class Node:
 
 def to_openai(message: Message) -> dict[str, Any]:
     """A message as OpenAI's JSON object, which `Message.of` reads again."""
-    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning_content is not None:
-        found["reasoning_content"] = message.reasoning_content
+        fields["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        found["tool_calls"] = [call.definition for call in message.tool_calls]
+        fields["tool_calls"] = [call.definition for call in message.tool_calls]
     if message.tool_call_id is not None:
-        found["tool_call_id"] = message.tool_call_id
-    return found
+        fields["tool_call_id"] = message.tool_call_id
+    return fields
 
 
 def title_of(messages: Sequence[Message]) -> str:

@@ -159,12 +159,12 @@ class History:
 
     def get(self, identity: int | None = None) -> SavedConversation:
         """A conversation by its id, or the one that was changed last; NotFoundError where there is none."""
-        found = self.find(limit=1) if identity is None else self._select("AND id = ?2", (identity,))
-        if not found and identity is None:
+        conversations = self.find(limit=1) if identity is None else self._select("AND id = ?2", (identity,))
+        if not conversations and identity is None:
             raise NotFoundError("no conversation is saved yet", hint="arriero chat, then /history, lists what is there")
-        if not found:
+        if not conversations:
             raise _unknown(identity)
-        return found[0]
+        return conversations[0]
 
     def messages(self, identity: int) -> list[Message]:
         """What was said on a conversation's path; nothing where there is no such conversation."""
@@ -187,10 +187,10 @@ class History:
             if not db.execute("DELETE FROM conversation WHERE id = ? AND owner IS ?", (identity, self.owner)).rowcount:
                 raise _unknown(identity)
 
-    def _select(self, rest: str, values: tuple[Any, ...]) -> list[SavedConversation]:
+    def _select(self, conditions: str, values: tuple[Any, ...]) -> list[SavedConversation]:
         with self._database.transaction() as db:
             rows = db.execute(
-                f"SELECT {COLUMNS} FROM conversation WHERE owner IS ?1 {rest}",  # noqa: S608
+                f"SELECT {COLUMNS} FROM conversation WHERE owner IS ?1 {conditions}",  # noqa: S608
                 (self.owner, *values),
             )
             return [SavedConversation(*row[:-1], changed=datetime.fromtimestamp(row[-1])) for row in rows]

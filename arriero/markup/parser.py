@@ -39,6 +39,7 @@ class _State(StateInline):
             end += 1
         before = self.src[start - 1] if start else " "
         after = self.src[end] if end < self.posMax else " "
+        # CommonMark 0.31, 6.2, but for CJK: punctuation of CJK counts as a letter, a CJK letter beside it as a blank
         left = not after.isspace() and (not _foreign(after) or before.isspace() or _punctuation(before) or _cjk(before))
         right = not before.isspace() and (not _foreign(before) or after.isspace() or _punctuation(after) or _cjk(after))
         return Scanned(
@@ -74,13 +75,13 @@ def _foreign(char: str) -> bool:
 
 
 def _inline_maths(state: StateInline, silent: bool) -> bool:
-    if state.src[state.pos] not in "$\\" or (found := MATHS.match(state.src, state.pos, state.posMax)) is None:
+    if state.src[state.pos] not in "$\\" or (match := MATHS.match(state.src, state.pos, state.posMax)) is None:
         return False
     if not silent:
         token = state.push("math", "math", 0)
-        token.content = next(group for group in found.groups() if group is not None)
-        token.markup, token.info = found[0], "display" if found[0][:2] in DISPLAYED else ""
-    state.pos = found.end()
+        token.content = next(group for group in match.groups() if group is not None)
+        token.markup, token.info = match[0], "display" if match[0][:2] in DISPLAYED else ""
+    state.pos = match.end()
     return True
 
 

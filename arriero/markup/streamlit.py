@@ -39,8 +39,8 @@ def to_streamlit(text: str) -> str:
     text = SURROGATES.sub("\ufffd", text)
     blocks = SyntaxTreeNode(PARSER.parse(text)).children
     if blocks and _begun(blocks[-1], text):
-        rest = text.split("\n")[blocks[-1].map[0] :] if blocks[-1].map else []
-        return "\n\n".join(filter(None, [_blocks(blocks[:-1]), _lines("\n".join(map(_text, rest)))]))
+        unfinished = text.split("\n")[blocks[-1].map[0] :] if blocks[-1].map else []
+        return "\n\n".join(filter(None, [_blocks(blocks[:-1]), _lines("\n".join(map(_text, unfinished)))]))
     return _blocks(blocks)
 
 
@@ -49,7 +49,7 @@ def _begun(block: SyntaxTreeNode, text: str) -> bool:
     if block.type == "hr":
         return block.markup[0] != "-" and not text.endswith("\n")
     empty = block.type in ("bullet_list", "ordered_list", "heading", "blockquote")
-    return empty and not any(part.content for part in block.walk())
+    return empty and not any(node.content for node in block.walk())
 
 
 # ---- blocks
@@ -71,8 +71,8 @@ def _lines(text: str) -> str:
     return "\\\n".join(BEGINS_BLOCK.sub(_escaped_begin, line) for line in lines if line)
 
 
-def _escaped_begin(found: re.Match[str]) -> str:
-    return f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}"
+def _escaped_begin(match: re.Match[str]) -> str:
+    return f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}"
 
 
 def _heading(node: SyntaxTreeNode) -> str:
@@ -121,7 +121,7 @@ def _list(node: SyntaxTreeNode) -> str:
 
 
 def _table(node: SyntaxTreeNode) -> str:
-    rows = [row.children for part in node.children for row in part.children]
+    rows = [row.children for section in node.children for row in section.children]
     signs = {"text-align:left": ":--", "text-align:right": "--:", "text-align:center": ":-:"}
     rule = "|".join(signs.get(str(cell.attrs.get("style")), "---") for cell in rows[0])
     lines = ["|".join(f" {_one_line(cell, CELL)} " for cell in row) for row in rows]
@@ -158,7 +158,7 @@ def _pieces(node: SyntaxTreeNode, within: frozenset[str]) -> Pieces:
         if node.type in within:  # em in em, which cannot be told from an end
             return [piece for child in node.children for piece in _pieces(child, within)]
         inner = _inline(node, within | {node.type})
-        edged = re.sub(r"^\s|\s$", lambda found: f"&#{ord(found[0])};", inner)
+        edged = re.sub(r"^\s|\s$", lambda match: f"&#{ord(match[0])};", inner)
         return [(f"{MARKS[node.type]}{edged}{MARKS[node.type]}", MARKS[node.type])] if inner else []
     return [(INLINE[node.type](node, within), "")]
 
@@ -187,8 +187,8 @@ def _as_punctuation(char: str) -> str:
 def _text(text: str) -> str:
     """Text that means nothing but itself, to Markdown and to Streamlit."""
     parts, begin = [], 0
-    for found in REPLACED.finditer(text):
-        cut = found.start() + (len(found[0]) > 1)
+    for match in REPLACED.finditer(text):
+        cut = match.start() + (len(match[0]) > 1)
         parts += [_plain(text[begin:cut]), f":color[{_plain(text[cut])}]"]
         begin = cut + 1
     return "".join([*parts, _plain(text[begin:])])
@@ -229,7 +229,7 @@ def _image(node: SyntaxTreeNode, within: frozenset[str]) -> str:
 def _linked(label: str, address: str, within: frozenset[str]) -> str:
     if "link" in within:
         return label
-    safe = re.sub(r"[<>\\\s]|:(?=material/)", lambda found: f"%{ord(found[0]):02X}", address).replace("&", "&amp;")
+    safe = re.sub(r"[<>\\\s]|:(?=material/)", lambda match: f"%{ord(match[0]):02X}", address).replace("&", "&amp;")
     return f"[{label}](<{safe}>)" if LIVE.match(address) else ""
 
 

@@ -11,7 +11,7 @@
         .alive        a lock that the process holds         exit        its exit code
         error         why training failed, written by the run itself
 
-Whether a run is under way is what its locks say, never a number of a process that was written down.
+Whether a run is running is what its locks say, never a number of a process that was written down.
 """
 
 from arriero.runs.metrics import Metrics

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ echo $code >"$0.partial" && mv "$0.partial" "$0" """
 
 
 def start(record: Record, *, resume: bool = False) -> Record:
-    """Start the run, or with `resume` go on with it; returns its record as it is now listed.
+    """Start the run, or with `resume` continue it; returns its record as it is now listed.
 
     Raises UsageError where a process works on that directory already, ArrieroError where none can be started.
     """
@@ -112,12 +114,15 @@ class Planning:
     """`arriero train --plan` as a process: what a run would do and cost. `result` is asked until it is there."""
 
     def __init__(self, record: Record) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="arriero-plan-")
-        folder = Path(self._folder.name)
-        self._said, self._told = folder / "said", folder / "told"
-        with self._said.open("wb") as said, self._told.open("wb") as told:
+        folder = Path(tempfile.mkdtemp(prefix="arriero-plan-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._output, self._errors = folder / "output", folder / "errors"
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [*_arguments(record, folder), "--plan", "--json"], stdin=subprocess.DEVNULL, stdout=said, stderr=told
+                [*_arguments(record, folder), "--plan", "--json"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
             )
 
     def result(self) -> dict[str, Any] | None:
@@ -126,14 +131,16 @@ class Planning:
         if code is None:
             return None
         if code:
-            told = self._told.read_text(encoding="utf-8", errors="replace")
-            message, _, hint = told.rpartition("error: ")[2].strip().partition("\n  try: ")  # as the command line ends
+            errors = self._errors.read_text(encoding="utf-8", errors="replace")
+            last = errors.rpartition("error: ")[2].strip()  # as the command line ends
+            message, _, hint = last.partition("\n  try: ")
             raise ArrieroError(message[-2000:] or f"the plan ended with exit code {code}", hint=hint)
-        found: dict[str, Any] = json.loads(self._said.read_text(encoding="utf-8"))
-        return found
+        plan: dict[str, Any] = json.loads(self._output.read_text(encoding="utf-8"))
+        return plan
 
     def cancel(self) -> None:
         """End it; nothing is lost."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._remove()

@@ -50,7 +50,7 @@ class Record:
         return self.directory.name
 
     def save(self) -> None:
-        """Write it down, in place of an earlier one of the same directory; OSError where that is impossible."""
+        """Write it down, over an earlier one of the same directory; OSError where that is impossible."""
         self.folder.mkdir(parents=True, exist_ok=True)
         fresh = self.folder / f"{RECORD}.{os.getpid()}"
         document = {**asdict(self), "directory": str(self.directory)}
@@ -60,16 +60,16 @@ class Record:
 
 def listed() -> list[Record]:
     """All runs, the one started last first; a record that cannot be read is logged."""
-    found = []
+    records = []
     for file in (settings.home() / "runs").glob(f"*/{RECORD}"):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            found.append(Record(**{**document, "directory": Path(document["directory"])}))
+            records.append(Record(**{**document, "directory": Path(document["directory"])}))
         except FileNotFoundError:  # forgotten meanwhile
             continue
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("%s is no record of a run: %s", file, error)
-    return sorted(found, key=lambda record: record.started, reverse=True)
+    return sorted(records, key=lambda record: record.started, reverse=True)
 
 
 def forget(record: Record) -> None:

@@ -63,8 +63,8 @@ def state_of(record: Record) -> State:
 def report_of(record: Record) -> dict[str, Any]:
     """report.json of a finished run; empty where there is none."""
     with contextlib.suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((record.directory / "report.json").read_text(encoding="utf-8"))
-        return found
+        report: dict[str, Any] = json.loads((record.directory / "report.json").read_text(encoding="utf-8"))
+        return report
     return {}
 
 

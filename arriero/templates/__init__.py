@@ -77,9 +77,9 @@ def duration(seconds: float) -> str:
     """Seconds for people: 7.4 s, 57 s, 12 min 30 s, 3 h 20 min."""
     if seconds < 59.5:
         return f"{seconds:.2g} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, left = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+        return f"{minutes} min {left} s" if left else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
@@ -124,10 +124,10 @@ def literal(text: str) -> str:
 def _of_numbers(function: Callable[[float], str]) -> Callable[..., str]:
     """The filter of a number: what is missing becomes empty text, else the number is put into `form`."""
 
-    def told(value: Any, form: str = "{}") -> str:
+    def formatted(value: Any, form: str = "{}") -> str:
         return form.format(function(value)) if isinstance(value, int | float) else ""
 
-    return told
+    return formatted
 
 
 FILTERS: dict[str, Callable[..., str]] = {

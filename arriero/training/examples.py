@@ -63,13 +63,13 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
     if options.eval_fraction and not len(held_out):
         _none_held_out(len(rows), options)
     part = rows.table.select(train)
-    held = [(int(rows.places[index]), example) for index in held_out for example in rows[int(index)]]
+    held = [(int(rows.row_ids[index]), example) for index in held_out for example in rows[int(index)]]
     return Examples(
         train=part,
         held_out=[example for _, example in held],
         held_out_places=[place for place, _ in held],
         dropped=rows.dropped,
-        sample=_sample(loaded, rows.places),
+        sample=_sample(loaded, rows.row_ids),
         loaded=loaded,
         longest=int(rows.lengths().max()),
     )

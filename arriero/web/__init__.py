@@ -74,7 +74,7 @@ def mount(app: FastAPI, site: Site | None = None) -> None:
     The app's own routes come first.
 
     The app's lifespan starts and stops Streamlit. One process has one page: a second mount takes the first one's
-    place in answering, and cannot be started beside it. Raises UsageError where streamlit is not installed.
+    slot in answering, and cannot be started beside it. Raises UsageError where streamlit is not installed.
     """
     try:
         from streamlit import config

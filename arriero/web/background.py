@@ -36,7 +36,7 @@ class Background:
 
 
 def failure(error: Exception) -> ArrieroError:
-    """What a visitor is told of an answer that ended so; what nobody expected is logged."""
+    """The text a visitor gets for an answer that ended so; what nobody expected is logged."""
     if isinstance(error, ArrieroError):
         return error
     logging.getLogger(__name__).error("an answer broke off", exc_info=error)

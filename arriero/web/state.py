@@ -48,7 +48,7 @@ def _anybody(_: Mapping[str, str]) -> Visitor:
 class Site:
     """The models behind the page, who a visitor is by his browser's headers, and the file of conversations.
 
-    `by_cookie`: browsers are told apart by a cookie, for nothing else tells who they are. `adopt`
+    `by_cookie`: browsers are distinguished by a cookie, for nothing else tells who they are. `adopt`
     serves an adapter's directory under a name from now on; None where the models are another server's.
     """
 

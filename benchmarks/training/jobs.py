@@ -119,7 +119,7 @@ class Source:
         rendered = data.render(loaded, renderer, options, min(MAX_LENGTH, hub.window(model_dir)))
         padding = padding_tokenizer(tokenizer)
         self.rows: list[Row] = []
-        for index, (place, key) in enumerate(zip(rendered.places, rendered.column("prompt_key"), strict=True)):
+        for index, (place, key) in enumerate(zip(rendered.row_ids, rendered.column("prompt_key"), strict=True)):
             messages = loaded.conversation(int(place)).messages
             if [message.role for message in messages] != ["user", "assistant"]:
                 continue

@@ -38,7 +38,7 @@ def test_rows_come_out_as_the_renderer_makes_them(tmp_path):
     rows = data.render(loaded, RENDERER, OPTIONS, 256)
     assert [rows[i] for i in range(2)] == [RENDERER.examples(loaded.conversation(i)) for i in range(2)]
     assert rows[0][0].ids == (1, 4, *ids_of("q"), 2, 5, *ids_of("a"), 2)
-    assert (rows.dropped, rows.cut, int(rows.places[0])) == ((), 0, 0)
+    assert (rows.dropped, rows.cut, int(rows.row_ids[0])) == ((), 0, 0)
 
 
 def test_unusable_rows_are_listed_with_file_row_and_reason(tmp_path):
@@ -46,7 +46,7 @@ def test_unusable_rows_are_listed_with_file_row_and_reason(tmp_path):
     loaded = data.load(write(tmp_path, rows))
     rendered = data.render(loaded, RENDERER, OPTIONS, 256)
     assert list(rendered.table["row"]) == [1, 5]
-    assert rendered.places[0] == 0, "the first kept row is the first that could be read"
+    assert rendered.row_ids[0] == 0, "the first kept row is the first that could be read"
     assert [(drop.row, drop.file) for drop in rendered.dropped] == [(row, "rows.json") for row in (0, 2, 3, 4)]
     reasons = [drop.reason for drop in rendered.dropped]
     assert reasons[0] == "the output is empty"

@@ -54,10 +54,10 @@ def refuse_uncalled(tools: Sequence[Tool], messages: Iterable[Message], choice: 
 
 def reasoning_of(turn: Mapping[str, Any]) -> str | None:
     """The reasoning before a turn's answer, where it stands in a field of its own."""
-    found = [turn[name] for name in REASONING if turn.get(name)]
-    if any(not isinstance(each, str) or each != found[0] for each in found):
-        raise UsageError(f"the assistant's reasoning must be one text, got {found!r:.80}")
-    return found[0] if found else None
+    texts = [turn[name] for name in REASONING if turn.get(name)]
+    if any(not isinstance(each, str) or each != texts[0] for each in texts):
+        raise UsageError(f"the assistant's reasoning must be one text, got {texts!r:.80}")
+    return texts[0] if texts else None
 
 
 def refuse_other_parts(turn: Mapping[str, Any], role: str) -> None:

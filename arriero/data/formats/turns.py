@@ -46,8 +46,8 @@ def messages_of(turns: Sequence[Any]) -> list[Message]:
         waiting += [call.id for call in given]
         message = _message(turn, speaker, content, given)
         if speaker == "tool":
-            known = turn.get("tool_call_id")
-            message = replace(message, tool_call_id=known or (waiting[0] if waiting else None))
+            call_id = turn.get("tool_call_id")
+            message = replace(message, tool_call_id=call_id or (waiting[0] if waiting else None))
             waiting = [call for call in waiting if call != message.tool_call_id]
         if speaker == "call" and made and made[-1].role == "assistant" and made[-1].trained == message.trained:
             message = replace(made[-1], tool_calls=(*made.pop().tool_calls, *given))

@@ -7,7 +7,7 @@
     causes.py     what is wrong with text that is no JSON, and what to do about it
     tables.py     CSV by any separator, Parquet, Excel
 
-A record is whatever the file holds at that place, or a Fault where that place cannot be read but the next one can. A
+A record is whatever the file holds at that row, or a Fault where that row cannot be read but the next one can. A
 file that cannot be read on is a DataError that carries file and row.
 """
 

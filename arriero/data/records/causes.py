@@ -13,18 +13,18 @@ WORDS = re.compile(r"True|False|None")
 def cause_of(error: json.JSONDecodeError, *, line: bool = False) -> str:
     """What to do about a value that cannot be parsed; `line` says that it stood on a line of its own, not the last."""
     text, at = error.doc, error.pos
-    here, before = text[at : at + 8], text[:at].rstrip()
+    after, before = text[at : at + 8], text[:at].rstrip()
     if error.msg.startswith("Unterminated string"):
         return RAW_NEWLINE if line else CUT_OFF
     if error.msg.startswith("Invalid control character"):
-        return RAW_NEWLINE if here[:1] in "\r\n" else r"control characters are written \u00XX"
-    if here.startswith(("//", "/*", "#")):
+        return RAW_NEWLINE if after[:1] in "\r\n" else r"control characters are written \u00XX"
+    if after.startswith(("//", "/*", "#")):
         return "JSON has no comments: remove them"
-    if here.startswith("'"):
+    if after.startswith("'"):
         return 'names and texts stand in double quotes: "…"'
-    if before.endswith(",") and here[:1] in ("}", "]"):
-        return f"remove the comma before {here[:1]}"
-    if WORDS.match(here):
+    if before.endswith(",") and after[:1] in ("}", "]"):
+        return f"remove the comma before {after[:1]}"
+    if WORDS.match(after):
         return "write null, true and false: None, True and False are Python's"
     if error.msg.startswith("Invalid \\"):
         return r"a backslash within a text is written \\"

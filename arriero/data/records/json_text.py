@@ -64,14 +64,14 @@ def array(file: Path, stream: IO[str], opening: str = "[") -> Iterator[Any]:
             buffer.take(":", row)
             buffer.decode(row)
         buffer.take("}", row)
-    if buffer.rest():
+    if buffer.has_more():
         raise DataError(file, "goes on after the end of its array", row=row)
 
 
 def values(file: Path, stream: IO[str]) -> Iterator[Any]:
     """Values one after the other, over as many lines as they like, with commas between them or without."""
     buffer, row = _Buffer(file, stream), 0
-    while buffer.rest():
+    while buffer.has_more():
         yield buffer.decode(row)
         row += 1
         if buffer.peek(","):
@@ -79,7 +79,7 @@ def values(file: Path, stream: IO[str]) -> Iterator[Any]:
 
 
 class _Buffer:
-    """Text that is read on when it does not suffice."""
+    """A window of the file's text, `_text[_at:]` being what is not parsed yet; read on when it does not suffice."""
 
     def __init__(self, file: Path, stream: IO[str]) -> None:
         self._file = file
@@ -97,21 +97,21 @@ class _Buffer:
             raise DataError(self._file, f"must begin with {expected!r}")
         self._at += length
 
-    def peek(self, wanted: str) -> bool:
-        """Whether `wanted` comes next, after blanks."""
+    def peek(self, token: str) -> bool:
+        """Whether `token` comes next, after blanks."""
         self._skip()
-        return self._text.startswith(wanted, self._at)
+        return self._text.startswith(token, self._at)
 
-    def take(self, wanted: str, row: int) -> None:
-        """Go past `wanted`; DataError if something else comes."""
-        if not self.peek(wanted):
+    def take(self, token: str, row: int) -> None:
+        """Go past `token`; DataError if something else comes."""
+        if not self.peek(token):
             got = self._text[self._at : self._at + 1]
-            reason = f"is not valid JSON: expected {wanted!r}, got {got or 'the end of the file'!r}"
+            reason = f"is not valid JSON: expected {token!r}, got {got or 'the end of the file'!r}"
             error = json.JSONDecodeError("Expecting ',' delimiter", self._text, self._at)
             raise DataError(self._file, reason, row=row, hint=cause_of(error) if got else CUT_OFF)
         self._at += 1
 
-    def rest(self) -> bool:
+    def has_more(self) -> bool:
         """Whether anything but blanks is left."""
         self._skip()
         return self._at < len(self._text)
@@ -122,10 +122,11 @@ class _Buffer:
         while True:
             try:
                 value, end = self._raw()
-                if end < len(self._text) or not self._more():
+                if end < len(self._text) or not self._more():  # a number at the window's end may have more digits
                     self._at = end
                     return value
             except json.JSONDecodeError as error:
+                # near the window's end the value may only be cut: read on and parse it again
                 cut_off = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")
                 if not cut_off or not self._more():
                     reason = f"is not valid JSON: {error.msg}"
@@ -175,9 +176,9 @@ _NO_TEXT = re.compile("[\udc80-\udcff]")
 
 
 def _line(line: str, *, encoding: str, last: bool) -> Any:
-    if (found := _NO_TEXT.search(line)) is not None:
+    if (match := _NO_TEXT.search(line)) is not None:
         name = encoding.removesuffix("-sig")
-        return Fault(f"is not {name.upper()} text (byte {len(line[: found.start()].encode(name))} of the line)")
+        return Fault(f"is not {name.upper()} text (byte {len(line[: match.start()].encode(name))} of the line)")
     try:
         return DECODER.decode(line.rstrip().removesuffix(","))
     except json.JSONDecodeError as error:

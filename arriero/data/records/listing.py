@@ -17,15 +17,15 @@ ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".
 def files_of(source: Path) -> list[Path]:
     """The data files that a path names: itself, or those in the directory, by name. Raises NotFoundError."""
     if source.is_dir():
-        found = [file for file in sorted(source.rglob("*")) if _is_data(file, source)]
-        train = [file for file in found if _part(file, source) == "train"]
-        others = [file for file in found if _part(file, source) in ("test", "valid", "validation", "dev", "eval")]
+        files = [file for file in sorted(source.rglob("*")) if _is_data(file, source)]
+        train = [file for file in files if _part(file, source) == "train"]
+        others = [file for file in files if _part(file, source) in ("test", "valid", "validation", "dev", "eval")]
         if train and others:
             log.info("using the training files only, not %s", ", ".join(file.name for file in others))
-            found = train
-        if not found:
+            files = train
+        if not files:
             raise NotFoundError(f"{source} holds no {', '.join(ENDINGS)} file")
-        return found
+        return files
     if not source.is_file():
         hint = "give a file, a directory of files, or a data set's name owner/name"
         raise NotFoundError(f"no file {source}", hint=hint)

@@ -95,10 +95,10 @@ def encoding_of(part: Part, chosen: str) -> str:
         return chosen
     head = part.head(3)
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
-    found = marked or _told(part)
-    if not found.startswith("utf-8"):
-        log.info("%s: read as %s (--encoding decides otherwise)", part.name, found.upper())
-    return found
+    encoding = marked or _told(part)
+    if not encoding.startswith("utf-8"):
+        log.info("%s: read as %s (--encoding decides otherwise)", part.name, encoding.upper())
+    return encoding
 
 
 def _told(part: Part) -> str:

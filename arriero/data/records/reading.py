@@ -52,10 +52,10 @@ def _records(part: Part, encoding: str, known: Collection[str]) -> Iterator[Any]
 def _known_encoding(name: str) -> str:
     """A name that Python's codecs know; of UTF-8 the one that reads over a byte order mark."""
     try:
-        found = codecs.lookup(name).name
+        codec = codecs.lookup(name).name
     except LookupError as error:
         raise UsageError(f"there is no encoding {name!r}", hint="try utf-8, utf-16, gb18030, big5, cp1252") from error
-    return "utf-8-sig" if found == "utf-8" else found
+    return "utf-8-sig" if codec == "utf-8" else codec
 
 
 def _text_records(part: Part, encoding: str, known: Collection[str]) -> Iterator[Any]:

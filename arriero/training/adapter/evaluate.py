@@ -100,7 +100,7 @@ def held_out(rows: RenderedData, options: DataOptions, file: str | Path) -> Rend
             f"{len(rows)} rows",
             hint="evaluate all rows, without --held-out",
         )
-    return replace(rows, table=rows.table.select(places), places=rows.places[places])
+    return replace(rows, table=rows.table.select(places), row_ids=rows.row_ids[places])
 
 
 def _measure(

@@ -71,17 +71,17 @@ def _system(desk: Desk, choice: Choice) -> None:
 
 def _numbers(choice: Choice, limits: dict[str, tuple[float, float | None, float]]) -> None:
     for pair in zip(*[iter(limits)] * 2, strict=False):
-        for place, name in zip(st.columns(2), pair, strict=True):
-            _number(place, choice, name, limits[name])
+        for column, name in zip(st.columns(2), pair, strict=True):
+            _number(column, choice, name, limits[name])
     if len(limits) % 2:
         _number(st, choice, list(limits)[-1], limits[list(limits)[-1]])
 
 
-def _number(place: Any, choice: Choice, name: str, limits: tuple[float, float | None, float]) -> None:
+def _number(column: Any, choice: Choice, name: str, limits: tuple[float, float | None, float]) -> None:
     low, high, step = limits
     default = getattr(choice.sampling, name)
     own = say("chat.default") if default is None else say("chat.default_is", value=f"{default:g}")
-    place.number_input(
+    column.number_input(
         say(f"chat.{name}"),
         low,
         high,

@@ -188,7 +188,7 @@ class Desk:
 
 
 def spoken(path: Sequence[Node], system: str | None) -> list[Message]:
-    """What the model is told: not a question that was given up for another one, nor an answer of blanks."""
+    """The turns the model receives: not a question that was given up for another one, nor an answer of blanks."""
     said = [node.message for node in path if node.message.content.strip() or node.message.reasoning_content]
     given_up = [message.role == after.role == "user" for message, after in pairwise(said)]
     kept = [message for message, gone in zip(said, [*given_up, False], strict=False) if not gone]

@@ -20,9 +20,9 @@ STATUS_SECONDS = 1.0
 class Growing:
     """A growing text in a container: each finished block is an element of its own, the rest one that is redrawn."""
 
-    def __init__(self, place: DeltaGenerator) -> None:
-        self._place = place
-        self._open = place.empty()
+    def __init__(self, container: DeltaGenerator) -> None:
+        self._container = container
+        self._open = container.empty()
         self._done = 0  # characters in finished blocks
         self._shown = ""
 
@@ -30,7 +30,7 @@ class Growing:
         """Draw `text`, which begins with what was drawn before; little news may be left for later unless `whole`."""
         for block in finished(text[self._done :]):
             self._open.markdown(to_streamlit(block))
-            self._open, self._shown = self._place.empty(), ""
+            self._open, self._shown = self._container.empty(), ""
             self._done += len(block)
         rest = text[self._done :]
         if worth_drawing(self._shown, rest) or (whole and rest != self._shown):
@@ -39,11 +39,11 @@ class Growing:
 
 
 class Live:
-    """An answer in a place of its own: its reasoning folded away, and what it says."""
+    """An answer in a container of its own: its reasoning folded away, and what it says."""
 
-    def __init__(self, place: DeltaGenerator) -> None:
-        self._slot = place.empty()
-        self._place = self._slot.container()
+    def __init__(self, container: DeltaGenerator) -> None:
+        self._slot = container.empty()
+        self._container = self._slot.container()
         self._thought: Growing | None = None
         self._said: Growing | None = None
 
@@ -51,19 +51,19 @@ class Live:
         """Draw an answer that has grown, and the reasoning that came apart from it."""
         thought, said = apart(text, thought)
         if thought is not None and self._thought is None:
-            self._place, self._said = self._slot.container(), None  # what was drawn as the answer was reasoning
-            self._thought = Growing(self._place.expander(say("chat.reasoning"), icon=":material/psychology:"))
+            self._container, self._said = self._slot.container(), None  # what was drawn as the answer was reasoning
+            self._thought = Growing(self._container.expander(say("chat.reasoning"), icon=":material/psychology:"))
         if thought is not None and self._thought is not None:
             self._thought.draw(thought, whole=bool(said))
         if said:
-            self._said = self._said or Growing(self._place.container())
+            self._said = self._said or Growing(self._container.container())
             self._said.draw(said)
 
 
-def follow(answer: Answer, place: DeltaGenerator) -> None:
+def follow(answer: Answer, container: DeltaGenerator) -> None:
     """Draw an answer until it ends. A click breaks this off by an exception, and so does a closed tab."""
-    live = Live(place.container())
-    status, shown, due = place.empty(), "", 0.0
+    live = Live(container.container())
+    status, shown, due = container.empty(), "", 0.0
     while not answer.ended.wait(REDRAW_SECONDS):
         live.draw(answer.text, answer.thought)
         if answer.first is None or time.monotonic() >= due:

@@ -95,8 +95,8 @@ def _button(node: Node, name: str, icon: str, what: object) -> None:
 
 def _branches(node: Node) -> None:
     """The switch between versions of a message."""
-    place = node.siblings.index(node.id)
-    for name, icon, other in (("previous", "chevron_left", place - 1), ("next", "chevron_right", place + 1)):
+    position = node.siblings.index(node.id)
+    for name, icon, other in (("previous", "chevron_left", position - 1), ("next", "chevron_right", position + 1)):
         there = 0 <= other < len(node.siblings)
         target = node.siblings[other] if there else node.id
         st.button(
@@ -110,7 +110,7 @@ def _branches(node: Node) -> None:
             args=(lambda desk, target=target: desk.switch(target),),
         )
         if name == "previous":
-            st.caption(say("chat.branch", number=place + 1, count=len(node.siblings)), width="content")
+            st.caption(say("chat.branch", number=position + 1, count=len(node.siblings)), width="content")
 
 
 def _edit(node: Node) -> None:

@@ -47,12 +47,12 @@ def _draw_duel(duel: Duel, key: str, vote: Vote | None, cast: Callable[[str | No
     """A prompt and its answers side by side; `cast` takes the vote, once they are all there."""
     with st.container(border=True, key=f"duel-{key}"):
         st.text(duel.prompt)
-        for place, (column, side) in enumerate(zip(st.columns(len(duel.sides)), duel.sides, strict=True)):
-            with column.container(key=f"side-{key}-{place}"):
+        for position, (column, side) in enumerate(zip(st.columns(len(duel.sides)), duel.sides, strict=True)):
+            with column.container(key=f"side-{key}-{position}"):
                 _draw_side(side)
                 if cast is not None:
                     won = vote is not None and vote.winner == side.model
-                    _choice(say("compare.better"), f"{key}-{place}", won, partial(cast, side.model))
+                    _choice(say("compare.better"), f"{key}-{position}", won, partial(cast, side.model))
         if cast is not None:
             _choice(say("compare.tie"), f"{key}-tie", vote is not None and vote.winner is None, partial(cast, None))
 

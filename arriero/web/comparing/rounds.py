@@ -115,10 +115,10 @@ class Rounds:
 
 
 async def _answer_all(round_: Round, backend: Backend) -> None:
-    places = asyncio.Semaphore(PROMPTS_AT_ONCE)
+    slots = asyncio.Semaphore(PROMPTS_AT_ONCE)
 
     async def answer(duel: Duel) -> None:
-        async with places:
+        async with slots:
             messages = round_.messages(duel.prompt)
             await asyncio.gather(*(_answer(side, messages, round_.sampling, backend) for side in duel.sides))
 

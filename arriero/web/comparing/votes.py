@@ -78,8 +78,8 @@ def tally(votes: Sequence[Vote]) -> list[tuple[str, int, int, int]]:
     counts: dict[str, list[int]] = {}
     for vote in votes:
         for model in vote.models:
-            place = 1 if vote.winner is None else 0 if vote.winner == model else 2
-            counts.setdefault(model, [0, 0, 0])[place] += 1
+            outcome = 1 if vote.winner is None else 0 if vote.winner == model else 2
+            counts.setdefault(model, [0, 0, 0])[outcome] += 1
     rows = [(model, won, tied, lost) for model, (won, tied, lost) in counts.items()]
     return sorted(rows, key=lambda row: (-row[1], row[3], row[0]))
 

@@ -21,9 +21,9 @@ def edits_of(prepared: Prepared) -> dict[tuple[int, int], Any]:
     return every.setdefault(repr(prepared.report["paths"]), {})
 
 
-def begin(place: int) -> None:
+def begin(index: int) -> None:
     """Have the form of the row that stands there opened."""
-    st.session_state["data_editing"] = place
+    st.session_state["data_editing"] = index
 
 
 def _end() -> None:
@@ -32,9 +32,9 @@ def _end() -> None:
 
 def edit_row(prepared: Prepared, options: DataOptions) -> None:
     """The form of the row that is being edited, over the page, if there is one."""
-    place = st.session_state.get("data_editing")
-    if place is not None and place < len(prepared.table):
-        row = prepared.row(place)
+    index = st.session_state.get("data_editing")
+    if index is not None and index < len(prepared.table):
+        row = prepared.row(index)
         title = say("data.edit_row", row=f"{row.row:,}")
         st.dialog(title, width="medium", on_dismiss=_end)(_form)(prepared, row, options)
 
@@ -42,23 +42,23 @@ def edit_row(prepared: Prepared, options: DataOptions) -> None:
 def _form(prepared: Prepared, row: Row, options: DataOptions) -> None:
     made = edits_of(prepared)
     name = prepared.report["format"]
-    record = edits.begun(made.get(row.place) or row.record, name)
+    record = edits.begun(made.get(row.row_id) or row.record, name)
     if row.record is None:
         st.caption(say("data.unreadable"))
     values = {}
     for text in edits.texts(record, name):
-        key = f"data_text_{row.place}_{text.path}"
+        key = f"data_text_{row.row_id}_{text.path}"
         values[text.path] = st.text_area(text.label, text.value, key=key, height="content")
     with st.container(horizontal=True):
         kept = st.button(say("data.keep"), type="primary", key="data_keep")
         out = st.button(say("data.take_out"), key="data_take_out")
-        undone = row.place in made and st.button(say("data.undo"), key="data_undo")
+        undone = row.row_id in made and st.button(say("data.undo"), key="data_undo")
     if kept:
         _keep(made, row, edits.changed(record, values), name, options)
     if out:
-        made[row.place] = None
+        made[row.row_id] = None
     if undone:
-        del made[row.place]
+        del made[row.row_id]
     if kept or out or undone:
         _end()
         st.rerun()
@@ -71,9 +71,9 @@ def _keep(made: dict[tuple[int, int], Any], row: Row, record: Any, name: Any, op
         draw_fault(error)
         st.stop()  # the form stays open
     if record == row.record:
-        made.pop(row.place, None)
+        made.pop(row.row_id, None)
     else:
-        made[row.place] = record
+        made[row.row_id] = record
 
 
 def draw_saving(prepared: Prepared) -> str | None:

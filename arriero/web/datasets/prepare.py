@@ -76,8 +76,8 @@ def _specials(renderer: Renderer) -> list[int]:
 
 def _dots(data: RenderedData) -> list[tuple[int, int]]:
     """(prompt tokens, loss tokens) of the examples of rows that lie evenly over the file."""
-    places = np.unique(np.linspace(0, len(data) - 1, DOTS).astype(int))
-    examples = [example for place in places for example in data[int(place)]]
+    indices = np.unique(np.linspace(0, len(data) - 1, DOTS).astype(int))
+    examples = [example for index in indices for example in data[int(index)]]
     loss = [sum(end - start for start, end in example.spans) for example in examples]
     return [(len(example.ids) - answer, answer) for example, answer in zip(examples, loss, strict=True)]
 
@@ -85,13 +85,13 @@ def _dots(data: RenderedData) -> list[tuple[int, int]]:
 def _repeats(loaded: Loaded, data: RenderedData) -> list[tuple[str, int]]:
     """The conversations that stand most often in the file: how the last question begins, and how many rows."""
     _, first, counts = np.unique(data.column("key"), return_index=True, return_counts=True)
-    most = [place for place in np.argsort(-counts, kind="stable")[:REPEATS] if counts[place] > 1]
-    found = []
-    for place in most:
-        conversation = loaded.conversation(int(data.places[first[place]]))
+    most = [index for index in np.argsort(-counts, kind="stable")[:REPEATS] if counts[index] > 1]
+    repeats = []
+    for index in most:
+        conversation = loaded.conversation(int(data.row_ids[first[index]]))
         question = conversation.messages[-2].content if conversation.text is None else conversation.text
-        found.append((" ".join(question.split())[:60], int(counts[place])))
-    return found
+        repeats.append((" ".join(question.split())[:60], int(counts[index])))
+    return repeats
 
 
 def _write_rows(file: Path, records: Records, loaded: Loaded, data: RenderedData) -> None:
@@ -143,10 +143,10 @@ def _kept(data: RenderedData) -> Iterator[dict[str, Any]]:
     pairs = np.unique(np.stack([prompts, keys]), axis=1)
     names, answers = np.unique(pairs[0], return_counts=True)
     contradiction = np.isin(prompts, names[answers > 1])
-    for index in range(0, len(data), BATCH):
-        rows = data.table[index : index + BATCH]
-        for place, (ids, spans, cut) in enumerate(zip(rows["ids"], rows["spans"], rows["cut"], strict=True), index):
-            flags = {"repeat": bool(repeat[place]), "contradiction": bool(contradiction[place])}
+    for start in range(0, len(data), BATCH):
+        rows = data.table[start : start + BATCH]
+        for index, (ids, spans, cut) in enumerate(zip(rows["ids"], rows["spans"], rows["cut"], strict=True), start):
+            flags = {"repeat": bool(repeat[index]), "contradiction": bool(contradiction[index])}
             yield {**flags, "cut": cut, "ids": ids, "spans": spans}
 
 

@@ -32,14 +32,14 @@ class Row:
     spans: tuple[tuple[int, int], ...]
 
     @property
-    def place(self) -> tuple[int, int]:
+    def row_id(self) -> tuple[int, int]:
         """What tells it from all others: file and row, both 0-based."""
         return self.file, self.row
 
     @property
     def mask(self) -> list[bool]:
         """For each id whether it is loss."""
-        return [any(start <= place < end for start, end in self.spans) for place in range(len(self.ids))]
+        return [any(start <= position < end for start, end in self.spans) for position in range(len(self.ids))]
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ class Prepared:
         """The text of ids, special tokens included."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
-    def places(self, kind: str = "", text: str = "") -> list[int]:
-        """Where in `table` rows of a kind stand that hold a text, in any case.
+    def matching(self, kind: str = "", text: str = "") -> list[int]:
+        """The indices in `table` of the rows of a kind that hold a text, in any case.
 
         `kind` is "" for all, "kept", "dropped", one of FLAGS, or a kind of fault as in `report["faults"]`.
         """
-        wanted = self._of_kind(kind)
+        mask = self._of_kind(kind)
         if text:
-            found = pc.match_substring(self.table["text"], text, ignore_case=True)
-            wanted = found if wanted is None else pc.and_(wanted, found)
-        if wanted is None:
+            with_text = pc.match_substring(self.table["text"], text, ignore_case=True)
+            mask = with_text if mask is None else pc.and_(mask, with_text)
+        if mask is None:
             return list(range(len(self.table)))
-        return list(pc.indices_nonzero(pc.fill_null(wanted, False)).to_pylist())
+        return list(pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist())
 
     def _of_kind(self, kind: str) -> Any:
         if not kind:
@@ -88,9 +88,9 @@ class Prepared:
             return (pc.is_null if kind == "kept" else pc.is_valid)(self.table["reason"])
         return self.table[kind] if kind in FLAGS else pc.equal(self.table["kind"], kind)
 
-    def row(self, place: int) -> Row:
-        """The row that stands there in `table`."""
-        cells = self.table.slice(place, 1).to_pylist()[0]
+    def row(self, index: int) -> Row:
+        """The row of that index in `table`."""
+        cells = self.table.slice(index, 1).to_pylist()[0]
         spans = cells["spans"] or ()
         return Row(
             cells["file"],

@@ -23,15 +23,15 @@ MANY = 8000
 
 def draw_rows(prepared: Prepared, options: DataOptions) -> None:
     """Filters, the page of rows, and the way to other pages."""
-    places, filters = _chosen(prepared)
-    pages = max(1, -(-len(places) // ROWS))
+    indices, filters = _chosen(prepared)
+    pages = max(1, -(-len(indices) // ROWS))
     key = f"data_page_{filters}_{pages}"  # other rows begin at their first page
-    st.caption(say("data.found", rows=f"{len(places):,}", all=f"{len(prepared.table):,}"))
+    st.caption(say("data.found", rows=f"{len(indices):,}", all=f"{len(prepared.table):,}"))
     page = st.session_state.get(key, 1)
     st.html(tokens.STYLE)
     st.html(tokens.key(say("data.key_prompt"), say("data.key_loss"), say("data.key_special")))
-    for place in places[(page - 1) * ROWS : page * ROWS]:
-        _draw(prepared, place)
+    for index in indices[(page - 1) * ROWS : page * ROWS]:
+        _draw(prepared, index)
     edit_row(prepared, options)
     if pages > 1:
         st.pagination(pages, key=key, max_visible_pages=5)
@@ -50,9 +50,9 @@ def _chosen(prepared: Prepared) -> tuple[list[int], str]:
     if jump is not None:
         return [int(jump)], filters
     if kind != "edited":
-        return prepared.places(kind, text), filters
+        return prepared.matching(kind, text), filters
     edits = edits_of(prepared)
-    return [place for place in prepared.places("", text) if prepared.row(place).place in edits], filters
+    return [index for index in prepared.matching("", text) if prepared.row(index).row_id in edits], filters
 
 
 def _kind_name(kind: str) -> str:
@@ -60,28 +60,28 @@ def _kind_name(kind: str) -> str:
     return say(f"data.kind_{kind}") if kind in named else kind or say("data.kind_all")
 
 
-def _draw(prepared: Prepared, place: int) -> None:
-    row = prepared.row(place)
+def _draw(prepared: Prepared, index: int) -> None:
+    row = prepared.row(index)
     edits = edits_of(prepared)
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.caption(" · ".join(_about(prepared, row, edited=row.place in edits)))
-            icon, asked = ":material/edit:", (place,)
+            st.caption(" · ".join(_about(prepared, row, edited=row.row_id in edits)))
+            icon, asked = ":material/edit:", (index,)
             st.button(
-                say("data.edit"), key=f"data_edit_{place}", icon=icon, type="tertiary", on_click=begin, args=asked
+                say("data.edit"), key=f"data_edit_{index}", icon=icon, type="tertiary", on_click=begin, args=asked
             )
         if row.reason is not None:
             st.caption(f":material/block: {say('data.left_out')}")
             st.text(row.reason)
-        full = st.session_state.get(f"data_full_{place}", False)
-        if row.place in edits:
-            st.text(_short(edits[row.place], full))
+        full = st.session_state.get(f"data_full_{index}", False)
+        if row.row_id in edits:
+            st.text(_short(edits[row.row_id], full))
         elif row.ids:
             _tokens(prepared, row, full)
         elif row.record is not None:
             st.text(_short(row.record, full))
         if len(row.ids) > FEW:
-            st.toggle(say("data.full", tokens=f"{len(row.ids):,}"), key=f"data_full_{place}")
+            st.toggle(say("data.full", tokens=f"{len(row.ids):,}"), key=f"data_full_{index}")
 
 
 def _about(prepared: Prepared, row: Row, *, edited: bool) -> list[str]:

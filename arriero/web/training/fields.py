@@ -23,25 +23,25 @@ TYPES = get_type_hints(TrainOptions)
 def draw_options() -> TrainOptions | None:
     """All of them; None where one is wrong, which is then said below it, in the command line's words."""
     values: dict[str, Any] = {}
-    places: dict[str, DeltaGenerator] = {}
-    _draw(MAIN, values, places)
+    slots: dict[str, DeltaGenerator] = {}
+    _draw(MAIN, values, slots)
     with st.expander(say("train.more_options"), icon=":material/tune:"):
-        _draw([each.name for each in fields(TrainOptions) if each.name not in MAIN], values, places)
+        _draw([each.name for each in fields(TrainOptions) if each.name not in MAIN], values, slots)
     try:
         return TrainOptions.of(values)
     except UsageError as error:  # its first word is the option's name
-        draw_fault(error, places.get(error.message.partition(" ")[0]))
+        draw_fault(error, slots.get(error.message.partition(" ")[0]))
         return None
 
 
-def _draw(names: Iterable[str], values: dict[str, Any], places: dict[str, DeltaGenerator]) -> None:
+def _draw(names: Iterable[str], values: dict[str, Any], slots: dict[str, DeltaGenerator]) -> None:
     """Widgets in four columns, which stand below each other on a narrow screen."""
     names = list(names)
     for start in range(0, len(names), 4):
         for name, column in zip(names[start : start + 4], st.columns(4), strict=False):
             with column:
                 values[name] = _widget(name)
-                places[name] = st.empty()
+                slots[name] = st.empty()
 
 
 def _widget(name: str) -> Any:

@@ -24,7 +24,7 @@ COLOURS = {
 
 
 def draw_list(records: list[Record]) -> None:
-    """The runs, the newest first; drawn anew every two seconds while one of them is under way."""
+    """The runs, the newest first; drawn anew every two seconds while one of them runs."""
     if not records:
         st.caption(say("train.no_runs"))
         return

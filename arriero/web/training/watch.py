@@ -24,7 +24,7 @@ COLOURS = ["#9aa5a1", "#2f6f62"]
 
 
 def draw_run(record: Record) -> None:
-    """Everything about a run; while it is under way the figures are drawn anew every second."""
+    """Everything about a run; while it runs the figures are drawn anew every second."""
     if st.button(say("train.all"), icon=":material/arrow_back:", type="tertiary"):
         st.query_params.pop("run", None)
         st.rerun()

@@ -90,7 +90,7 @@ def test_ids_and_loss_are_those_of_training(home, tmp_path, rows_file, model_dir
     ],
 )
 def test_rows_are_found_by_kind_and_text(home, tmp_path, faulty, model_dir, kind, text, places):
-    assert prepared(tmp_path / "job", faulty, model_dir).places(kind, text) == places
+    assert prepared(tmp_path / "job", faulty, model_dir).matching(kind, text) == places
 
 
 def test_reasons_that_differ_in_a_number_or_a_name_are_one_kind():
