@@ -1,6 +1,7 @@
 # make demo   everything once, from an empty machine: install, fetch, ask, fine-tune, ask again, serve, compare
 # make test   checks and tests        make check  style, types, who may import whom
 # make setup  only install            make slow   the long tests        make clean  remove what these made
+# make bench  the figures that matter most, as one table to paste: a few minutes
 # make clients  installs the clients of others that tests/clients runs against the server, runs them, and writes the docs' table
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ INSTALLED := .venv/.installed
 CLIENTS := .clients/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check slow clients clean
+.PHONY: setup demo test check slow bench clients clean
 
 setup: $(INSTALLED)
 
@@ -34,6 +35,10 @@ test: check
 slow: setup
 	arriero download smollm2-135m-instruct
 	pytest -m slow
+
+bench: setup
+	@arriero download smollm2-135m-instruct >&2
+	@python -m benchmarks
 
 clients: setup $(CLIENTS)
 	arriero download smollm2-135m-instruct

@@ -1,6 +1,6 @@
 """Downloading over loopback: time and CPU beside curl and sha256sum, bytes fetched twice after kills, manifest check.
 
-    python -m benchmarks.downloading --bytes 2e9 --rounds 5
+    python -m benchmarks.downloading [--bytes 2e9] [--rounds 5] [--json | --markdown]
 
 A hub that speaks Hugging Face's protocol serves random files from this process. `arriero download`, its start
 included, and `curl` followed by `sha256sum --check` take turns; the ratio of their medians counts, whatever else the
@@ -10,7 +10,6 @@ For the kills the hub sends 100 MB/s, and a download is killed ten times at rand
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -27,9 +26,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from arriero import hub
+from benchmarks.lib import command
+from benchmarks.lib.channel import Document
+from benchmarks.lib.sheets import Sheet
 
 COMMIT = "0" * 40
 PIECE = 1 << 18
+OURS, THEIRS = "arriero", "curl + sha256sum"
+TIMES = ("seconds", "cpu_seconds")
 
 
 class Hub(ThreadingHTTPServer):
@@ -107,26 +111,26 @@ def measured(command: list[str], environment: dict[str, str], place: Path) -> tu
     return seconds, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def compare(server: Hub, work: Path, rounds: int, download: list[str], environment: dict[str, str]) -> None:
-    """Both in turns; prints medians and their ratios."""
+def compare(server: Hub, work: Path, rounds: int, download: list[str], environment: dict[str, str]) -> Document:
+    """Both in turns: medians, and ours over theirs."""
     (work / "sums").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in server.sums.items()))
     urls = " ".join(f"-O {server.url}/owner/name/resolve/{COMMIT}/{name}" for name in server.sums)
     by_hand = ["sh", "-c", f"curl -sS {urls} && sha256sum --quiet --check {work / 'sums'}"]
-    figures: dict[str, list[tuple[float, float]]] = {"arriero": [], "curl + sha256sum": []}
-    for _ in range(rounds):
-        figures["arriero"].append(measured(download, environment, work / "home"))
-        figures["curl + sha256sum"].append(measured(by_hand, environment, work / "by-hand"))
+    figures: dict[str, list[tuple[float, float]]] = {OURS: [], THEIRS: []}
+    for number in range(rounds):
+        print(f"download: round {number + 1}", file=sys.stderr)
+        figures[OURS].append(measured(download, environment, work / "home"))
+        figures[THEIRS].append(measured(by_hand, environment, work / "by-hand"))
     medians = {
-        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in figures.items()
+        name: dict(zip(TIMES, map(statistics.median, zip(*times, strict=True)), strict=True))
+        for name, times in figures.items()
     }
-    for name, (seconds, cpu) in medians.items():
-        print(f"{name:18} {seconds:6.2f} s, {cpu:6.2f} s of CPU")
-    ours, theirs = medians.values()
-    print(f"ratio              {ours[0] / theirs[0]:6.2f}    {ours[1] / theirs[1]:6.2f}")
+    return {"medians": medians, "ratio": {name: medians[OURS][name] / medians[THEIRS][name] for name in TIMES}}
 
 
-def kill(server: Hub, work: Path, download: list[str], environment: dict[str, str]) -> None:
-    """Ten kills, then the rest; prints what was sent twice."""
+def kill(server: Hub, work: Path, download: list[str], environment: dict[str, str]) -> float:
+    """Ten kills, then the rest; the share of the bytes that was sent twice."""
+    print("download: ten kills", file=sys.stderr)
     total = sum(file.stat().st_size for file in server.folder.iterdir())
     shutil.rmtree(work / "home")
     server.sent, server.rate = 0, 25e6  # for each of four connections
@@ -139,20 +143,34 @@ def kill(server: Hub, work: Path, download: list[str], environment: dict[str, st
         process.wait()
     server.rate = 0
     subprocess.run(download, env=environment, check=True, capture_output=True)
-    print(f"sent twice after ten kills: {server.sent / total - 1:.3%} of {total / 1e6:.0f} MB")
+    return server.sent / total - 1
 
 
-def check(model: Path, times: int = 100) -> None:
-    """How long later loads hold the directory against its manifest."""
+def check(model: Path, times: int = 100) -> float:
+    """Seconds for which a later load holds the directory against its manifest."""
     start = time.perf_counter()
     for _ in range(times):
         hub.resolve(model)
-    print(f"manifest check: {(time.perf_counter() - start) / times * 1000:.2f} ms")
+    return (time.perf_counter() - start) / times
+
+
+def sheet(document: Document) -> Sheet:
+    """Both ways, and what else was measured below."""
+    rows = [[name, *(f"{times[kind]:.2f}" for kind in TIMES)] for name, times in document["medians"].items()]
+    return Sheet(
+        f"Downloading {document['bytes'] / 1e6:,.0f} MB over loopback",
+        ["", "seconds", "of CPU"],
+        [*rows, ["ratio", *(f"{document['ratio'][kind]:.2f}" for kind in TIMES)]],
+        [
+            f"sent twice after ten kills: {document['sent_twice']:.3%}",
+            f"manifest check: {1000 * document['manifest_s']:.2f} ms",
+        ],
+    )
 
 
 def main() -> None:
     """Measure everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__, model=False)
     parser.add_argument("--bytes", type=float, default=2e9)
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
@@ -163,10 +181,15 @@ def main() -> None:
         server = Hub(work / "files")
         own = {"ARRIERO_HOME": str(work / "home"), "HF_HOME": str(work / "hf"), "HF_ENDPOINT": server.url}
         environment = {**os.environ, **own}
+        environment.pop("HF_HUB_OFFLINE", None)
         download = [sys.executable, "-m", "arriero.cli", "download", "owner/name", "--source", "huggingface"]
-        compare(server, work, options.rounds, download, environment)
-        kill(server, work, download, environment)
-        check(work / "home" / "models" / "owner--name")
+        document = command.facts() | {
+            "bytes": options.bytes,
+            **compare(server, work, options.rounds, download, environment),
+            "sent_twice": kill(server, work, download, environment),
+            "manifest_s": check(work / "home" / "models" / "owner--name"),
+        }
+    command.show(document, [sheet(document)], options)
 
 
 if __name__ == "__main__":

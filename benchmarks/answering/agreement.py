@@ -1,115 +1,52 @@
-"""How far next-token distributions are from those of transformers in float32, for answering.py."""
+"""The part that measures how far answers and distributions are from those of transformers in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import itertools
+import statistics
+from collections.abc import Sequence
 
-import torch
-
-from benchmarks.answering.child import batch, weights
+from benchmarks.answering.engines import CHAT
 from benchmarks.lib.channel import Document
+from benchmarks.lib.children import Bench, ChildError, reason
+from benchmarks.lib.questions import held_out, prompt
 
-BATCH = 25  # prompts that the reference answers together
-Logits = Callable[[list[int], int], torch.Tensor]  # ids, how many last places -> (places, vocabulary), float32
-
-
-class Reference:
-    """transformers in float32: its greedy answers, and the divergence of others from its distributions."""
-
-    def __init__(self, job: Document) -> None:
-        self.job = job
-        self.model = weights(job["model"], torch.float32)
-
-    def answer(self, command: Document) -> Any:
-        """Do what the command says."""
-        if command["do"] == "greedy":
-            return self._greedy(command["prompts"], command["tokens"])
-        candidates = {name: self._candidate(*name.split()) for name in command["candidates"]}
-        return divergence(of(self.model), candidates, command["prompts"], command["answers"])
-
-    def _greedy(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
-        """Its answers, as ids; prompts of about the same length are read together."""
-        order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-        answers: dict[int, list[int]] = {}
-        for start in range(0, len(order), BATCH):
-            chosen = order[start : start + BATCH]
-            rows = batch(self.model, [prompts[place] for place in chosen], self.job["stops"], tokens)
-            answers |= zip(chosen, rows, strict=True)
-        return [answers[place] for place in range(len(prompts))]
-
-    def _candidate(self, engine: str, precision: str) -> Logits:
-        if engine == "transformers":
-            return of(weights(self.job["model"], getattr(torch, precision)))
-        return exported(self.job | {"precision": precision})
+REFERENCE = "benchmarks.answering.ways.reference"
+CANDIDATES = ("openvino int8", "openvino int4", "openvino bfloat16", "transformers bfloat16")
+FIRST = 32  # greedy tokens that are compared
 
 
-def divergence(
-    reference: Logits, candidates: dict[str, Logits], prompts: list[list[int]], answers: list[list[int]]
-) -> dict[str, Document]:
-    """KL(reference || candidate) in nats and whether the most probable token is the same, over all answers' places.
+def measure(bench: Bench) -> Document:
+    """Against transformers in float32: greedy answers through each engine, and next-token distributions."""
+    prompts = [prompt(bench.renderer, question) for question in held_out(bench.options.prompts)]
+    with bench.child(bench.way(REFERENCE)) as child:
+        expected = child.ask(do="greedy", prompts=prompts, tokens=FIRST)
+    result: Document = {"prompts": len(prompts), "tokens": FIRST, "candidates": {}, "not_measured": {}}
+    for name in bench.options.candidates:
+        engine, precision = name.split()
+        try:
+            with bench.child(bench.way(CHAT, engine=engine, precision=precision)) as child:
+                answers = child.ask(do="greedy", prompts=prompts, tokens=FIRST)
+        except ChildError as error:
+            result["not_measured"][name] = reason(name, error)
+            continue
+        result["candidates"][name] = compared(expected, answers) | child.about
+    with bench.child(bench.way(REFERENCE)) as child:
+        measured = list(result["candidates"])
+        divergences = child.ask(do="divergence", candidates=measured, prompts=prompts, answers=expected)
+    for name in measured:
+        result["candidates"][name] |= divergences[name]
+    return result
 
-    As in llama.cpp's `perplexity --kl-divergence`, but on the reference's own greedy answers.
-    """
-    kl: dict[str, list[torch.Tensor]] = {name: [] for name in candidates}
-    same: dict[str, list[torch.Tensor]] = {name: [] for name in candidates}
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = [*prompt, *answer[:-1]]
-        expected = reference(ids, len(answer)).double().log_softmax(-1)
-        for name, logits in candidates.items():
-            found = logits(ids, len(answer)).double().log_softmax(-1)
-            kl[name].append((expected.exp() * (expected - found)).sum(-1))
-            same[name].append(expected.argmax(-1) == found.argmax(-1))
-    return {name: _figures(torch.cat(kl[name]), torch.cat(same[name])) for name in candidates}
 
-
-def _figures(nats: torch.Tensor, same: torch.Tensor) -> Document:
+def compared(expected: Sequence[list[int]], answers: Sequence[list[int]]) -> Document:
+    """Share of equal answers; lengths of what is equal at their beginnings, and of the reference's answers."""
+    common = [
+        sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+        for one, other in zip(expected, answers, strict=True)
+    ]
     return {
-        "places": len(nats),
-        "mean_kl": float(nats.mean()),
-        "p99_kl": float(nats.quantile(0.99)),
-        "same_top": float(same.double().mean()),
+        "equal": statistics.fmean(one == other for one, other in zip(expected, answers, strict=True)),
+        "common_tokens": statistics.fmean(common),
+        "reference_tokens": statistics.fmean(map(len, expected)),
     }
-
-
-def of(model: Any) -> Logits:
-    """A torch model's logits."""
-
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def logits(ids: list[int], places: int) -> torch.Tensor:
-        read = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=places)
-        found: torch.Tensor = read.logits[0].float().cpu()
-        return found
-
-    return logits  # type: ignore[no-any-return]
-
-
-def exported(job: Document) -> Logits:
-    """The logits of the file that our OpenVINO engine has exported, run with the engine's own properties.
-
-    But for those of the cache: the model reads prompt and answer at once here, and keeps nothing.
-    """
-    import numpy as np
-    import openvino
-
-    from benchmarks.lib.openvino import properties, recorded
-
-    call = recorded(job)
-    given = {name: value for name, value in properties(call).items() if "CACHE_PRECISION" not in name}
-    compiled = openvino.Core().compile_model(Path(call[0][0]) / "openvino_model.xml", "CPU", given)
-    request = compiled.create_infer_request()
-
-    def logits(ids: list[int], places: int) -> torch.Tensor:
-        request.reset_state()
-        request.infer(
-            {
-                "input_ids": np.array([ids], dtype=np.int64),
-                "attention_mask": np.ones((1, len(ids)), dtype=np.int64),
-                "position_ids": np.arange(len(ids), dtype=np.int64)[None],
-                "beam_idx": np.zeros(1, dtype=np.int32),
-            }
-        )
-        return torch.tensor(request.get_tensor("logits").data[0, -places:])
-
-    return logits

@@ -1,113 +1,40 @@
-"""How soon a cancelled request ends, and how soon one that waits behind it begins, for answering.py."""
+"""The part that measures how soon cancelling works."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
+from arriero import hub
+from benchmarks.answering.engines import each_engine
 from benchmarks.lib.channel import Document
+from benchmarks.lib.children import Bench, Child
+from benchmarks.lib.questions import long_prompts, prompt
 
-if TYPE_CHECKING:
-    from arriero.engines.base import Engine
-    from arriero.engines.generation import Generation
-    from arriero.messages import Sampling
-
-SOON = 4  # tokens after which an answer is cancelled "during decode"
-BASELINES = 4  # of them the first one is a warm-up
-Submit = Callable[[list[int]], "Generation"]
+LONG, ANSWER = 1_800, 256  # tokens of a prompt that is cancelled and of its answer, in models with room for them
 
 
-def greedily(tokens: int) -> Sampling:
-    """The most probable token each time, whatever the model's own defaults are."""
-    from arriero.messages import Sampling
+def measure(bench: Bench) -> Document:
+    """How soon cancelling works, in seconds."""
+    window = hub.window(bench.options.model)
+    answer = min(ANSWER, window // 4)
+    longest = min(LONG, window - answer - 40)
+    short = prompt(bench.renderer, "Hi")
 
-    return Sampling(
-        max_new_tokens=tokens,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-    )
+    def measured(child: Child) -> Document:
+        count = 2 * (bench.options.repeats + 4)
+        longs = [ids[:longest] for ids in itertools.islice(long_prompts(bench.renderer, longest), count)]
+        times: Document = child.ask(do="cancel", short=short, long=longs, tokens=answer, repeats=bench.options.repeats)
+        return {
+            **{name: statistics.median(times[name]) for name in ("first_token", "alone", "behind")},
+            **{moment: _cancelled(times[moment]) for moment in ("prefill", "decode")},
+        }
 
-
-def measure(engine: Engine, command: Document) -> Document:
-    """All times in seconds, lists of one for each try.
-
-    `reading`: until a long prompt's first token; `alone`: until that of a short one; `behind`: the same for a short
-    one that comes when a third of a long prompt has been read, which goes on. Under `prefill` and `decode` the long one
-    is cancelled then, or after a few tokens: until it `ended`, and until the short one's first token. Only tries in
-    which it was cancelled in time count. No two prompts of `long` begin alike.
-    """
-    short, tokens = command["short"], command["tokens"]
-    longs = iter(command["long"])
-
-    def submit(ids: list[int]) -> Generation:
-        return engine.submit(ids, greedily(tokens), max_new_tokens=tokens)
-
-    alone = [_first(submit, short) for _ in range(BASELINES)][1:]
-    reading = [_first(submit, ids) for ids in itertools.islice(longs, BASELINES)][1:]
-    pause = statistics.median(reading) / 3
-    behind = [_behind(submit, ids, short, pause) for ids in itertools.islice(longs, BASELINES)][1:]
-    found: Document = {"reading": reading, "alone": alone, "behind": behind}
-    for moment in ("prefill", "decode"):
-        tries = [_cancel(submit, ids, short, pause, moment) for ids in itertools.islice(longs, command["repeats"])]
-        counted = [times for times in tries if times is not None]
-        found[moment] = {name: [times[name] for times in counted] for name in ("ended", "short")}
-    return found
+    return {"prompt_tokens": longest, **each_engine(bench, "cancel", measured)}
 
 
-def _first(submit: Submit, ids: list[int]) -> float:
-    """Seconds until the first token."""
-    start, generation = time.perf_counter(), submit(ids)
-    seconds = _begun(generation) - start
-    generation.cancel()
-    _ended(generation)
-    return seconds
-
-
-def _behind(submit: Submit, ids: list[int], short: list[int], pause: float) -> float:
-    long = submit(ids)
-    time.sleep(pause)
-    seconds = _first(submit, short)
-    long.cancel()
-    _ended(long)
-    return seconds
-
-
-def _cancel(submit: Submit, ids: list[int], short: list[int], pause: float, moment: str) -> dict[str, float] | None:
-    """Times from cancelling on; None where that came too late, or too early."""
-    long = submit(ids)
-    if moment == "prefill":
-        time.sleep(pause)
-    else:
-        list(itertools.islice(long, SOON))
-    waiting = submit(short)
-    with ThreadPoolExecutor(2) as threads:
-        ended, begun = threads.submit(_ended, long), threads.submit(_begun, waiting)
-        start = time.perf_counter()
-        long.cancel()
-        times = {"ended": ended.result() - start, "short": max(0.0, begun.result() - start)}
-    waiting.cancel()
-    _ended(waiting)
-    in_time = long.finish_reason == "cancelled" and (long.completion_tokens == 0) == (moment == "prefill")
-    return times if in_time else None
-
-
-def _begun(generation: Generation) -> float:
-    """When the first token is there."""
-    next(iter(generation), None)
-    return time.perf_counter()
-
-
-def _ended(generation: Generation) -> float:
-    """When the last token is there."""
-    for _ in generation:
-        pass
-    return time.perf_counter()
+def _cancelled(times: dict[str, list[float]]) -> Document:
+    return {
+        "tries": len(times["ended"]),
+        **{name: statistics.median(values) if values else None for name, values in times.items()},
+    }

@@ -1,1 +1,5 @@
-"""Everything that is measured on a GPU, for gpu.sh: `python -m benchmarks.gpu`."""
+"""Everything that is measured on a GPU, for gpu.sh.
+
+__main__.py    the parts, and the table
+models.py      random Llamas on disk
+"""

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.jobs import LLAMA_8B, TINY
+from benchmarks.lib.shapes import LLAMA_8B, TINY
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<system>", "<user>", "<assistant>")
 TEMPLATE = (

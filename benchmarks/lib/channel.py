@@ -1,6 +1,6 @@
-"""What a child of answering.py speaks: JSON lines, a job first, then commands. Standard library only.
+"""What a child process of a benchmark speaks: JSON lines, a job first, then commands. Nothing of ours is imported.
 
-Some children run in environments that have their engine and nothing of ours, so this imports nothing else.
+Some children run in environments that have their engine and nothing of ours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks.lib.versions import versions
 
 Document = dict[str, Any]
 Answer = Callable[[Document], Any]
@@ -38,8 +40,8 @@ class Watch:
 def serve(load: Callable[[Document], tuple[Answer, Document]]) -> None:
     """Read a job, `load` what it names, and answer commands until standard input ends.
 
-    `load` returns what answers a command, and facts about itself for the parent. What libraries print goes to standard
-    error. A failure is an answer, too: {"error": …}.
+    `load` returns what answers a command, and facts about itself, to which its packages' versions are added. What
+    libraries print goes to standard error. A failure is an answer, too: {"error": …}.
     """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -47,7 +49,8 @@ def serve(load: Callable[[Document], tuple[Answer, Document]]) -> None:
     for line in sys.stdin:
         try:
             if answer is None:
-                answer, result = load(json.loads(line))
+                answer, about = load(json.loads(line))
+                result: Any = {"versions": versions(), **about}
             else:
                 result = answer(json.loads(line))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Processes that answer, for answering.py: one for each way to answer, each waiting until it is its turn."""
+"""Processes that answer, one for each way to answer, each waiting until it is its turn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import psutil
 
 from arriero.prompt import Renderer
 from benchmarks.lib.channel import Document
+from benchmarks.lib.processes import family, others, processor
 
 ROOT = Path(__file__).parents[2]
-CHILD = "benchmarks.answering.child"
+OPENVINO = "benchmarks.lib.ways.openvino"  # the child that is the engine alone; its job says whose `scheduling`
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONUNBUFFERED": "1",
@@ -34,12 +35,17 @@ class ChildError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to answer: the module that does it, its argument, what it is told, and whose Python runs it."""
+    """A way to answer: the child's module, the job it gets, and whose Python runs it."""
 
-    arguments: tuple[str, ...]
+    module: str
     job: Document
-    module: str = CHILD
     python: str = field(default_factory=lambda: sys.executable)
+
+
+def environment() -> dict[str, str]:
+    """Of a child: it finds these modules, says little and asks no hub."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | QUIET | {"PYTHONPATH": path}
 
 
 class Child:
@@ -49,12 +55,12 @@ class Child:
         self._log = log
         with log.open("w") as stderr:
             self._process = subprocess.Popen(
-                [way.python, "-m", way.module, *way.arguments],
+                [way.python, "-m", way.module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=os.environ | QUIET | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+                env=environment(),
             )
         try:
             self.about: Document = self._exchange(way.job)
@@ -72,7 +78,7 @@ class Child:
         result: Document = self._exchange(command)
         after = processor(self.family())
         total, busy, own = (now - then for now, then in zip(after, before, strict=True))
-        return result | {"others": max(0.0, busy - own) / max(total, 1e-9)}
+        return result | {"others": others(total, busy, own)}
 
     def resident(self) -> int:
         """Bytes resident in it and its own children."""
@@ -116,8 +122,8 @@ class Bench:
     renderer: Renderer
     folder: Path
 
-    def way(self, kind: str, **changes: Any) -> Way:
-        """A kind of answering_child.py, here, without adapter, with each engine's own settings unless changed."""
+    def way(self, module: str, **changes: Any) -> Way:
+        """A child's module, run here, without adapter, with each engine's own settings unless changed."""
         job = {
             "model": str(self.options.model),
             "adapter": None,
@@ -125,7 +131,7 @@ class Bench:
             "cuda_graphs": "auto",
             "stops": list(self.renderer.stop_token_ids),
         }
-        return Way((kind,), job | changes)
+        return Way(module, job | changes)
 
     @contextlib.contextmanager
     def child(self, way: Way) -> Iterator[Child]:
@@ -136,38 +142,8 @@ class Bench:
         finally:
             child.close()
 
-    def engines(self, part: str, measured: Callable[[Child], Document]) -> Document:
-        """What is `measured` of a Chat over each engine, and why not of others."""
-        result: Document = {"engines": {}, "not_measured": {}}
-        for engine in self.options.engines:
-            print(f"{part}: {engine}", file=sys.stderr)
-            try:
-                with self.child(self.way("chat", engine=engine)) as child:
-                    result["engines"][engine] = measured(child) | child.about
-            except ChildError as error:
-                result["not_measured"][engine] = reason(engine, error)
-        return result
-
 
 def reason(name: str, error: ChildError) -> str:
     """The failure in one line; all of it goes to standard error."""
     print(f"{name}: {error}", file=sys.stderr)
     return str(error).splitlines()[0]
-
-
-def family(head: int) -> list[psutil.Process]:
-    """A process and its children; nothing once it has ended."""
-    try:
-        process = psutil.Process(head)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def processor(members: list[psutil.Process]) -> tuple[float, float, float]:
-    """Seconds of all cores so far: all of them, those not idle, those of the members and of this process."""
-    times = psutil.cpu_times()
-    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)  # counted as user time, too
-    own = [process.cpu_times() for process in [psutil.Process(), *members]]
-    busy = total - times.idle - getattr(times, "iowait", 0.0)
-    return total, busy, sum(each.user + each.system for each in own)

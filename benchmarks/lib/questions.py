@@ -1,4 +1,4 @@
-"""What answering.py asks: questions with long answers, held-out ones, long prompts, prompts of any length."""
+"""What is asked: questions with long answers, held-out ones, long prompts, prompts of any length; greedy sampling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from arriero.messages import Message
+from arriero.messages import Message, Sampling
 from arriero.prompt import Renderer
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +48,8 @@ def held_out(count: int) -> list[str]:
     questions: list[str] = []
     for file in (*HELD_OUT, *MORE):
         rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-        found = [row["instruction"] for row in rows if row["instruction"].strip()]
-        questions += found if file in HELD_OUT else random.Random(0).sample(found, len(found))
+        asked = [row["instruction"] for row in rows if row["instruction"].strip()]
+        questions += asked if file in HELD_OUT else random.Random(0).sample(asked, len(asked))
     return list(dict.fromkeys(questions))[:count]
 
 
@@ -61,11 +61,25 @@ def long_prompts(renderer: Renderer, tokens: int) -> Iterator[list[int]]:
 def long_questions(renderer: Renderer, tokens: int) -> Iterator[str]:
     """What these prompts ask."""
     for number in itertools.count(1000):
-        one = prompt(renderer, f"Story {number}. {SENTENCE}")
-        each = len(prompt(renderer, f"Story {number}. {SENTENCE * 2}")) - len(one)
-        yield f"Story {number}. {SENTENCE * max(1, (tokens - len(one)) // each + 1)}"
+        shortest = len(prompt(renderer, f"Story {number}. {SENTENCE}"))
+        sentence = len(prompt(renderer, f"Story {number}. {SENTENCE * 2}")) - shortest
+        yield f"Story {number}. {SENTENCE * max(1, (tokens - shortest) // sentence + 1)}"
 
 
 def prompt(renderer: Renderer, question: str) -> list[int]:
     """Prompt ids of a question."""
     return renderer.prompt([Message("user", question)])
+
+
+def greedily(tokens: int) -> Sampling:
+    """The most probable token each time, whatever the model's own defaults are."""
+    return Sampling(
+        max_new_tokens=tokens,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+    )

@@ -1,4 +1,4 @@
-"""A light HTTP client for serving.py: a call keeps what comes back with its time, and reads it when all is over.
+"""A light HTTP client: a call keeps what comes back with its time, and reads it when all is over.
 
 One request on a connection of its own, over bare asyncio and httptools, so that the client takes little of what is
 measured. How much it does take is among the figures.
@@ -34,7 +34,7 @@ class Call(asyncio.Protocol):
         self.sent = 0.0
         self.whole = False
         self.ended = asyncio.Event()
-        self._wanted = 0
+        self._awaited = 0
         self._enough = asyncio.Event()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.WriteTransport
@@ -54,8 +54,8 @@ class Call(asyncio.Protocol):
         return self
 
     async def until(self, arrivals: int) -> None:
-        """Wait for so many parts of the answer, or for its end."""
-        self._wanted = arrivals
+        """Wait for the first `arrivals` parts of the answer, or for its end."""
+        self._awaited = arrivals
         if len(self.arrivals) < arrivals and not self.ended.is_set():
             await self._enough.wait()
 
@@ -88,7 +88,7 @@ class Call(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self.arrivals.append((time.perf_counter(), body))
-        if len(self.arrivals) == self._wanted:
+        if len(self.arrivals) == self._awaited:
             self._enough.set()
 
     def on_message_complete(self) -> None:
@@ -104,7 +104,7 @@ class Call(asyncio.Protocol):
 
 @dataclass(slots=True)
 class Answer:
-    """What a call brought: when each piece of text came, how the answer ended, its tokens; `error` is the wire's.
+    """What a call brought: when each piece of text came, how the answer ended, its tokens; `error` is the server's.
 
     `tokens` are those of the server's own count, of a stream without one its pieces of text.
     """
@@ -118,19 +118,19 @@ class Answer:
     @classmethod
     def of(cls, call: Call) -> Answer:
         """Read a call that has ended, a stream or not."""
-        found = cls()
+        answer = cls()
         if not call.headers.get("content-type", "").startswith("text/event-stream"):
             body = b"".join(part for _, part in call.arrivals)
-            found._take(call.arrivals[-1][0] if call.arrivals else 0.0, json.loads(body) if call.whole else {})
-            found.done = call.whole
-            return found
+            answer._take(call.arrivals[-1][0] if call.arrivals else 0.0, json.loads(body) if call.whole else {})
+            answer.done = call.whole
+            return answer
         for when, data in events(call.arrivals):
             if data == b"[DONE]":
-                found.done = True
+                answer.done = True
             else:
-                found._take(when, json.loads(data))
-        found.tokens = found.tokens or len(found.texts)
-        return found
+                answer._take(when, json.loads(data))
+        answer.tokens = answer.tokens or len(answer.texts)
+        return answer
 
     def _take(self, when: float, chunk: dict[str, Any]) -> None:
         if "error" in chunk:
@@ -150,9 +150,9 @@ class Answer:
 
 def events(arrivals: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
     """Server-sent events, each with the time at which its last byte came."""
-    rest = b""
-    for when, part in arrivals:
-        *ready, rest = (rest + part).split(b"\n\n")
+    incomplete = b""
+    for when, data in arrivals:
+        *ready, incomplete = (incomplete + data).split(b"\n\n")
         for lines in ready:
             for line in lines.splitlines():
                 if line.startswith(b"data: "):
@@ -184,7 +184,7 @@ async def metrics(port: int) -> dict[str, float]:
 
 def samples(text: str) -> dict[str, float]:
     """Prometheus' text format as numbers by name, summed over labels."""
-    found: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for name, value in SAMPLE.findall(text):
-        found[name] = found.get(name, 0.0) + float(value)
-    return found
+        totals[name] = totals.get(name, 0.0) + float(value)
+    return totals

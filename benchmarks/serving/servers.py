@@ -1,10 +1,9 @@
-"""Servers for serving.py, each in processes of its own, on a free port of the loopback interface."""
+"""Servers, each in processes of its own, on a free port of the loopback interface."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,8 @@ import psutil
 import uvloop
 
 from benchmarks.lib.channel import Document
-from benchmarks.lib.children import QUIET, Bench, ChildError, family, processor
+from benchmarks.lib.children import Bench, ChildError, environment
+from benchmarks.lib.processes import family, others, processor
 from benchmarks.serving.client import fetch
 
 ADDRESS = re.compile(r"(?:serving .* at|Uvicorn running on) (http://\S+)")  # what ours and transformers' say when ready
@@ -71,10 +71,9 @@ class Usage:
         client, server, children = (
             getattr(self, name) - getattr(before, name) for name in ("client", "server", "children")
         )
-        others = self.busy - before.busy - client - server - children
         each = {"client": client, "server": server, "children": children}
         return {
-            "others": max(0.0, others) / max(self.total - before.total, 1e-9),
+            "others": others(self.total - before.total, self.busy - before.busy, sum(each.values())),
             "ms_per_token": {name: 1000 * seconds / max(tokens, 1) for name, seconds in each.items()},
         }
 
@@ -91,7 +90,7 @@ class Server:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=os.environ | QUIET,
+            env=environment(),
         )
         assert self.process.stdout is not None
         try:
@@ -105,9 +104,9 @@ class Server:
         file = self._log.open("w")
         for line in lines:
             file.write(line)
-            if found := ADDRESS.search(line):
+            if address := ADDRESS.search(line):
                 threading.Thread(target=_copy, args=(lines, file), daemon=True).start()
-                return found[1]
+                return address[1]
         file.close()
         said = self._log.read_text(errors="replace")
         raise ChildError(f"{_last(said)}; it ended with {self.process.wait()}\n{said[-3000:]}")
@@ -152,7 +151,7 @@ def serving(bench: Bench, *arguments: object) -> Iterator[Server]:
         server.close()
 
 
-def others(bench: Bench, *arguments: str) -> list[str]:
+def transformers_serve(bench: Bench, *arguments: str) -> list[str]:
     """The command line of `transformers serve`."""
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(bench.options.model)]
     return [*command, "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "bfloat16", *arguments]

@@ -1,4 +1,4 @@
-"""The part of serving.py that measures tokens per second and their times over HTTP, beside the engine alone."""
+"""The part that measures tokens per second and their times over HTTP, beside the engine alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import uvloop
 
-from benchmarks.answering import speed as answering_speed
-from benchmarks.answering.speed import over, quantile, rate, spread
 from benchmarks.lib.channel import Document
-from benchmarks.lib.children import Bench, Child, ChildError, reason
+from benchmarks.lib.children import OPENVINO, Bench, Child, ChildError, reason
+from benchmarks.lib.figures import over, percentiles, rate, spread
+from benchmarks.lib.gguf import llama_cpp
 from benchmarks.lib.questions import long_answers, prompt
 from benchmarks.serving.client import CHAT, Answer, Call, chat_body
-from benchmarks.serving.servers import Server, Target, others, ours
+from benchmarks.serving.servers import Server, Target, ours, transformers_serve
 
 BARE = "openvino"
 VARIANTS = {
@@ -30,7 +29,6 @@ VARIANTS = {
     "transformers serve": "transformers' own server in bfloat16, as it is",
     "transformers serve, batching": "the same with --continuous-batching",
 }
-PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 Ask = Callable[[Sequence[str]], Document]
 
 
@@ -45,8 +43,8 @@ class Running:
     def measured(self, questions: Sequence[str]) -> Document:
         """Answers to all questions at once, with the processor time that they took."""
         before = self.target.usage()
-        found = self.ask(questions)
-        return found | self.target.usage().since(before, sum(found["tokens"]))
+        answers = self.ask(questions)
+        return answers | self.target.usage().since(before, sum(answers["tokens"]))
 
 
 def measure(bench: Bench) -> Document:
@@ -63,13 +61,13 @@ def measure(bench: Bench) -> Document:
                 for count in [count for count in chosen if count <= enough[name]]:
                     print(f"speed: round {number + 1}, {name}, {count}", file=sys.stderr)
                     try:
-                        found = running[name].measured(chosen[count])
+                        measured = running[name].measured(chosen[count])
                     except ChildError as error:
                         reasons[f"{name}, {count}"] = reason(name, error)
-                        found = {"unfinished": count}
+                        measured = {"unfinished": count}
                     else:
-                        results[name].setdefault(count, []).append(found)
-                    if found.get("unfinished"):
+                        results[name].setdefault(count, []).append(measured)
+                    if measured.get("unfinished"):
                         enough[name] = count - 1
                         break
     return {
@@ -83,23 +81,25 @@ def measure(bench: Bench) -> Document:
 
 def _loaded(bench: Bench, warm_up: Sequence[str], stack: ExitStack, reasons: dict[str, str]) -> dict[str, Running]:
     """The chosen variants, warmed up; `reasons` gets why others are not there."""
-    found: dict[str, Running] = {}
+    loaded: dict[str, Running] = {}
     for name in bench.options.variants:
         print(f"speed: loading {name}", file=sys.stderr)
         try:
             running = _start(name, bench, stack)
             running.ask(warm_up[:1] if name.startswith("transformers") else warm_up)
-            found[name] = running
+            loaded[name] = running
         except ChildError as error:
             reasons[name] = reason(name, error)
-    return found
+    return loaded
 
 
 def _start(name: str, bench: Bench, stack: ExitStack) -> Running:
     """A variant's processes, which end with `stack`."""
     log = bench.folder / f"{name}.log"
     if name in (BARE, "llama.cpp"):
-        way = _way(name, bench)
+        way = bench.way(OPENVINO, scheduling="ours") if name == BARE else llama_cpp(bench)
+        if isinstance(way, str):
+            raise ChildError(way)
         child = Child(way, log)
         stack.callback(child.close)
         pid = child.family()[0].pid
@@ -109,21 +109,10 @@ def _start(name: str, bench: Bench, stack: ExitStack) -> Running:
     else:
         model = str(bench.options.model) if name.startswith("transformers") else None  # that one lists no directory
         options = _options(name, bench)
-        server = Server((ours if model is None else others)(bench, *options), log, model)
+        server = Server((ours if model is None else transformers_serve)(bench, *options), log, model)
         stack.callback(server.close)
         target, about = server.target, {"description": " ".join(options) or "no options"}
     return Running(lambda questions: uvloop.run(_streamed(target, questions, bench)), target, about)
-
-
-def _way(name: str, bench: Bench) -> Any:
-    if name == BARE:
-        return bench.way("openvino", scheduling="ours")
-    if not bench.options.llama_python:
-        raise ChildError("no --llama-python was given")
-    way = answering_speed.way(name, bench)
-    if isinstance(way, str):
-        raise ChildError(way)
-    return way
 
 
 def _options(name: str, bench: Bench) -> list[str]:
@@ -134,8 +123,8 @@ def _options(name: str, bench: Bench) -> list[str]:
 
 def _alone(child: Child, bench: Bench, questions: Sequence[str]) -> Document:
     prompts = [prompt(bench.renderer, question) for question in questions]
-    found: Document = child.ask(do="answer", prompts=prompts, tokens=bench.options.tokens)
-    return found
+    answers: Document = child.ask(do="answer", prompts=prompts, tokens=bench.options.tokens)
+    return answers
 
 
 async def _streamed(target: Target, questions: Sequence[str], bench: Bench) -> Document:
@@ -164,11 +153,11 @@ async def _streamed(target: Target, questions: Sequence[str], bench: Bench) -> D
 
 def figures(results: dict[int, list[Document]], base: dict[int, list[Document]] | None) -> Document:
     """A variant's figures; `ratio` is its rate over the engine's alone in the same round, the median of all rounds."""
-    found: Document = {"requests": {}}
+    by_count: Document = {"requests": {}}
     for count, rounds in results.items():
         rates = [rate(result) for result in rounds]
         bare = [rate(result) for result in base[count][: len(rates)]] if base else None
-        found["requests"][str(count)] = {
+        by_count["requests"][str(count)] = {
             "tokens_per_second": spread(rates),
             "ratio": statistics.median(over(rates, bare)) if bare else None,
             "first_s": percentiles([seconds for result in rounds for seconds in result["first"]]),
@@ -181,9 +170,4 @@ def figures(results: dict[int, list[Document]], base: dict[int, list[Document]] 
             },
             "others": max(result["others"] for result in rounds),
         }
-    return found
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """The percentiles that are shown; None of nothing."""
-    return {name: quantile(values, share) for name, share in PERCENTILES.items()} if values else None
+    return by_count

@@ -1,7 +1,7 @@
 """How fast LoRA training is, from the tutorial's recipe to `arriero train`, step by step.
 
-    python -m benchmarks.training DATA [--model NAME_OR_DIR] [--steps N] [--rounds N] [--quality] [--json]
-    python -m benchmarks.training [DATA --model DIR] --device cuda [--tiny]
+    python -m benchmarks.training DATA [--model NAME_OR_DIR] [--steps N] [--rounds N] [--quality] [--json | --markdown]
+    python -m benchmarks.training [DATA --model TOKENIZER_DIR] --device cuda [--tiny]
 
 On a CPU: the embedded model, or `--model`, in bfloat16. Every variant computes the same optimizer steps of 16 rows of
 DATA, each in a process of its own, so that its peak memory is its own; the first step is a warm-up. Rounds go through
@@ -29,13 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from benchmarks.lib.machine import Device, described, matrix_rate
-from benchmarks.training.jobs import LLAMA_8B, SAMPLES, TINY, Job, Source, Workload, full, synthetic, within
-from benchmarks.training.sheets import BASELINE, CHANGES, figures, show, with_ratios
+from benchmarks.lib import command
+from benchmarks.lib.children import environment
+from benchmarks.lib.machine import Device, matrix_rate
+from benchmarks.lib.shapes import LLAMA_8B, TINY
+from benchmarks.training.figures import BASELINE, CHANGES, figures, with_ratios
+from benchmarks.training.jobs import SAMPLES, Job, Source, Workload, full, synthetic, within
+from benchmarks.training.sheets import sheets
 
-ROOT = Path(__file__).parents[2]
 SYSTEM = "现在你要扮演皇帝身边的女人--甄嬛"
 OURS = "arriero train"
 CUDA_VARIANTS = (BASELINE, OURS)
@@ -52,20 +54,15 @@ def main() -> int:
         return 0
     with prepared(options) as folder:
         document = measure(options, folder)
-    if options.json:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
-    else:
-        show(document, Console(width=None if sys.stdout.isatty() else 150))
-    waits = [found.get("host_waits") for found in all_figures(document)]
-    return 1 if any(waits) else 0
+    command.show(document, list(sheets(document)), options)
+    return 1 if any(figures.get("host_waits") for figures in all_figures(document)) else 0
 
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("data", type=Path, nargs="?", help="instruction data; may be left out with --device cuda")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--model", help="a model's name or directory; with --device cuda, a tokenizer's directory")
     parser.add_argument("--system", default=SYSTEM)
     parser.add_argument("--rows", type=int, help="rows drawn from DATA; default: as many as the steps take")
     parser.add_argument("--steps", type=int, default=3, help="counted optimizer steps of 16 rows")
@@ -74,7 +71,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quality", type=int, nargs="?", const=480, default=0, metavar="ROWS")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of --quality")
     parser.add_argument("--tiny", action="store_true", help="with --device cuda: a tiny shape, on the CPU")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.data is None and (options.device == "cpu" or options.model):
         parser.error("DATA is needed")
@@ -115,12 +111,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     after = matrix_rate(device)
     sizes = parameters(options.model, shape)
     document: dict[str, Any] = {
-        "machine": described(device),
+        **command.facts(device, before, after),
         "model": {"name": options.model.name if not shape else "tiny" if options.tiny else "Llama 3.1 8B", **sizes},
         "steps": options.steps,
         "samples_per_step": SAMPLES,
         "rounds": options.rounds,
-        "matrix_tflops": {"before": round(before / 1e12, 4), "after": round(after / 1e12, 4)},
         "workloads": {},
     }
     for workload in workloads:
@@ -141,8 +136,8 @@ def chosen(options: argparse.Namespace, source: Source | None, shape: dict[str, 
     if source is None:
         yield synthetic(steps, shape["vocab_size"])
     else:
-        found = source.workload(options.data.name, steps, options.rows or steps * SAMPLES, seed=0)
-        yield within(found, shape["vocab_size"]) if shape else found
+        workload = source.workload(options.data.name, steps, options.rows or steps * SAMPLES, seed=0)
+        yield within(workload, shape["vocab_size"]) if shape else workload
     if shape:
         yield full(steps, FULL_ROW_TINY if options.tiny else FULL_ROW, shape["vocab_size"])
 
@@ -153,11 +148,11 @@ def quality(options: argparse.Namespace, source: Source, folder: Path) -> dict[s
     for seed, variant in itertools.product(SEEDS, (BASELINE, OURS)):
         workload = source.quality(options.quality, HELD_OUT, seed)
         job = Job(variant, workload, "cpu", options.model, {}, options.learning_rate, quality=True)
-        found = run(job, folder)
-        if "error" in found:
-            raise SystemExit(f"{variant}, seed {seed}: {found['error']}")
-        base, steps = found["base"], len(workload.steps)
-        runs.append({"recipe": variant, "seed": seed, **found["adapter"]})
+        result = run(job, folder)
+        if "error" in result:
+            raise SystemExit(f"{variant}, seed {seed}: {result['error']}")
+        base, steps = result["base"], len(workload.steps)
+        runs.append({"recipe": variant, "seed": seed, **result["adapter"]})
     return {"steps": steps, "learning_rate": options.learning_rate, "base": base, "runs": runs}
 
 
@@ -166,8 +161,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     print(f"{job.workload.name}: {job.variant}", file=sys.stderr)
     task, result = folder / "job.pickle", folder / "result.json"
     task.write_bytes(pickle.dumps(job))
-    alone = {"CUDA_VISIBLE_DEVICES": "0", **os.environ}  # with several GPUs the Trainer would use them all
-    alone["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    alone = {"CUDA_VISIBLE_DEVICES": "0", **environment()}  # with several GPUs the Trainer would use them all
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.training.child", str(task), str(result)],
         capture_output=True,
@@ -176,8 +170,8 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     )
     if ended.returncode:
         raise SystemExit(f"{job.variant} failed:\n{ended.stdout[-2000:]}\n{ended.stderr[-6000:]}")
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+    outcome: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return outcome
 
 
 def parameters(model: Path | None, shape: dict[str, Any]) -> dict[str, int]:

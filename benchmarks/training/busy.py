@@ -1,6 +1,7 @@
 """What training takes beside other busy programs, by how long OpenMP's threads spin before they sleep.
 
-    python -m benchmarks.training.busy DATA [--rows 96] [--spins default 0 1000 10000] [--loops 2] [--rounds 2] [--json]
+    python -m benchmarks.training.busy DATA [--rows 96] [--spins default 0 1000 10000] [--loops 2] [--rounds 2]
+        [--json | --markdown]
 
 `arriero train` on the first rows of DATA, once with nothing beside it and once beside busy loops of Python, for every
 spin count in turn; "default" is OpenMP's own, "arriero" what the command sets by itself. Counted are the optimizer
@@ -18,47 +19,40 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from arriero.hardware import cores
+from benchmarks.lib import command
+from benchmarks.lib.channel import Document
+from benchmarks.lib.sheets import Sheet
 
 LOOP = "while True: pass"
 SET_BY_USERS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 OPENMP_DEFAULT = "300000"  # libgomp's, where there are as many cores as threads
-Document = dict[str, Any]
 
 
 def main() -> int:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--spins", nargs="+", default=["default", "arriero", "0", "1000", "10000", "100000"])
     parser.add_argument("--loops", type=int, default=cores())
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.data.is_file():
         print(f"skipped: there is no file {options.data}", file=sys.stderr)
         return 0
-    found = measure(options)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        show(found, options.loops)
+    document = command.facts() | {"loops": options.loops, "spins": measure(options)}
+    command.show(document, [sheet(document)], options)
     return 0
 
 
 def measure(options: argparse.Namespace) -> list[Document]:
     """Seconds of a step, quiet and busy, for each spin count; all rounds."""
-    found: dict[str, dict[str, list[float]]] = {spins: {"quiet": [], "busy": []} for spins in options.spins}
+    times: dict[str, dict[str, list[float]]] = {spins: {"quiet": [], "busy": []} for spins in options.spins}
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
         rows.write_text(json.dumps(json.loads(options.data.read_text(encoding="utf-8"))[: options.rows]))
@@ -67,21 +61,19 @@ def measure(options: argparse.Namespace) -> list[Document]:
                 for name, loops in (("quiet", 0), ("busy", options.loops)):
                     with busy(loops):
                         steps = train(rows, Path(folder) / f"{number}-{spins}-{name}", spins, options.model)
-                    found[spins][name] += steps
+                    times[spins][name] += steps
                     print(f"{spins:>8} {name:5} {statistics.median(steps):6.2f} s a step", file=sys.stderr)
-    return with_shares(found, options.loops)
+    return with_shares(times, options.loops)
 
 
 def train(rows: Path, output: Path, spins: str, model: str | None) -> list[float]:
     """Seconds of each optimizer step but the first, of one run in a process of its own."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    }
+    environment = {name: value for name, value in os.environ.items() if name not in SET_BY_USERS}
     if spins != "arriero":
         environment["GOMP_SPINCOUNT"] = OPENMP_DEFAULT if spins == "default" else spins
-    command = [sys.executable, "-m", "arriero.cli", "train", str(rows), "--output", str(output), "--epochs", "1"]
-    command += ["--eval-fraction", "0", "--json", *(["--model", model] if model is not None else [])]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    arguments = [sys.executable, "-m", "arriero.cli", "train", str(rows), "--output", str(output), "--epochs", "1"]
+    arguments += ["--eval-fraction", "0", "--json", *(["--model", model] if model is not None else [])]
+    subprocess.run(arguments, env=environment, check=True, capture_output=True)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     times = [line["seconds"] for line in lines if "loss" in line]
     return [after - before for before, after in itertools.pairwise(times)]
@@ -89,7 +81,7 @@ def train(rows: Path, output: Path, spins: str, model: str | None) -> list[float
 
 @contextmanager
 def busy(loops: int) -> Iterator[None]:
-    """So many busy loops beside what is done within."""
+    """`loops` busy loops beside what is done within."""
     running = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(loops)]
     try:
         yield
@@ -99,28 +91,33 @@ def busy(loops: int) -> Iterator[None]:
             process.wait()
 
 
-def with_shares(found: dict[str, dict[str, list[float]]], loops: int) -> list[Document]:
+def with_shares(times: Mapping[str, Mapping[str, list[float]]], loops: int) -> list[Document]:
     """Medians, against the fastest quiet variant and against the fair share beside `loops` others."""
-    medians = {spins: {name: statistics.median(times) for name, times in each.items()} for spins, each in found.items()}
-    best = min(each["quiet"] for each in medians.values())
+    medians = {spins: {name: statistics.median(steps) for name, steps in by.items()} for spins, by in times.items()}
+    best = min(median["quiet"] for median in medians.values())
     fair = best * (cores() + loops) / cores()
     return [
-        {"spins": spins, **each, "quiet_of_best": best / each["quiet"], "of_fair_share": fair / each["busy"]}
-        for spins, each in medians.items()
+        {"spins": spins, **median, "quiet_of_best": best / median["quiet"], "of_fair_share": fair / median["busy"]}
+        for spins, median in medians.items()
     ]
 
 
-def show(found: list[Document], loops: int) -> None:
-    """A table for people."""
-    table = Table(
-        title=f"seconds of a step of 16 rows, {cores()} cores, beside {loops} busy loops", title_justify="left"
+def sheet(document: Document) -> Sheet:
+    """A line for each spin count."""
+    return Sheet(
+        f"Seconds of a step of 16 rows, {cores()} cores, beside {document['loops']} busy loops",
+        ["spins", "quiet", "of the best", "busy", "of a fair share"],
+        [
+            [
+                row["spins"],
+                f"{row['quiet']:.2f}",
+                f"{row['quiet_of_best']:.0%}",
+                f"{row['busy']:.2f}",
+                f"{row['of_fair_share']:.2f}",
+            ]
+            for row in document["spins"]
+        ],
     )
-    for name in ("spins", "quiet", "of the best", "busy", "of a fair share"):
-        table.add_column(name, justify="right")
-    for each in found:
-        quiet, share = f"{each['quiet_of_best']:.0%}", f"{each['of_fair_share']:.2f}"
-        table.add_row(each["spins"], f"{each['quiet']:.2f}", quiet, f"{each['busy']:.2f}", share)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One variant of training.py in a process of its own: `python -m benchmarks.training.child JOB RESULT`.
+"""One variant in a process of its own: `python -m benchmarks.training.child JOB RESULT`.
 
 Every variant makes the same optimizer steps, the first one as a warm-up. RESULT is JSON: seconds, and how many tokens
 and logits were computed, of every counted step; the first step's loss in nats per loss token; peak memory in bytes.
@@ -18,9 +18,9 @@ from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from arriero.hardware import cores
 from arriero.training.pack import loss_tokens
-from benchmarks.lib.machine import Meter
-from benchmarks.training import tutorial_recipe as tutorial_recipe
+from benchmarks.training import tutorial_recipe
 from benchmarks.training.jobs import Job
+from benchmarks.training.meter import Meter
 from benchmarks.training.variants import (
     PACKED,
     PADDED,

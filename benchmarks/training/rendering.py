@@ -1,11 +1,13 @@
 """How fast data is read and rendered, against the same tokenizer's raw speed on the same text, in one run.
 
-    python -m benchmarks.training.rendering DATA --model DIR [--system S] [--rows 1000000]
+    python -m benchmarks.training.rendering DATA --model DIR [--system S] [--rows 1000000] [--json | --markdown]
 
-DATA is repeated until it has that many rows. Prints one JSON document: rows per second of reading (JSON to
+DATA is repeated until it has that many rows. Measured are rows per second of reading (JSON to
 conversations on disk) and of rendering (conversations to ids and spans on disk), of the tokenizer's own batch calls
 on the rendered texts, the ratios, and the peak memory of all processes together (proportional set size).
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -19,23 +21,29 @@ from typing import Any
 
 import psutil
 
+from arriero import hub
+from benchmarks.lib import command
+from benchmarks.lib.sheets import Sheet
+
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", type=Path, required=True, help="a directory with tokenizer and config")
     parser.add_argument("--system")
     parser.add_argument("--rows", type=int, default=1_000_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        given = Path(options.model or "")  # a directory needs a tokenizer only
+        options.model = given if options.model and given.is_dir() else hub.resolve(options.model)
         os.environ["ARRIERO_HOME"] = folder
-        print(json.dumps(measure(options, Path(folder)), indent=2))
+        document = command.facts() | measure(options, Path(folder))
+    command.show(document, [sheet(document)], options)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures of one run."""
-    from arriero import data, hub
+    from arriero import data
     from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 
     tokenizer = load_tokenizer(options.model)
@@ -64,6 +72,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "render_over_encode_batch": round(speeds["render"] / speeds["tokenizer_encode_batch"], 3),
         "peak_memory_mb": round(memory / 1e6),
     }
+
+
+def sheet(document: dict[str, Any]) -> Sheet:
+    """A line for each speed."""
+    over = {"tokenizer_call": "render_over_tokenizer_call", "tokenizer_encode_batch": "render_over_encode_batch"}
+    rows = [
+        [name.replace("_", " "), f"{value:,}", f"{document[over[name]]:.2f}" if name in over else ""]
+        for name, value in document["rows_per_second"].items()
+    ]
+    notes = [f"peak of anonymous memory: {document['peak_memory_mb']:,} MB"]
+    return Sheet(f"{document['rows']:,} rows", ["", "rows per second", "render over it"], rows, notes)
 
 
 def repeated(source: Path, count: int, target: Path) -> Path:

@@ -9,7 +9,6 @@ answers to each prompt, beside which others stand in a step. Steps are those tha
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from os.path import commonprefix
@@ -18,8 +17,11 @@ from pathlib import Path
 from arriero import hub
 from arriero.messages import Conversation, Message
 from arriero.prompt import Rendered, Renderer, load_tokenizer, stop_token_ids
+from arriero.settings import EMBEDDED_MODEL
 from arriero.training.pack import tokens_of
 from arriero.training.trainer import StepOrder
+from benchmarks.lib import command
+from benchmarks.lib.sheets import Sheet
 
 ROWS = Path(__file__).resolve().parents[2] / "examples" / "data" / "llama-driver.json"
 TURNS, ANSWERS, TALKS = 4, 10, 60
@@ -60,41 +62,45 @@ def alternatives(pairs: Sequence[tuple[str, str]]) -> list[Conversation]:
     return made
 
 
-def counted(renderer: Renderer, conversations: Sequence[Conversation], batch_size: int, *, apart: bool) -> str:
-    """A line of the table; with `apart` the rows of one prompt are in one step, as they stand in the file."""
+def counted(renderer: Renderer, conversations: Sequence[Conversation], batch_size: int, *, apart: bool) -> list[str]:
+    """Cells of the table; with `apart` the rows of one prompt are in one step, as they stand in the file."""
     rows = [renderer.examples(conversation) for conversation in conversations]
     order = [list(range(at, min(at + batch_size, len(rows)))) for at in range(0, len(rows), batch_size)]
-    totals = [0, 0, 0]
+    unshared = flat_prefix = tree = 0
     for step in order if apart else StepOrder(len(rows), batch_size, 0):
         examples = [example for index in step for example in rows[index]]
-        for place, tokens in enumerate(
-            (tokens_of(examples, share=False), flat(examples), tokens_of(examples, share=True))
-        ):
-            totals[place] += tokens
-    whole, shared, tree = totals
-    return f"{whole:>9,} | {shared:>9,} | {tree:>9,} | {shared / tree:.2f}x"
+        unshared += tokens_of(examples, share=False)
+        flat_prefix += flat(examples)
+        tree += tokens_of(examples, share=True)
+    return [f"{unshared:,}", f"{flat_prefix:,}", f"{tree:,}", f"{flat_prefix / tree:.2f}x"]
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser = command.parser(__doc__)
     parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
-    directory = hub.resolve(options.model)
+    document = command.facts() | {"rows": measured(options.model or EMBEDDED_MODEL, options.batch_size)}
+    heads = ["tokens of an epoch", "unshared", "one prefix", "tree", "less"]
+    command.show(document, [Sheet("Tokens that training computes", heads, document["rows"])], options)
+
+
+def measured(model: str, batch_size: int) -> list[list[str]]:
+    """The table's rows."""
+    directory = hub.resolve(model)
     tokenizer = load_tokenizer(directory)
     stops = stop_token_ids(tokenizer, directory)
     plain = Renderer(tokenizer, stops, "Be brief.")
     pairs = [(row["instruction"], row["output"]) for row in json.loads(ROWS.read_text(encoding="utf-8"))]
     several = alternatives(pairs)
-    print("tokens of an epoch                    | unshared  | one prefix | tree      | less")
-    print(f"ten answers to a prompt, shuffled     | {counted(plain, several, options.batch_size, apart=False)}")
-    print(f"ten answers to a prompt, side by side | {counted(plain, several, options.batch_size, apart=True)}")
-    one = several[:ANSWERS]
-    print(f"ten answers to one prompt alone       | {counted(plain, one, options.batch_size, apart=True)}")
+    rows = [
+        ["ten answers to a prompt, shuffled", *counted(plain, several, batch_size, apart=False)],
+        ["ten answers to a prompt, side by side", *counted(plain, several, batch_size, apart=True)],
+        ["ten answers to one prompt alone", *counted(plain, several[:ANSWERS], batch_size, apart=True)],
+    ]
     tokenizer.chat_template = REWRITING
     rewriting = Renderer(tokenizer, stops, "Be brief.")
-    print(f"four turns, reasoning not shown again | {counted(rewriting, talks(pairs), 4, apart=False)}")
+    return [*rows, ["four turns, reasoning not shown again", *counted(rewriting, talks(pairs), 4, apart=False)]]
 
 
 if __name__ == "__main__":

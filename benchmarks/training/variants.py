@@ -27,8 +27,8 @@ from arriero.training.planning.mode import Mode
 from arriero.training.planning.plan import PREFERRED, Plan
 from arriero.training.setup.step_setup import set_up
 from arriero.training.steps import StepResult, Steps
-from benchmarks.lib.machine import Meter, host_waits, launches
 from benchmarks.training.jobs import Job, write_rows
+from benchmarks.training.meter import Meter, host_waits, launches
 from benchmarks.training.tutorial_recipe import BATCH
 
 PADDED = Mode("padded", "benchmark", own_attention=False)

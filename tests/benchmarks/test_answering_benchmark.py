@@ -69,7 +69,7 @@ def test_agreement_tells_precisions_apart(model_dir):
     for figures in candidates.values():
         assert 0 <= figures["equal"] <= 1
         assert 0 < figures["common_tokens"] <= figures["reference_tokens"] <= 32
-        assert figures["places"] == round(12 * figures["reference_tokens"])
+        assert figures["positions"] == round(12 * figures["reference_tokens"])
         assert 0 < figures["mean_kl"] < figures["p99_kl"]
         assert figures["same_top"] > 0.5
     assert candidates["openvino bfloat16"]["mean_kl"] < candidates["openvino int8"]["mean_kl"]
@@ -87,7 +87,7 @@ def test_cancelling_memory_and_cold_starts_are_measured_on_every_engine(model_di
         assert list(part["engines"]) == ENGINES
         assert not part["not_measured"]
     for figures in found["cancel"]["engines"].values():
-        assert min(figures["reading"], figures["alone"], figures["behind"]) > 0
+        assert min(figures["first_token"], figures["alone"], figures["behind"]) > 0
     for figures in found["memory"]["engines"].values():
         assert [answered for answered, _ in figures["resident"]] == [8 * part for part in range(1, 11)]
         assert all(size > 50e6 for _, size in figures["resident"])

@@ -23,14 +23,13 @@ def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def measured(model_dir: Path, tmp_path: Path):
+def measured(model_dir: Path):
     """The parts of the document that a run writes."""
 
     def run(*arguments: object) -> dict:
-        file = tmp_path / "figures.json"
-        ended = benchmark("--model", model_dir, "--json", file, *arguments)
+        ended = benchmark("--model", model_dir, "--json", *arguments)
         assert ended.returncode == 0, ended.stderr[-3000:]
-        return json.loads(file.read_text(encoding="utf-8"))["parts"]
+        return json.loads(ended.stdout)["parts"]
 
     return run
 

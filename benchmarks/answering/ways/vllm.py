@@ -1,4 +1,4 @@
-"""vLLM for answering.py, as it is: its asynchronous engine in bfloat16. Imports nothing of ours."""
+"""A child: vLLM's asynchronous engine as it is, in bfloat16. Imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from typing import Any
 
-import vllm
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
@@ -35,8 +34,7 @@ def load(job: Document) -> tuple[Answer, Document]:
         return AsyncLLM.from_engine_args(arguments)
 
     llm = runner.run(start())
-    about = {"versions": {"vllm": vllm.__version__}, "description": "bfloat16"}
-    return lambda command: runner.run(answers(llm, command, job["stops"])), about
+    return lambda command: runner.run(answers(llm, command, job["stops"])), {"description": "bfloat16"}
 
 
 async def answers(llm: Any, command: Document, stops: list[int]) -> Document:

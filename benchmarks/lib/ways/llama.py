@@ -1,4 +1,4 @@
-"""llama.cpp through the wheel xllamacpp: its own server, for answering.py without HTTP. Imports nothing of ours."""
+"""llama.cpp through the wheel xllamacpp: its own server, a child. Imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ def load(job: Document) -> tuple[Answer, Document]:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
     about = {
-        "versions": {"xllamacpp": xllamacpp.__version__},
         "url": server.listening_address,
         "description": f"{threads} threads, {Path(job['gguf']).name}",
     }

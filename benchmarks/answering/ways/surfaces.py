@@ -1,4 +1,4 @@
-"""Whether every surface sends the engine the same prompt ids for the same conversation, for answering.py."""
+"""A child: whether every surface sends the engine the same prompt ids for the same conversation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arriero.engines.generation import Generation
 from arriero.engines.sampling import default_sampling
 from arriero.messages import Conversation, Message, Sampling
 from arriero.prompt import resolve
-from benchmarks.lib.channel import Document
+from benchmarks.lib.channel import Answer, Document, serve
 
 TEXTS = (  # one line each: the terminal reads lines
     "Who are you?",
@@ -85,8 +85,8 @@ def compare(model_dir: Path) -> list[Document]:
 def rendered_for_training(chat: Chat, messages: list[Message]) -> None:
     """What training puts before the answer."""
     conversation = Conversation((*messages, Message("assistant", ANSWER)))
-    found = chat.renderer.render(conversation)
-    chat.engine.submit(found.ids[: found.spans[-1][0]], Sampling(), max_new_tokens=1)
+    rendered = chat.renderer.render(conversation)
+    chat.engine.submit(rendered.ids[: rendered.spans[-1][0]], Sampling(), max_new_tokens=1)
 
 
 async def _read(chat: Chat, messages: list[Message]) -> None:
@@ -187,3 +187,12 @@ SURFACES: dict[str, tuple[Send, str]] = {
     "ChatArriero": (langchain, "messages"),
     "ArrieroLLM": (langchain_text, "text"),
 }
+
+
+def load(job: Document) -> tuple[Answer, Document]:
+    """The surfaces over the job's model."""
+    return lambda _: compare(Path(job["model"])), {}
+
+
+if __name__ == "__main__":
+    serve(load)

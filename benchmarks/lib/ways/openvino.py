@@ -1,4 +1,4 @@
-"""OpenVINO GenAI as it is, over the files and with the settings of our engine, for answering.py."""
+"""OpenVINO GenAI as it is, over the files and with the settings of our engine: a child."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openvino import Tensor
 from arriero.engines.openvino import exported
 from arriero.engines.openvino.engine import described
 from arriero.engines.openvino.pipeline import Model
-from benchmarks.lib.channel import Answer, Document, Watch
+from benchmarks.lib.channel import Answer, Document, Watch, serve
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -74,3 +74,7 @@ def properties(call: Call) -> dict[str, Any]:
     given = [part for part in (*arguments, options) if isinstance(part, dict)]
     plain = {name: value for part in given for name, value in part.items() if name not in ("properties", "device")}
     return {**plain, **options.get("properties", {})}
+
+
+if __name__ == "__main__":
+    serve(bare)

@@ -1,20 +1,19 @@
-"""Rows of a batch in a second against asking the engine directly, and what a batch costs somebody who asks beside it.
-
-    python -m benchmarks.serving.batching [--rows 64] [--rounds 3] [--model MODEL]
+"""The part that compares a batch with asking the engine directly, and says what it costs somebody who asks beside it.
 
 Both ways answer the same conversations with the same loaded model, in turns, so that the ratio holds on a machine that
-others use too. The first token beside a batch is measured with batches held to their part of the places, and with all.
+others use too. The first token beside a batch is measured with batches held to their part of the slots, and with all.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,12 @@ from arriero.server import create_app
 from arriero.server.admission import Limits
 from arriero.server.auth import Caller
 from arriero.server.in_process import in_process_client
+from benchmarks.lib.channel import Document
+from benchmarks.lib.children import Bench
+from benchmarks.serving.client import CHAT
 
 AT_ONCE = 32
 TOKENS = 32
-CHAT = "/v1/chat/completions"
 
 
 def body(number: int, tokens: int = TOKENS) -> dict[str, Any]:
@@ -48,39 +49,39 @@ def written(directory: Path, rows: int) -> Requests:
 
 async def by_batch(chat: Chat, requests: Requests) -> None:
     """As `arriero batch` does once the model is loaded: application, journal and all."""
-    with tempfile.TemporaryDirectory() as place:
-        journal = Journal(Path(place) / "journal", requests)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal", requests)
         async with in_process_client(create_app(chat, limits=Limits(max_running=AT_ONCE))) as ask:
             await answer_all(requests, journal, ask, at_once=AT_ONCE)
-        journal.write(Path(place) / "out.jsonl")
+        journal.write(Path(folder) / "out.jsonl")
         journal.close()
         assert not journal.failed
 
 
 async def directly(chat: Chat, requests: Requests) -> None:
     """The same conversations, from the engine's queue as fast as it takes them."""
-    room = asyncio.Semaphore(AT_ONCE)
+    free = asyncio.Semaphore(AT_ONCE)
 
-    async def one(number: int) -> None:
-        async with room:
+    async def ask(number: int) -> None:
+        async with free:
             asked = body(number)
             messages = [Message(**message) for message in asked["messages"]]
             async for _ in chat.stream(messages, Sampling(max_new_tokens=TOKENS, temperature=0.0)):
                 pass
 
-    await asyncio.gather(*(one(number) for number in range(len(requests.rows))))
+    await asyncio.gather(*(ask(number) for number in range(len(requests.rows))))
 
 
-async def first_token(chat: Chat, requests: Requests, places: int | None) -> float:
-    """Median seconds to somebody's first token, beside a batch that has at most so many places, or alone."""
-    app = create_app(chat, limits=Limits(max_running=AT_ONCE, max_batch_running=places))
+async def first_token(chat: Chat, requests: Requests, slots: int | None) -> float:
+    """Median seconds to somebody's first token, beside a batch that has at most `slots`, or alone."""
+    app = create_app(chat, limits=Limits(max_running=AT_ONCE, max_batch_running=slots))
     times = []
-    with tempfile.TemporaryDirectory() as place:
-        journal = Journal(Path(place) / "journal", requests)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal", requests)
         async with in_process_client(app) as ask, in_process_client(app, Caller("a batch")) as background:
             running = []
-            if places is not None:
-                running = [asyncio.create_task(answer_all(requests, journal, background, at_once=places))]
+            if slots is not None:
+                running = [asyncio.create_task(answer_all(requests, journal, background, at_once=slots))]
             while running and not len(journal):
                 await asyncio.sleep(0.01)  # until the batch runs evenly
             for number in range(8):
@@ -102,11 +103,18 @@ async def timed(work: Callable[[Chat, Requests], Awaitable[None]], chat: Chat, r
     return len(requests.rows) / (time.perf_counter() - began)
 
 
-async def measure(chat: Chat, requests: Requests, rounds: int) -> dict[str, Any]:
-    """All figures."""
+def measure(bench: Bench) -> Document:
+    """Rows a second in both ways, and first-token times."""
+    options = bench.options
+    print("batch", file=sys.stderr)
+    with closing(arriero.load(options.model, engine=options.engine)) as chat:
+        return asyncio.run(_measured(chat, written(bench.folder, options.rows), options.rounds))
+
+
+async def _measured(chat: Chat, requests: Requests, rounds: int) -> Document:
     await directly(chat, requests)  # warms up
     pairs = [(await timed(by_batch, chat, requests), await timed(directly, chat, requests)) for _ in range(rounds)]
-    part = Limits(max_running=AT_ONCE).batch_slots
+    slots: tuple[int | None, ...] = (None, Limits(max_running=AT_ONCE).batch_slots, AT_ONCE)
     return {
         "rows": len(requests.rows),
         "at_once": AT_ONCE,
@@ -116,28 +124,7 @@ async def measure(chat: Chat, requests: Requests, rounds: int) -> dict[str, Any]
         "direct_rows_per_second": [round(direct, 2) for _, direct in pairs],
         "ratio": round(statistics.median(batch / direct for batch, direct in pairs), 3),
         "first_token_s": {
-            "alone": round(await first_token(chat, requests, None), 3),
-            f"beside a batch of {part} places": round(await first_token(chat, requests, part), 3),
-            f"beside a batch of {AT_ONCE} places": round(await first_token(chat, requests, AT_ONCE), 3),
+            "alone" if most is None else f"beside a batch of {most}": round(await first_token(chat, requests, most), 3)
+            for most in slots
         },
     }
-
-
-def main() -> None:
-    """As the module says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        chat = arriero.load(options.model)
-        try:
-            requests = written(Path(directory), options.rows)
-            print(json.dumps(asyncio.run(measure(chat, requests, options.rounds)), indent=2))
-        finally:
-            chat.close()
-
-
-if __name__ == "__main__":
-    main()
