@@ -75,11 +75,11 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         generation: Generation,
         renderer: Renderer,
         stop: Sequence[str],
-        wanted: OutputSpec,
+        output_spec: OutputSpec,
         reasoning: Reasoning | None = None,
     ) -> None:
         self._generation = generation
-        self._answer = _Answer(generation, renderer, stop, wanted, reasoning)
+        self._answer = _Answer(generation, renderer, stop, output_spec, reasoning)
         self._tokens = iter(generation)
         self._atokens = aiter(generation)
         self._ended = False
@@ -167,22 +167,22 @@ class _Answer:
         generation: Generation,
         renderer: Renderer,
         stop: Sequence[str],
-        wanted: OutputSpec,
+        output_spec: OutputSpec,
         reasoning: Reasoning | None,
     ) -> None:
         self._generation = generation
         self._end = renderer.stop_token_ids
         self._special = renderer.special_ids
-        markers = renderer.markers if wanted.tools else {}
+        markers = renderer.markers if output_spec.tools else {}
         tags = set() if reasoning is None else {reasoning.opening_id, reasoning.closing_id}
         self._hidden = self._special - tags
         self._detokenizer = Detokenizer(renderer.tokenizer, self._hidden - markers.keys())
         self._thoughts = ReasoningReader(reasoning.tags, reasoning.begins) if reasoning is not None else None
         self._reasoning_tokens = 0
         self._filter = StopFilter(stop)
-        demanded = [tool.name for tool in wanted.demanded]
-        self._reader = CallReader(wanted.tools, markers.values(), demanded) if wanted.tools else None
-        self._only_one = not wanted.parallel
+        demanded = [tool.name for tool in output_spec.demanded]
+        self._reader = CallReader(output_spec.tools, markers.values(), demanded) if output_spec.tools else None
+        self._only_one = not output_spec.parallel
         self._spelled = _Spelled()
         self._tokens = 0
         self._calls = 0

@@ -56,7 +56,7 @@ class Job:
             made = self._layouts(as_conversation(text), outcomes[-1])
             layouts += made
             counts.append(len(made))
-        examples = iter(self.renderer.render_layouts(layouts))
+        examples = iter(self.renderer.tokenize(layouts))
         for count, outcome in zip(counts, outcomes, strict=True):
             self._fit(list(itertools.islice(examples, count)), outcome)
         return _with_results(batch, outcomes)
@@ -64,7 +64,7 @@ class Job:
     def _layouts(self, conversation: Conversation, outcome: _Outcome) -> list[RenderedText]:
         outcome.document = conversation.text is not None
         try:
-            layouts = self.renderer.layouts(conversation.with_system(self.renderer.system))
+            layouts = self.renderer.rendered_texts(conversation.with_system(self.renderer.system))
         except UsageError as error:
             outcome.reason = error.message
             return []
@@ -115,7 +115,7 @@ def _with_results(batch: pa.Table, outcomes: list[_Outcome]) -> pa.Table:
         tuple(
             start + position
             for start, example in zip((0, *own), row.examples, strict=False)
-            for span in example.spans
+            for span in example.loss_spans
             for position in span
         )
         for own, row in zip(ends, outcomes, strict=True)

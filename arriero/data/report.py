@@ -146,7 +146,7 @@ def _loss_tokens(data: RenderedData) -> int:
 def _common_prefix(data: RenderedData) -> int:
     """How many ids all rows begin with in common, none of them loss."""
     first = data[0][0]
-    prefix = np.asarray(first.ids[: first.spans[0][0]])  # of the row's first example, as below
+    prefix = np.asarray(first.ids[: first.loss_spans[0][0]])  # of the row's first example, as below
     for chunk in _chunks(data):
         ids, offsets = _flat(chunk.column("ids"))
         spans, span_offsets = _flat(chunk.column("spans"))

@@ -9,7 +9,7 @@
     tracing.py     which characters of a prompt people wrote, and which the template
     asking.py      turns to be answered -> text that ends where the answer goes on; no turn is lost
     learning.py    conversation to learn from -> the texts of its examples, each answer behind its own prompt
-    encoding.py    text -> ids, with cuts where answers begin
+    encoding.py    text -> ids, and where in them answers start
     rendered.py    Rendered: the ids of an example, and what of them is learnt
     renderer.py    Renderer: the only place where a conversation becomes ids
     sharing.py     what examples begin with in common, as a tree

@@ -47,7 +47,7 @@ def ending_of(
 ) -> Ending:
     """What a prompt of these turns ends with; of what is None, what is natural: an assistant's text goes on.
 
-    Raises UsageError where there is nothing to go on from, or both are asked for.
+    Raises UsageError where there is nothing to continue, or both are asked for.
     """
     final = turns[-1]
     text = final.role == "assistant" and not final.tool_calls
@@ -62,14 +62,14 @@ def ending_of(
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How turns become a prompt. `form` is how the template writes calls, None where there are none."""
+    """How turns become a prompt. `call_format` is how the template writes calls, None where there are none."""
 
     template: Template
     tools: Sequence[Tool]
     ending: Ending
-    form: ToolCallFormat | None
+    call_format: ToolCallFormat | None
 
-    def layout(self, turns: Sequence[Message]) -> RenderedText:
+    def render(self, turns: Sequence[Message]) -> RenderedText:
         """The prompt's text, where earlier answers begin in it, and what of it is structure.
 
         Texts of one role in a row are joined where the template does not take them apart. Raises UsageError where it
@@ -77,20 +77,20 @@ class Asking:
         """
         last = turns[-1]
         if self.ending == "continued" and not (last.content or last.reasoning_content) and len(turns) > 1:
-            return replace(self, ending="begun").layout(turns[:-1])
+            return replace(self, ending="begun").render(turns[:-1])
         try:
-            return self._layout(turns)
+            return self._rendered(turns)
         except UsageError:
             merged = joined(turns)
             if len(merged) == len(turns):
                 raise
             try:
-                return self._layout(merged)
+                return self._rendered(merged)
             except UsageError:
                 pass
             raise
 
-    def _layout(self, turns: Sequence[Message]) -> RenderedText:
+    def _rendered(self, turns: Sequence[Message]) -> RenderedText:
         text = self._text(turns)
         traced = self._traced(turns)
         if (left_out := self._left_out(turns, text, traced)) is not None:
@@ -101,17 +101,17 @@ class Asking:
             )
         shown = self._shown(turns)
         answers = [index for index, turn in enumerate(shown) if turn.role == "assistant"]
-        cuts = earlier_answer_starts(
+        starts = earlier_answer_starts(
             text, answers, lambda turn: self.template.text(shown[:turn], answer_follows=True, tools=self.tools)
         )
-        return RenderedText(text, tuple(cuts.values()), tuple(cuts), self._structure(turns, text, traced))
+        return RenderedText(text, tuple(starts.values()), tuple(starts), self._structure(turns, text, traced))
 
     def _structure(self, turns: Sequence[Message], text: str, traced: str | None) -> Spans:
         structure = self.template.tracer.structure(text, traced) if traced is not None else None
         if structure is None:
             self.template.check(turns, self.tools)  # names the special token, where it stands in one text as it is
         if traced is None:
-            return tuple(found.span() for found in self.template.tracer.specials.finditer(text))
+            return tuple(match.span() for match in self.template.tracer.specials.finditer(text))
         if structure is None:
             raise TemplateError(
                 f"the chat template {self.template.named} rewrites what it is given, and puts special tokens together "
@@ -121,7 +121,7 @@ class Asking:
         return structure
 
     def _shown(self, turns: Sequence[Message]) -> Sequence[Message]:
-        return self.form.fitted(turns) if self.form is not None else turns
+        return self.call_format.fitted(turns) if self.call_format is not None else turns
 
     def _text(self, turns: Sequence[Message], *, traced: bool = False) -> str:
         shown = list(self._shown(turns))
@@ -159,7 +159,7 @@ class Asking:
             mark = self.template.tracer.mark(content)
             at = traced.find(mark, position) if traced is not None and mark != content else -1
             if at < 0:
-                return next((each for each in said if not self._shows(turns, each, text)), None)
+                return next((turn for turn in said if not self._shows(turns, turn, text)), None)
             position = at + len(mark)
         return None
 
@@ -177,13 +177,13 @@ def earlier_answer_starts(text: str, answers: Iterable[int], prompt: Callable[[i
 
     Not those that the template renders otherwise once others follow.
     """
-    cuts: dict[int, int] = {}
+    starts: dict[int, int] = {}
     longest = 0
     for turn in answers:
         try:
             before = prompt(turn)
-        except UsageError:  # nothing goes before the first turn, and many templates take no nothing
+        except UsageError:  # before the first turn there is nothing, and many templates refuse that
             continue
         if text.startswith(before) and len(before) >= longest:
-            cuts[turn] = longest = len(before)
-    return cuts
+            starts[turn] = longest = len(before)
+    return starts

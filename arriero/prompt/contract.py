@@ -98,10 +98,10 @@ class Contract:
             )
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            found = document.get("format")
-            if found not in (FORMAT, NEWER):
+            stored = document.get("format")
+            if stored not in (FORMAT, NEWER):
                 raise ContractError(
-                    f"{file} has format {found}, this version reads formats up to {NEWER}", hint="upgrade arriero"
+                    f"{file} has format {stored}, this version reads formats up to {NEWER}", hint="upgrade arriero"
                 )
             for name in ("stop_token_ids", "sample_ids"):
                 document[name] = tuple(document[name])
@@ -158,16 +158,16 @@ class Contract:
 
 
 def _plain(message: Message) -> dict[str, str]:
-    thought = message.reasoning_content
-    found = {"role": message.role, "content": message.content}
-    return found if thought is None else found | {"reasoning_content": thought}
+    reasoning = message.reasoning_content
+    plain = {"role": message.role, "content": message.content}
+    return plain if reasoning is None else plain | {"reasoning_content": reasoning}
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -23,14 +23,14 @@ Ids = list[int]
 class RenderedText:
     """A rendered conversation before it is tokenized.
 
-    `cuts` are the positions in `text` where an answer begins, ascending; `turns` the indices of those messages.
+    `answer_starts` are the positions in `text` where an answer begins, ascending, `turns` those messages' indices.
     `structure` are the spans of the special tokens that the template wrote, None where the text holds no others.
-    `learnt` are those of `turns` that training takes a loss on. A `document` is no conversation: all after its one cut
-    is learnt.
+    `learnt` are those of `turns` that training takes a loss on. A `document` is no conversation: all after its one
+    answer start is learnt.
     """
 
     text: str
-    cuts: tuple[int, ...]
+    answer_starts: tuple[int, ...]
     turns: tuple[int, ...]
     structure: Spans | None = None
     learnt: tuple[int, ...] = ()
@@ -47,20 +47,20 @@ class Encoder:
         self._backend = backend
         self._specials = specials
         self._unknown = unknown
-        self._known: dict[str, Ids] = {}
+        self._cache: dict[str, Ids] = {}
 
     def encode(self, texts: list[str]) -> list[Encoding]:
         """Tokenize texts as they are."""
         encodings: list[Encoding] = self._backend.encode_batch(texts, add_special_tokens=False)
         return encodings
 
-    def starts(self, layout: RenderedText, encoding: Encoding) -> tuple[Ids, list[int]]:
-        """The ids, and for each cut the index of the first id after it."""
+    def starts(self, rendered: RenderedText, encoding: Encoding) -> tuple[Ids, list[int]]:
+        """The ids, and for each answer start the index of the first id after it."""
         ids: Ids = encoding.ids
-        starts = [self._clean_start(layout.text, ids, cut, encoding) for cut in layout.cuts]
+        starts = [self._clean_start(rendered.text, ids, start, encoding) for start in rendered.answer_starts]
         if None not in starts:
             return ids, [start for start in starts if start is not None]
-        return self._in_parts(layout.text, layout.cuts)
+        return self._in_parts(rendered.text, rendered.answer_starts)
 
     def astray(self, text: str, encoding: Encoding, structure: Spans) -> str | None:
         """The first special token that was read out of anything but the structure, if there is one."""
@@ -73,38 +73,38 @@ class Encoder:
                     return self._specials[token]
         return None
 
-    def _clean_start(self, text: str, ids: Ids, cut: int, encoding: Encoding) -> int | None:
-        """The index of the id that begins at `cut`, if the ids before it are certainly those of the prompt alone.
+    def _clean_start(self, text: str, ids: Ids, answer_start: int, encoding: Encoding) -> int | None:
+        """The index of the id that begins there, if the ids before it are certainly those of the prompt alone.
 
-        They are when a special token stands before the cut, for tokenizers never merge across one, and the ids
-        between it and the cut are those of that bit of text by itself. None means: not certain.
+        They are when a special token stands before it, for tokenizers never merge across one, and the ids
+        between the two are those of that bit of text by itself. None means: not certain.
         """
-        start = encoding.char_to_token(cut)
-        if start is None or _begin(encoding, start) != cut:
+        start = encoding.char_to_token(answer_start)
+        if start is None or _begin(encoding, start) != answer_start:
             return None
         special = start - 1
         while special >= 0 and ids[special] not in self._specials:
             special -= 1
         if special < 0:
             return None
-        between = text[_begin(encoding, special) : cut]
+        between = text[_begin(encoding, special) : answer_start]
         return start if ids[special:start] == self._alone(between) else None
 
     def _alone(self, text: str) -> Ids:
         """The ids of a piece of text; remembered, since what precedes an answer is nearly always the same."""
-        known = self._known
-        if text not in known and len(known) < 1000:
-            known[text] = self.encode([text])[0].ids
-        return known[text] if text in known else self.encode([text])[0].ids
+        cache = self._cache
+        if text not in cache and len(cache) < 1000:
+            cache[text] = self.encode([text])[0].ids
+        return cache[text] if text in cache else self.encode([text])[0].ids
 
-    def _in_parts(self, text: str, cuts: tuple[int, ...]) -> tuple[Ids, list[int]]:
-        """Tokenize so that at every cut the ids before it are those of the prompt alone, by definition."""
-        if not cuts:
+    def _in_parts(self, text: str, answer_starts: tuple[int, ...]) -> tuple[Ids, list[int]]:
+        """Tokenize so that at every answer start the ids before it are those of the prompt alone, by definition."""
+        if not answer_starts:
             return self.encode([text])[0].ids, []
-        head, starts = self._in_parts(text[: cuts[-1]], cuts[:-1])
+        head, starts = self._in_parts(text[: answer_starts[-1]], answer_starts[:-1])
         whole: Ids = self.encode([text])[0].ids
         if whole[: len(head)] != head:
-            whole = head + self.encode([text[cuts[-1] :]])[0].ids
+            whole = head + self.encode([text[answer_starts[-1] :]])[0].ids
         return whole, [*starts, len(head)]
 
 
@@ -130,9 +130,9 @@ class LiteralEncoder(Encoder):
         self._real = {index: moved[text] for index, text in added.items() if text in moved}
         super().__init__(backend, {index: added[index] for index in (*self._real, *specials)}, tokenizer.unk_token_id)
 
-    def starts(self, layout: RenderedText, encoding: Encoding) -> tuple[Ids, list[int]]:
+    def starts(self, rendered: RenderedText, encoding: Encoding) -> tuple[Ids, list[int]]:
         """See `Encoder.starts`; the ids are the tokenizer's own."""
-        ids, starts = super().starts(layout, encoding)
+        ids, starts = super().starts(rendered, encoding)
         return [self._real.get(token, token) for token in ids], starts
 
 

@@ -44,7 +44,7 @@ class Lesson:
     ends: tuple[str, ...]
     tags: Tags = _TAGS
 
-    def layouts(self, answers: Answers) -> list[RenderedText]:
+    def render(self, answers: Answers) -> list[RenderedText]:
         """The texts of the examples. auto: one example where that can be, else one for each answer.
 
         Raises UsageError where the template refuses the conversation or leaves an answer out, and where there is no
@@ -88,7 +88,7 @@ class Lesson:
         if not all(self._shows(self.messages, turn, text) for turn in learnt):
             return None
         starts = earlier_answer_starts(text, self.answers, self._prompt)
-        return _layout(text, starts, learnt) if starts.keys() >= set(learnt) else None
+        return _rendered(text, starts, learnt) if starts.keys() >= set(learnt) else None
 
     def _alone(self, turn: int) -> RenderedText:
         """The conversation up to an answer, as the template writes it or, where it leaves some out, as it would."""
@@ -97,7 +97,7 @@ class Lesson:
         if not self._shows(messages, turn, text):
             text = before + self._written(turn)
         starts = earlier_answer_starts(before, [answer for answer in self.answers if answer < turn], self._prompt)
-        return _layout(text, {**starts, turn: len(before)}, (turn,))
+        return _rendered(text, {**starts, turn: len(before)}, (turn,))
 
     def _text(self, messages: Sequence[Message]) -> str:
         return self.template.text(messages, answer_follows=False, tools=self.tools)
@@ -122,7 +122,7 @@ class Lesson:
             marked.append(replace(message, reasoning_content=message.reasoning_content + MARK))
         if message.tool_calls and content:
             marked.append(replace(message, content=message.content + MARK))
-        return all(self._arrives((*messages[:turn], one, *messages[turn + 1 :]), len(before)) for one in marked)
+        return all(self._arrives((*messages[:turn], changed, *messages[turn + 1 :]), len(before)) for changed in marked)
 
     def _arrives(self, messages: Sequence[Message], start: int) -> bool:
         """Whether a mark in messages gets into their text, in the turn that begins at `start`."""
@@ -164,8 +164,8 @@ class Lesson:
         return text
 
 
-def _layout(text: str, cuts: Mapping[int, int], learnt: Sequence[int]) -> RenderedText:
-    return RenderedText(text, tuple(cuts.values()), tuple(cuts), learnt=tuple(learnt))
+def _rendered(text: str, starts: Mapping[int, int], learnt: Sequence[int]) -> RenderedText:
+    return RenderedText(text, tuple(starts.values()), tuple(starts), learnt=tuple(learnt))
 
 
 def _squeezed(text: str) -> str:

@@ -20,8 +20,8 @@ class PromptSettings(TypedDict, total=False):
     """Each may be left out; an adapter's contract then says it, or else the chat template.
 
     `template` are variables of the chat template, such as `enable_thinking`, as a mapping or as texts NAME=VALUE.
-    With `fold_system` the system prompt goes before the first question, for templates that refuse one. `chat_template`
-    is one for a model that has none: chatml, llama3, a file, or the template itself.
+    With `fold_system` the system prompt stands before the first question, for templates that refuse one.
+    `chat_template` is one for a model that has none: chatml, llama3, a file, or the template itself.
     """
 
     system: str | None
@@ -38,9 +38,9 @@ def taken(options: dict[str, Any]) -> PromptSettings:
 def as_options(prompting: PromptSettings) -> dict[str, Any]:
     """What is said besides the system prompt, as a configuration file says it."""
     variables = variables_of(prompting.get("template", ()))
-    found: dict[str, Any] = {"template": [f"{name}={json.dumps(value)}" for name, value in variables.items()]}
-    found |= {name: prompting.get(name) for name in ("fold_system", "chat_template")}
-    return {name: value for name, value in found.items() if value}
+    options: dict[str, Any] = {"template": [f"{name}={json.dumps(value)}" for name, value in variables.items()]}
+    options |= {name: prompting.get(name) for name in ("fold_system", "chat_template")}
+    return {name: value for name, value in options.items() if value}
 
 
 KNOWN = {
@@ -65,15 +65,15 @@ def variables_of(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     """Variables of a template; a VALUE is JSON where it is that, such as true or 3, and else text."""
     if isinstance(given, Mapping):
         return dict(given)
-    found: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not (equals and name.strip().isidentifier()):
             raise UsageError(
                 f"a template's variable is given as NAME=VALUE, got {text!r}", hint="enable_thinking=false"
             )
-        found[name.strip()] = _value(value)
-    return found
+        variables[name.strip()] = _value(value)
+    return variables
 
 
 def _value(text: str) -> Any:
@@ -121,8 +121,8 @@ def template_of(given: str, tokenizer: PreTrainedTokenizerFast) -> str:
 def ending_of(template: Template, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The id of the special token with which a template ends an answer, nothing where it ends it with none."""
     turns = [Message("user", "probe_question"), Message("assistant", "probe_answer")]
-    found = template.tracer.specials.search(template.text(turns, answer_follows=False).rpartition("probe_answer")[2])
-    return () if found is None else (int(tokenizer.convert_tokens_to_ids(found[0])),)
+    special = template.tracer.specials.search(template.text(turns, answer_follows=False).rpartition("probe_answer")[2])
+    return () if special is None else (int(tokenizer.convert_tokens_to_ids(special[0])),)
 
 
 def folded(turns: Sequence[Message]) -> tuple[Message, ...]:

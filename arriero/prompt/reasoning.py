@@ -43,8 +43,8 @@ class Tags:
     def of(cls, template: Template) -> Tags | None:
         """Ask the template; None where it sets no reasoning apart."""
         candidates = dict.fromkeys(_pairs(template.source))
-        found = next((pair for pair in candidates if _sets_apart(template, *pair)), None)
-        return cls(*found, _switch(template)) if found is not None else None
+        pair = next((tags for tags in candidates if _sets_apart(template, *tags)), None)
+        return cls(*pair, _switch(template)) if pair is not None else None
 
     def begins(self, prompt: str, continued: str | None) -> Begins:
         """Where a prompt leaves the reasoning; `continued` is the text of the answer that it goes on with."""
@@ -114,14 +114,14 @@ class ReasoningReader:
         length = len(self._held)
         if self._state == "before":
             self._open(final=final)
-        thought = self._think(final=final) if self._state == "inside" else ""
+        reasoning = self._think(final=final) if self._state == "inside" else ""
         if self._state == "after":
             self._held = self._held.lstrip()
             self._state = "text" if self._held else "after"
         out = ""
         if self._state == "text":
             out, self._held = self._held, ""
-        return thought, length - len(self._held) - len(out), out
+        return reasoning, length - len(self._held) - len(out), out
 
     def _open(self, *, final: bool) -> None:
         begun = self._held.lstrip()
@@ -131,13 +131,13 @@ class ReasoningReader:
             self._state = "text"
 
     def _think(self, *, final: bool) -> str:
-        thought, closing, rest = self._held.partition(self._tags.closing)
+        reasoning, closing, text = self._held.partition(self._tags.closing)
         if closing:
-            self._held, self._state = rest, "after"
+            self._held, self._state = text, "after"
         else:
-            kept = 0 if final else overlap(thought, (self._tags.closing,))
-            thought, self._held = thought[: len(thought) - kept], thought[len(thought) - kept :]
-        whole = self._blank + thought
+            kept = 0 if final else overlap(reasoning, (self._tags.closing,))
+            reasoning, self._held = reasoning[: len(reasoning) - kept], reasoning[len(reasoning) - kept :]
+        whole = self._blank + reasoning
         shown = whole.rstrip()
         self._blank = whole[len(shown) :]
         if not self._begun:
@@ -159,8 +159,8 @@ def _sets_apart(template: Template, opening: str, closing: str) -> bool:
     for end in (_text(template, [_ASKED]), *ends):
         if re.search(f"{re.escape(opening)}\\s*({re.escape(closing)}\\s*)?$", end):
             return True
-    known = _text(template, [_ASKED, Message("assistant", _ANSWER, reasoning_content=_THOUGHT)], follows=False)
-    if re.search(pair, known):
+    shown = _text(template, [_ASKED, Message("assistant", _ANSWER, reasoning_content=_THOUGHT)], follows=False)
+    if re.search(pair, shown):
         return True
     inline = Message("assistant", f"{opening}{_THOUGHT}{closing}{_ANSWER}")
     later = _text(template, [_ASKED, inline, _ASKED])

@@ -2,16 +2,16 @@
 
 The template is rendered to text and that text is tokenized once, so there is exactly one BOS where the template
 writes one. Ids and loss mask are born together. For every assistant turn the text before its answer is rendered as a
-prompt too; a trained answer's example begins with it (`learning`), and where it ends is a cut:
+prompt too; a trained answer's example begins with it (`learning`), and where it ends the answer starts:
 
     text   <s>user|hello</s><s>bot|hi</s>\\n
-    cut                            ^
+    answer starts                  ^
     ids    <s> user hello </s> <s> bot  hi </s> \\n
     mask    0   0    0     0    0   0   1   1    0
 
-The ids before a cut are exactly the ids of the prompt alone, so the prompt an engine gets is what training put before
-the answer. Where a tokenizer would merge characters across a cut (an answer that begins with a newline after a prompt
-that ends with one), the text is tokenized in two parts there, as it happens in generation too.
+The ids before an answer start are exactly the ids of the prompt alone, so the prompt an engine gets is what training
+put before the answer. Where a tokenizer would merge characters across it (an answer that begins with a newline after a
+prompt that ends with one), the text is tokenized in two parts there, as it happens in generation too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from arriero.prompt.options import agreeing, folded, instructed
 from arriero.prompt.reasoning import Reasoning, Tags
 from arriero.prompt.rendered import Rendered
 from arriero.prompt.template import Template, TemplateError, check_unicode
-from arriero.prompt.tool_format import GENERIC, OutputSpec, ToolCallFormat, in_plain_turns, told_generic
+from arriero.prompt.tool_format import GENERIC, OutputSpec, ToolCallFormat, generic_instruction, in_plain_turns
 from arriero.prompt.tool_parser import MARKERS
 from arriero.prompt.tracing import lifted
 
@@ -88,43 +88,49 @@ class Renderer:
         return replace(self, system=system)
 
     def prompt(
-        self, messages: Iterable[Message | Mapping[str, Any]], wanted: OutputSpec | None = None, **ends: Unpack[Ends]
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        output_spec: OutputSpec | None = None,
+        **ends: Unpack[Ends],
     ) -> Ids:
         """The ids of `asked`."""
-        return self.asked(messages, wanted, **ends).ids
+        return self.asked(messages, output_spec, **ends).ids
 
     def asked(
-        self, messages: Iterable[Message | Mapping[str, Any]], wanted: OutputSpec | None = None, **ends: Unpack[Ends]
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        output_spec: OutputSpec | None = None,
+        **ends: Unpack[Ends],
     ) -> Prompt:
         """What an engine continues: turns in whatever order the template takes them, and how the answer begins.
 
         Where an assistant's text is the last turn it goes on, unless the flags, `Chat.stream`'s, say otherwise. What
-        is `wanted` of the answer is shown to the model: tools where the template puts them, an instruction at the end
-        of the system prompt. `chat_template_kwargs` go before the template's variables of the same names. Raises
+        `output_spec` asks for is shown to the model: tools where the template puts them, an instruction at the end of
+        the system prompt. `chat_template_kwargs` override the template's variables of the same names. Raises
         UsageError where they change one that was trained, and where the template refuses the turns or leaves one out.
         """
-        wanted = wanted or OutputSpec()
+        output_spec = output_spec or OutputSpec()
         turns = with_system(turns_of(messages), self.system)
         ending = ending_of(turns, ends.get("continue_final_message"), ends.get("add_generation_prompt"))
-        if ending == "continued" and (wanted.schema is not None or wanted.must_call):
+        if ending == "continued" and (output_spec.schema is not None or output_spec.must_call):
             raise UsageError(
                 "an answer that must be a call or fit a schema cannot be continued, only begun",
                 hint="leave the assistant's message at the end out",
             )
-        check_unicode((*turns, Message("system", wanted.instruction)), wanted.tools)
-        tools, told = wanted.tools, ""
+        check_unicode((*turns, Message("system", output_spec.instruction)), output_spec.tools)
+        tools, tools_shown = output_spec.tools, ""
         calls = any(message.tool_calls or message.role == "tool" for message in turns)
-        form = self.tool_call_format if tools or calls else None
-        if form is GENERIC:
-            turns, tools, told = tuple(in_plain_turns(turns)), (), told_generic(tools)
-        if instruction := "\n\n".join(filter(None, (told, wanted.instruction))):
+        call_format = self.tool_call_format if tools or calls else None
+        if call_format is GENERIC:
+            turns, tools, tools_shown = tuple(in_plain_turns(turns)), (), generic_instruction(tools)
+        if instruction := "\n\n".join(filter(None, (tools_shown, output_spec.instruction))):
             turns = instructed(turns, instruction, takes_system=self._takes_system)
         turns = folded(turns) if self.fold_system else turns
         variables = agreeing(ends.get("chat_template_kwargs") or {}, self.variables, self.frozen)
         template = self.chat_template.given(variables) if variables else self.chat_template
-        layout = Asking(template, tools, ending, form).layout(turns)
+        rendered = Asking(template, tools, ending, call_format).render(turns)
         continued = turns[-1].content if ending == "continued" else None
-        return Prompt(self._answer_ids(layout), self._reasoning(layout.text, continued))
+        return Prompt(self._answer_ids(rendered), self._reasoning(rendered.text, continued))
 
     def _reasoning(self, prompt: str, continued: str | None) -> Reasoning | None:
         if self.tags is None:
@@ -138,17 +144,17 @@ class Renderer:
         """The tags around reasoning, None where the template sets none apart."""
         return Tags.of(self.chat_template)
 
-    def _answer_ids(self, layout: RenderedText) -> Ids:
-        """The ids of a layout, in which special tokens are nothing but structure."""
-        structure = layout.structure or ()
-        (encoding,) = self._encoder.encode([layout.text])
-        if self._encoder.astray(layout.text, encoding, structure) is None:
-            return self._encoder.starts(layout, encoding)[0]
-        layout = replace(layout, text=lifted(layout.text, structure))
-        (encoding,) = self._literal_encoder.encode([layout.text])
-        if (found := self._literal_encoder.astray(layout.text, encoding, structure)) is not None:
-            raise UsageError(f"the tokenizer reads {found!r}, which stands in the conversation, as a special token")
-        return self._literal_encoder.starts(layout, encoding)[0]
+    def _answer_ids(self, rendered: RenderedText) -> Ids:
+        """The ids of a rendered text, in which special tokens are nothing but structure."""
+        structure = rendered.structure or ()
+        (encoding,) = self._encoder.encode([rendered.text])
+        if self._encoder.astray(rendered.text, encoding, structure) is None:
+            return self._encoder.starts(rendered, encoding)[0]
+        rendered = replace(rendered, text=lifted(rendered.text, structure))
+        (encoding,) = self._literal_encoder.encode([rendered.text])
+        if (special := self._literal_encoder.astray(rendered.text, encoding, structure)) is not None:
+            raise UsageError(f"the tokenizer reads {special!r}, which stands in the conversation, as a special token")
+        return self._literal_encoder.starts(rendered, encoding)[0]
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -159,7 +165,7 @@ class Renderer:
             return False
 
     @cached_property
-    def call_form(self) -> ToolCallFormat:
+    def native_call_format(self) -> ToolCallFormat:
         """How the model writes calls of tools by its own template; raises TemplateError where it cannot."""
         return ToolCallFormat.of(self.chat_template, self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
 
@@ -167,7 +173,7 @@ class Renderer:
     def tool_call_format(self) -> ToolCallFormat:
         """How the model is shown tools and calls them: by its template or, where that cannot, in the generic form."""
         try:
-            return self.call_form
+            return self.native_call_format
         except TemplateError as error:
             _announce(f"tools are shown to the model in a generic form, which it may not have learnt: {error.message}")
             return GENERIC
@@ -183,20 +189,20 @@ class Renderer:
         return self.examples(conversation)[-1]
 
     def examples(self, conversation: Conversation) -> list[Rendered]:
-        """The ids of a conversation's examples, and the spans to learn; raises as `layouts` does, and TemplateError."""
-        found = []
-        for example in self.render_layouts(self.layouts(conversation.with_system(self.system))):
+        """The ids and loss spans of a conversation's examples; raises as `rendered_texts` does, and TemplateError."""
+        examples = []
+        for example in self.tokenize(self.rendered_texts(conversation.with_system(self.system))):
             if isinstance(example, UsageError):
                 raise example
-            found.append(example)
-        return found
+            examples.append(example)
+        return examples
 
-    def render_layouts(self, layouts: Sequence[RenderedText]) -> list[Rendered | UsageError]:
-        """Tokenize many examples at once; what cannot be learnt from has the error in its place."""
-        encodings = self._encoder.encode([layout.text for layout in layouts])
-        return [self._masked(layout, encoding) for layout, encoding in zip(layouts, encodings, strict=True)]
+    def tokenize(self, rendered_texts: Sequence[RenderedText]) -> list[Rendered | UsageError]:
+        """Tokenize many examples at once; where one cannot be learnt from, the list has the error."""
+        encodings = self._encoder.encode([rendered.text for rendered in rendered_texts])
+        return [self._masked(rendered, encoding) for rendered, encoding in zip(rendered_texts, encodings, strict=True)]
 
-    def layouts(self, conversation: Conversation) -> list[RenderedText]:
+    def rendered_texts(self, conversation: Conversation) -> list[RenderedText]:
         """The texts of a conversation's examples, and where in them answers begin; see `learning`.
 
         Raises TemplateError where the template takes no tools, and UsageError where it refuses the conversation, no
@@ -208,10 +214,10 @@ class Renderer:
         messages = folded(messages) if self.fold_system else messages
         self.chat_template.check(messages, tools)
         if tools or any(message.tool_calls for message in messages):
-            messages = self.call_form.fitted(messages)
+            messages = self.native_call_format.fitted(messages)
         ends = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         tags = {} if self.tags is None else {"tags": self.tags}
-        return Lesson(self.chat_template, messages, tools, tuple(ends), **tags).layouts(self.answers)
+        return Lesson(self.chat_template, messages, tools, tuple(ends), **tags).render(self.answers)
 
     def _document(self, text: str) -> RenderedText:
         """A text as it is, as in pre-training: between the tokens that begin and end one, where there are such."""
@@ -220,7 +226,7 @@ class Renderer:
         return RenderedText(begin + text + end, (len(begin),), (0,), document=True)
 
     def surely_longer(self, text: str, tokens: int) -> bool:
-        """Whether a text has more than so many tokens, judged by its beginning; False where that does not suffice."""
+        """Whether a text has more than `tokens` tokens, judged by its beginning; False where that does not suffice."""
         size = 8 * (tokens + 64)  # characters
         if len(text) <= 2 * size:
             return False
@@ -246,11 +252,11 @@ class Renderer:
     def _literal_encoder(self) -> LiteralEncoder:
         return LiteralEncoder(self.tokenizer)
 
-    def _masked(self, layout: RenderedText, encoding: Encoding) -> Rendered | UsageError:
-        ids, starts = self._encoder.starts(layout, encoding)
-        if layout.document:
+    def _masked(self, rendered: RenderedText, encoding: Encoding) -> Rendered | UsageError:
+        ids, starts = self._encoder.starts(rendered, encoding)
+        if rendered.document:
             return Rendered(tuple(ids), ((starts[0], len(ids)),))
-        answers = [(start, turn) for start, turn in zip(starts, layout.turns, strict=True) if turn in layout.learnt]
+        answers = [(start, turn) for start, turn in zip(starts, rendered.turns, strict=True) if turn in rendered.learnt]
         try:
             return Rendered(tuple(ids), tuple((start, self._end_of_turn(ids, start, turn)) for start, turn in answers))
         except TemplateError as error:

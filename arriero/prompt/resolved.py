@@ -113,9 +113,9 @@ def _fingerprint(model_dir: Path, contract: Contract) -> str:
 
 def _base(contract: Contract, adapter_dir: Path | None) -> Path:
     """The base model of an adapter: where it was, or by its name in the contract, or fetched as the adapter was."""
-    here = contract.base_path if adapter_dir is None or not hub.adapters.is_fetched(adapter_dir) else None
-    if here is not None and hub.store.is_model(Path(here)):  # others do not name directories of this machine
-        return hub.resolve(here)
+    base_path = contract.base_path if adapter_dir is None or not hub.adapters.is_fetched(adapter_dir) else None
+    if base_path is not None and hub.store.is_model(Path(base_path)):  # others do not name directories of this machine
+        return hub.resolve(base_path)
     try:
         return hub.resolve(contract.base_model)
     except NotFoundError as error:

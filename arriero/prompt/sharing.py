@@ -39,7 +39,7 @@ class Shared:
         """What the examples share; empty for none."""
         order = sorted(range(len(examples)), key=lambda index: examples[index].ids)
         arrays = [np.asarray(examples[index].ids) for index in order]
-        common = [common_length(one, other) for one, other in itertools.pairwise(arrays)]
+        common = [common_length(*pair) for pair in itertools.pairwise(arrays)]
         root = min(common, default=0)
         return cls(tuple(order), (0, *(max(root, number - number % STRIDE) for number in common))[: len(order)], root)
 

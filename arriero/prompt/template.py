@@ -39,7 +39,7 @@ class Template:
     def given(self, variables: Mapping[str, Any]) -> Self:
         """The same template with further variables, whose texts are no more than text, as those of messages are.
 
-        They go before variables of the same names that it had. Raises UsageError for a name that the template has from
+        They override variables of the same names that it had. Raises UsageError for a name that the template has from
         elsewhere, and for what is no JSON or not Unicode text.
         """
         if taken := sorted(variables.keys() & self._own_names):
@@ -138,9 +138,9 @@ class Template:
     def check(self, messages: Iterable[Message], tools: Iterable[Tool] = ()) -> None:
         """Raise UsageError where a special token, or what is not Unicode text, would get into the prompt."""
         for where, text in itertools.chain(_texts(messages, tools), self._given_texts()):
-            if (found := self.tracer.specials.search(text)) is not None:
+            if (special := self.tracer.specials.search(text)) is not None:
                 raise UsageError(
-                    f"{where} holds the special token {found[0]}, which would be read as a part of the prompt's "
+                    f"{where} holds the special token {special[0]}, which would be read as a part of the prompt's "
                     "structure",
                     hint="write it differently, say with a space in it",
                 )

@@ -69,15 +69,15 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast, model_dir: Path) -> tuple
     Llama 3.1 lists three (<|end_of_text|>, <|eom_id|>, <|eot_id|>); stopping at one of them only is how replies
     come to run on.
     """
-    found: set[int] = set()
+    ids: set[int] = set()
     if tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
+        ids.add(tokenizer.eos_token_id)
     for name in ("generation_config.json", "config.json"):
         value = hub.read_json(model_dir / name).get("eos_token_id")
-        found.update([value] if isinstance(value, int) else value or ())
-    if not found:
+        ids.update([value] if isinstance(value, int) else value or ())
+    if not ids:
         raise UsageError(f"{model_dir} names no end-of-turn token in its tokenizer or generation config")
-    return tuple(sorted(found))
+    return tuple(sorted(ids))
 
 
 def token_count(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -2,8 +2,8 @@
 
 How a model writes the call of a tool is not kept here by hand: its own chat template is asked to render one, and what
 stands before, between and after the name and the arguments is the form of all its calls. A call can be demanded in
-that form, as a constraint, and `calls.CallReader` must be able to read it. Where the template has no place for tools,
-or writes calls that cannot be read, a generic form takes its place, made of plain turns: see `told_generic`.
+that form, as a constraint, and `tool_parser.CallReader` must be able to read it. Where the template has no place for
+tools, or writes calls that cannot be read, there is a generic form, made of plain turns: see `generic_instruction`.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class ToolCallFormat:
         written = whole.removeprefix(prompt) if whole.startswith(prompt) else whole.rpartition(_ASKED[0].content)[2]
         if "probe_result" not in written.partition("probe_value")[2]:
             raise _unread(template, written)
-        form = _as_json_form(written, ends)
-        if form is None or not _reads(form.written(_CALLS[0])):
+        call_format = _as_json_form(written, ends)
+        if call_format is None or not _reads(call_format.written(_CALLS[0])):
             if not _reads(written):
                 raise _unread(template, written)
-            form = cls()
+            call_format = cls()
         short = not _takes(template, [replace(_CALLS[0], id="call_0123456789")])
-        return replace(form, several=_takes(template, _CALLS), short_ids=short)
+        return replace(call_format, several=_takes(template, _CALLS), short_ids=short)
 
     def written(self, call: ToolCall) -> str:
         """A call in this form."""
@@ -142,8 +142,8 @@ def _short(call_id: str) -> str:
 GENERIC = ToolCallFormat()
 
 
-def told_generic(tools: Sequence[Tool]) -> str:
-    """What the model is told where the template has no place for tools; together with `in_plain_turns`:
+def generic_instruction(tools: Sequence[Tool]) -> str:
+    """What shows the model tools where the template has no place for them; together with `in_plain_turns`:
 
         system     … <tools> one definition a line </tools> and how to call
         assistant  … <tool_call> {"name": …, "arguments": …} </tool_call>
@@ -208,7 +208,7 @@ class OutputSpec:
 
     `tools` may be called as `choice` says: "auto" leaves it to the model, "required" and a NamedTool demand one call,
     which a constraint makes sure of. With a `schema` the answer is JSON that fits it, or a call if there are tools;
-    a demanded call goes before a schema. Without `parallel` the answer ends with its first call.
+    a demanded call overrides a schema. Without `parallel` the answer ends with its first call.
     """
 
     tools: tuple[Tool, ...] = ()
@@ -250,7 +250,7 @@ class OutputSpec:
 
     @property
     def instruction(self) -> str:
-        """What the model is told about the schema; empty without one."""
+        """What the prompt says about the schema; empty without one."""
         if self.schema is None or self.must_call:
             return ""
         otherwise = "Unless you call a function, answer" if self.tools else "Answer"
@@ -258,10 +258,10 @@ class OutputSpec:
             return f"{otherwise} with a JSON object and nothing else."
         return f"{otherwise} with JSON that fits this JSON schema and nothing else:\n{as_json(dict(self.schema))}"
 
-    def constraint(self, form: ToolCallFormat | None) -> Plain | None:
-        """What the answer must look like, None where it is free. `form` is the template's where there are tools."""
+    def constraint(self, call_format: ToolCallFormat | None) -> Plain | None:
+        """What the answer must look like, None where it is free. `call_format` is needed where there are tools."""
         schema = [] if self.schema is None or self.must_call else [JsonSchema(self.schema)]
         callables = self.demanded or (self.tools if schema else ())
-        calls = [form.call(tool) for tool in callables] if form is not None else []
+        calls = [call_format.call(tool) for tool in callables] if call_format is not None else []
         allowed = (*calls, *schema)
         return Choice(allowed) if len(allowed) > 1 else allowed[0] if allowed else None

@@ -43,9 +43,9 @@ class Tracer:
     def __init__(self, specials: Sequence[str], words: Iterable[str], names: Iterable[str]) -> None:
         ordered = sorted(specials, key=lambda text: (-len(text), text))
         self.specials = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
-        known = {word for word in words if private(word) != word}
-        self._names = {name for name in known.union(names) if not self.specials.search(name)}
-        apart = (word for word in known if not any(_overlap(word, special) for special in ordered))
+        movable = {word for word in words if private(word) != word}
+        self._names = {name for name in movable.union(names) if not self.specials.search(name)}
+        apart = (word for word in movable if not any(_overlap(word, special) for special in ordered))
         self._words = sorted(apart, key=lambda word: (-len(word), word))
 
     def mark(self, text: str) -> str:
@@ -62,9 +62,9 @@ class Tracer:
         if isinstance(value, str):
             return self.mark(value)
         if isinstance(value, list):
-            return [self.marked(each) for each in value]
+            return [self.marked(item) for item in value]
         if isinstance(value, dict):
-            return {key if key in self._names else self.mark(key): self.marked(each) for key, each in value.items()}
+            return {key if key in self._names else self.mark(key): self.marked(item) for key, item in value.items()}
         return value
 
     def structure(self, text: str, traced: str) -> Spans | None:
@@ -76,9 +76,9 @@ class Tracer:
         written = list(self.specials.finditer(traced))
         if private(text) != private(traced):
             own, written = written, list(self.specials.finditer(text))
-            if [found[0] for found in written] != [found[0] for found in own]:
+            if [match[0] for match in written] != [match[0] for match in own]:
                 return None
-        return tuple(found.span() for found in written)
+        return tuple(match.span() for match in written)
 
 
 def lifted(text: str, structure: Spans) -> str:

@@ -63,7 +63,7 @@ class _Segment:
 
 def loss_tokens(examples: Sequence[Rendered]) -> int:
     """Tokens of `examples` that a loss is taken on; the first token of an example has nothing to be predicted from."""
-    return sum(end - max(start, 1) for example in examples for start, end in example.spans)
+    return sum(end - max(start, 1) for example in examples for start, end in example.loss_spans)
 
 
 def tokens_of(examples: Sequence[Rendered], *, share: bool) -> int:
@@ -128,7 +128,7 @@ def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
     columns = list(map(columns_of, RowLayout(lengths, parents).sequences()))
     loss_positions, targets = list[Tensor](), list[int]()
     for example, leaf in zip(examples, leaves, strict=True):
-        for start, end in example.spans:
+        for start, end in example.loss_spans:
             first = max(start, 1)
             loss_positions.append(columns[leaf][first - 1 : max(end, first) - 1])
             targets += example.ids[first:end]

@@ -173,7 +173,7 @@ def synthetic(steps: int, vocabulary: int) -> Workload:
         total = min(prompt + max(2, round(chance.lognormvariate(*ANSWER))), MAX_LENGTH - 1)
         ids = (*prefix, *(chance.randrange(vocabulary) for _ in range(total - PREFIX)))
         examples.append(Rendered(ids, ((min(prompt, total - 1), total),)))
-    features = [feature([*row.ids, row.ids[-1]], row.spans[0][0]) for row in examples]
+    features = [feature([*row.ids, row.ids[-1]], row.loss_spans[0][0]) for row in examples]
     return Workload("rows as long as the tutorial's", _in_steps(examples), features)
 
 

@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows, rendering = timed(lambda: data.render(loaded, renderer, data.DataOptions(), hub.window(options.model)))
     memory = peak.stop()
     sample = [loaded.conversation(index) for index in range(min(20_000, len(loaded.table)))]
-    texts = [renderer.layouts(conversation.with_system(renderer.system))[0].text for conversation in sample]
+    texts = [renderer.rendered_texts(conversation.with_system(renderer.system))[0].text for conversation in sample]
     batches = [texts[start : start + 1000] for start in range(0, len(texts), 1000)]
     # a repeated small data set would flatter both sides alike: the tokenizer caches words
     _, called = timed(lambda: [tokenizer(batch, add_special_tokens=False) for batch in batches])

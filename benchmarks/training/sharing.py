@@ -34,7 +34,7 @@ REWRITING = (
 def flat(examples: Sequence[Rendered]) -> int:
     """Tokens where only what all examples begin with, before any answer, is computed once."""
     common = len(commonprefix([example.ids for example in examples]))  # noqa: RUF071  of any sequences
-    prefix = min(common, *(example.spans[0][0] for example in examples)) if len(examples) > 1 else 0
+    prefix = min(common, *(example.loss_spans[0][0] for example in examples)) if len(examples) > 1 else 0
     return prefix + sum(len(example.ids) - prefix for example in examples)
 
 

@@ -280,5 +280,5 @@ def test_cutting_a_row_that_goes_on_after_its_last_learnt_answer_ends_it_there()
     )
     rendered = RENDERER.render(Conversation(turns))
     shorter = rendered.cut(20)
-    assert shorter.spans == rendered.spans
-    assert shorter.ids == rendered.ids[: rendered.spans[-1][1]]
+    assert shorter.loss_spans == rendered.loss_spans
+    assert shorter.ids == rendered.ids[: rendered.loss_spans[-1][1]]

@@ -62,9 +62,9 @@ def test_calls_are_learnt_behind_the_ids_that_an_engine_gets(template, name, arg
             turn["content" if "content" in turn else "value"] = call
     talk = parse(row, form, DataOptions())
     rendered = renderer.render(talk)
-    for turn, (start, _) in zip((1, 3), rendered.spans, strict=True):
+    for turn, (start, _) in zip((1, 3), rendered.loss_spans, strict=True):
         assert renderer.prompt(talk.messages[:turn], OutputSpec(talk.tools)) == list(rendered.ids[:start])
-    learnt = renderer.tokenizer.decode(list(rendered.ids[slice(*rendered.spans[0])]))
+    learnt = renderer.tokenizer.decode(list(rendered.ids[slice(*rendered.loss_spans[0])]))
     assert "f" in learnt
     shown = argument if template == "coder" else json.dumps({"a": argument}, ensure_ascii=False)
     assert shown in learnt

@@ -82,7 +82,7 @@ def test_longer_text_is_taken_in_pieces(tmp_path):
     _, rows = rendered(tmp_path, [{"text": text}], window=20)
     ids = [token for example in rows[0] for token in example.ids]
     assert ids == [1, *ids_of(text), 2]
-    assert [example.spans for example in rows[0]] == [((1, 20),), ((0, 20),), ((0, 20),), ((0, 2),)]
+    assert [example.loss_spans for example in rows[0]] == [((1, 20),), ((0, 20),), ((0, 20),), ((0, 2),)]
     _, rows = rendered(tmp_path, [{"text": text[:-1]}], window=20)
     assert sum(len(example.ids) for example in rows[0]) == 60
 

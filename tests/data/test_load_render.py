@@ -68,15 +68,15 @@ def test_cutting_on_request_keeps_the_end_token(tmp_path):
     assert (len(rows), rows.cut) == (2, 1)
     assert len(rows[1][0].ids) == 20
     assert rows[1][0].ids[-2:] == (*ids_of("b"), 2)
-    assert rows[1][0].spans == ((5, 20),)
+    assert rows[1][0].loss_spans == ((5, 20),)
     assert rows.dropped[0].row == 2, "a prompt that leaves no room for an answer cannot be cut"
 
 
 def test_only_the_last_answer_on_request(tmp_path):
     file = write(tmp_path, [{**GOOD, "history": [["x", "y"]]}])
     last = Renderer(build_tokenizer(), (2,), answers="last")
-    assert len(data.render(data.load(file), RENDERER, OPTIONS, 256)[0][0].spans) == 2
-    assert len(data.render(data.load(file), last, OPTIONS, 256)[0][0].spans) == 1
+    assert len(data.render(data.load(file), RENDERER, OPTIONS, 256)[0][0].loss_spans) == 2
+    assert len(data.render(data.load(file), last, OPTIONS, 256)[0][0].loss_spans) == 1
 
 
 def test_a_directory_counts_rows_by_file(tmp_path):

@@ -113,7 +113,7 @@ def test_a_result_without_its_call_is_a_turn_too():
 
 def test_no_result_is_lost_where_calls_are_written_one_at_a_time(llama_tokenizer):
     renderer = Renderer(llama_tokenizer, (128008, 128009))
-    assert not renderer.call_form.several
+    assert not renderer.native_call_format.several
     stray = Message("tool", "stray", tool_call_id="9")
     text = prompt_of(renderer, called("{}", Message("tool", "twelve", tool_call_id="1"), stray))
     assert text.count("twelve") == text.count("stray") == 1
@@ -161,7 +161,7 @@ def test_a_continued_answer_is_what_training_has_before_its_end_token(name, pair
     begun = whole[-1].content.rstrip() if family.strips else whole[-1].content
     told = (*whole[:-1], Message("assistant", begun))
     rendered = renderer.render(Conversation(told))
-    assert renderer.prompt(told) == list(rendered.ids[: rendered.spans[-1][1] - 1])
+    assert renderer.prompt(told) == list(rendered.ids[: rendered.loss_spans[-1][1] - 1])
 
 
 STRIPPING = TEMPLATE.replace("m['content']", "m['content'] | trim")
@@ -176,7 +176,7 @@ def test_every_beginning_of_an_answer_is_a_prefix_of_what_training_has(template,
     trained = renderer.render(Conversation((Message("user", question), Message("assistant", answer))))
     prompt = renderer.prompt([Message("user", question), Message("assistant", begun)])
     shown = begun.lstrip() if template == STRIPPING else begun
-    start = trained.spans[-1][0]
+    start = trained.loss_spans[-1][0]
     if template == TEMPLATE or len(shown) <= len(answer.strip()):
         assert prompt == list(trained.ids[: len(prompt)])
     assert prompt[start:] == ids_of(shown)
@@ -188,7 +188,7 @@ def test_llama_s_continued_answers_are_those_of_training(llama_tokenizer, pairs,
     renderer = Renderer(llama_tokenizer, (128001, 128008, 128009))
     told = conversation([(ask, answer.rstrip()) for ask, answer in pairs], system).messages
     rendered = renderer.render(Conversation(told))
-    assert renderer.prompt(told) == list(rendered.ids[: rendered.spans[-1][1] - 1])
+    assert renderer.prompt(told) == list(rendered.ids[: rendered.loss_spans[-1][1] - 1])
 
 
 def test_blanks_at_the_end_of_a_begun_answer_stay():

@@ -53,7 +53,7 @@ def squeezed(text):
 
 def check(renderer, talk, examples):
     """Every answer is in a span of its own, whole, behind the ids that answering gives the engine."""
-    spans = [(example, span) for example in examples for span in example.spans]
+    spans = [(example, span) for example in examples for span in example.loss_spans]
     answers = [index for index, message in enumerate(talk.messages) if message.role == "assistant"]
     for index, (rendered, (start, end)) in zip(answers, spans, strict=True):
         message = talk.messages[index]
@@ -91,12 +91,12 @@ def test_r1_spelled_out():
     """The prompt has begun the block, the history has lost it, and an answer without one closes an empty one."""
     renderer = RENDERERS["r1"]
     first, second = renderer.examples(conversation([("q", "r", "a", True), ("p", None, "b", False)]))
-    assert learnt(renderer, first, *first.spans) == (
+    assert learnt(renderer, first, *first.loss_spans) == (
         "<|bos|><|User|>q<|Assistant|><think>\n",
         "r\n</think>\n\na<|eos|>",
     )
     before = "<|bos|><|User|>q<|Assistant|>\n\na<|eos|><|User|>p<|Assistant|><think>\n"
-    assert learnt(renderer, second, *second.spans) == (before, "\n</think>\n\nb<|eos|>")
+    assert learnt(renderer, second, *second.loss_spans) == (before, "\n</think>\n\nb<|eos|>")
 
 
 def test_qwen_s_first_reasoning_is_learnt():
@@ -104,9 +104,9 @@ def test_qwen_s_first_reasoning_is_learnt():
     renderer = RENDERERS["qwen3"]
     first, second = renderer.examples(conversation([("q", "r", "a", True), ("p", "s", "b", False)]))
     head = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
-    assert learnt(renderer, first, *first.spans) == (head, "<think>\nr\n</think>\n\na<|im_end|>")
+    assert learnt(renderer, first, *first.loss_spans) == (head, "<think>\nr\n</think>\n\na<|im_end|>")
     before = f"{head}a<|im_end|>\n<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n"
-    assert learnt(renderer, second, *second.spans) == (before, "<think>\ns\n</think>\n\nb<|im_end|>")
+    assert learnt(renderer, second, *second.loss_spans) == (before, "<think>\ns\n</think>\n\nb<|im_end|>")
 
 
 def test_the_last_answer_alone_is_an_example_where_history_is_rewritten():
@@ -180,8 +180,8 @@ def test_reasoning_is_learnt_between_the_template_s_own_tags():
     )
     renderer = Renderer(made, (made.eos_token_id,))
     first, second = renderer.examples(conversation([("q", "r", "a", False), ("p", None, "b", False)]))
-    assert learnt(renderer, first, *first.spans) == ("<bos><user>q<bot>[THINK]", "\nr\n[/THINK]\n\na<eos>")
-    assert learnt(renderer, second, *second.spans)[1] == "\n\n[/THINK]\n\nb<eos>"
+    assert learnt(renderer, first, *first.loss_spans) == ("<bos><user>q<bot>[THINK]", "\nr\n[/THINK]\n\na<eos>")
+    assert learnt(renderer, second, *second.loss_spans)[1] == "\n\n[/THINK]\n\nb<eos>"
 
 
 @settings(max_examples=150)
@@ -200,6 +200,6 @@ def test_calls_and_the_text_beside_them_are_learnt_or_the_row_is_refused(name, t
         assert "text beside the calls of message 1" in error.message  # noqa: PT017
         return
     check(renderer, talk, examples)
-    first = learnt(renderer, examples[0], examples[0].spans[0])[1]
+    first = learnt(renderer, examples[0], examples[0].loss_spans[0])[1]
     assert "f" in first
     assert value in first or json.dumps(value, ensure_ascii=False)[1:-1] in first

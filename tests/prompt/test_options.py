@@ -69,11 +69,11 @@ def test_the_known_templates(name, end):
     tokenizer.chat_template = template_of(name, tokenizer)
     renderer = Renderer(tokenizer, (tokenizer.convert_tokens_to_ids(end),))
     rendered = renderer.render(Conversation((*ASKED, Message("assistant", "ho"))))
-    assert rendered.ids[slice(*rendered.spans[0])] == (
+    assert rendered.ids[slice(*rendered.loss_spans[0])] == (
         *tokenizer.encode("ho", add_special_tokens=False),
         *renderer.stop_token_ids,
     )
-    assert list(rendered.ids[: rendered.spans[0][0]]) == renderer.prompt(ASKED)
+    assert list(rendered.ids[: rendered.loss_spans[0][0]]) == renderer.prompt(ASKED)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_a_template_that_rewrites_earlier_turns_teaches_each_answer_behind_its_o
     first, second = renderer("{{ messages | length }}" + TEMPLATE).examples(talk("a", "b", "c", "a"))
     assert first.ids == (*ids_of("1"), 1, 4, A, 2, 5, B, 2)
     assert second.ids == (*ids_of("3"), 1, 4, A, 2, 5, B, 2, 4, C, 2, 5, A, 2)
-    assert (first.spans, second.spans) == (((6, 8),), ((12, 14),))
+    assert (first.loss_spans, second.loss_spans) == (((6, 8),), ((12, 14),))
 
 
 def test_a_template_without_an_end_token_is_refused():

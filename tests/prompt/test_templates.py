@@ -34,8 +34,8 @@ def test_every_prompt_is_a_prefix_and_every_span_is_an_answer(name, pairs, syste
     rendered = renderer.render(talk)
     tokenizer = renderer.tokenizer
     answers = [index for index, message in enumerate(talk.messages) if message.role == "assistant"]
-    assert len(rendered.spans) == len(answers)
-    for index, (start, end) in zip(answers, rendered.spans, strict=True):
+    assert len(rendered.loss_spans) == len(answers)
+    for index, (start, end) in zip(answers, rendered.loss_spans, strict=True):
         prompt = renderer.prompt(talk.messages[:index])
         assert prompt == list(rendered.ids[:start])
         said = talk.messages[index].content
@@ -52,7 +52,7 @@ def test_every_prompt_is_a_prefix_and_every_span_is_an_answer(name, pairs, syste
 def test_the_mask_is_the_spans_and_has_the_ids_length(name, pairs):
     rendered = RENDERERS[name].render(conversation(pairs))
     assert len(rendered.mask) == len(rendered.ids)
-    assert sum(rendered.mask) == sum(end - start for start, end in rendered.spans)
+    assert sum(rendered.mask) == sum(end - start for start, end in rendered.loss_spans)
 
 
 @settings(max_examples=30)
@@ -60,8 +60,8 @@ def test_the_mask_is_the_spans_and_has_the_ids_length(name, pairs):
 def test_many_at_once_are_what_each_is_alone(batch):
     for renderer in RENDERERS.values():
         talks = [conversation(pairs) for pairs in batch]
-        layouts = [layout for talk in talks for layout in renderer.layouts(talk)]
-        assert renderer.render_layouts(layouts) == [renderer.render(talk) for talk in talks]
+        texts = [text for talk in talks for text in renderer.rendered_texts(talk)]
+        assert renderer.tokenize(texts) == [renderer.render(talk) for talk in talks]
 
 
 def test_an_answer_that_begins_with_a_newline_is_tokenized_as_it_is_generated():
@@ -80,7 +80,7 @@ def test_an_answer_that_begins_with_a_newline_is_tokenized_as_it_is_generated():
 def test_only_the_last_answer_on_request():
     renderer = Renderer(RENDERERS["chatml"].tokenizer, RENDERERS["chatml"].stop_token_ids, answers="last")
     talk = conversation([("a", "b"), ("a", "b")])
-    assert renderer.render(talk).spans == RENDERERS["chatml"].render(talk).spans[-1:]
+    assert renderer.render(talk).loss_spans == RENDERERS["chatml"].render(talk).loss_spans[-1:]
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -126,7 +126,7 @@ def test_cutting_keeps_the_end_token(length, ids):
     else:
         assert len(shorter.ids) == ids
         assert shorter.ids[-1] == 2
-        assert shorter.spans == ((9, ids),)
+        assert shorter.loss_spans == ((9, ids),)
 
 
 @pytest.mark.model
@@ -137,7 +137,7 @@ def test_smollm2_s_ids_spelled_out(embedded_model):
     rendered = renderer.render(conversation([("hi", "hello 123  5")]))
     start = [1, 9690, 198, 6077, 5453, 30, 2, 198, 1, 4093, 198, 6004, 2, 198, 1, 520, 9531, 198]
     assert list(rendered.ids) == [*start, 28120, 216, 33, 34, 35, 256, 37, 2, 198]
-    assert rendered.spans == ((18, 26),)
+    assert rendered.loss_spans == ((18, 26),)
     assert renderer.prompt([Message("user", "hi")]) == start
 
 
@@ -175,7 +175,7 @@ def test_llama_answers_are_trained_up_to_eot(llama_tokenizer, meta):
     renderer = Renderer(llama_tokenizer, (128001, 128008, 128009), system="现在你要扮演皇帝身边的女人--甄嬛")
     talk = conversation([("你是谁？", "我是甄嬛。")])
     rendered = renderer.render(talk)
-    start, end = rendered.spans[0]
+    start, end = rendered.loss_spans[0]
     answer = meta.tokenizer.encode("我是甄嬛。", bos=False, eos=False)
     assert list(rendered.ids[start:end]) == [*answer, 128009]
     assert rendered.ids[:start] == tuple(renderer.prompt(talk.messages[:1]))

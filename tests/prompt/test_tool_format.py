@@ -85,13 +85,13 @@ def test_a_conversation_with_calls_is_rendered_without_tools_too(llama):
 
 
 def test_calls_of_one_turn_stay_together_where_the_template_can(hermes):
-    assert hermes.call_form.several
+    assert hermes.native_call_format.several
     assert rendered(hermes, TWICE, [WEATHER]) == reference(hermes, TWICE, [WEATHER])
 
 
 def test_calls_of_one_turn_become_turns_where_the_template_takes_one_at_a_time(llama):
     """Llama 3.1 writes several calls into an answer, but its template refuses to render them again."""
-    assert not llama.call_form.several
+    assert not llama.native_call_format.several
     first, second = ({"role": "assistant", "content": "", "tool_calls": [made]} for made in TWICE[2]["tool_calls"])
     turns = [*ASKED, first, result(1), second, result(2, "noon")]
     assert rendered(llama, TWICE, [WEATHER]) == reference(llama, turns, [WEATHER])
@@ -105,16 +105,16 @@ def test_a_result_of_two_calls_of_one_id_is_shown_once():
 
 
 def test_the_form_of_a_call_is_what_the_template_writes(hermes, llama):
-    form = hermes.call_form
+    form = hermes.native_call_format
     assert (form.before, form.between) == ('<tool_call>\n{"name": "', '", "arguments": ')
     assert form.after == "}\n</tool_call>"
-    form = llama.call_form
+    form = llama.native_call_format
     assert (form.before, form.between, form.after) == ('{"name": "', '", "parameters": ', "}")
 
 
 @pytest.mark.parametrize("name", ["hermes", "llama"])
 def test_a_call_in_the_templates_form_is_read_again(request, name):
-    form = request.getfixturevalue(name).call_form
+    form = request.getfixturevalue(name).native_call_format
     reader = CallReader([Tool("weather")])
     text = form.before + "weather" + form.between + '{"city": "Potosí"}' + form.after
     (found,) = [part.call for part in [*reader.push(text), *reader.flush()] if part.call]
@@ -131,7 +131,7 @@ def own(template):
 @pytest.mark.parametrize("template", [CODER, MISTRAL_OLD, MISTRAL_NEW, GEMMA])
 def test_the_templates_of_other_families_are_used_as_they_are(template):
     renderer = own(template)
-    assert renderer.tool_call_format is renderer.call_form
+    assert renderer.tool_call_format is renderer.native_call_format
     text = rendered(renderer, CALLED, [WEATHER])
     assert "weather" in text.partition("Be brief.")[0]
     assert "12 °C" in text
@@ -148,7 +148,7 @@ def test_the_templates_of_other_families_are_used_as_they_are(template):
     ],
 )
 def test_a_demanded_call_is_json_that_is_read_and_has_no_id(template, form):
-    made = own(template).call_form
+    made = own(template).native_call_format
     assert (made.before, made.between, made.after) == form
     reader = CallReader([Tool("weather")])
     text = made.written(ToolCall("x", "weather", '{"city": "Potosí"}'))
@@ -159,7 +159,7 @@ def test_a_demanded_call_is_json_that_is_read_and_has_no_id(template, form):
 def test_ids_are_shortened_for_templates_that_take_no_others(template):
     """A conversation with calls of our own ids was refused: "Tool call IDs should be … with length 9"."""
     renderer = own(template)
-    assert renderer.call_form.short_ids
+    assert renderer.native_call_format.short_ids
     text = rendered(renderer, TWICE, [WEATHER])
     ids = re.findall(r"\[TOOL_RESULTS\](.{9})", text)
     assert len(set(ids)) == 2
@@ -249,14 +249,14 @@ def test_a_template_whose_calls_cannot_be_read_gets_the_generic_form(old, new):
     assert old in TOOL_TEMPLATE
     renderer = own(TOOL_TEMPLATE.replace(old, new))
     with pytest.raises(TemplateError, match="in a form that is not read here"):
-        renderer.call_form  # noqa: B018
+        renderer.native_call_format  # noqa: B018
     assert "You can call these functions" in rendered(renderer, ASKED, [WEATHER])
 
 
 def test_a_template_that_refuses_calls_gets_the_generic_form():
     renderer = own(TOOL_TEMPLATE.replace("{% for call in", "{{ raise_exception('no calls here') }}{% for call in"))
     with pytest.raises(TemplateError, match=r"with tool calls, the chat template refuses.*no calls here"):
-        renderer.call_form  # noqa: B018
+        renderer.native_call_format  # noqa: B018
     assert "You can call these functions" in rendered(renderer, ASKED, [WEATHER])
 
 
@@ -322,7 +322,7 @@ def test_with_tools_the_model_is_told_that_it_may_call(hermes):
 
 
 def test_the_constraint_follows_the_choice(hermes):
-    form = hermes.call_form
+    form = hermes.native_call_format
 
     def constraint(*wanted):
         return OutputSpec.of(*wanted).constraint(form)
@@ -345,7 +345,9 @@ def test_the_constraint_follows_the_choice(hermes):
 
 def test_arguments_that_a_schema_allows_are_allowed(hermes):
     open_ended = Tool("f", "", {"type": "object", "additionalProperties": True})
-    assert hermes.call_form.call(open_ended).parts[1] == JsonSchema({"type": "object", "additionalProperties": True})
+    assert hermes.native_call_format.call(open_ended).parts[1] == JsonSchema(
+        {"type": "object", "additionalProperties": True}
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def plain(model, examples):
     total = torch.zeros(())
     for example in examples:
         logits = model(input_ids=torch.tensor([example.ids])).logits[0]
-        for start, end in example.spans:
+        for start, end in example.loss_spans:
             total = total + cross_entropy(
                 logits[start - 1 : end - 1], torch.tensor(example.ids[start:end]), reduction="sum"
             )
@@ -265,7 +265,7 @@ def plain_loss(model, examples):
     mask = torch.zeros_like(ids)
     for row, example in enumerate(examples):
         mask[row, : len(example.ids)] = 1
-        for start, end in example.spans:
+        for start, end in example.loss_spans:
             labels[row, start:end] = ids[row, start:end]
     return model(input_ids=ids, attention_mask=mask, labels=labels).loss
 

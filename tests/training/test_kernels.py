@@ -143,7 +143,7 @@ def by_name(model, examples):
     total = torch.zeros(())
     for example in examples:
         logits = model(input_ids=torch.tensor([example.ids]), use_cache=False).logits[0]
-        for start, end in example.spans:
+        for start, end in example.loss_spans:
             targets = torch.tensor(example.ids[start:end])
             total = total + nn.functional.cross_entropy(logits[start - 1 : end - 1], targets, reduction="sum")
     loss = total / loss_tokens(examples)

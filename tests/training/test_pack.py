@@ -97,7 +97,7 @@ def test_every_example_is_in_one_row_and_every_loss_token_is_predicted_once(exam
             columns = row.columns(number).tolist()
             assert tuple(row.ids[0, columns].tolist()) == example.ids
             assert row.positions[0, columns].tolist() == list(range(len(example.ids)))
-            for start, end in example.spans:
+            for start, end in example.loss_spans:
                 assert [next(targets) for _ in range(start, end)] == list(example.ids[start:end])
                 assert [next(at) for _ in range(start, end)] == columns[start - 1 : end - 1]
         total += len(row.targets)

@@ -45,13 +45,13 @@ class JsonArguments:
     def read(self, text: str, *, final: bool) -> tuple[int, str]:
         """Every character is looked at once; a backslash at the end waits for what it escapes."""
         made, at = [], 0
-        for found in _STRUCTURE.finditer(text):
-            made += [self._plain(text[at : found.start()]), found[0]]
-            at = found.end()
-            if found[0] == '"':
+        for match in _STRUCTURE.finditer(text):
+            made += [self._plain(text[at : match.start()]), match[0]]
+            at = match.end()
+            if match[0] == '"':
                 self._quoted = not self._quoted
-            elif not self._quoted and found[0] in "{}":
-                self._depth += 1 if found[0] == "{" else -1
+            elif not self._quoted and match[0] in "{}":
+                self._depth += 1 if match[0] == "{" else -1
                 if not self._depth:
                     self.done = True
                     return at, "".join(made)
@@ -59,7 +59,7 @@ class JsonArguments:
         return end, "".join([*made, self._plain(text[at:end])])
 
     def _plain(self, text: str) -> str:
-        return _CONTROL.sub(lambda found: json.dumps(found[0])[1:-1], text) if self._quoted else text
+        return _CONTROL.sub(lambda match: json.dumps(match[0])[1:-1], text) if self._quoted else text
 
 
 class XmlArguments:
@@ -235,11 +235,11 @@ def _quoted(text: str) -> str:
 def _kinds(schema: Mapping[str, Any]) -> frozenset[str]:
     """The types a JSON schema names; empty where it names none."""
     kind = schema.get("type")
-    found = {kind} if isinstance(kind, str) else set(kind or ())
-    found |= {_KINDS.get(type(value), "null") for value in schema.get("enum", ())}
+    kinds = {kind} if isinstance(kind, str) else set(kind or ())
+    kinds |= {_KINDS.get(type(value), "null") for value in schema.get("enum", ())}
     for option in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        found |= _kinds(option) if isinstance(option, Mapping) else set()
-    return frozenset(found)
+        kinds |= _kinds(option) if isinstance(option, Mapping) else set()
+    return frozenset(kinds)
 
 
 def _as_json(text: str, kinds: frozenset[str]) -> str:

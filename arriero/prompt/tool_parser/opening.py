@@ -126,13 +126,13 @@ class Opening:
         named = _FUNCTION_NAME.match(text, start)
         if named is None:
             return "undecided" if _FUNCTION_PART.fullmatch(text, start) else "no call"
-        rest, known = text[named.end() :], self._tools.get(named[1])
-        if known is None:
+        rest, tool = text[named.end() :], self._tools.get(named[1])
+        if tool is None:
             return "no call"
         if _OBJECT.match(rest):
             return Begun(named.end(), named[1], JsonArguments())
         if rest.startswith(("<parameter=", "</function>")):
-            return Begun(named.end(), named[1], XmlArguments(known))
+            return Begun(named.end(), named[1], XmlArguments(tool))
         begins = _OBJECT_PART.fullmatch(rest) or any(tag.startswith(rest) for tag in ("<parameter=", "</function>"))
         return "undecided" if begins else "no call"
 
@@ -170,8 +170,9 @@ class Opening:
     def _wrapped(self, text: str, start: int, *, tagged: bool, listed: bool = False) -> Verdict:
         """An object of name and arguments."""
         if head := _HEAD.match(text, start):
-            known = head[1] in self._tools
-            return Begun(head.end(), head[1], JsonArguments(), wrapped=True, listed=listed) if known else "no call"
+            if head[1] not in self._tools:
+                return "no call"
+            return Begun(head.end(), head[1], JsonArguments(), wrapped=True, listed=listed)
         self._object = self._object or _ObjectEnd(start)
         end = self._object.find(text)
         if end is None:
@@ -186,7 +187,7 @@ class Opening:
             return False
         key, complete, colon, name, named = begun.groups()
         if key is not None and complete is None:
-            return any(known.startswith(key) for known in _KEYS)
+            return any(name.startswith(key) for name in _KEYS)
         if key is None or colon is None or (key == "name" and name is None):
             return begun.end() == len(text) and key in (None, *_KEYS)
         if key != "name":
@@ -244,11 +245,11 @@ class Opening:
 
     def _all(self, length: int, called: Iterable[ast.Call]) -> Verdict:
         calls = []
-        for each in called:
-            name = each.func.attr if isinstance(each.func, ast.Attribute) else getattr(each.func, "id", "")
-            calls.append(self._made(name, self._values(name, each)))
-        found = tuple(call for call in calls if call is not None)
-        return Whole(length, found) if len(found) == len(calls) else "no call"
+        for node in called:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            calls.append(self._made(name, self._values(name, node)))
+        complete = tuple(call for call in calls if call is not None)
+        return Whole(length, complete) if len(complete) == len(calls) else "no call"
 
     def _values(self, name: str, called: ast.Call) -> dict[str, Any] | None:
         """The arguments by name; those without a name are the tool's properties in order."""
@@ -295,5 +296,5 @@ def _python(code: str) -> list[ast.Call]:
 
 
 def _after_blanks(text: str, start: int) -> int:
-    found = _BLANK.match(text, start)
-    return found.end() if found else start
+    blank = _BLANK.match(text, start)
+    return blank.end() if blank else start

@@ -193,8 +193,8 @@ class CallReader:
 
     def _cut_off(self, parts: list[Part]) -> None:
         """A demanded call of which not even the arguments have begun."""
-        found = _NAME.search(self._held)
-        name = found[1] if found else self._demanded[0] if len(self._demanded) == 1 else ""
+        match = _NAME.search(self._held)
+        name = match[1] if match else self._demanded[0] if len(self._demanded) == 1 else ""
         length, self._blank = len(self._blank + self._take(len(self._held))), ""
         self.unfinished = True
         if name not in self._tools:
@@ -207,8 +207,8 @@ class CallReader:
         """Where in the held text a call begins or, at its end, may begin."""
         if self._bare and (bare := _BARE.match(self._held)):
             return bare.end() - 1
-        found = _OPENING.search(self._held)
-        return found.start() if found else len(self._held) - overlap(self._held, OPENINGS)
+        match = _OPENING.search(self._held)
+        return match.start() if match else len(self._held) - overlap(self._held, OPENINGS)
 
     def _take(self, count: int) -> str:
         taken, self._held = self._held[:count], self._held[count:]

@@ -116,7 +116,7 @@ def predict(model: torch.nn.Module, examples: Sequence[Rendered]) -> Predictions
     loss = [
         (row, at - 1, example.ids[at], at == end - 1)  # the logits at a position predict the token after it
         for row, example in enumerate(examples)
-        for start, end in example.spans
+        for start, end in example.loss_spans
         for at in range(max(start, 1), end)
     ]
     row, place, targets, ends = (torch.tensor(column) for column in zip(*loss, strict=True)) if loss else _nothing()

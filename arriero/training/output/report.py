@@ -75,7 +75,7 @@ def compare(model: Any, story: RunContext) -> dict[str, Any]:
     chosen = _distinct(examples, story.options.report_answers)
     if chosen:
         log.info("answering %d held-out prompts for the report, before and after", len(chosen))
-    prompts = [examples.held_out[index].ids[: examples.held_out[index].spans[-1][0]] for index in chosen]
+    prompts = [examples.held_out[index].ids[: examples.held_out[index].loss_spans[-1][0]] for index in chosen]
 
     def both() -> tuple[dict[str, Any], list[Answer]]:
         figures = asdict(measure(model, examples.held_out, stops))
@@ -106,5 +106,5 @@ def _distinct(examples: Examples, most: int) -> list[int]:
     for place, index in last.items():
         example = examples.held_out[index]
         if len(seen) < most and examples.loaded.conversation(place).messages:
-            seen.setdefault(example.ids[: example.spans[-1][0]], index)
+            seen.setdefault(example.ids[: example.loss_spans[-1][0]], index)
     return list(seen.values())

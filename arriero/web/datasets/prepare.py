@@ -78,7 +78,7 @@ def _dots(data: RenderedData) -> list[tuple[int, int]]:
     """(prompt tokens, loss tokens) of the examples of rows that lie evenly over the file."""
     indices = np.unique(np.linspace(0, len(data) - 1, DOTS).astype(int))
     examples = [example for index in indices for example in data[int(index)]]
-    loss = [sum(end - start for start, end in example.spans) for example in examples]
+    loss = [sum(end - start for start, end in example.loss_spans) for example in examples]
     return [(len(example.ids) - answer, answer) for example, answer in zip(examples, loss, strict=True)]
 
 

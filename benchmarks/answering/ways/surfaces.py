@@ -86,7 +86,7 @@ def rendered_for_training(chat: Chat, messages: list[Message]) -> None:
     """What training puts before the answer."""
     conversation = Conversation((*messages, Message("assistant", ANSWER)))
     rendered = chat.renderer.render(conversation)
-    chat.engine.submit(rendered.ids[: rendered.spans[-1][0]], Sampling(), max_new_tokens=1)
+    chat.engine.submit(rendered.ids[: rendered.loss_spans[-1][0]], Sampling(), max_new_tokens=1)
 
 
 async def _read(chat: Chat, messages: list[Message]) -> None:

@@ -43,7 +43,7 @@ def loop(model, examples) -> tuple[float, int, float]:
         labels = torch.where(torch.tensor(example.mask), ids[0], -100)
         total += torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum").item()
         tokens += int((labels[1:] != -100).sum())
-        for _, end in example.spans:
+        for _, end in example.loss_spans:
             ends += 1
             stopped += int(logits[end - 2].argmax()) == 2
     return total / tokens, tokens, stopped / ends

@@ -146,7 +146,7 @@ def _shown(served: ServedModel) -> Shown:
 
 def _takes_tools(chat: Chat) -> bool:
     try:
-        return bool(chat.renderer.call_form)
+        return bool(chat.renderer.native_call_format)
     except TemplateError:
         return False
 
