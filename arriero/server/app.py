@@ -35,7 +35,7 @@ class OwnRoute(APIRoute):
     """A route that reads its body as JSON and keeps its path to itself, also when a page is mounted at "/".
 
     Starlette passes a request with the wrong method on to a later catch-all, so `GET /v1/chat/completions` would be
-    answered with the page's HTML. Only at "/" is that wanted: POST is the tutorial's, everything else the page's.
+    answered with the page's HTML. Only at "/" is that right: POST is the tutorial's, everything else the page's.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -71,7 +71,7 @@ class Unpaged(APIRoute):
     """`GET /` where no page is mounted there, which would be found after it."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """A partial match, upon which the router goes on looking for a full one."""
+        """A partial match, upon which the router continues to look for a full one."""
         match, child_scope = super().matches(scope)
         return Match.PARTIAL if match is Match.FULL else match, child_scope
 

@@ -173,7 +173,7 @@ def _refused(request: Request, error: HTTPException) -> RequestError:
 
 def _invalid(faults: Sequence[dict[str, Any]], body: Any) -> RequestError:
     """Pydantic's complaint about the first bad field, in a sentence that names it."""
-    # Of a field with several shapes it complains about each: the shape that was meant has the right type.
+    # A union is complained about once for each of its types: the one that was meant has no fault of type.
     of_field = [fault for fault in faults if fault["loc"][:2] == faults[0]["loc"][:2]]
     fault = next((fault for fault in of_field if not fault["type"].endswith("_type")), faults[0])
     param = ""

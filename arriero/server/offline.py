@@ -69,7 +69,7 @@ def batch(
 ) -> BatchReport:
     """Answer every request of `file`, in OpenAI's batch format, to `output`, in the same order.
 
-    Called again it goes on where it was stopped, however that was. Requests that are refused have their status and
+    Called again it continues where it was stopped, however that was. Requests that are refused have their status and
     error in their lines. `progress` is called with rows done, all rows and rows failed.
 
     Raises, before a model is loaded: NotFoundError without `file`, BatchFileError with its bad lines, UsageError where
@@ -188,9 +188,9 @@ def _busy(output: Path, holder: str) -> None:
 def _salt(adapters: Mapping[str, Path], options: BatchOptions) -> str:
     """Who answers: the same requests to another model are another run."""
     model, embedding = options.get("model"), options.get("embedding")
-    places = [(name, str(place.resolve())) for name, place in adapters.items()]
-    name = settings.default_model() if model is None and not places else model
-    return json.dumps([str(name), places, taken(dict(options)), embedding])
+    directories = [(name, str(directory.resolve())) for name, directory in adapters.items()]
+    name = settings.default_model() if model is None and not directories else model
+    return json.dumps([str(name), directories, taken(dict(options)), embedding])
 
 
 def _load(adapters: Mapping[str, Path], options: BatchOptions) -> Models:

@@ -77,9 +77,9 @@ class JsonRequest(Request):
         Python's own parser would let lone surrogates through, which no tokenizer can encode, and NaN.
         """
         try:
-            found = from_json(await self.body(), allow_inf_nan=False)
+            body = from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
             raise HTTPException(400, f"the body is not JSON: {error}") from error
         if self.app.state.service.log_prompts:
-            self.scope["record"].body = found
-        return found
+            self.scope["record"].body = body
+        return body

@@ -184,6 +184,7 @@ class Service:
         self.metrics.requests.labels(route or "other", str(status)).inc()
         if record.refused is not None:
             self.metrics.rejected.labels(record.refused).inc()
+        # A mounted page has the route "": its many small requests are logged only where they fail.
         quiet = route in PROBES or (scope.get("route") is not None and not route and status < HTTPStatus.BAD_REQUEST)
         record.log(logging.DEBUG if quiet else logging.INFO)
 

@@ -34,7 +34,8 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
 
     The request's body must have been read, so that a disconnect is all that can still be received.
     """
-    # The work is started first: an async generator that never ran would not run its `finally` either.
+    # The work is started first: an async generator that never ran would not run its `finally` either. Both tasks are
+    # awaited after their cancellation, so that nothing of the request runs on when this returns.
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)

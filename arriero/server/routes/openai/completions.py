@@ -187,7 +187,7 @@ class _TextBuilder:
 
     def _lists(self, tokens: Sequence[TokenLogprob | int]) -> dict[str, list[Any]]:
         """The tokens' texts, values and offsets; a bare id is that of the first token, which nothing stands before."""
-        offset = self._offset
+        offset = self._offset  # in characters; an incremental decoder, for a token may hold a part of one
         lists: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token in tokens:
             token_id = token if isinstance(token, int) else token.token_id

@@ -1,7 +1,7 @@
 """The batches that are in progress: each answers its requests through the application, below everybody's own.
 
-A batch goes on after its server's end, by whatever server of the same model starts next over the same ARRIERO_HOME; the
-lock on its journal keeps two servers from answering the same one.
+A batch survives its server's end: the next server of the same model over the same ARRIERO_HOME resumes it. The lock on
+its journal keeps two servers from answering the same one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNANSWERED = {
 
 
 class _ShutdownError(Exception):
-    """The server ends; the next goes on."""
+    """The server ends; the next one resumes."""
 
 
 class _LockedError(Exception):
@@ -93,7 +93,7 @@ class Runner:
         return batch if run is None or run.journal is None else _counted(batch, run.journal)
 
     async def close(self) -> None:
-        """Stop all, to be gone on with."""
+        """Stop all; the next server resumes them."""
         tasks = [run.task for run in self._runs.values()]
         for task in tasks:
             task.cancel()

@@ -184,31 +184,32 @@ def new_id(kind: str) -> str:
 
 def kept(items: Iterable[Item]) -> list[dict[str, Any]]:
     """The items as they are kept and listed, each with an id that no other has."""
-    made: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     for item in items:
         fields = item.kept()
-        identity = item.id if item.id is not None and item.id not in made else new_id(fields["type"])
-        made[identity] = {"id": identity, **fields}
-    return list(made.values())
+        identity = item.id if item.id is not None and item.id not in by_id else new_id(fields["type"])
+        by_id[identity] = {"id": identity, **fields}
+    return list(by_id.values())
 
 
 def to_messages(items: Iterable[Item]) -> list[Message]:
     """The items as turns: calls in a row, and text and reasoning beside them, are one turn of the assistant's."""
-    made: list[Message] = []
+    merged: list[Message] = []
     for message in filter(None, (item.message() for item in items)):
-        last = made[-1] if made else None
+        last = merged[-1] if merged else None
+        # The API has an item for each thought, text and call; templates know one turn that thinks, speaks and calls.
         both: tuple[Role, ...] = (last.role, message.role) if last is not None else ()
         bare = last is not None and last.reasoning_content is not None and not (last.content or last.tool_calls)
         calls = last is not None and (last.tool_calls or message.tool_calls)
         if last is not None and both == ("assistant", "assistant") and (calls or bare):
             text = "\n".join(filter(None, (last.content, message.content)))
             thought = "\n".join(filter(None, (last.reasoning_content, message.reasoning_content))) or None
-            made[-1] = replace(
+            merged[-1] = replace(
                 last, content=text, tool_calls=last.tool_calls + message.tool_calls, reasoning_content=thought
             )
         else:
-            made.append(message)
-    return [turn for turn in made if turn.content or turn.tool_calls or turn.reasoning_content is None]
+            merged.append(message)
+    return [turn for turn in merged if turn.content or turn.tool_calls or turn.reasoning_content is None]
 
 
 def _joined(content: Sequence[TextPart | RefusalPart]) -> str:

@@ -142,7 +142,7 @@ def _page(items: list[dict[str, Any]], after: str | None, limit: int) -> ItemLis
 
 
 class _Conversations:
-    """The store, or what stands in its place where nothing is kept."""
+    """Whole conversations from the store; without one, nothing is kept and what needs it is refused."""
 
     def __init__(self, store: ResponseStore | None) -> None:
         self._store = store

@@ -37,9 +37,9 @@ TABLES = """
 EVICT = """
     DELETE FROM response WHERE number <= (
         SELECT max(number) FROM (
-            SELECT number, row_number() OVER newest AS place, sum(bytes) OVER newest AS total FROM response
+            SELECT number, row_number() OVER newest AS rank, sum(bytes) OVER newest AS total FROM response
             WINDOW newest AS (ORDER BY number DESC ROWS UNBOUNDED PRECEDING)
-        ) WHERE place > ?1 OR (total > ?2 AND place > 1)
+        ) WHERE rank > ?1 OR (total > ?2 AND rank > 1)
     )
 """
 
