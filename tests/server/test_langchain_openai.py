@@ -7,7 +7,7 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from tests.conftest import TOOL_TEMPLATE
-from tests.test_langchain_suites import ObedientEngine
+from tests.langchain.test_suites import ObedientEngine
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")

@@ -17,7 +17,7 @@ from arriero.langchain import ChatArriero
 from tests.real import linked
 
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(270)]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LONG = (
     "too small: greedy, it repeats itself within a text of the schema until the limit of tokens, which is CutOffError"
 )

@@ -75,7 +75,7 @@ class TestUnit(OverScriptedChat, ChatModelUnitTests):
         """Without those of remote models, which are refused."""
         return {"temperature": 0, "max_tokens": 100, "stop": []}
 
-    @pytest.mark.xfail(reason="a Chat that was handed in cannot be written; by name see test_langchain_identity.py")
+    @pytest.mark.xfail(reason="a Chat that was handed in cannot be written; by name see test_identity.py")
     def test_serdes(self, model, snapshot):
         super().test_serdes(model, snapshot)
 

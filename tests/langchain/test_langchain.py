@@ -1,4 +1,4 @@
-"""LangChain over a scripted engine: what its own suites leave unchecked, see test_langchain_suites.py."""
+"""LangChain over a scripted engine: what its own suites leave unchecked, see test_suites.py."""
 
 from __future__ import annotations
 
