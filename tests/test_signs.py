@@ -13,7 +13,7 @@ ENTRY = re.compile(r"^\s*([\w-]+\.[a-z]+|[\w-]+/)\s{2,}\S", re.MULTILINE)  # "la
 UNNAMED = {"__init__.py", "py.typed", "__pycache__"}
 PENDING = {  # whose docstring is still to be written
     "arriero/batches", "arriero/cli", "arriero/cluster", "arriero/data", "arriero/engines/openvino",
-    "arriero/engines/transformers", "arriero/hub/transfer", "arriero/langchain", "arriero/runs",
+    "arriero/engines/transformers", "arriero/hub/transfer", "arriero/runs",
     "arriero/templates", "arriero/training",
     "arriero/web", "arriero/web/chatting", "arriero/web/words",
 }  # fmt: skip

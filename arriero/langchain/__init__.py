@@ -3,7 +3,7 @@
     chain = ChatPromptTemplate.from_template("Explain {thing}.") | ChatArriero(adapter="runs/llama-driver")
     for chunk in chain.stream({"thing": "packing"}): print(chunk.text, end="")
 
-Both turn LangChain's words into ours and hand them to `Chat`; ids, stop strings and streams are its business. The
+Both convert LangChain's messages and hand them to `Chat`; ids, stop strings and streams are its business. The
 model is loaded when the object is made: a wrong name shows at once and no event loop ever waits for weights. Objects
 can share one Chat (`ChatArriero(chat=chat)`); the copies that LangChain makes (`configurable_fields`) do.
 
@@ -11,16 +11,16 @@ Sampling parameters are given to the constructor or with a call, whose `stop` ad
 `max_tokens` and the tutorial's `model_name_or_path` are understood; unknown names raise UsageError. A ChatArriero takes
 tools (`bind_tools`) and schemas (`with_structured_output`), which also work together, as agents have them.
 
-    loading.py  which objects share a loaded model
-    convert.py  messages and tools between LangChain and us
-    identity.py what caches tell objects apart by, and what objects are called elsewhere
-    models.py   what both kinds share
-    clock.py    how long an answer took
-    llm.py      ArrieroLLM
-    remote.py   a server's model in the place of a loaded one
-    parsers.py  structured answers as objects
-    chat.py     ChatArriero
-    embeddings.py   ArrieroEmbeddings
+    chat.py          ChatArriero
+    llm.py           ArrieroLLM, and the tutorial's class
+    embeddings.py    ArrieroEmbeddings
+    models.py        what both kinds of model share
+    convert.py       prompts, messages and tools between LangChain and us
+    parsers.py       structured answers as objects
+    loading.py       which objects share a loaded model
+    identity.py      what caches tell objects apart by, and what objects are called elsewhere
+    remote.py        a server's model in place of a loaded one
+    clock.py         how long an answer took
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 
 from arriero.chat import Options, Reply
 from arriero.errors import UsageError
-from arriero.langchain.convert import answer, answer_chunk, chat_options, choice_of, turns
+from arriero.langchain.convert import answer, answer_chunk, chat_options, choice_of, prompt_value, turns
 from arriero.langchain.models import OverChat, Request
 from arriero.langchain.parsers import parser_of
 from arriero.messages import Message, NamedTool, Piece, Tool
@@ -54,7 +54,7 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
         return "arriero-chat"
 
     def _resolve_model_profile(self) -> ModelProfile:
-        """What the model can be given and asked for, in LangChain's words; agents go by it.
+        """What the model can be given and asked for, under LangChain's names; agents go by it.
 
         A server is not asked, so its model's name and window are not in it.
         """
@@ -132,13 +132,13 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
 
     def _structured(self, schema: Any, method: Method, **kwargs: Any) -> Runnable[Any, AIMessage]:
         """The model, held to `schema`."""
-        wanted = {"type": "object"} if schema is None else convert_to_json_schema(schema)
-        shown = {"kwargs": {"method": method}, "schema": wanted}
+        json_schema = {"type": "object"} if schema is None else convert_to_json_schema(schema)
+        shown = {"kwargs": {"method": method}, "schema": json_schema}
         if method == "function_calling":
             return self.bind_tools([schema], tool_choice="any", ls_structured_output_format=shown, **kwargs)
         response_format: dict[str, Any] = {"type": "json_object"}
         if method == "json_schema":
-            response_format = {"type": "json_schema", "json_schema": {"schema": wanted}}
+            response_format = {"type": "json_schema", "json_schema": {"schema": json_schema}}
         return self.bind(response_format=response_format, ls_structured_output_format=shown, **kwargs)
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
@@ -174,7 +174,7 @@ class ChatArriero(OverChat, BaseChatModel):  # type: ignore[misc]  # its `_strea
         return ChatGenerationChunk(message=answer_chunk(piece, facts))
 
     def _given(self, prompt: LanguageModelInput) -> list[BaseMessage]:
-        return self._convert_input(prompt).to_messages()
+        return prompt_value(prompt).to_messages()
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """The tokens of these messages as a prompt, so with the chat template, the system prompt and `tools`."""

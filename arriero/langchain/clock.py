@@ -21,7 +21,7 @@ class Clock:
         return piece
 
     def timings(self, tokens: int) -> dict[str, float]:
-        """Seconds from asking, of a whole answer of so many tokens; as in `arriero ask --json`."""
+        """Seconds from asking, of a whole answer of `tokens` tokens; as in `arriero ask --json`."""
         total = time.monotonic() - self._asked
         first = total if self._first is None else self._first - self._asked
         return {"first_token_s": first, "total_s": total, "tokens_per_second": tokens / total}

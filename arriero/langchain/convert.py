@@ -1,4 +1,4 @@
-"""LangChain's messages and tools in our words, and our answers in LangChain's."""
+"""LangChain's prompts, messages and tools as ours, and our answers as LangChain's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -15,7 +16,9 @@ from langchain_core.messages import (
     SystemMessage,
     ToolCallChunk,
     ToolMessage,
+    convert_to_messages,
 )
+from langchain_core.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from arriero.chat import Options, Reply
@@ -36,6 +39,15 @@ ALIASES = {"model_name_or_path": "model", "max_tokens": "max_new_tokens"}
 OF_SERVERS = ("api_key", "base_url", "max_retries", "timeout")  # what LangChain's models of remote servers take
 
 
+def prompt_value(prompt: LanguageModelInput) -> PromptValue:
+    """What `invoke` takes as LangChain's value of a prompt, which is text or messages as one needs it."""
+    if isinstance(prompt, PromptValue):
+        return prompt
+    if isinstance(prompt, str):
+        return StringPromptValue(text=prompt)
+    return ChatPromptValue(messages=convert_to_messages(prompt))
+
+
 def turns(messages: Iterable[BaseMessage]) -> list[Message]:
     """A conversation."""
     return list(map(_turn, messages))
@@ -47,14 +59,15 @@ def _turn(message: BaseMessage) -> Message:
     if role is None:
         raise UsageError(f"the model takes system, human, AI and tool messages, got a {type(message).__name__}")
     calls = _calls(message) if isinstance(message, AIMessage) else ()
-    parts = [message.content] if isinstance(message.content, str) else message.content
-    texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
-    texts = [part for part in texts if not (calls and part.get("type") in CALLS) and part.get("type") != "reasoning"]
-    if others := [str(part.get("type")) for part in texts if part.get("type") != "text"]:
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    texts = [{"type": "text", "text": block} if isinstance(block, str) else block for block in blocks]
+    repeated = ("reasoning", *(CALLS if calls else ()))  # blocks of what other fields of the message carry
+    texts = [block for block in texts if block.get("type") not in repeated]
+    if others := [str(block.get("type")) for block in texts if block.get("type") != "text"]:
         raise UsageError(f"the model takes text, got content of type {', '.join(others)}")
     return Message(
         role,
-        "".join(part["text"] for part in texts),
+        "".join(block["text"] for block in texts),
         calls,
         message.tool_call_id if isinstance(message, ToolMessage) else None,
         reasoning_content=message.additional_kwargs.get(REASONING) if role == "assistant" else None,
@@ -101,7 +114,7 @@ def answer_chunk(piece: Piece, facts: Mapping[str, Any]) -> AIMessageChunk:
 
 
 def choice_of(value: str | bool | Mapping[str, Any] | None) -> ToolChoice:
-    """LangChain's words for a choice of tools: "any" or True demands a call, any other text names a tool."""
+    """LangChain's choice of tools: "any" or True demands a call, any other text names a tool."""
     if value in ("any", True):
         return "required"
     if value in (None, False):
@@ -138,13 +151,13 @@ def chat_options(given: dict[str, Any]) -> Options:
     return options
 
 
-def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """`given` under our names; raises UsageError for an unknown name, with the nearest known one."""
+def renamed(given: Mapping[str, Any], accepted: Collection[str]) -> dict[str, Any]:
+    """`given` under our names; raises UsageError for a name that is not accepted, with the nearest that is."""
     named: dict[str, Any] = {}
     for name, value in given.items():
         own = ALIASES.get(name, name)
-        if own not in known:
-            names = [*known, *(alias for alias, meant in ALIASES.items() if meant in known)]
+        if own not in accepted:
+            names = [*accepted, *(alias for alias, meant in ALIASES.items() if meant in accepted)]
             near = nearest(name, names)
             hint = 'the model runs in this process; for a server\'s give the object base_url="http://…"'
             raise UsageError(

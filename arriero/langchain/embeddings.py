@@ -83,7 +83,7 @@ class ArrieroEmbeddings(BaseModel, Embeddings):
 
     def _embed(self, texts: list[str], kind: Kind) -> list[list[float]]:
         if self._remote is not None:
-            parts = [texts[start : start + MOST] for start in range(0, len(texts), MOST)]
-            return list(itertools.chain.from_iterable(self._remote.embed(part, kind) for part in parts))
+            batches = [texts[start : start + MOST] for start in range(0, len(texts), MOST)]
+            return list(itertools.chain.from_iterable(self._remote.embed(batch, kind) for batch in batches))
         vectors: list[list[float]] = self.embedder.embed(texts, kind=kind, dimensions=self.dimensions).tolist()
         return vectors

@@ -41,7 +41,7 @@ def identity(chat: Chat) -> dict[str, Any]:
     }
 
 
-def portable(place: str | Path) -> str:
+def portable(name_or_path: str | Path) -> str:
     """A name or a relative path as it is, and of an absolute path the name: it is this machine's."""
-    path = Path(place).expanduser()
-    return hub.name_of(path) if path.is_absolute() else str(place)
+    path = Path(name_or_path).expanduser()
+    return hub.name_of(path) if path.is_absolute() else str(name_or_path)

@@ -10,6 +10,7 @@ from langchain_core.language_models import LLM, LanguageModelInput
 from langchain_core.outputs import GenerationChunk
 from langchain_core.runnables import Runnable
 
+from arriero.langchain.convert import prompt_value
 from arriero.langchain.models import OverChat
 from arriero.messages import Message, Piece
 
@@ -34,7 +35,7 @@ class ArrieroLLM(OverChat, LLM):
         return (await self._acomplete(prompt, stop, kwargs))[0].text
 
     def _given(self, prompt: LanguageModelInput) -> str:
-        return self._convert_input(prompt).to_string()
+        return prompt_value(prompt).to_string()
 
     def _turns(self, prompt: str) -> Sequence[Message]:
         return [Message("user", prompt)]

@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     from arriero.langchain.remote import RemoteChat, RemoteStream
 
 PER_CALL = tuple(name for name in Sampling.__slots__ if name != "stop")  # LangChain hands `stop` over by itself
-NOTHING = (
-    None,
-    None,
-    "auto",
-    PromptSettings(template={}, fold_system=False, chat_template=None),
-)  # is said of the model
+UNSET = (None, None, "auto", PromptSettings(template={}, fold_system=False, chat_template=None))
 OF_LOADING = {"chat", "engine", "template", "fold_system", "chat_template"}
 OTHERS = (*OF_LOADING, *OF_SERVERS)
 
@@ -40,7 +35,7 @@ Request = tuple["Chat | RemoteChat", Any, Sampling, Options]
 
 
 class OverChat(BaseModel):
-    """What both classes share: the options, the Chat, and calls in LangChain's words turned into calls of it.
+    """What both classes share: the options, the Chat, and LangChain's calls turned into calls of it.
 
     `model`, `adapter`, `system`, `engine` and what is said of the prompt (`template`: variables of the chat template,
     `fold_system`, `chat_template`) are what `arriero.load` takes, and what it raises is raised here. `chat` is the
@@ -49,7 +44,7 @@ class OverChat(BaseModel):
 
     With `base_url` a server answers, `arriero serve` or any that speaks OpenAI's protocol: `model` or `adapter` is what
     it calls the one that answers, by default its own default, `api_key` (or ARRIERO_API_KEY) is sent to it, `timeout`
-    is in seconds, `max_retries` how often a request is made again that could not be answered. `chat` is None then.
+    is in seconds, `max_retries` how often a request is repeated that could not be answered. `chat` is None then.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -101,9 +96,8 @@ class OverChat(BaseModel):
     def _own_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         served = values.get("base_url") is not None
         unset = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in OTHERS}
-        given = {
-            name: value for name, value in values.items() if name not in unset or value != unset[name]
-        }  # of copies
+        # A copy brings every field, also those that it may not be given; what is at its default was not given.
+        given = {name: value for name, value in values.items() if name not in unset or value != unset[name]}
         named = renamed(given, [name for name in cls.model_fields if served or name not in OF_SERVERS])
         if served and (local := sorted(OF_LOADING & named.keys())):
             raise UsageError(
@@ -120,11 +114,11 @@ class OverChat(BaseModel):
         prompting = PromptSettings(
             template=self.template, fold_system=self.fold_system, chat_template=self.chat_template
         )
-        wanted = (self.model, self.adapter, self.engine, prompting)
-        if self.chat is None or self.loaded_as not in (None, wanted):
+        settings = (self.model, self.adapter, self.engine, prompting)
+        if self.chat is None or self.loaded_as not in (None, settings):
             self.chat = shared(self.model, self.adapter, self.engine, prompting)
-            self.loaded_as = wanted
-        elif self.loaded_as is None and wanted != NOTHING:
+            self.loaded_as = settings
+        elif self.loaded_as is None and settings != UNSET:
             raise UsageError("give either a chat, or the model, adapter, engine and prompt to load one with")
         self._identity = identity(self.chat)
         return self
@@ -182,8 +176,8 @@ class OverChat(BaseModel):
         for name in OF_SERVERS if self._remote is None else OF_LOADING:  # the constructor refuses them
             made["kwargs"].pop(name, None)
         for name in ("model", "adapter"):
-            if (place := getattr(self, name)) is not None:
-                made["kwargs"][name] = str(place) if self._remote is not None else portable(place)
+            if (given := getattr(self, name)) is not None:
+                made["kwargs"][name] = str(given) if self._remote is not None else portable(given)
         if self.chat_template is not None:  # it may be a file
             made["kwargs"]["chat_template"] = self.chat.renderer.given_template
         return made
@@ -201,7 +195,7 @@ class OverChat(BaseModel):
     @property
     def _name(self) -> str:
         """What the model is called; a server is not asked for it."""
-        return self.chat.model if self._remote is None else self._remote.known or self._remote.server.address
+        return self.chat.model if self._remote is None else self._remote.known_id or self._remote.server.address
 
     def _sampling(self, stop: list[str] | None, options: Mapping[str, Any]) -> Sampling:
         """A call's parameters over the object's own; the Chat fills in the rest with the model's defaults."""
@@ -218,12 +212,12 @@ class OverChat(BaseModel):
         raise NotImplementedError
 
     def _request(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> Request:
-        left = dict(given)
+        remaining = dict(given)  # less what is taken out below: sampling parameters
         own = self.chat if self._remote is None else self._remote
-        chat = self._with_adapter(left.pop("adapter")) if "adapter" in left else own
-        options = self._options(left)
+        chat = self._with_adapter(remaining.pop("adapter")) if "adapter" in remaining else own
+        options = self._options(remaining)
         turns = with_system(self._turns(prompt), self.system)
-        return chat, turns, self._sampling(stop, left), options
+        return chat, turns, self._sampling(stop, remaining), options
 
     def _with_adapter(self, adapter: str | Path | None) -> Chat | RemoteChat:
         """The same model with another adapter, or none, loaded once for this object."""
@@ -277,7 +271,7 @@ class OverChat(BaseModel):
                 yield chunk
 
     def _facts(self, answer: Piece | Reply, clock: Clock) -> dict[str, Any]:
-        """Token counts, finish reason, model and timings in LangChain's words; empty while the answer goes on."""
+        """Token counts, finish reason, model and timings as LangChain has them; empty while the answer goes on."""
         if answer.usage is None:
             return {}
         timings = clock.timings(answer.usage.completion_tokens)

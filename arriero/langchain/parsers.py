@@ -19,7 +19,7 @@ from arriero.errors import CutOffError
 
 
 class _Whole(BaseOutputParser[Any]):
-    """Goes before one of LangChain's parsers and raises CutOffError for an answer that ended too early."""
+    """Stands before one of LangChain's parsers and raises CutOffError for an answer that ended too early."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         self._check(result[0].message)  # type: ignore[attr-defined]  # of a chat model's generation

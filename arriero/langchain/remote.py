@@ -1,4 +1,4 @@
-"""A server's models behind the LangChain classes, in the place of a Chat and of an embedding model of this process."""
+"""A server's models behind the LangChain classes, in place of a Chat and of an embedding model of this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from arriero.remote import ChunkReader, Server, completion_body
 
 KEY = "ARRIERO_API_KEY"  # the environment variable that `arriero web --server` takes its key from too
 LONGEST = 120.0  # seconds between two tries, whatever the server asks for; as OpenAI's clients have it
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 AChunks = tuple[AsyncGenerator[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -33,7 +33,7 @@ def connect(url: str, key: SecretStr | None, timeout: float | None) -> Server:
 
 
 def retried(retries: int) -> dict[str, Any]:
-    """Arguments for tenacity: so many more tries after what may go better later, when the server says so."""
+    """Arguments for tenacity: at most `retries` more tries, after what may go better later, when the server says so."""
     return {
         "stop": stop_after_attempt(retries + 1),
         "retry": retry_if_exception_type((BusyError, OfflineError)),
@@ -44,8 +44,8 @@ def retried(retries: int) -> dict[str, Any]:
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
-    told = error.retry_after if isinstance(error, BusyError) else None
-    return min(told, LONGEST) if told is not None else wait_exponential_jitter(initial=0.5, max=8.0)(state)
+    asked_for = error.retry_after if isinstance(error, BusyError) else None
+    return min(asked_for, LONGEST) if asked_for is not None else wait_exponential_jitter(initial=0.5, max=8.0)(state)
 
 
 class RemoteChat:
@@ -65,11 +65,11 @@ class RemoteChat:
         return self._name if self._name is not None else str(self.ask(self.server.models)[0]["id"])
 
     @property
-    def known(self) -> str | None:
+    def known_id(self) -> str | None:
         """The model's id, where it was given or has been asked for."""
         return self.__dict__.get("model", self._name)
 
-    def ask(self, call: Callable[..., Found], *given: Any) -> Found:
+    def ask(self, call: Callable[..., Result], *given: Any) -> Result:
         """The result of `call`, which is tried again where that may help."""
         return Retrying(**retried(self.retries))(call, *given)
 
@@ -183,8 +183,8 @@ class RemoteEmbedder:
         """The vectors of texts, each with the model's prompt for that `kind`."""
         body = {"input": texts, "input_type": kind, "encoding_format": "float", **self._fields}
         given = {name: value for name, value in body.items() if value is not None}
-        found = Retrying(**retried(self._retries))(self._server.ask, "POST", "/v1/embeddings", given)
+        answer = Retrying(**retried(self._retries))(self._server.ask, "POST", "/v1/embeddings", given)
         try:
-            return [one["embedding"] for one in sorted(found["data"], key=lambda one: one["index"])]
+            return [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
         except (KeyError, TypeError) as error:
             raise EngineError(f"{self._server.address} gives no embeddings") from error

@@ -60,7 +60,7 @@ class Commands:
 
     def described(self) -> list[tuple[str, str, Complete]]:
         """Each command with a slash, what it does, and how its argument is completed."""
-        found: dict[str, Complete] = {
+        completions: dict[str, Complete] = {
             "adapter": "directory",
             "save": "file",
             "load": "file",
@@ -70,7 +70,7 @@ class Commands:
             "open": self._listed,
             "delete": self._listed,
         }
-        return [(f"/{name}", self._about(name), found.get(name, "")) for name in NAMES]
+        return [(f"/{name}", self._about(name), completions.get(name, "")) for name in NAMES]
 
     def _about(self, name: str) -> str:
         return str(getattr(self, name).__doc__)
@@ -96,7 +96,7 @@ class Commands:
     def adapter(self, directory: str) -> None:
         """Go on with another adapter, or with none."""
         if directory:
-            self.dialogue.wear(None if directory == "none" else Path(directory).expanduser().resolve())
+            self.dialogue.switch_adapter(None if directory == "none" else Path(directory).expanduser().resolve())
         note(f"adapter: {self.dialogue.chat.adapter_name or 'none'}")
         if directory:
             self.system("")
@@ -110,9 +110,9 @@ class Commands:
         if value:
             changed: dict[str, Any] = {name: _value(name, value.strip())}
             self.dialogue.sampling = replace(self.dialogue.sampling, **changed)
-        for known, shown in self._settings():
-            if name in ("", known):
-                note(f"  {known:<20} {shown}")
+        for setting, shown in self._settings():
+            if name in ("", setting):
+                note(f"  {setting:<20} {shown}")
 
     def retry(self, _: str) -> None:
         """Answer the last question once more."""
@@ -164,10 +164,10 @@ class Commands:
 
     def history(self, text: str) -> None:
         """List saved conversations, or those with TEXT."""
-        found = self._found(text)
-        for saved in found:
+        conversations = self._saved(text)
+        for saved in conversations:
             note(f"  {saved.id:>4}  {saved.changed:%Y-%m-%d %H:%M}  {saved.title}")
-        note("/open NUMBER goes on with one, /delete NUMBER forgets it" if found else "nothing is there")
+        note("/open NUMBER goes on with one, /delete NUMBER forgets it" if conversations else "nothing is there")
 
     def open(self, number: str) -> None:
         """Go on with a saved conversation."""
@@ -195,11 +195,11 @@ class Commands:
             own, default = getattr(self.dialogue.sampling, name), getattr(self.dialogue.chat.defaults, name)
             yield name, f"({'' if default in (None, ()) else default})" if own in (None, ()) else str(own)
 
-    def _found(self, text: str = "") -> list[SavedConversation]:
+    def _saved(self, text: str = "") -> list[SavedConversation]:
         return self.dialogue.history.find(text) if self.dialogue.history is not None else []
 
     def _listed(self) -> list[tuple[str, str]]:
-        return [(str(saved.id), saved.title) for saved in self._found()]
+        return [(str(saved.id), saved.title) for saved in self._saved()]
 
 
 def recall(saved: SavedConversation, turns: Sequence[Message]) -> None:

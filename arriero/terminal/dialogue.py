@@ -117,7 +117,7 @@ class Dialogue:
         self.system, self.turns = saved.system, messages
         return unanswered
 
-    def wear(self, directory: Path | None) -> None:
+    def switch_adapter(self, directory: Path | None) -> None:
         """Go on with another adapter, or with None; its own system prompt applies. Raises as `with_adapter`."""
         self.chat = self.chat.with_adapter(directory)
         self.system = None

@@ -27,6 +27,7 @@ from arriero.markup import PARSER
 
 WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6"
 OPENING, CLOSING = "〈《「『【〔〖（｛“‘", "、。〉》」』】〕〗！），．：；？｝…—”’"
+# What is never broken: a wide character or a word, with the punctuation that must not stand alone before or after it.
 UNIT = re.compile(rf"\s*[{OPENING}]*(?:[{WIDE}]|[^\s{WIDE}]+)[{CLOSING}]*\s*")
 INTERVAL = 0.05  # seconds between drawings, at least
 SHARE = 0.1  # of the time may go into drawing
@@ -75,6 +76,7 @@ class Page:
         while not self._stopped.wait(pause):
             started = time.monotonic()
             self.draw()
+            # a drawing of t seconds is followed by t * (1 / SHARE - 1) without one: SHARE of the time
             pause = max(INTERVAL, (time.monotonic() - started) * (1 / SHARE - 1))
 
     def stop(self) -> None:
@@ -94,7 +96,7 @@ class Page:
             self.live.refresh()
 
     def finish(self) -> None:
-        """Print the rest, once the growing block is gone from the screen."""
+        """Print the last block, once the growing one is gone from the screen."""
         self._take()
         if self._text.strip():
             self._print(self._text)
@@ -147,6 +149,7 @@ class _Drawn:
             if full:  # some of Rich's elements come with empty lines around them
                 lines += [[]] if lines or self._after else []
                 lines += drawn[full[0] : full[-1] + 1]
+        # one line less than the screen has, or the cursor below them would make it scroll
         for line in lines[1 - max(2, options.size.height) :] if self._fitting else lines:
             yield from line
             yield Segment.line()
@@ -175,20 +178,20 @@ class _Paragraph(Paragraph):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in self.text.split("\n"):
-            for part in line.divide(breaks(line.plain, options.max_width)):
-                part.rstrip()
-                yield part
+            for row in line.divide(breaks(line.plain, options.max_width)):
+                row.rstrip()
+                yield row
 
 
 def breaks(line: str, width: int) -> list[int]:
-    """Where to break a line so that no part takes more than `width` cells, as far as its words allow."""
-    found, used = [], 0
+    """Offsets at which to break a line so that no row takes more than `width` cells, as far as its words allow."""
+    offsets, used = [], 0  # used: cells of the row so far, trailing blanks included
     for unit in UNIT.finditer(line):
         if used and used + cell_len(unit[0].rstrip()) > width:
-            found.append(unit.start())
+            offsets.append(unit.start())
             used = 0
         used += cell_len(unit[0])
-    return found
+    return offsets
 
 
 class AnswerMarkdown(Markdown):
@@ -214,6 +217,6 @@ def _without_maths(token: Token) -> list[Token]:
     if token.type not in ("math_block", "math_begun"):
         return [token]
     lines = [Token("text", "", 0, content=line) for line in token.markup.split("\n")]
-    children = [part for line in lines for part in (Token("hardbreak", "br", 0), line)][1:]
+    children = [child for line in lines for child in (Token("hardbreak", "br", 0), line)][1:]
     begin, end = Token("paragraph_open", "p", 1), Token("paragraph_close", "p", -1)
     return [begin, Token("inline", "", 0, children=children), end]

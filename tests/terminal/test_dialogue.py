@@ -164,7 +164,7 @@ def test_a_disk_that_fails_does_not_end_the_conversation(talk, history):
 def test_an_adapter_brings_its_own_system_prompt(talk, history, trained_adapter):
     dialogue = talk("one")
     dialogue.system = "Be brief."
-    dialogue.wear(trained_adapter)
+    dialogue.switch_adapter(trained_adapter)
     assert [each.directory for each in dialogue.chat.engine.adapters] == [trained_adapter]
     assert (dialogue.chat.adapter_name, dialogue.system) == ("killa", None)
     dialogue.ask("a", nothing)
@@ -172,7 +172,7 @@ def test_an_adapter_brings_its_own_system_prompt(talk, history, trained_adapter)
     assert dialogue.chat.engine.asked[0][0] == dialogue.chat.with_adapter(None).render(asked)
     assert dialogue.chat.engine.options[0]["adapter"] is dialogue.chat.adapter
     assert history.get().adapter == str(trained_adapter)
-    dialogue.wear(None)
+    dialogue.switch_adapter(None)
     dialogue.ask("b", nothing)
     assert dialogue.chat.engine.options[1]["adapter"] is None
     assert dialogue.chat.renderer.system is None
