@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arriero.chat import Chat
+from arriero.embeddings import Embedder
 from arriero.server import create_app
 
 
@@ -90,6 +91,13 @@ def openai_client(serve, scripted_chat) -> Iterator[Callable[..., tuple[openai.O
             return clients.enter_context(client), chat.engine
 
         yield build
+
+
+@pytest.fixture(scope="module")
+def embedder(embedding_dir) -> Iterator[Embedder]:
+    """The tiny real embedding model, whose window is 24."""
+    with Embedder(embedding_dir) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ async def test_a_hundred_requests_of_one_key_hold_another_up_by_one_answer():
     assert len(order) == 101
 
 
-async def test_several_places_at_once_are_neither_refused_for_ever_nor_overtaken():
+async def test_several_slots_at_once_are_neither_refused_for_ever_nor_overtaken():
     admission = Admission(Limits(max_running=4))
     error = await refused(admission.enter("a", 5))
     assert (error.status, "5 answers" in error.message, "gives 4" in error.message) == (400, True, True)

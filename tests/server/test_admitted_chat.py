@@ -17,7 +17,7 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture
 def app(scripted_chat):
-    """An application with one place and room for nobody to wait, and a guest of it."""
+    """An application with one slot and room for nobody to wait, and its AdmittedChat."""
     chat = scripted_chat("abc", gate=1)
     made = create_app(chat, limits=Limits(max_running=1, max_waiting=0))
     with TestClient(made):  # runs its loop in a thread, and tells the application so
@@ -37,45 +37,45 @@ def free(app) -> None:
     assert ended.wait(30)
 
 
-def test_an_answer_takes_a_place_until_it_ends(app):
-    made, guest = app
-    stream = guest.stream(HELLO)
+def test_an_answer_takes_a_slot_until_it_ends(app):
+    made, admitted = app
+    stream = admitted.stream(HELLO)
     assert next(stream).text == "a"
     assert made.service.admission.running == 1
     with pytest.raises(ArrieroError, match="1 answers are under way and 0 requests wait"):
-        next(guest.stream(HELLO))
+        next(admitted.stream(HELLO))
     refused = TestClient(made).post("/", json={"prompt": "hi"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
-    guest.engine.release.set()
+    admitted.engine.release.set()
     assert "".join(piece.text for piece in stream) == "bc"
     free(made)
-    assert guest.complete(HELLO).text == "abc"
+    assert admitted.complete(HELLO).text == "abc"
 
 
-def test_an_answer_that_is_let_go_gives_its_place_back(app):
-    made, guest = app
-    stream = guest.stream(HELLO)
+def test_an_answer_that_is_let_go_gives_its_slot_back(app):
+    made, admitted = app
+    stream = admitted.stream(HELLO)
     next(stream)
     stream.close()
-    guest.engine.release.set()
+    admitted.engine.release.set()
     free(made)
 
 
-def test_what_fails_before_it_begins_gives_its_place_back(app):
-    made, guest = app
+def test_what_fails_before_it_begins_gives_its_slot_back(app):
+    made, admitted = app
     with pytest.raises(ArrieroError, match="window holds 256"):
-        guest.stream([{"role": "user", "content": "a" * 300}])
+        admitted.stream([{"role": "user", "content": "a" * 300}])
     free(made)
 
 
 def test_the_end_of_the_server_breaks_it_off(app):
-    made, guest = app
-    stream = guest.stream(HELLO)
+    made, admitted = app
+    stream = admitted.stream(HELLO)
     next(stream)
     done = threading.Event()
     made.service.loop.call_soon_threadsafe(lambda: (made.service.cancel_all(), done.set()))
     assert done.wait(30)
-    guest.engine.release.set()
+    admitted.engine.release.set()
     *_, last = stream
     assert last.finish_reason == "cancelled"
 
@@ -104,9 +104,9 @@ def test_who_waits_for_a_slot_sees_his_place_and_can_stop(app, tmp_path):
 
 def test_an_adapter_put_on_later_waits_for_its_slot_too(app, trained_adapter):
     """The Chat with another adapter once was an ordinary one, which asked the engine past all limits."""
-    _, guest = app
-    stream = guest.stream(HELLO)
+    _, admitted = app
+    stream = admitted.stream(HELLO)
     next(stream)
     with pytest.raises(ArrieroError, match="1 answers are under way"):
-        next(guest.with_adapter(trained_adapter).stream(HELLO))
+        next(admitted.with_adapter(trained_adapter).stream(HELLO))
     stream.close()

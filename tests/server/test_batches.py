@@ -108,8 +108,8 @@ def test_a_cancelled_batch_keeps_what_is_answered(client):
         api.batches.cancel(batch.id)
 
 
-def test_batches_leave_places_to_others(client):
-    """Two batches asked for all of the places; a request of somebody's own waited for one of their rows to end."""
+def test_batches_leave_slots_to_others(client):
+    """Two batches asked for all of the slots; a request of somebody's own waited for one of their rows to end."""
     api, engine = client("hello", gate=1, limits=Limits(max_running=4, max_batch_running=2))
     batches = [begun(api, *(line(str(n)) for n in range(6))) for _ in range(2)]
     pause = threading.Event()

@@ -23,13 +23,6 @@ from tests.server.conftest import remade
 PATH = "/v1/embeddings"
 
 
-@pytest.fixture(scope="module")
-def embedder(embedding_dir):
-    """The tiny real model."""
-    with Embedder(embedding_dir) as made:
-        yield made
-
-
 @pytest.fixture
 def embedding(serve, scripted_chat):
     """Serve an embedder beside a scripted chat: the server and its service."""
@@ -166,7 +159,7 @@ def wait_until(holds):
     raise AssertionError("it never held")
 
 
-def test_places_are_those_of_answers(held):
+def test_slots_are_those_of_answers(held):
     start, computer = held
     served, service = start(max_running=1, max_waiting=0)
     with ThreadPoolExecutor(1) as pool:
@@ -180,7 +173,7 @@ def test_places_are_those_of_answers(held):
     assert service.admission.running == 0
 
 
-def test_who_leaves_gives_the_place_back_and_is_not_computed(held, raw_post):
+def test_who_leaves_gives_the_slot_back_and_is_not_computed(held, raw_post):
     start, computer = held
     served, service = start()
     first = raw_post(served, PATH, {"input": "a"})

@@ -18,13 +18,6 @@ EMBED, EMBEDDINGS = "/api/embed", "/api/embeddings"
 LONG = "a " * 40
 
 
-@pytest.fixture(scope="module")
-def embedder(embedding_dir):
-    """The tiny real model, whose window is 24."""
-    with Embedder(embedding_dir) as made:
-        yield made
-
-
 @pytest.fixture
 def serving(serve, scripted_chat):
     """`client, service = serving(embedder)`: a client of a real server that has it."""
@@ -114,7 +107,7 @@ def test_it_is_listed_and_shown(serving, embedder):
     assert "completion" in client.post("/api/show", json={"model": "tiny"}).json()["capabilities"]
 
 
-def test_it_takes_a_place_and_is_counted(serving, embedder):
+def test_it_takes_a_slot_and_is_counted(serving, embedder):
     client, service = serving(embedder)
     embed = functools.partial(client.post, EMBED)
     assert embed(json={"model": "words", "input": ["vet", "a"]}).status_code == 200
