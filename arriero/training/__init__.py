@@ -11,6 +11,7 @@
     attention.py  attention over a packed row, its common prefix computed once
     loss.py       cross-entropy, slice by slice, together with its gradient
     steps.py      loss and gradients of a step, divided once however it is split
+    compat.py     private names of torch and transformers that have no public one
     workers.py    the processes that train together, and what all agree on
     sharding.py   base weights shared out among them
     trainer.py    one run of transformers.Trainer over such steps; checkpoints

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arriero.training import compat
 from arriero.training.kernels.varlen import flash, shared_varlen
 from arriero.training.layout import Block, BlockIndex, RowLayout, indexed
 
 NAME = "arriero_shared_prefix"
-KEPT = 8  # probabilities are kept for the backward pass up to so many times the queries' size, else computed again
+KEPT = 8  # probabilities are kept for the backward pass up to this many times the queries' size, else computed again
 REFUSED = ("sliding_window", "softcap", "s_aux", "position_bias", "dropout")
 
 
@@ -38,7 +39,7 @@ def attention(
 
     Returns (1, tokens, heads, dim). Raises UnsupportedAttentionError for options whose meaning would be lost.
     """
-    del module, attention_mask  # a row's layout takes their place
+    del module, attention_mask  # a row's layout says all that they would
     layout = options.get("row_layout")
     if not isinstance(layout, RowLayout):
         raise UnsupportedAttentionError("this model does not hand options on to its attention")
@@ -77,10 +78,11 @@ class GroupedAttention(torch.autograd.Function):
         out = query.new_empty(len(query), heads, dim)
         kept: list[Tensor | None] = []
         for block, index in plan:
+            # scores (count * key heads, group * queries, keys): of one block at a time, within LARGEST elements
             queries, keys, values = _gather(query, key, value, block, index)
             weights = _attention_weights(queries, keys, index.bias, scale)
-            found = torch.bmm(weights, values).view(-1, dim)
-            out[block.queries] = found.index_select(0, index.back).view(-1, heads, dim)
+            outputs = torch.bmm(weights, values).view(-1, dim)
+            out[block.queries] = outputs.index_select(0, index.back).view(-1, heads, dim)
             kept.append(weights if block.keys <= KEPT * dim else None)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.plan, ctx.scale = plan, scale
@@ -100,12 +102,11 @@ class GroupedAttention(torch.autograd.Function):
             queries, keys, values = _gather(query, key, value, block, index)
             if weights is None:
                 weights = _attention_weights(queries, keys, index.bias, ctx.scale)
+            # padding repeats a segment's last query, whose gradient must count once
             to_out = grad.index_select(0, index.queries).index_fill_(0, index.padding, 0)
             to_out = to_out.view(*queries.shape[:2], -1)
             _add(to_value, torch.bmm(weights.transpose(1, 2), to_out), block, index)
-            to_scores = torch.ops.aten._softmax_backward_data(
-                torch.bmm(to_out, values.transpose(1, 2)), weights, -1, weights.dtype
-            )
+            to_scores = compat.softmax_backward(torch.bmm(to_out, values.transpose(1, 2)), weights)
             back = torch.bmm(to_scores, keys).view(-1, dim).index_select(0, index.back)
             to_query[block.queries] = back.view(-1, heads, dim)
             _add(to_key, torch.bmm(to_scores.transpose(1, 2), queries), block, index)

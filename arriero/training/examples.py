@@ -29,13 +29,13 @@ Batch = dict[str, torch.Tensor]
 class Examples:
     """The two parts of a data set: rows of a rendered table, which stay on disk; a row may have several examples.
 
-    `held_out_places` are the places in `loaded.table` of the held-out examples' rows, `longest` is in tokens, of both
-    parts.
+    `held_out_row_ids` are the positions in `loaded.table` of the held-out examples' rows; `longest` is in tokens, of
+    both parts.
     """
 
     train: Dataset
     held_out: list[Rendered]
-    held_out_places: list[int]
+    held_out_row_ids: list[int]
     dropped: tuple[Dropped, ...]
     sample: Conversation
     loaded: Loaded
@@ -44,13 +44,13 @@ class Examples:
     def step(self, size: int) -> list[Rendered]:
         """The examples of some `size` rows of the training part, spread over it, for trying things out."""
         count = len(self.train)
-        places = sorted({index * count // size for index in range(size)})
-        return [example for at in places for example in data.rendered(self.train[int(at)])]
+        indices = sorted({index * count // size for index in range(size)})
+        return [example for at in indices for example in data.rendered(self.train[int(at)])]
 
     @property
     def held_out_rows(self) -> int:
         """Rows of the held-out part."""
-        return len(set(self.held_out_places))
+        return len(set(self.held_out_row_ids))
 
 
 def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: int) -> Examples:
@@ -67,7 +67,7 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
     return Examples(
         train=part,
         held_out=[example for _, example in held],
-        held_out_places=[place for place, _ in held],
+        held_out_row_ids=[row_id for row_id, _ in held],
         dropped=rows.dropped,
         sample=_sample(loaded, rows.row_ids),
         loaded=loaded,
@@ -75,16 +75,16 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
     )
 
 
-def _sample(loaded: Loaded, places: Iterable[int]) -> Conversation:
+def _sample(loaded: Loaded, indices: Iterable[int]) -> Conversation:
     """The first conversation of words alone, which a contract can hold; a stand-in where the first ones have calls."""
-    for place in itertools.islice(places, 1000):
-        found = loaded.conversation(int(place))
+    for row_id in itertools.islice(indices, 1000):
+        conversation = loaded.conversation(int(row_id))
         if (
-            found.messages
-            and not found.tools
-            and all(Message(turn.role, turn.content) == turn for turn in found.messages)
+            conversation.messages
+            and not conversation.tools
+            and all(Message(turn.role, turn.content) == turn for turn in conversation.messages)
         ):
-            return found
+            return conversation
     return Conversation((Message("user", "hello"), Message("assistant", "hello")))
 
 

@@ -85,7 +85,7 @@ class RowLayout:
 
     def blocks(self, heads: int) -> list[Block]:
         """The row cut into pieces of bounded size: like segments of one parent together, long ones in slices."""
-        found, start, group = list[Block](), 0, list[int]()
+        blocks, start, group = list[Block](), 0, list[int]()
         above: tuple[range, ...] = ()
         for length, (*above_it, _) in zip(self.lengths, self.sequences(), strict=True):
             path = tuple(above_it)
@@ -93,11 +93,11 @@ class RowLayout:
             wasted = longest * (len(group) + 1) > 1.3 * (sum(group) + length)
             size = heads * (len(group) + 1) * longest * (sum(map(len, path)) + longest)
             if group and (wasted or path != above or size > LARGEST):
-                found += _slices(start, tuple(group), above, heads)
+                blocks += _slices(start, tuple(group), above, heads)
                 start, group = start + sum(group), []
             above = path
             group.append(length)
-        return found + (_slices(start, tuple(group), above, heads) if group else [])
+        return blocks + (_slices(start, tuple(group), above, heads) if group else [])
 
 
 def columns_of(ranges: Iterable[range]) -> Tensor:
@@ -136,22 +136,22 @@ def _index(block: Block, heads: int, key_heads: int, like: Tensor) -> BlockIndex
     tokens = starts[:, None] + torch.minimum(at, lengths[:, None] - 1)  # (count, queries)
     head = torch.arange(heads).view(key_heads, -1)
     queries = tokens[:, None, None, :] * heads + head[None, :, :, None]  # (count, key heads, group, queries)
-    place = torch.arange(queries.numel()).view(queries.shape)
+    slots = torch.arange(queries.numel()).view(queries.shape)
     valid = at < lengths[:, None]
-    known = starts[:, None] + torch.minimum(own, lengths[:, None] - 1)
+    attended = starts[:, None] + torch.minimum(own, lengths[:, None] - 1)
     path = columns_of(block.path)
-    known = torch.cat((path.expand(block.count, -1), known), 1)  # (count, keys)
-    keys = known[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]
-    key_place = torch.arange(keys.numel()).view(keys.shape)[:, :, block.prefix :].transpose(1, 2)
+    attended = torch.cat((path.expand(block.count, -1), attended), 1)  # (count, keys)
+    keys = attended[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]
+    key_slots = torch.arange(keys.numel()).view(keys.shape)[:, :, block.prefix :].transpose(1, 2)
     hidden = torch.arange(block.keys) > block.prefix + at[:, None]
     bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
     put = like.device
     return BlockIndex(
         queries=queries.flatten().to(put),
         keys=keys.flatten().to(put),
-        padding=place[~valid[:, None, None, :].expand(place.shape)].to(put),
-        back=place.permute(0, 3, 1, 2)[valid].flatten().to(put),
-        keys_back=key_place[own < lengths[:, None]].flatten().to(put),
+        padding=slots[~valid[:, None, None, :].expand(slots.shape)].to(put),
+        back=slots.permute(0, 3, 1, 2)[valid].flatten().to(put),
+        keys_back=key_slots[own < lengths[:, None]].flatten().to(put),
         path=path.to(put),
         bias=bias.repeat(heads // key_heads, 1).to(like),
     )

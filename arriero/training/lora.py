@@ -35,8 +35,8 @@ def with_lora(model_dir: Path, options: TrainOptions, dtype: torch.dtype, tokens
     if options.load_in_4bit:
         extra["quantization_config"] = _four_bits()
     shared_out = sharding.chosen(options.shard, lambda: _bytes(model_dir, dtype), four_bits=options.load_in_4bit)
-    place = {"": workers.local_rank()} if gpus() and not shared_out else None
-    base = hub.load_weights(model_dir, dtype=dtype, device_map=place, **extra)
+    device_map = {"": workers.local_rank()} if gpus() and not shared_out else None
+    base = hub.load_weights(model_dir, dtype=dtype, device_map=device_map, **extra)
     base.config.use_cache = False
     if options.from_adapter is not None:
         model = hub.load_adapter(base, Path(options.from_adapter), is_trainable=True, config=config_of(options))
@@ -83,16 +83,16 @@ def _bytes(model_dir: Path, dtype: torch.dtype) -> int:
 
 def _new_rows(base: Any, tokens: int) -> dict[str, list[int]] | None:
     """Give a model's embeddings rows for `tokens`; which ones are new, by the name of the module. None: none are."""
-    known = base.get_input_embeddings().weight.shape[0]
-    if tokens <= known:
-        log.info("--resize-embeddings: nothing to do, the tokenizer has %d tokens and the embedding %d", tokens, known)
+    rows = base.get_input_embeddings().weight.shape[0]
+    if tokens <= rows:
+        log.info("--resize-embeddings: nothing to do, the tokenizer has %d tokens and the embedding %d", tokens, rows)
         return None
     hub.grow(base, tokens)
-    log.info("--resize-embeddings: the embedding grows from %d to %d tokens; the new ones are trained", known, tokens)
+    log.info("--resize-embeddings: the embedding grows from %d to %d tokens; the new ones are trained", rows, tokens)
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     pair = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
     names = [name for name, module in base.named_modules() if any(module is one for one in pair)]
-    return {name.rpartition(".")[2]: list(range(known, tokens)) for name in names}
+    return {name.rpartition(".")[2]: list(range(rows, tokens)) for name in names}
 
 
 def _four_bits() -> Any:

@@ -52,8 +52,8 @@ class LogitsLoss(torch.autograd.Function):
         total = logits.new_zeros((), dtype=torch.float32)
         for at in range(0, len(logits), SLICE):
             part = slice(at, at + SLICE)
-            found = None if kept is None else kept[part]
-            total += loss_into_gradient(logits[part], targets[part], to_logits[part], found)
+            kept_part = None if kept is None else kept[part]
+            total += loss_into_gradient(logits[part], targets[part], to_logits[part], kept_part)
         ctx.save_for_backward(to_logits if kept is None else to_logits.mul_(kept[:, None]))
         return total
 

@@ -78,11 +78,11 @@ def split(examples: Sequence[Rendered], row_tokens: int, *, share: bool, at_leas
     """
     shared = _shared(examples, share=share)
     own = [len(examples[index].ids) - common for index, common in zip(shared.order, shared.common, strict=True)]
-    wanted = min(len(examples), max(at_least, -(-sum(own) // row_tokens)))
-    runs = _runs(shared, own, min(row_tokens, shared.root + -(-(sum(own) - shared.root) // wanted)), wanted)
+    rows_needed = min(len(examples), max(at_least, -(-sum(own) // row_tokens)))
+    runs = _runs(shared, own, min(row_tokens, shared.root + -(-(sum(own) - shared.root) // rows_needed)), rows_needed)
     sized = [(sum(own[first:last]) + shared.common[first] - shared.root, first, last) for first, last in runs]
-    rows: list[list[Rendered]] = [[] for _ in range(wanted)]
-    sizes = [shared.root] * wanted
+    rows: list[list[Rendered]] = [[] for _ in range(rows_needed)]
+    sizes = [shared.root] * rows_needed
     for size, first, last in sorted(sized, reverse=True):
         emptiest = min(range(len(rows)), key=lambda row: (sizes[row], len(rows[row])))
         if rows[emptiest] and sizes[emptiest] + size > row_tokens:
@@ -158,16 +158,16 @@ def _tree(examples: Sequence[Rendered], shared: Shared) -> tuple[list[_Segment],
     waiting = deque([(0, len(examples), 0, -1)])  # (first, last) of a group, the ids it has already, and in which one
     while waiting:
         first, last, depth, parent = waiting.popleft()
-        here = end(first, last)
-        if here > depth:
-            segments.append(_Segment(shared.order[first], depth, here, parent))
+        common = end(first, last)
+        if common > depth:
+            segments.append(_Segment(shared.order[first], depth, common, parent))
             parent = len(segments) - 1
         if last - first == 1:
             leaves[shared.order[first]] = parent
             continue
-        bounds = [first, *(at for at in range(first + 1, last) if shared.common[at] == here), last]
+        bounds = [first, *(at for at in range(first + 1, last) if shared.common[at] == common), last]
         groups = sorted(itertools.pairwise(bounds), key=lambda group: end(*group))
-        waiting.extend((*group, here, parent) for group in groups)
+        waiting.extend((*group, common, parent) for group in groups)
     return segments, leaves
 
 

@@ -26,7 +26,7 @@ from arriero.training.steps import StepResult
 log = logging.getLogger(__name__)
 PASSED_ON = 2.0
 AT_ONCE = 10  # steps whose figures are fetched from a GPU together: fetching waits for it
-Place = tuple[int, int]  # number of the file, row in it
+RowId = tuple[int, int]  # number of the file, row in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class _Pending:
     loss: Tensor
     grad_norm: Tensor
     learning_rate: float
-    places: Sequence[Place]
+    row_ids: Sequence[RowId]
 
 
 class Recorder(TrainerCallback):
@@ -94,7 +94,7 @@ class Recorder(TrainerCallback):
         self.eval_loss: float | None = None
         self.began: Callable[[int], None] = lambda _: None
         self._pending: list[_Pending] = []
-        self._places: Sequence[Place] = ()
+        self._row_ids: Sequence[RowId] = ()
         self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
         self._started = time.monotonic()
 
@@ -103,12 +103,12 @@ class Recorder(TrainerCallback):
         """Whether it is time to fetch figures: always on a CPU, now and then on a GPU."""
         return bool(self._pending) and (not self._pending[0].loss.is_cuda or len(self._pending) >= AT_ONCE)
 
-    def computed(self, result: StepResult, places: Sequence[Place]) -> None:
+    def computed(self, result: StepResult, row_ids: Sequence[RowId]) -> None:
         """A step's gradients are there (or on their way)."""
         self.logical += result.logical
         self.total_computed += result.computed
         self.last_computed = result.computed
-        self._places = places
+        self._row_ids = row_ids
 
     def replanned(self, plan: Plan) -> None:
         """Memory did not suffice; the step is tried again under `plan`."""
@@ -121,8 +121,8 @@ class Recorder(TrainerCallback):
     def stepped(self, state: TrainerState, loss: Tensor, grad_norm: Any, learning_rate: float | None) -> None:
         """An optimizer step was made."""
         norm = torch.as_tensor(grad_norm, device=loss.device).float()
-        place = self._places
-        self._pending.append(_Pending(state.global_step, state.epoch or 0.0, loss, norm, learning_rate or 0.0, place))
+        row_ids = self._row_ids
+        self._pending.append(_Pending(state.global_step, state.epoch or 0.0, loss, norm, learning_rate or 0.0, row_ids))
 
     def drain(self) -> list[Record]:
         """Figures of the steps since the last time. Raises ArrieroError if one of them is not a number."""
@@ -139,12 +139,12 @@ class Recorder(TrainerCallback):
 
     def _diverged(self, step: _Pending, loss: float, norm: float) -> ArrieroError:
         by_file: dict[int, list[int]] = {}
-        for file, row in sorted(step.places):
+        for file, row in sorted(step.row_ids):
             by_file.setdefault(file, []).append(row)
-        rows = "; ".join(f"{self.files[file]} rows {', '.join(map(str, found))}" for file, found in by_file.items())
+        listed = "; ".join(f"{self.files[file]} rows {', '.join(map(str, rows))}" for file, rows in by_file.items())
         what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradients' norm became {norm}"
         return ArrieroError(
-            f"{what} at step {step.step}, which trained on {rows}; checkpoints of earlier steps are kept",
+            f"{what} at step {step.step}, which trained on {listed}; checkpoints of earlier steps are kept",
             hint="lower --learning-rate, or look at these rows with arriero inspect; then train into another --output",
         )
 

@@ -83,7 +83,7 @@ def train(
             return finished
         if workers.rank() == 0 and on_checkpoint is None:
             run.enter_context(runs.registered(record_of(file, target, model, prompting, chosen, workers.count())))
-        story = RunContext(
+        context = RunContext(
             contract=Contract.of(
                 renderer,
                 examples.sample,
@@ -99,7 +99,7 @@ def train(
             ),
         )
         try:
-            begun = _Run(model_dir, target, story, on_step or (lambda _: None))
+            begun = _Run(model_dir, target, context, on_step or (lambda _: None))
             begun.trainer.on_checkpoint = on_checkpoint or begun.trainer.on_checkpoint
             return begun.go()
         except torch.OutOfMemoryError as error:
@@ -122,15 +122,15 @@ def _first_worker_first() -> Iterator[None]:
 class _Run:
     """The part of a run that needs the model in memory."""
 
-    def __init__(self, model_dir: Path, output: Path, story: RunContext, on_step: OnStep) -> None:
-        self.output, self.story = output, story
+    def __init__(self, model_dir: Path, output: Path, context: RunContext, on_step: OnStep) -> None:
+        self.output, self.context = output, context
         self.first = workers.rank() == 0
-        self.options, self.examples = story.options, story.examples
+        self.options, self.examples = context.options, context.examples
         set_seed(self.options.seed)
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
         reuse_freed_memory()
         self.checkpoint, self.resumed_from = directory.last_checkpoint(output)
-        dtype, tokens = compute_type(self.options.precision), token_count(story.renderer.tokenizer)
+        dtype, tokens = compute_type(self.options.precision), token_count(context.renderer.tokenizer)
         self.model = with_lora(model_dir, self.options, dtype, tokens)
         step = self.examples.step(self.options.batch_size)
         self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
@@ -139,7 +139,7 @@ class _Run:
             directory.keep_metrics_until(output, self.resumed_from or 0)
         metrics = output / directory.METRICS if self.first else Path(os.devnull)
         self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if self.first else lambda _: None)
-        stops = story.renderer.stop_token_ids
+        stops = context.renderer.stop_token_ids
         self.trainer = self._trainer(HeldOut(self.examples.held_out, stops, self.options.early_stopping_patience))
         self.trainer.describe = self._describe
 
@@ -173,7 +173,7 @@ class _Run:
             resumed_from=self.resumed_from,
         )
         if self.first or self.setup.steps.sharded:  # to look at a model that is shared out takes all workers
-            compared = compare(self.model, self.story)
+            compared = compare(self.model, self.context)
             if self.first:
                 self._write(report, compared)
         return report
@@ -205,19 +205,19 @@ class _Run:
     def _describe(self, folder: Path) -> None:
         """Make an adapter directory of a checkpoint, that can be answered with and measured."""
         config = copy.copy(self.model.peft_config["default"])
-        config.base_model_name_or_path = self.story.contract.base_model
+        config.base_model_name_or_path = self.context.contract.base_model
         config.inference_mode = True
         config.save_pretrained(str(folder))
-        self.story.contract.save(folder)
+        self.context.contract.save(folder)
 
     def _write(self, report: TrainReport, compared: dict[str, Any]) -> None:
         partial = self.output / ".adapter"
         shutil.rmtree(partial, ignore_errors=True)
-        contract = self.story.contract
+        contract = self.context.contract
         # what PEFT would write is a path of this machine; set only now, because it looks a name up on the network
         self.model.peft_config["default"].base_model_name_or_path = contract.base_model
         self.model.save_pretrained(partial, save_embedding_layers=False)
-        document = describe(self.story, self.setup, report, self.trainer.state) | compared
+        document = describe(self.context, self.setup, report, self.trainer.state) | compared
         directory.finish(partial, self.output, contract, document)
 
     @property

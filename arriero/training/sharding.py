@@ -27,7 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arriero.errors import UsageError
 from arriero.hardware import gpus
-from arriero.training import workers
+from arriero.training import compat, workers
 
 log = logging.getLogger(__name__)
 SHARE = 0.5  # of a GPU's memory that the weights may take before auto shares them out
@@ -35,7 +35,7 @@ AT_ONCE = 2  # layers that are whole at a time: one is gathered while another is
 
 
 def chosen(wish: Literal["auto", "on", "off"], weight_bytes: Callable[[], int], *, four_bits: bool = False) -> bool:
-    """Whether to share out weights of so many bytes, the same in every worker; announced where that was "auto".
+    """Whether to share out weights of `weight_bytes`, the same in every worker; announced where that was "auto".
 
     Raises UsageError where it is wished ("on") and impossible.
     """
@@ -87,18 +87,18 @@ def is_sharded(model: nn.Module) -> bool:
 def exchanging(model: nn.Module) -> DistributedDataParallel:
     """A sharded model whose workers exchange the gradients of what is whole in all of them."""
     shared_out = [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, shared_out)
+    compat.leave_out_of_ddp(model, shared_out)
     return DistributedDataParallel(model)
 
 
 @contextmanager
 def gathered(model: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within the block, weights of these modules of `model` are whole, for calls that do not come through the model."""
-    wanted = set(modules)
+    selected = set(modules)
     holders = [
         module
         for module in model.modules()
-        if isinstance(module, FSDPModule) and not wanted.isdisjoint(module.modules())
+        if isinstance(module, FSDPModule) and not selected.isdisjoint(module.modules())
     ]
     for holder in holders:
         holder.unshard()

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from arriero.prompt import Rendered
-from arriero.training import attention, sharding
+from arriero.training import attention, compat, sharding
 from arriero.training.examples import collate
 from arriero.training.graphs import RowGraphs
 from arriero.training.graphs.bucket import TOKENS, up
@@ -152,7 +152,7 @@ class Steps:
 
     @property
     def multiple(self) -> int:
-        """Rows are filled up to a multiple of so many tokens: for graphs, and on CUDA for kernels of few lengths."""
+        """Rows are filled up to a multiple of this many tokens: for graphs, and on CUDA for kernels of few lengths."""
         if self.graphs is not None:
             return TOKENS
         return BUCKET if self.device.type == "cuda" else 1
@@ -165,7 +165,7 @@ class Steps:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within the block the model has the plan's attention and the fused pieces; outside it is its plain self."""
-        before = self.base.config._attn_implementation
+        before = compat.attention_of(self.base)
         if self.plan.mode.own_attention:
             self.base.set_attn_implementation(attention.NAME)
         try:
@@ -176,8 +176,8 @@ class Steps:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 for LoRA layers that would compute in float32, where there are such."""
-        wanted = self.base.dtype == torch.bfloat16 and not self.kernels.covers_lora
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
+        needed = self.base.dtype == torch.bfloat16 and not self.kernels.covers_lora
+        return torch.autocast(self.device.type, torch.bfloat16) if needed else nullcontext()
 
     def _row_backward(self, part: Sequence[Rendered], weight: float) -> Tensor:
         if self.graphs is not None:
@@ -207,9 +207,9 @@ class Steps:
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:
         batch = {name: to_device(part, self.device) for name, part in collate(examples).items()}
         labels = batch.pop("labels")[:, 1:]
-        wanted = labels >= 0
-        hidden = self.wrapped(**batch, use_cache=False).logits[:, :-1][wanted]
-        return self._head(hidden, labels[wanted])
+        learnt = labels >= 0
+        hidden = self.wrapped(**batch, use_cache=False).logits[:, :-1][learnt]
+        return self._head(hidden, labels[learnt])
 
     def _head(self, hidden: Tensor, targets: Tensor, kept: Tensor | None = None) -> Tensor:
         head = self.kernels.whole_head

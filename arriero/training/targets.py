@@ -30,23 +30,23 @@ class Targets:
     excluded: str | None
 
     @classmethod
-    def of(cls, base: Any, wanted: Sequence[str]) -> Targets:
+    def of(cls, base: Any, names: Sequence[str]) -> Targets:
         """Those of `base`, a transformers model; raises UsageError for names that its language part has not."""
         language, head = language_part(base), base.get_output_embeddings()
         excluded = _elsewhere(base, language, head)
-        if list(wanted) == [ALL_LINEAR]:
+        if list(names) == [ALL_LINEAR]:
             return cls(ALL_LINEAR, excluded)
-        if list(wanted) == [AUTO]:
+        if list(names) == [AUTO]:
             return cls(sorted(set(_projections(language))) or ALL_LINEAR, excluded)
         reachable = base if excluded is None else language
-        missing = set(wanted) - {name.rpartition(".")[2] for name, _ in reachable.named_modules()}
+        missing = set(names) - {name.rpartition(".")[2] for name, _ in reachable.named_modules()}
         if missing:
             linear = {name.rpartition(".")[2] for name, module in language.named_modules() if _is_linear(module)}
             raise UsageError(
                 f"{type(base).__name__} has no layers named {', '.join(sorted(missing))}",
                 hint=f"--target-modules auto, all-linear, or names among {', '.join(sorted(linear))}",
             )
-        return cls(list(wanted), excluded)
+        return cls(list(names), excluded)
 
 
 def language_part(base: Any) -> nn.Module:

@@ -64,7 +64,7 @@ def as_step(rows: Sequence[dict[str, Any]]) -> Batch:
     """Rows of a rendered table as the examples of a step, with the file number and row that each came from."""
     return {
         "examples": [example for row in rows for example in data.rendered(row)],
-        "places": [(row["file"], row["row"]) for row in rows],
+        "row_ids": [(row["file"], row["row"]) for row in rows],
     }
 
 
@@ -108,7 +108,7 @@ class StepTrainer(Trainer):
         unsynchronised = functools.partial(self.accelerator.no_sync, model)
         worker = Worker(self.args.process_index, self.args.world_size, unsynchronised)
         result = self._fitting(inputs["examples"], worker)
-        self.recorder.computed(result, inputs["places"])
+        self.recorder.computed(result, inputs["row_ids"])
         loss: Tensor = self.accelerator.reduce(result.loss, "mean") if worker.count > 1 else result.loss
         return loss
 
@@ -159,14 +159,14 @@ class StepTrainer(Trainer):
         """Held-out loss and stop rate; marks a new best, and ends the run when there has been none for long."""
         with self.steps.kernels.installed():
             mine = measure(self.model, self.held_out.examples, self.held_out.stop_token_ids)
-        found = workers.gathered(mine)[0]  # what is made of it has to be the same in all workers
-        metrics = {"eval_loss": found.nll}
-        if found.stop_rate is not None:
-            metrics["eval_stop_rate"] = found.stop_rate
+        figures = workers.gathered(mine)[0]  # what is made of it has to be the same in all workers
+        metrics = {"eval_loss": figures.nll}
+        if figures.stop_rate is not None:
+            metrics["eval_stop_rate"] = figures.stop_rate
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if self.state.best_metric is None or found.nll < self.state.best_metric:
-            self.state.best_metric, self.state.best_global_step = found.nll, self.state.global_step
+        if self.state.best_metric is None or figures.nll < self.state.best_metric:
+            self.state.best_metric, self.state.best_global_step = figures.nll, self.state.global_step
             self.control.should_save = True
         since = [entry for entry in self.state.log_history if "eval_loss" in entry]
         since = [entry for entry in since if entry["step"] > (self.state.best_global_step or 0)]
@@ -192,12 +192,12 @@ class StepTrainer(Trainer):
 
     def flush(self) -> None:
         """Hand the figures of the steps since the last time to trackers and to metrics.jsonl."""
-        here = self.state.global_step, self.state.epoch
+        state = self.state.global_step, self.state.epoch
         for record in self.recorder.drain():
             self.state.global_step, self.state.epoch = record.step, record.epoch
             self._total_loss_scalar += record.loss
             self.log({"loss": record.loss, "grad_norm": record.grad_norm, "learning_rate": record.learning_rate})
-        self.state.global_step, self.state.epoch = here
+        self.state.global_step, self.state.epoch = state
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         randoms = workers.gathered(checkpoint.RandomState.now())

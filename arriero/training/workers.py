@@ -34,18 +34,18 @@ def gathered(value: Value) -> list[Value]:
     """What every worker calls this with, by rank. All have to call it."""
     if count() == 1:
         return [value]
-    found: list[Value] = [value] * count()
-    distributed.all_gather_object(found, value, group=_group())
-    return found
+    values: list[Value] = [value] * count()
+    distributed.all_gather_object(values, value, group=_group())
+    return values
 
 
 def anywhere(flag: bool) -> bool:
     """Whether it is true in any worker. All have to call it; no GPU is waited for."""
     if count() == 1:
         return flag
-    found = torch.tensor([int(flag)])
-    distributed.all_reduce(found, distributed.ReduceOp.MAX, group=_group())
-    return bool(found)
+    flags = torch.tensor([int(flag)])
+    distributed.all_reduce(flags, distributed.ReduceOp.MAX, group=_group())
+    return bool(flags)
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def same(steps, examples, plain, tolerance=1e-4):
     assert (found - gradients).norm() <= tolerance * gradients.norm()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(some_examples(), min_size=3, max_size=5), st.sampled_from([16, 64]))
 def test_random_steps_learn_the_same_with_graphs_and_without(steps_examples, row_tokens):
     """Whatever rows come in turn into the same graph, several to a step: prefixes, lengths, loss positions, weights."""

@@ -213,6 +213,7 @@ def test_the_check_leaves_a_fault_behind_with_the_plain_way(caplog):
     agree(model, found.steps, GROUP)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_embedded_model_is_checked(embedded_model, dtype):

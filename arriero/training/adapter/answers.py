@@ -44,15 +44,15 @@ def answers(
     Each prompt and `max_new_tokens` together have to fit into the model's window. Sampling defaults of the model's
     own play no part; they, the training flags and the cache setting are afterwards as they were.
     """
-    found: dict[int, Answer] = {}
+    by_index: dict[int, Answer] = {}
     stops = sorted(stop_token_ids)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # similar lengths, little padding
     with evaluating(model), _no_defaults(underlying(model)) as plain:
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             rows = _generate(plain, [prompts[index] for index in batch], stops, max_new_tokens)
-            found |= {index: _answer(renderer, row, stops) for index, row in zip(batch, rows, strict=True)}
-    return [found[index] for index in range(len(prompts))]
+            by_index |= {index: _answer(renderer, row, stops) for index, row in zip(batch, rows, strict=True)}
+    return [by_index[index] for index in range(len(prompts))]
 
 
 def _generate(model: Any, prompts: list[Sequence[int]], stops: list[int], limit: int) -> list[list[int]]:
@@ -74,7 +74,7 @@ def _generate(model: Any, prompts: list[Sequence[int]], stops: list[int], limit:
 
 
 def _answer(renderer: Renderer, ids: list[int], stops: list[int]) -> Answer:
-    end = next((place for place, token in enumerate(ids) if token in stops), None)
+    end = next((position for position, token in enumerate(ids) if token in stops), None)
     text = renderer.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Answer(str(text), "length" if end is None else "stop", len(ids) if end is None else end + 1)
 

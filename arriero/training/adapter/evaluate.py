@@ -74,7 +74,7 @@ def evaluate(
     rows.announce("--json")
     dtype = compute_type(chosen.precision)
     try:
-        found, base = _measure(resolved, dtype, data.Single(rows), chosen.batch_size, on_done)
+        figures, base = _measure(resolved, dtype, data.Single(rows), chosen.batch_size, on_done)
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"out of memory while evaluating: {error}", hint="lower --batch-size") from error
     return Evaluation(
@@ -86,21 +86,21 @@ def evaluate(
         held_out=chosen.held_out,
         base=base,
         dropped=rows.dropped,
-        **asdict(found),
+        **asdict(figures),
     )
 
 
 def held_out(rows: RenderedData, options: DataOptions, file: str | Path) -> RenderedData:
     """The rows that training with these options holds out; raises DataError where it holds out none."""
-    _, places = data.split(rows.column("prompt_key"), options.eval_fraction, options.seed)
-    if not len(places):
+    _, indices = data.split(rows.column("prompt_key"), options.eval_fraction, options.seed)
+    if not len(indices):
         raise DataError(
             file,
             f"training with eval_fraction {options.eval_fraction} and seed {options.seed} holds out none of its "
             f"{len(rows)} rows",
             hint="evaluate all rows, without --held-out",
         )
-    return replace(rows, table=rows.table.select(places), row_ids=rows.row_ids[places])
+    return replace(rows, table=rows.table.select(indices), row_ids=rows.row_ids[indices])
 
 
 def _measure(

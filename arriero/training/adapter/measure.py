@@ -54,13 +54,13 @@ class Measured:
 class Predictions:
     """A batch's logits, and where in them its n loss tokens are predicted.
 
-    `logits` (rows, positions, vocabulary) are in the model's type; `row` and `place` (n,) point into them; `targets`
+    `logits` (rows, positions, vocabulary) are in the model's type; `row` and `position` (n,) point into them; `targets`
     (n,) are the loss tokens' ids and `ends` (n,) says which of them is the last of its answer. In order of rows.
     """
 
     logits: Tensor
     row: Tensor
-    place: Tensor
+    position: Tensor
     targets: Tensor
     ends: Tensor
 
@@ -69,7 +69,7 @@ class Predictions:
         size = max(1, CHUNK // self.logits.shape[-1])
         for start in range(0, len(self.targets), size):
             part = slice(start, start + size)
-            yield part, self.logits[self.row[part], self.place[part]].float()
+            yield part, self.logits[self.row[part], self.position[part]].float()
 
 
 def measure(
@@ -91,15 +91,15 @@ def measure(
     lengths = [len(examples[index].ids) for index in range(len(examples))]
     with evaluating(model):
         for batch in _batches(lengths, batch_size):
-            found = predict(model, [examples[index] for index in batch])
-            stops = stops.to(found.logits.device)
-            for part, logits in found.chunks():
-                targets = found.targets[part]
+            predicted = predict(model, [examples[index] for index in batch])
+            stops = stops.to(predicted.logits.device)
+            for part, logits in predicted.chunks():
+                targets = predicted.targets[part]
                 total += float(cross_entropy(logits, targets, reduction="none").double().sum())
-                ending = found.ends[part] & torch.isin(targets, stops)
+                ending = predicted.ends[part] & torch.isin(targets, stops)
                 ends += int(ending.sum())
                 stopped += int(torch.isin(logits[ending].argmax(-1), stops).sum())
-            tokens += len(found.targets)
+            tokens += len(predicted.targets)
             done += len(batch)
             if on_done is not None:
                 on_done(done, len(lengths))
@@ -119,22 +119,22 @@ def predict(model: torch.nn.Module, examples: Sequence[Rendered]) -> Predictions
         for start, end in example.loss_spans
         for at in range(max(start, 1), end)
     ]
-    row, place, targets, ends = (torch.tensor(column) for column in zip(*loss, strict=True)) if loss else _nothing()
+    row, position, targets, ends = (torch.tensor(column) for column in zip(*loss, strict=True)) if loss else _nothing()
     ids = [torch.tensor(example.ids) for example in examples]
     inputs: dict[str, Any] = {
         "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True),
         "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
     }
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    known = inspect.signature(underlying(model).forward).parameters
-    if "use_cache" in known:
+    parameters = inspect.signature(underlying(model).forward).parameters
+    if "use_cache" in parameters:
         inputs["use_cache"] = False
-    if "logits_to_keep" in known and loss:
-        kept = place.unique()  # ascending; left on the CPU, from where it indexes a tensor on any device
+    if "logits_to_keep" in parameters and loss:
+        kept = position.unique()  # ascending; left on the CPU, from where it indexes a tensor on any device
         inputs["logits_to_keep"] = kept
-        place = torch.searchsorted(kept, place)
+        position = torch.searchsorted(kept, position)
     logits = model(**inputs).logits
-    return Predictions(logits, *(part.to(logits.device) for part in (row, place, targets, ends)))
+    return Predictions(logits, *(part.to(logits.device) for part in (row, position, targets, ends)))
 
 
 def _nothing() -> tuple[Tensor, Tensor, Tensor, Tensor]:

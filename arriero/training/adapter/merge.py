@@ -90,7 +90,7 @@ def merge(
         replace(merged, base_path=None).save(partial)
         resolve(partial)  # the contract holds on what was written
         log.info("comparing with the merged model as it was written")
-        found = difference(before, _computed(load_base(partial, "auto"), examples))
+        change = difference(before, _computed(load_base(partial, "auto"), examples))
         receipt = MergeReceipt(
             model=contract.base_model,
             adapter=adapter_dir.name,
@@ -98,7 +98,7 @@ def merge(
             dtype=types.name,
             quantised_base=quantised,
             bytes=sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()),
-            **asdict(found),
+            **asdict(change),
         )
         write_json(partial / RECEIPT, asdict(receipt))
     return receipt
@@ -144,9 +144,9 @@ def _check_quantised(model_dir: Path, adapter_dir: Path, *, allowed: bool) -> bo
 def _examples(resolved: ResolvedModel, file: str | Path | None, limit: int) -> list[Rendered]:
     """The contract's sample conversation, and up to `limit` rows of a data file, held out ones where there are any."""
     adapter_dir, contract = _adapter_of(resolved)
-    found = [resolved.renderer.render(Conversation.of(contract.sample_messages))]
+    examples = [resolved.renderer.render(Conversation.of(contract.sample_messages))]
     if file is None:
-        return found
+        return examples
     trained = trained_reading(adapter_dir)
     options = DataOptions(**trained)
     renderer = replace(resolved.renderer, answers=options.answers)
@@ -154,7 +154,7 @@ def _examples(resolved: ResolvedModel, file: str | Path | None, limit: int) -> l
     rows.announce("--json")
     if trained.get("eval_fraction"):
         rows = held_out(rows, options, file)
-    return found + [example for index in range(min(limit, len(rows))) for example in rows[index]][:limit]
+    return examples + [example for index in range(min(limit, len(rows))) for example in rows[index]][:limit]
 
 
 def _computed(model: torch.nn.Module, examples: list[Rendered]) -> list[torch.Tensor]:

@@ -41,13 +41,13 @@ class Difference:
 
 def logits_of(model: torch.nn.Module, examples: Sequence[Rendered]) -> list[Tensor]:
     """For each example the logits (positions, vocabulary) at its loss positions, on the CPU, in the model's type."""
-    found = []
+    logits = []
     with evaluating(model):
         for example in examples:
             predictions = predict(model, [example])
-            kept = predictions.place[:POSITIONS]
-            found.append(predictions.logits[0, kept].cpu())
-    return found
+            kept = predictions.position[:POSITIONS]
+            logits.append(predictions.logits[0, kept].cpu())
+    return logits
 
 
 def difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> Difference:

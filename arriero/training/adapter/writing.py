@@ -44,8 +44,8 @@ class Types:
         return cls(common, {name: tensor.dtype for name, tensor in model.state_dict().items()})
 
     def __getitem__(self, name: str) -> torch.dtype:
-        found = self.by_name.get(name, self.common)
-        return found if found in FLOATS else self.common
+        dtype = self.by_name.get(name, self.common)
+        return dtype if dtype in FLOATS else self.common
 
     @property
     def name(self) -> str:

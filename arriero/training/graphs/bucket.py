@@ -20,7 +20,7 @@ from arriero.training.layout import RowLayout
 from arriero.training.pack import PackedRow
 
 Kernel = Callable[..., Tensor]  # of the signature of torch's varlen_attn
-TOKENS = 128  # rows are filled up to a multiple of so many tokens, all of which are computed
+TOKENS = 128  # rows are filled up to a multiple of this many tokens, all of which are computed
 SEQUENCES, KEYS, POSITIONS, LONGEST = 8, 1024, 256, 256  # multiples of the others, which cost next to nothing
 
 

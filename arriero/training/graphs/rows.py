@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from arriero.cuda_graphs import MOST, REMEMBERED, Capture, Captured, Timing, put, refill
+from arriero.training import compat
 from arriero.training.graphs.bucket import Bucket, Kernel, filled, static_inputs
 from arriero.training.inputs import RowInputs
 from arriero.training.pack import PackedRow
@@ -137,7 +138,8 @@ class RowGraphs:
         ours = [buffer for _, buffer in self.buffers]
         theirs = [grad for grad in own if grad is not None]
         apart, whole = (
-            torch.stack(torch._foreach_norm(parts)).norm() for parts in (torch._foreach_sub(ours, theirs), theirs)
+            torch.nn.utils.get_total_norm(parts)
+            for parts in ([mine - other for mine, other in zip(ours, theirs, strict=True)], theirs)
         )
         return float(apart / whole) if float(whole) else float(apart)
 
@@ -160,7 +162,7 @@ class RowGraphs:
                 buffer.copy_(parameter.grad)
             parameter.grad = buffer
         if fresh:
-            torch._foreach_zero_(fresh)
+            compat.zero(fresh)
 
     def _clear(self) -> None:
         for parameter in self.trained:

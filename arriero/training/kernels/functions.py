@@ -54,15 +54,15 @@ class LoraLinears(torch.autograd.Function):
             torch.addmm(to_b, grad.t(), lower, beta=0, alpha=s, out=to_b)
             if ctx.needs_input_grad[0]:
                 to_x = grad @ weight if to_x is None else to_x.addmm_(grad, weight)
-        found: list[Tensor | None] = [None] * len(parts)
-        found[2::4] = (to_low.t() @ source).to(all_a[0].dtype).split(ranks)
-        found[3::4] = _shaped(to_cast.to(all_b[0].dtype), all_b)
+        to_parts: list[Tensor | None] = [None] * len(parts)
+        to_parts[2::4] = (to_low.t() @ source).to(all_a[0].dtype).split(ranks)
+        to_parts[3::4] = _shaped(to_cast.to(all_b[0].dtype), all_b)
         shape, to_dropped = (*grads[0].shape[:-1], source.shape[-1]), None
         if ctx.separate and ctx.needs_input_grad[1]:
             to_dropped = (to_low @ stacked).view(shape)
         elif to_x is not None and not ctx.separate:
             to_x.addmm_(to_low, stacked)
-        return None if to_x is None else to_x.view(shape), to_dropped, None, *found
+        return None if to_x is None else to_x.view(shape), to_dropped, None, *to_parts
 
 
 def _flat(matrices: Sequence[Any], kind: torch.dtype) -> Tensor:

@@ -75,12 +75,12 @@ def _gate(gated: Callable[..., Tensor], gate: Any, up: Any, down: Any, x: Tensor
 
 def rotaries(model: nn.Module) -> dict[str, tuple[Any, str]]:
     """The modules (of Python) that hold the rotary function of some part of `model`, as {name: (module, ROTARY)}."""
-    found = {}
+    holders = {}
     for name in sorted({type(module).__module__ for module in model.modules()}):
         own = getattr(sys.modules[name], ROTARY, None)
         if own is not None and list(inspect.signature(own).parameters)[:4] == ["q", "k", "cos", "sin"]:
-            found[name] = (sys.modules[name], ROTARY)
-    return found
+            holders[name] = (sys.modules[name], ROTARY)
+    return holders
 
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:

@@ -129,8 +129,8 @@ def _outputs_and_gradients(
 ) -> list[Tensor]:
     inputs = [part.detach().clone().requires_grad_() for part in call.args[:leading]]
     with torch.enable_grad():
-        found = function(*inputs, *call.args[leading:], **call.kwargs)
-        outputs = [found] if isinstance(found, Tensor) else list(found)
+        output = function(*inputs, *call.args[leading:], **call.kwargs)
+        outputs = [output] if isinstance(output, Tensor) else list(output)
         generator = torch.Generator().manual_seed(1)
         upstream = [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
         gradients = torch.autograd.grad(outputs, [*inputs, *trained], upstream)

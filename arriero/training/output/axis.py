@@ -21,7 +21,7 @@ class Axis:
     ticks: tuple[float, ...]
     log: bool = False
 
-    def place(self, values: npt.ArrayLike) -> Series:
+    def position(self, values: npt.ArrayLike) -> Series:
         """Per cent of the way from low to high."""
         scale = np.log if self.log else np.asarray
         low, high = scale(self.low), scale(self.high)

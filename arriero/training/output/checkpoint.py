@@ -1,7 +1,7 @@
 """Checkpoints: everything that the rest of a run depends on, written so that a half of one is never seen.
 
     checkpoint-N/adapter_model.safetensors, adapter_config.json, arriero.json: an adapter directory, as that of a run
-    checkpoint-N/optimizer.safetensors  the optimizer's tensors, by place and name; torch's generators in each worker
+    checkpoint-N/optimizer.safetensors  the optimizer's tensors, by parameter; torch's generators in each worker
     checkpoint-N/state.json             the rest: schedule, optimizer settings, Python's and numpy's generators, plan
     checkpoint-N/trainer_state.json     the Trainer's own: step, epoch, best evaluation, history
 
@@ -115,12 +115,12 @@ def save_state(
         f"random.{rank}.{name}": tensor for rank, one in enumerate(randoms) for name, tensor in one.tensors.items()
     }
     numbers: dict[str, Any] = {}
-    for place, values in described["state"].items():
+    for index, values in described["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"{place}.{name}"] = value.contiguous()
+                tensors[f"{index}.{name}"] = value.contiguous()
             else:
-                numbers[f"{place}.{name}"] = value
+                numbers[f"{index}.{name}"] = value
     save_file(tensors, folder / OPTIMIZER)
     document = {
         **state,
@@ -136,9 +136,9 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, 
     state: dict[int, dict[str, Any]] = {}
     values: dict[str, Any] = {**load_file(folder / OPTIMIZER), **document["optimizer"]["numbers"]}
     for key, value in values.items():
-        place, _, name = key.partition(".")
-        if place != "random":
-            state.setdefault(int(place), {})[name] = value
+        index, _, name = key.partition(".")
+        if index != "random":
+            state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": document["optimizer"]["groups"]})
     return document
 

@@ -62,8 +62,8 @@ class Chart:
 
 def series(metrics: Metrics, name: str) -> Series:
     """(step, value) of the lines that have this value, by step; a step told twice counts as told last."""
-    found = {line["step"]: line[name] for line in metrics if _is_number(line.get("step"), line.get(name))}
-    return np.array(sorted(found.items()), dtype=np.float64).reshape(-1, 2)
+    ticks = {line["step"]: line[name] for line in metrics if _is_number(line.get("step"), line.get(name))}
+    return np.array(sorted(ticks.items()), dtype=np.float64).reshape(-1, 2)
 
 
 def _is_number(*values: Any) -> bool:
@@ -104,15 +104,15 @@ class _Frame:
         return cls(Axis.of_steps(points[:, 0]), Axis.of_values(points[:, 1], parts=parts, log=log))
 
     def at(self, points: Series) -> Series:
-        return np.column_stack([self.x.place(points[:, 0]), 100 - self.y.place(points[:, 1])])
+        return np.column_stack([self.x.position(points[:, 0]), 100 - self.y.position(points[:, 1])])
 
     def line(self, points: Series) -> str:
         """SVG points; one point is no line."""
         return " ".join(f"{x:.2f},{y:.2f}" for x, y in self.at(points)) if len(points) > 1 else ""
 
     def chart(self, name: str, title: str, **rest: Any) -> Chart:
-        x_ticks = [Tick(float(self.x.place(value)), f"{value:,.0f}") for value in self.x.ticks]
-        y_ticks = [Tick(100 - float(self.y.place(value)), short(value)) for value in self.y.ticks]
+        x_ticks = [Tick(float(self.x.position(value)), f"{value:,.0f}") for value in self.x.ticks]
+        y_ticks = [Tick(100 - float(self.y.position(value)), short(value)) for value in self.y.ticks]
         unit = rest.pop("unit", "") + (", logarithmic" if self.y.log else "")
         return Chart(name=name, title=title, unit=unit.removeprefix(", "), x_ticks=x_ticks, y_ticks=y_ticks, **rest)
 
@@ -193,15 +193,15 @@ def _dots(frame: _Frame, points: Series) -> list[Mark]:
 
 def _marks(frame: _Frame, points: Series, best: int | None, room: float = 17) -> list[Mark]:
     """The held-out points. Those that matter get their label first: the best, the last, the first; then the others."""
-    places = frame.at(points)
+    positions = frame.at(points)
     is_best = points[:, 0] == (math.nan if best is None else best)
     order = sorted(range(len(points)), key=lambda i: (not is_best[i], i != len(points) - 1, i))
     labelled: list[int] = []
     for index in order:
-        if all(abs(places[index, 0] - places[other, 0]) >= room for other in labelled):
+        if all(abs(positions[index, 0] - positions[other, 0]) >= room for other in labelled):
             labelled.append(index)
     marks = []
-    for index, ((x, y), (step, value)) in enumerate(zip(places, points, strict=True)):
+    for index, ((x, y), (step, value)) in enumerate(zip(positions, points, strict=True)):
         kind, prefix = ("best", "best ") if is_best[index] else ("held-out", "")
         label = prefix + short(value) if index in labelled else ""
         marks.append(Mark(float(x), float(y), kind, f"step {step:.0f}: {prefix}{value:.4f}", label))
@@ -210,12 +210,12 @@ def _marks(frame: _Frame, points: Series, best: int | None, room: float = 17) ->
 
 def _turns(frame: _Frame, epochs: Series, resumed_from: int | None, most: int = 5) -> list[Tick]:
     """Where an epoch ends, unless there are many, and where a run was resumed."""
-    found = []
+    ticks = []
     if len(epochs) > 1 and (np.diff(epochs[:, 1]) > 0).all():
         ended = np.arange(math.floor(epochs[0, 1]) + 1, math.ceil(epochs[-1, 1] - 0.01))
         if len(ended) < most:
-            places = frame.x.place(np.interp(ended, epochs[:, 1], epochs[:, 0]))
-            found = [Tick(float(at), f"epoch {epoch + 1}") for at, epoch in zip(places, ended, strict=True)]
+            positions = frame.x.position(np.interp(ended, epochs[:, 1], epochs[:, 0]))
+            ticks = [Tick(float(at), f"epoch {epoch + 1}") for at, epoch in zip(positions, ended, strict=True)]
     if resumed_from:
-        found.append(Tick(float(frame.x.place(resumed_from)), "resumed"))
-    return [turn for turn in found if 0 <= turn.at <= 100]
+        ticks.append(Tick(float(frame.x.position(resumed_from)), "resumed"))
+    return [turn for turn in ticks if 0 <= turn.at <= 100]

@@ -179,8 +179,8 @@ def _release(output: Path) -> None:
 
 def last_checkpoint(output: Path) -> tuple[Path | None, int | None]:
     """The newest checkpoint and its step."""
-    known = checkpoint.found(output / CHECKPOINTS)
-    return (known[max(known)], max(known)) if known else (None, None)
+    checkpoints = checkpoint.found(output / CHECKPOINTS)
+    return (checkpoints[max(checkpoints)], max(checkpoints)) if checkpoints else (None, None)
 
 
 def mean_loss(output: Path) -> float:

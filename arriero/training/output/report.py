@@ -32,11 +32,11 @@ class RunContext:
     data: Report
 
 
-def describe(story: RunContext, setup: StepSetup, report: TrainReport, state: Any) -> dict[str, Any]:
+def describe(context: RunContext, setup: StepSetup, report: TrainReport, state: Any) -> dict[str, Any]:
     """The document but for `compare`; `state` is the Trainer's."""
-    contract, plan, seen = story.contract, setup.steps.plan, asdict(story.data)
+    contract, plan, seen = context.contract, setup.steps.plan, asdict(context.data)
     best = None if state.best_global_step is None else {"step": state.best_global_step, "eval_loss": state.best_metric}
-    dropped = [asdict(drop) for drop in story.examples.dropped]
+    dropped = [asdict(drop) for drop in context.examples.dropped]
     return {
         "result": asdict(report),
         "model": contract.base_model,
@@ -44,9 +44,9 @@ def describe(story: RunContext, setup: StepSetup, report: TrainReport, state: An
         "system": contract.system,
         "versions": dict(contract.versions),
         "machine": machine(),
-        "held_out": story.examples.held_out_rows,
+        "held_out": context.examples.held_out_rows,
         "dropped": dropped,
-        "options": asdict(story.options),
+        "options": asdict(context.options),
         "plan": {
             "prefix_sharing": "on" if plan.mode.share else "off",
             **{name: value for name, value in asdict(plan).items() if name != "mode"},
@@ -60,31 +60,33 @@ def describe(story: RunContext, setup: StepSetup, report: TrainReport, state: An
         "data": {
             **{name: value for name, value in seen.items() if name not in ELSEWHERE},
             "dropped_count": len(dropped),
-            "key": story.examples.loaded.key,
+            "key": context.examples.loaded.key,
         },
         "best": best,
     }
 
 
-def compare(model: Any, story: RunContext) -> dict[str, Any]:
+def compare(model: Any, context: RunContext) -> dict[str, Any]:
     """Held-out figures of base and adapter, and their answers to a few held-out prompts."""
-    examples = story.examples
+    examples = context.examples
     if not examples.held_out:
         return {"evaluation": None, "answers": []}
-    stops = story.renderer.stop_token_ids
-    chosen = _distinct(examples, story.options.report_answers)
+    stops = context.renderer.stop_token_ids
+    chosen = _distinct(examples, context.options.report_answers)
     if chosen:
         log.info("answering %d held-out prompts for the report, before and after", len(chosen))
     prompts = [examples.held_out[index].ids[: examples.held_out[index].loss_spans[-1][0]] for index in chosen]
 
     def both() -> tuple[dict[str, Any], list[Answer]]:
         figures = asdict(measure(model, examples.held_out, stops))
-        return figures, answers(model, story.renderer, prompts, stops, max_new_tokens=ANSWER_TOKENS) if prompts else []
+        return figures, answers(
+            model, context.renderer, prompts, stops, max_new_tokens=ANSWER_TOKENS
+        ) if prompts else []
 
     after, said_after = both()
     with model.disable_adapter():
         before, said_before = both()
-    conversations = [examples.loaded.conversation(examples.held_out_places[index]) for index in chosen]
+    conversations = [examples.loaded.conversation(examples.held_out_row_ids[index]) for index in chosen]
     return {
         "evaluation": {"base": before, "adapter": after},
         "answers": [
@@ -101,10 +103,10 @@ def compare(model: Any, story: RunContext) -> dict[str, Any]:
 
 def _distinct(examples: Examples, most: int) -> list[int]:
     """The last examples of the first held-out conversations with different prompts."""
-    last = {place: index for index, place in enumerate(examples.held_out_places)}
+    last = {row_id: index for index, row_id in enumerate(examples.held_out_row_ids)}
     seen: dict[tuple[int, ...], int] = {}
-    for place, index in last.items():
+    for row_id, index in last.items():
         example = examples.held_out[index]
-        if len(seen) < most and examples.loaded.conversation(place).messages:
+        if len(seen) < most and examples.loaded.conversation(row_id).messages:
             seen.setdefault(example.ids[: example.loss_spans[-1][0]], index)
     return list(seen.values())

@@ -101,5 +101,5 @@ def _earlier(fingerprint: str, options: TrainOptions) -> Iterator[tuple[Path, fl
 
 def _speed_options(options: Any) -> dict[str, Any]:
     """Those of the changed options that matter, as JSON gives them back."""
-    found: dict[str, Any] = json.loads(json.dumps({name: options[name] for name in SPEED if name in options}))
-    return found
+    matching: dict[str, Any] = json.loads(json.dumps({name: options[name] for name in SPEED if name in options}))
+    return matching

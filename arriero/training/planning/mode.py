@@ -8,6 +8,7 @@ from typing import Any, Literal
 from transformers import PretrainedConfig
 
 from arriero.errors import UsageError
+from arriero.training import compat
 
 Name = Literal["shared", "packed", "padded"]
 WINDOWED, FULL = "sliding_attention", "full_attention"
@@ -31,17 +32,17 @@ class Mode:
         return self.name == "shared"
 
 
-def choose(model: Any, wanted: Literal["auto", "on", "off"], longest: int) -> Mode:
+def choose(model: Any, sharing: Literal["auto", "on", "off"], longest: int) -> Mode:
     """The best mode for `model` (a transformers model), whose longest example has `longest` tokens.
 
     Raises UsageError where sharing is wanted ("on") and would be wrong.
     """
     obstacle = _obstacle(model, longest)
-    if wanted == "on" and obstacle is not None:
+    if sharing == "on" and obstacle is not None:
         raise UsageError(f"--prefix-sharing on: {type(model).__name__} {obstacle.reason}", hint="--prefix-sharing auto")
     if obstacle is not None:
         return obstacle
-    if wanted == "off":
+    if sharing == "off":
         return Mode("packed", "sharing is switched off")
     return Mode("shared", "the model's attention can be exchanged")
 
@@ -52,7 +53,7 @@ def _obstacle(model: Any, longest: int) -> Mode | None:
     if kinds - {WINDOWED, FULL} or _is_recurrent(model):
         others = ", ".join(sorted(kinds - {WINDOWED, FULL})) or "a state that runs through the row"
         return Mode("padded", f"has layers that are not attention ({others})", own_attention=False)
-    if not getattr(model, "_supports_attention_backend", False):
+    if not compat.takes_other_attention(model):
         return Mode("padded", "computes its attention itself", own_attention=False)
     window = getattr(config, "sliding_window", None)
     slides = WINDOWED in kinds or (not kinds and bool(window) and getattr(config, "use_sliding_window", True))
@@ -64,4 +65,4 @@ def _obstacle(model: Any, longest: int) -> Mode | None:
 
 def _is_recurrent(model: Any) -> bool:
     """Whether a state is carried from token to token, as in Mamba or RWKV."""
-    return bool(getattr(model, "_is_stateful", False))
+    return compat.is_stateful(model)

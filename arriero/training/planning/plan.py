@@ -18,7 +18,7 @@ from arriero.training import sharding
 from arriero.training.planning.mode import Mode
 
 PREFERRED = {"cpu": 4096, "cuda": 8192}  # tokens of a row from which on longer ones are no faster
-EFFICIENT = {"cpu": 768, "cuda": 2048}  # rows are shortened to so many tokens before layers are recomputed
+EFFICIENT = {"cpu": 768, "cuda": 2048}  # rows are shortened to this many tokens before layers are recomputed
 MARGIN = 0.9  # share of the free memory that a plan may use
 Recompute = Literal["auto", "off", "all"]
 
@@ -86,7 +86,7 @@ class Cost:
         return cls(max(1, per_token), config.hidden_size * width, fixed, config.num_hidden_layers)
 
     def of(self, tokens: int, recomputed: int) -> int:
-        """Peak bytes of a row of `tokens` with so many layers recomputed: one of those is whole at a time."""
+        """Peak bytes of a row of `tokens` with `recomputed` layers recomputed: one of those is whole at a time."""
         layer = self.per_token // self.layers
         kept = (self.layers - recomputed) * layer + recomputed * self.per_token_recomputed
         return self.fixed + tokens * (kept + layer * (2 if recomputed else 1))

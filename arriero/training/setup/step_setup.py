@@ -68,9 +68,9 @@ def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     if not steps.plan.fused and options.verify:
         verification = Verification(where=steps.plan.mode.reason, fell_back=True)
     _announce(steps, options)
-    found = _checked(steps, verification)
+    setup = _checked(steps, verification)
     add_graphs(steps, options)
-    return found
+    return setup
 
 
 def _size(plan: Plan) -> tuple[bool, int, int]:
@@ -89,7 +89,7 @@ def _reference(model: Any, tried: Sequence[Sample]) -> Reference | None:
 
 @contextmanager
 def _own_code() -> Iterator[None]:
-    """What is computed here has nothing of ours in it: whatever it raises is told of as the model's fault."""
+    """What is computed here has nothing of ours in it: whatever it raises is reported as the model's fault."""
     try:
         yield
     except torch.OutOfMemoryError:

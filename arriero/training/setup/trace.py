@@ -109,14 +109,14 @@ class _Layers:
 
     def gradients(self, sent: Tensor) -> tuple[list[Tensor], float]:
         """Those of the given states at the target's tokens, less what was `sent` back, and the largest elsewhere."""
-        found, leaked = [], 0.0
+        gradients, leaked = [], 0.0
         for number, state in enumerate(self.given):
             grad = torch.zeros_like(state) if state.grad is None else state.grad
             own = grad[self.at].float()
-            found.append(own - sent if number + 1 < len(self.arrived) else own)
+            gradients.append(own - sent if number + 1 < len(self.arrived) else own)
             grad[self.at] = 0
             leaked = max(leaked, float(grad.abs().max()))
-        return found, leaked
+        return gradients, leaked
 
 
 def trace(steps: Steps, sample: Sample, states: Sequence[Tensor] | None = None, *, backward: bool = True) -> Trace:
@@ -158,9 +158,9 @@ def _send_back(arrived: list[Tensor], loss: Tensor | None) -> Tensor:
 
 def _taken(steps: Steps) -> dict[str, Tensor]:
     """The trained parameters' gradients, which are None afterwards."""
-    found = {}
+    gradients = {}
     for name, parameter in steps.trained.items():
         if parameter.grad is not None:
-            found[name] = parameter.grad
+            gradients[name] = parameter.grad
             parameter.grad = None
-    return found
+    return gradients

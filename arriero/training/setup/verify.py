@@ -125,9 +125,9 @@ def verify(plain: Reference, ours: Sequence[Trace]) -> Verification:
     loss = _relative(mine.loss, first.loss)
     worst, where = loss / max(torch.finfo(mine.dtype).eps, FLOOR / TIMES), "loss of the shortest example"
     for own, rounded, seen, name in zip(plain.traces, plain.rounded, ours, ("shortest", "longest"), strict=True):
-        times, place = _worst(_differences(seen, own), _differences(rounded, own, some=True))
+        times, worst_of = _worst(_differences(seen, own), _differences(rounded, own, some=True))
         if times > worst:
-            worst, where = times, f"{place} of the {name} example"
+            worst, where = times, f"{worst_of} of the {name} example"
     return Verification(
         loss_difference=loss,
         gradient_difference=_together(mine, first),
@@ -138,7 +138,7 @@ def verify(plain: Reference, ours: Sequence[Trace]) -> Verification:
     )
 
 
-def _worst(found: Differences, explained: Differences) -> tuple[float, str]:
+def _worst(differences: Differences, explained: Differences) -> tuple[float, str]:
     """The largest difference in multiples of what rounding explains there, and where it is.
 
     Where that was measured, it counts if it is more than usual; elsewhere, the most that it explains of its kind.
@@ -147,7 +147,7 @@ def _worst(found: Differences, explained: Differences) -> tuple[float, str]:
     for (group, name), value in explained.items():
         kinds.setdefault((group, _kind(name)), []).append(value)
     worst, where = 0.0, ""
-    for (group, name), value in found.items():
+    for (group, name), value in differences.items():
         measured = kinds.get((group, _kind(name)), [0.0])
         rounding = max(explained.get((group, name), max(measured)), statistics.median(measured), FLOOR / TIMES)
         times = math.inf if math.isnan(value) else value / rounding
@@ -171,17 +171,19 @@ def _differences(seen: Trace, own: Trace, *, some: bool = False) -> Differences:
 
     With `some`, only of what `seen` has; else a parameter without a gradient differs by all that it should have had.
     """
-    found: Differences = {}
+    differences: Differences = {}
     for number, (mine, other) in enumerate(zip(seen.updates, own.updates, strict=not some)):
-        found["output of layer", str(number)] = _of_tokens(mine, other)
+        differences["output of layer", str(number)] = _of_tokens(mine, other)
     for number, (mine, other) in enumerate(zip(seen.gradients, own.gradients, strict=not some)):
-        found["gradient at layer", str(number)] = _of_tokens(mine, other)
+        differences["gradient at layer", str(number)] = _of_tokens(mine, other)
     for name, gradient in own.parameters.items():
         if name in seen.parameters:
-            found["gradient of", name] = float((seen.parameters[name] - gradient).norm() / (gradient.norm() + TINY))
+            differences["gradient of", name] = float(
+                (seen.parameters[name] - gradient).norm() / (gradient.norm() + TINY)
+            )
         elif not some:
-            found["gradient of", name] = 1.0
-    return found
+            differences["gradient of", name] = 1.0
+    return differences
 
 
 def _of_tokens(seen: Tensor, own: Tensor) -> float:
