@@ -103,3 +103,19 @@ def test_a_variant_that_cannot_be_loaded_does_not_stop_the_others(model_dir, tmp
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "\n| transformers | " in ended.stdout
     assert "- not measured: arriero-openvino-adapter: NotFoundError: " in ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_a_decode_step_is_counted_and_the_event_loop_watched(model_dir):
+    small = ("--requests", 1, 3, "--engines", "transformers", "--seconds", 0.3, "--tokens", 16)
+    found = parts(model_dir, "--parts", "decode", "loop", *small)
+    for figures in found["decode"]["requests"].values():
+        assert figures["graphs"]["launches"] < figures["eager"]["launches"], "a replay is one launch"
+        assert figures["graphs"]["copies"] <= figures["eager"]["copies"]
+    streams = found["loop"]["engines"]["transformers"]["streams"]
+    assert list(streams) == ["0", "1", "8"]
+    for count, figures in streams.items():
+        assert figures["ticks"] > 0
+        assert figures["late_s"]["p50"] <= figures["late_s"]["p99"] <= figures["late_s"]["longest"]
+        assert (figures["chunks_per_second"] > 0) == (count != "0")

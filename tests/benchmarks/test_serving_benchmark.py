@@ -131,3 +131,13 @@ def test_a_server_that_cannot_start_does_not_stop_the_others(tmp_path, model_dir
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "\n| openvino | 1 | " in ended.stdout
     assert "- not measured: llama.cpp: it ended with 1" in ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_a_batch_is_measured_beside_the_engine(measured):
+    found = measured("--parts", "batch", "--rows", 200, "--rounds", 1, "--engine", "transformers")["batch"]
+    assert found["rows"] == 200
+    assert found["ratio"] > 0
+    assert next(iter(found["first_token_s"])) == "alone"
+    assert all(seconds > 0 for seconds in found["first_token_s"].values())
