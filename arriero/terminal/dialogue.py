@@ -15,7 +15,7 @@ from arriero.messages import FinishReason, Message, Piece, Sampling
 from arriero.pieces import text_and_reasoning
 
 Show = Callable[[str], None]
-SAVE_SECONDS = 1.0  # how often an answer under way is saved, so that a crash loses no more than this
+SAVE_SECONDS = 1.0  # how often an answer in flight is saved, so that a crash loses no more than this
 
 
 class Dialogue:

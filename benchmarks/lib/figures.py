@@ -39,7 +39,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def slopes(counts: Sequence[int], sizes: Sequence[int]) -> dict[str, float]:
-    """Of a line by least squares through sizes after so many requests, for every 1,000; of the last half, too."""
+    """Of a line by least squares through sizes after `counts` requests, for every 1,000; of the last half, too."""
     half = len(counts) // 2
 
     def slope(start: int) -> float:

@@ -22,7 +22,7 @@ def load(job: Document) -> tuple[Answer, Document]:
 
 
 async def measure(model: ChatArriero, questions: list[str], seconds: float) -> Document:
-    """How much later than due a tick came, in seconds, while so many streams ran; a stream that ends begins anew."""
+    """How much later than due a tick came, in seconds, beside a stream for each question; one that ends begins anew."""
     chunks = [0] * len(questions)
 
     async def read(number: int) -> None:
