@@ -14,6 +14,7 @@ pyproject.toml (import-linter) and in docs/architecture.md. From the top down:
     terminal/       a conversation in a terminal
     langchain/      a Chat as a LangChain model
     chat.py         Chat: model + adapter + prompt contract -> pieces of text
+    loading.py      what chat.load and replicas are given -> what an engine is made from
     training/       instruction data -> an adapter directory
     stream.py       one answer: token ids -> pieces of text, tool calls, log-probabilities
     remote.py       a client of servers that speak OpenAI's protocol
@@ -36,6 +37,7 @@ pyproject.toml (import-linter) and in docs/architecture.md. From the top down:
     markup/         a model's Markdown, made safe to draw
     settings.py     where things live on disk, and the environment variables that move them
     templates/      HTML pages and model cards
+    formatting.py   sizes in bytes, and the known name nearest to an unknown one
     errors.py       the exception tree
 """
 

@@ -1,7 +1,8 @@
 """Files of many requests, in the format of OpenAI's batches: https://platform.openai.com/docs/guides/batch.
 
-requests   the lines of a file that asks        journal    answers as they come, which survive whatever happens
-run        asks what has no answer yet
+    requests.py   the lines of a file that asks
+    journal.py    answers as they come, which survive whatever happens
+    run.py        asks what has no answer yet
 
 Who answers is the caller's business: nothing here knows a model or a server.
 """

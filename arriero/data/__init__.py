@@ -1,8 +1,8 @@
 """Instruction files -> conversations -> rendered rows, with every fault reported by file and row.
 
     options.py         DataOptions: how data is read, declared once
-    records.py         files -> raw records: JSON, JSON Lines, CSV, Parquet, directories
-    formats.py         records -> conversations: alpaca, messages, ShareGPT, prompt/completion
+    records/           files -> raw records: JSON, JSON Lines, CSV, Parquet, directories
+    formats/           records -> conversations: alpaca, messages, ShareGPT, prompt/completion
     conversations.py   load(): records -> conversations on disk, larger than memory
     rendering.py       render(): conversations -> ids and spans on disk, over processes
     job.py             what each of those processes does

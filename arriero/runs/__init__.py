@@ -5,11 +5,14 @@
     metrics.py    metrics.jsonl while it grows
     process.py    a run as a process that outlives who started it; a plan as one that does not
 
-    ARRIERO_HOME/runs/ID/    ID is made of the output directory's path
-        run.json      what was asked for: output directory, data, model, system prompt, options
-        train.yaml    the same as a configuration file      train.log   what the process said
-        .alive        a lock that the process holds         exit        its exit code
-        error         why training failed, written by the run itself
+On disk, ID being made of the output directory's path:
+
+    ARRIERO_HOME/runs/ID/run.json     what was asked for: output directory, data, model, system prompt, options
+    ARRIERO_HOME/runs/ID/train.yaml   the same as a configuration file
+    ARRIERO_HOME/runs/ID/train.log    what the process said
+    ARRIERO_HOME/runs/ID/.alive       a lock that the process holds
+    ARRIERO_HOME/runs/ID/exit         its exit code
+    ARRIERO_HOME/runs/ID/error        why training failed, written by the run itself
 
 Whether a run is running is what its locks say, never a number of a process that was written down.
 """

@@ -1,6 +1,7 @@
 """The pages and the card that are left on disk: Jinja templates, and render(), which fills them.
 
-    base.html     one self-contained page: style.css inside, no scripts, nothing loaded from anywhere
+    base.html     one self-contained page: no scripts, nothing loaded from anywhere
+    style.css     how it looks; base.html has it inside
     parts.html    what pages are made of: figures, tables, bars, charts
     inspect.html  what training would see            filled by data/page.py
     run.html      what a training run did            filled by training/output/page.py

@@ -3,6 +3,27 @@
 `mount` adds the page to a FastAPI app. The page takes its own addresses only ("/" and Streamlit's files), so every
 other path, a mistyped one of the API included, is answered by the app. Nothing is loaded from, or sent to, another
 machine: usage statistics are off and a content security policy keeps the browser from following images in an answer.
+
+    script/         what Streamlit runs at every visit and every click
+    page.py         the page's frame, drawn from top to bottom by that script
+    pages/          a Streamlit script for each page
+    chatting/       parts of the conversation page
+    comparing/      parts of the page "compare"
+    datasets/       parts of the page of instruction files
+    shelf/          parts of the page of models
+    training/       parts of the page of training runs
+    words/          everything the page says, in English and Chinese
+    language.py     in which language it speaks to a visitor
+    state.py        what stands behind the page: who visits, and what the visitor may see
+    backend.py      what answers: the models of this process's server
+    remote.py       the same, of another server
+    alone.py        the page without a model of its own, in a small server on loopback
+    answer.py       one answer in flight
+    answers.py      all answers in flight, each of which belongs to its conversation
+    background.py   the event loop behind all tabs and script runs
+    jobs.py         work in a process of its own, whose state is a folder
+    faults.py       draws an error
+    llama.svg       the page's icon
 """
 
 from __future__ import annotations

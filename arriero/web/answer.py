@@ -1,4 +1,4 @@
-"""One answer in flight: what is wanted, what was said so far, and how it is saved."""
+"""One answer in flight: what is asked for, what was said so far, and how it is saved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAVE_SECONDS = 1.0  # how often an answer in flight is saved, so that a crash lo
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An answer that is wanted: from `model`, to `messages`, which end with the question at the node `parent`.
+    """An answer that is asked for: from `model`, to `messages`, which end with the question at the node `parent`.
 
     `history` is that of the conversation's owner; `continued` the answer that goes on, which then ends `messages`.
     `thinking` says whether the model thinks first, None leaves it to the model.

@@ -126,8 +126,8 @@ class Local:
         return len(self._chat(name).render(messages))
 
     def _chat(self, name: str) -> Chat:
-        for known, chat in self._served():
-            if known == name:
+        for served, chat in self._served():
+            if served == name:
                 return chat
         raise NotFoundError(f"the model {name!r} is not served any more", hint="choose another one")
 

@@ -1,4 +1,4 @@
-"""Draws an error in its place: what happened, what was got, what to try. And who may see a page at all."""
+"""Draws an error where it happened: what happened, what was got, what to try. And who may see a page at all."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ class Remote:
 
     def choices(self) -> list[Choice]:
         """See `Backend.choices`."""
-        found = self._server.models()
-        return [Choice(one["id"], one.get("parent"), window=one.get("max_model_len")) for one in found]
+        models = self._server.models()
+        return [Choice(model["id"], model.get("parent"), window=model.get("max_model_len")) for model in models]
 
     def count(self, name: str, messages: Sequence[Message]) -> int | None:
         """See `Backend.count`: what Arriero and vLLM tell at /tokenize."""

@@ -36,8 +36,8 @@ class Visitor:
 
 def browser(headers: Mapping[str, str]) -> str | None:
     """The name of the browser that sends these headers, which nobody can guess; None before it has the cookie."""
-    found = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-    return f"browser-{found}" if re.fullmatch("[0-9a-f]{32}", found) else None
+    identity = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    return f"browser-{identity}" if re.fullmatch("[0-9a-f]{32}", identity) else None
 
 
 def _anybody(_: Mapping[str, str]) -> Visitor:

@@ -21,10 +21,10 @@ def apart(text: str, thought: str | None = None) -> tuple[str | None, str]:
     """
     if thought:
         return thought, text
-    if (found := THOUGHT.match(text)) is not None:
-        return found[1].strip() or None, text[found.end() :]
-    if (found := THINKING.match(text)) is not None:
-        return found[1], ""
+    if (match := THOUGHT.match(text)) is not None:
+        return match[1].strip() or None, text[match.end() :]
+    if (match := THINKING.match(text)) is not None:
+        return match[1], ""
     return None, text
 
 

@@ -64,9 +64,9 @@ def _system(desk: Desk, choice: Choice) -> None:
         placeholder=say("chat.none"),
         help=say("chat.system_help"),
     )
-    wanted = None if shown == own else shown
-    if wanted != desk.system:
-        desk.use_system(wanted)
+    system = None if shown == own else shown
+    if system != desk.system:
+        desk.use_system(system)
 
 
 def _numbers(choice: Choice, limits: dict[str, tuple[float, float | None, float]]) -> None:

@@ -32,10 +32,10 @@ class Growing:
             self._open.markdown(to_streamlit(block))
             self._open, self._shown = self._container.empty(), ""
             self._done += len(block)
-        rest = text[self._done :]
-        if worth_drawing(self._shown, rest) or (whole and rest != self._shown):
-            self._open.markdown(to_streamlit(rest))
-            self._shown = rest
+        unfinished = text[self._done :]
+        if worth_drawing(self._shown, unfinished) or (whole and unfinished != self._shown):
+            self._open.markdown(to_streamlit(unfinished))
+            self._shown = unfinished
 
 
 class Live:

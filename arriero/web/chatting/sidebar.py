@@ -38,16 +38,16 @@ def sidebar(desk: Desk) -> None:
         persist_state="session",
     )
     limit = st.session_state.setdefault("shown", SHOWN)
-    found = desk.history.find(text.strip(), limit=limit + 1)
-    if not found and text:
+    conversations = desk.history.find(text.strip(), limit=limit + 1)
+    if not conversations and text:
         st.caption(say("chat.nothing_found"))
     st.html(STYLE)
     with st.container(gap=None, key="conversations"):
-        for saved in found[:limit]:
+        for saved in conversations[:limit]:
             _entry(desk, saved)
-    if len(found) > limit:
+    if len(conversations) > limit:
         st.button(say("chat.more"), key="more", type="tertiary", on_click=_show_more)
-    if found:
+    if conversations:
         with st.popover(say("chat.all"), icon=":material/download:", type="tertiary"):
             _exports(desk.history)
 
@@ -80,7 +80,7 @@ def _exports(history: History) -> None:
 
 def all_as_json(history: History) -> str:
     """All conversations as a JSON list."""
-    found = [
+    documents = [
         document(saved, history.path(saved.id or 0), history.nodes(saved.id or 0)) for saved in history.find(limit=ALL)
     ]
-    return json.dumps(found, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(documents, ensure_ascii=False, indent=2) + "\n"

@@ -80,12 +80,12 @@ def _draw_side(side: Side) -> None:
 
 def _remarks(side: Side) -> list[str]:
     """How an answer ended, and what it took."""
-    found = {"length": [say("compare.cut")], "cancelled": [say("compare.stopped")]}.get(side.finish_reason or "", [])
+    remarks = {"length": [say("compare.cut")], "cancelled": [say("compare.stopped")]}.get(side.finish_reason or "", [])
     if side.usage is not None:
-        found = [*found, say("compare.tokens_count", tokens=side.usage.completion_tokens)]
+        remarks = [*remarks, say("compare.tokens_count", tokens=side.usage.completion_tokens)]
         if side.seconds:
-            found.append(say("compare.speed", speed=side.usage.completion_tokens / side.seconds))
-    return found
+            remarks.append(say("compare.speed", speed=side.usage.completion_tokens / side.seconds))
+    return remarks
 
 
 def draw_votes(votes: list[Vote]) -> None:

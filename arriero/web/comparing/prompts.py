@@ -19,17 +19,17 @@ def prompts(typed: str, name: str | None = None, content: bytes = b"") -> list[s
     "question" or "instruction" (with "input" below it, where there is one). Raises DataError with the row of a line
     that is neither, UsageError for more than MOST prompts.
     """
-    found = [line.strip() for line in typed.split("\n") if line.strip()]
+    texts = [line.strip() for line in typed.split("\n") if line.strip()]
     if name is not None:
         try:
             lines = content.decode("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise DataError(name, f"not UTF-8 text: byte {error.start}") from error
         rows = [(row, line.strip()) for row, line in enumerate(lines) if line.strip()]
-        found += [_prompt(name, row, line) for row, line in rows]
-    if len(found) > MOST:
-        raise UsageError(f"there are {len(found)} prompts, at most {MOST} are compared at once", hint="use fewer")
-    return found
+        texts += [_prompt(name, row, line) for row, line in rows]
+    if len(texts) > MOST:
+        raise UsageError(f"there are {len(texts)} prompts, at most {MOST} are compared at once", hint="use fewer")
+    return texts
 
 
 def _prompt(name: str, row: int, line: str) -> str:

@@ -59,17 +59,17 @@ def begun(record: Any, name: FormatName) -> Mapping[str, Any]:
 
 def texts(record: Mapping[str, Any], name: FormatName) -> list[Text]:
     """The texts of a record in a format; those that it must have and lacks are there, empty."""
-    found = []
+    editable = []
     shape = shape_of(record, name)
     theirs = dict(shape.names) if shape is not None else {field: field for field in NEEDED[name]}
     for ours in FIELDS[name]:
         field = theirs.get(ours, ours)
         value = record.get(field)
         if isinstance(value, list):
-            found += [text for index, turn in enumerate(value) for text in _turn(field, index, turn)]
+            editable += [text for index, turn in enumerate(value) for text in _turn(field, index, turn)]
         elif isinstance(value, str) or ours in theirs:
-            found.append(Text((field,), field, value if isinstance(value, str) else ""))
-    return found
+            editable.append(Text((field,), field, value if isinstance(value, str) else ""))
+    return editable
 
 
 def _turn(field: str, index: int, turn: Any) -> Iterator[Text]:

@@ -19,12 +19,11 @@ from arriero.web.words import say
 def choose() -> str | None:
     """The file that is open: chosen, typed or uploaded."""
     chosen: str | None = st.session_state.get("data_path")
-    offered = source.offered()
-    known = list(dict.fromkeys([*([chosen] if chosen else []), *offered]))
+    offered = list(dict.fromkeys([*([chosen] if chosen else []), *source.offered()]))
     path: str | None = st.selectbox(
         say("data.file"),
-        known,
-        index=known.index(chosen) if chosen else None,
+        offered,
+        index=offered.index(chosen) if chosen else None,
         placeholder=say("data.file_placeholder"),
         accept_new_options=True,
         format_func=short,

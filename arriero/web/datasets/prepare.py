@@ -130,9 +130,9 @@ def _rows(records: Records, loaded: Loaded, data: RenderedData) -> Iterator[dict
 
 
 def _records(files: list[Path], options: DataOptions) -> Records:
-    known = KNOWN.union(options.renamed.values())
+    columns = KNOWN.union(options.renamed.values())
     for index, file in enumerate(files):
-        for row, record in read(file, encoding=options.encoding, known=known):
+        for row, record in read(file, encoding=options.encoding, known=columns):
             yield index, row, record
 
 

@@ -86,18 +86,20 @@ def _draw(prepared: Prepared, index: int) -> None:
 
 def _about(prepared: Prepared, row: Row, *, edited: bool) -> list[str]:
     files = prepared.report["files"]
-    found = [say("data.row", row=f"{row.row:,}") + (f" ({files[row.file]})" if len(files) > 1 else "")]
+    remarks = [say("data.row", row=f"{row.row:,}") + (f" ({files[row.file]})" if len(files) > 1 else "")]
     if row.ids:
         loss = sum(end - start for start, end in row.spans)
-        found.append(say("data.counts", tokens=f"{len(row.ids):,}", loss=f"{loss:,}"))
-    found += [say(f"data.flag_{flag}") for flag in row.flags]
-    return [*found, f"**{say('data.edited')}**"] if edited else found
+        remarks.append(say("data.counts", tokens=f"{len(row.ids):,}", loss=f"{loss:,}"))
+    remarks += [say(f"data.flag_{flag}") for flag in row.flags]
+    return [*remarks, f"**{say('data.edited')}**"] if edited else remarks
 
 
 def _tokens(prepared: Prepared, row: Row, full: bool) -> None:
     limit = MANY if full else FEW
-    found = tokens.pieces(row.ids[:limit], row.mask[:limit], prepared.decode, lambda token: token in prepared.specials)
-    st.html(tokens.as_html(found))
+    coloured = tokens.pieces(
+        row.ids[:limit], row.mask[:limit], prepared.decode, lambda token: token in prepared.specials
+    )
+    st.html(tokens.as_html(coloured))
     if len(row.ids) > limit:
         st.caption(say("data.more", tokens=f"{len(row.ids) - limit:,}"))
 

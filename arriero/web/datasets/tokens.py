@@ -32,20 +32,20 @@ class Piece:
 
 def pieces(ids: Sequence[int], mask: Sequence[bool], decode: Decode, is_special: Callable[[int], bool]) -> list[Piece]:
     """Every id in exactly one piece, in order; `ids` and `mask` have the same length."""
-    found: list[Piece] = []
+    done: list[Piece] = []
     group: list[int] = []
     for index, token in enumerate(ids):
         special = is_special(token)
         if group and (special or mask[index] != mask[index - 1] or len(group) == MOST):
-            found.extend(_singly(group, mask[index - 1], decode))
+            done.extend(_singly(group, mask[index - 1], decode))
             group = []
         group.append(token)
-        before = list(found[-1].ids) if found and not found[-1].special else []
+        before = list(done[-1].ids) if done and not done[-1].special else []
         if special or HALF not in (text := _after(before, group, decode)):
             text = decode(group) if special else text
-            found.append(Piece(tuple(group), text, mask[index], special))
+            done.append(Piece(tuple(group), text, mask[index], special))
             group = []
-    return [*found, *_singly(group, bool(mask and mask[-1]), decode)]
+    return [*done, *_singly(group, bool(mask and mask[-1]), decode)]
 
 
 def _after(before: list[int], group: list[int], decode: Decode) -> str:
@@ -59,10 +59,10 @@ def _singly(group: Iterable[int], loss: bool, decode: Decode) -> Iterator[Piece]
     return (Piece((token,), decode([token]), loss, False) for token in group)
 
 
-def as_html(found: Iterable[Piece]) -> str:
+def as_html(row: Iterable[Piece]) -> str:
     """Pieces as HTML, everything in them as text; an id's number shows under the pointer."""
     spans = []
-    for piece in found:
+    for piece in row:
         kind = ("l" if piece.loss else "p") + (" s" if piece.special else "")
         shown = html.escape(piece.text.translate(VISIBLE))
         text = shown.rstrip("\n")

@@ -36,9 +36,9 @@ def draw(owner: str | None) -> None:
     choices = backend.choices()
     if len(choices) < 2:
         st.info(say("compare.only_one", name=to_streamlit(choices[0].name)))
-    wanted = question(choices)
-    if wanted is not None:
-        rounds.start(owner, wanted, backend)
+    asked = question(choices)
+    if asked is not None:
+        rounds.start(owner, asked, backend)
     round_ = rounds.get(owner)
     if round_ is not None:
         above = st.container()  # always there: were it to go with its button, the answers would move and be seen twice

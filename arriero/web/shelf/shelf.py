@@ -59,8 +59,8 @@ def licence_of(path: Path) -> str | None:
     card = path / "README.md"
     if card.is_file():
         matter = card.read_text(encoding="utf-8", errors="replace").partition("---")[2].partition("\n---")[0]
-        if found := LICENCE.search(matter):
-            return found[1]
+        if match := LICENCE.search(matter):
+            return match[1]
     for file in sorted(path.glob("LICENSE*")):
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.strip() for line in lines if line.strip()), None)

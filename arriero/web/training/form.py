@@ -43,10 +43,10 @@ def draw_form(records: Sequence[Record]) -> Record | None:
 
 def _data(records: Sequence[Record]) -> str | None:
     chosen: str | None = st.session_state.get(DATA)
-    known = list(dict.fromkeys([*([chosen] if chosen else []), *sources.data_files(records)]))
+    offered = list(dict.fromkeys([*([chosen] if chosen else []), *sources.data_files(records)]))
     path: str | None = st.selectbox(
         say("train.data"),
-        known,
+        offered,
         index=0 if chosen else None,
         placeholder=say("train.data_placeholder"),
         accept_new_options=True,
@@ -84,9 +84,9 @@ def _directory(data: str | None) -> Path | None:
         if data is not None:
             st.error(say("train.bad_name"), icon=":material/error:")
         return None
-    found = sources.directory(name)
-    if found.exists():
+    output = sources.directory(name)
+    if output.exists():
         st.error(say("train.taken", name=name), icon=":material/error:")
         return None
-    st.caption(say("train.kept_in", path=f"`{found}`"))
-    return found
+    st.caption(say("train.kept_in", path=f"`{output}`"))
+    return output

@@ -1,8 +1,12 @@
 """Everything the page says, in English and Chinese: one table, of which each page's part is a file of this room.
 
-    common.py    what several pages say            chat.py      the conversation
-    compare.py   answers side by side              data.py      instruction files
-    train.py     training runs                     models.py    what is on disk
+    common.py    what several pages say
+    chat.py      the conversation
+    compare.py   answers side by side
+    data.py      instruction files
+    train.py     training runs
+    options.py   the training options
+    models.py    what is on disk
 
 A key is `page.name`; its texts are (English, Chinese) and may hold `{fields}`. No page draws a text from elsewhere.
 """

@@ -66,12 +66,12 @@ CHINESE = {
 
 def _described(cls: type) -> dict[str, str]:
     """What the docstrings of a class and its bases say of each field (numpydoc's "Parameters")."""
-    found: dict[str, str] = {}
+    described: dict[str, str] = {}
     for base in cls.__mro__[:-1]:
         _, _, parameters = inspect.cleandoc(base.__doc__ or "").partition("----------\n")
         for name, text in re.findall(r"^(\w+)\n((?: {4}.*\n?)+)", parameters, re.MULTILINE):
-            found.setdefault(name, " ".join(text.split()))
-    return found
+            described.setdefault(name, " ".join(text.split()))
+    return described
 
 
 def _words() -> dict[str, tuple[str, str]]:
