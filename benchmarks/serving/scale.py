@@ -1,13 +1,16 @@
 """What Ray costs, and what replicas bring.
 
-    python -m benchmarks.serving.scale [--parts handle embedded kills] [--json FILE]
+    python -m benchmarks.serving.scale [--parts handle embedded kills autoscaling idle] [--json FILE]
 
-    handle     an engine without a model, an id every 20 ms for each of 8 streams a replica, at --replicas: tokens/s
-               beside the ideal, the gap between ids (p99), the way from the engine's hand to the reader's (p50, p99),
-               and the start
-    embedded   the embedded model in 1 and 2 replicas beside the same engine without Ray: tokens/s, first token, gaps
-    kills      --kills times kill -9 of a replica that has streams in flight: streams lost, doubled or altered, seconds
-               until there are as many replicas again
+    handle       an engine without a model, an id every 20 ms for each of 8 streams a replica, at --replicas: tokens/s
+                 beside the ideal, the gap between ids (p99), the way from the engine's hand to the reader's (p50, p99),
+                 CPU time a token in all processes, and the start
+    embedded     the embedded model in 1 and 2 replicas beside the same engine without Ray: tokens/s, first token, gaps
+    kills        --kills times kill -9 of a replica that has streams in flight: streams lost, doubled or altered,
+                 seconds until a new process is there, and until Serve sends it requests
+    autoscaling  1:3 replicas, the limit of 16 a replica exceeded, then 4 readers: seconds up and down, and streams
+                 lost, doubled or altered meanwhile
+    idle         CPU and memory of a cluster with 2 replicas that have nothing to do
 
 All on this machine, in a Ray cluster of its own. Where replicas share its cores, they share its speed.
 """
@@ -16,13 +19,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,186 +33,183 @@ import psutil
 from arriero.chat import Chat
 from arriero.chat import load as load_here
 from arriero.cluster.connect import Cluster, connect
-from arriero.cluster.serving.deploy import deploy, load
-from arriero.cluster.serving.scale import Deployment, Scale, share
-from arriero.engines import Adapter, Engine, Generation
-from arriero.engines.base import Feature
-from arriero.messages import Sampling, TokenLogprob
+from arriero.cluster.serving.deploy import load
+from arriero.engines import Engine
+from benchmarks.serving.paced import (
+    GREEDY,
+    PACE,
+    STREAMS,
+    TOKENS,
+    Paced,
+    cpu_seconds,
+    paced,
+    replicas,
+    running,
+    seconds_until,
+    streams,
+)  # fmt: skip
 
-PACE, STREAMS, TOKENS = 0.02, 8, 100
-GREEDY = Sampling(
-    temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
-)
-NAME = "arriero-benchmark"
-
-
-class Paced:
-    """An engine whose ids count up from the prompt's last one, every PACE seconds; logprobs tell when each was made."""
-
-    name, description, alive = "paced", "paced, no model", True
-    features: frozenset[Feature] = frozenset({"logprobs"})
-
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, **_: Any) -> Generation:
-        """See `Engine`."""
-        generation = Generation(len(prompt_ids))
-        threading.Thread(target=self._give, args=(generation, prompt_ids[-1], max_new_tokens), daemon=True).start()
-        return generation
-
-    def _give(self, generation: Generation, last: int, count: int) -> None:
-        due = time.monotonic()
-        for token in range(last + 1, last + 1 + count):
-            due += PACE
-            time.sleep(max(0.0, due - time.monotonic()))
-            if generation.cancelled:
-                return generation.finish("cancelled")
-            generation.push([token], [TokenLogprob(token, time.monotonic())])
-        return generation.finish("length")
-
-    def load_adapter(self, directory: Path) -> Adapter:
-        """See `Engine`."""
-        return Adapter(directory)
-
-    def close(self) -> None:
-        """See `Engine`."""
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of them lies."""
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
-def streams(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, logprobs: int | None) -> dict[str, Any]:
-    """Read one stream for each prompt, all at once; milliseconds and tokens/s."""
-    ids: list[list[int]] = [[] for _ in prompts]
-    came: list[list[float]] = [[] for _ in prompts]
-    given: list[list[float]] = [[] for _ in prompts]
-    began = time.monotonic()
-
-    def read(number: int) -> None:
-        generation = engine.submit(prompts[number], GREEDY, max_new_tokens=tokens, logprobs=logprobs)
-        for token in generation:
-            ids[number].append(token)
-            came[number].append(time.monotonic())
-        given[number] += [each.logprob for each in generation.logprobs]
-
-    readers = [threading.Thread(target=read, args=(number,)) for number in range(len(prompts))]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    seconds = time.monotonic() - began
-    gaps = [later - earlier for times in came for earlier, later in itertools.pairwise(times)]
-    found = {
-        "tokens_per_second": round(sum(map(len, ids)) / seconds, 1),
-        "first_token_p50_ms": round(1000 * statistics.median(times[0] - began for times in came), 1),
-        "first_token_p99_ms": round(1000 * percentile([times[0] - began for times in came], 0.99), 1),
-        "gap_p99_ms": round(1000 * percentile(gaps, 0.99), 1),
-    }
-    if logprobs is not None:
-        late = [arrived - made for a, b in zip(came, given, strict=True) for arrived, made in zip(a, b, strict=True)]
-        found["on_the_way_p50_ms"] = round(1000 * statistics.median(late), 2)
-        found["on_the_way_p99_ms"] = round(1000 * percentile(late, 0.99), 2)
-    return found
-
-
-@contextlib.contextmanager
-def paced(cluster: Cluster, replicas: int) -> Iterator[Engine]:
-    """Replicas with that engine."""
-    deployment = Deployment("local", Scale.of(replicas), NAME)
-    size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
-    engine = deploy(cluster, deployment, size, partial[Engine](Paced), [])  # type: ignore[arg-type]
-    try:
-        yield engine
-    finally:
-        engine.close()
+QUIET_SECONDS = 5.0  # until a replica goes; 600 where nobody says otherwise
+IDLE_SECONDS = 20.0
 
 
 def handle(cluster: Cluster, counts: Sequence[int]) -> dict[str, Any]:
     """By number of replicas; 0 is the engine without Ray."""
     prompts = [[1000 * number] for number in range(STREAMS)]
-    found: dict[str, Any] = {"0": streams(Paced(), prompts, TOKENS, 0)}
+    figures: dict[str, Any] = {"0": streams(Paced(), prompts, TOKENS, 0)}
     for count in counts:
         began = time.monotonic()
         with paced(cluster, count) as engine:
             started = round(time.monotonic() - began, 1)
             prompts = [[1000 * number] for number in range(STREAMS * count)]
             streams(engine, prompts, 5, 0)
-            ideal = STREAMS * count / PACE
-            found[str(count)] = {"start_s": started, "ideal": ideal, **streams(engine, prompts, TOKENS, 0)}
-    return found
+            ideal, cpu = STREAMS * count / PACE, cpu_seconds()
+            measured = streams(engine, prompts, TOKENS, 0)
+            cpu = round(1e6 * (cpu_seconds() - cpu) / (len(prompts) * TOKENS))
+            figures[str(count)] = {"start_s": started, "ideal": ideal, "cpu_us_per_token": cpu, **measured}
+    return figures
 
 
 def embedded(counts: Sequence[int]) -> dict[str, Any]:
     """By number of replicas; 0 is without Ray."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for count in (0, *counts):
         began = time.monotonic()
         chat: Chat = load(ray="local", replicas=count) if count else load_here()
         started = round(time.monotonic() - began, 1)
         prompts = [chat.render([{"role": "user", "content": f"Tell a story of {n} llamas."}]) for n in range(3, 11)]
         streams(chat.engine, prompts, 5, None)
-        found[str(count)] = {"start_s": started, **streams(chat.engine, prompts, 64, None)}
+        figures[str(count)] = {"start_s": started, **streams(chat.engine, prompts, 64, None)}
         chat.close()
-    return found
+    return figures
 
 
-def replicas() -> list[psutil.Process]:
-    """The processes of this program's replicas."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            if f"ServeReplica:{NAME}:" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+def _whole(engine: Engine, start: int) -> str:
+    """What became of a stream that counts up from `start`."""
+    try:
+        ids = list(engine.submit([start], GREEDY, max_new_tokens=TOKENS))
+    except Exception as error:  # whatever it was, the stream was lost
+        print(error)
+        return "lost"
+    return "whole" if ids == list(range(start + 1, start + 1 + TOKENS)) else "doubled_or_altered"
 
 
 def kills(cluster: Cluster, count: int) -> dict[str, Any]:
-    """Kill the replicas in turns, each time with a stream of every start in flight."""
-    lost = wrong = 0
-    back: list[float] = []
+    """Kill the replicas in turns, each time with streams in flight that are one id further than the last time."""
+    outcomes: Counter[str] = Counter()
+    started, ready = [], []
     with paced(cluster, 2) as engine:
         for number in range(count):
-            starts = [1000 * stream for stream in range(STREAMS)]
-            running = [engine.submit([start], GREEDY, max_new_tokens=TOKENS) for start in starts]
-            while not all(each.completion_tokens > number % 20 for each in running):
-                time.sleep(0.01)
-            replicas()[number % 2].kill()
-            began = time.monotonic()
-            for start, generation in zip(starts, running, strict=True):
-                try:
-                    wrong += list(generation) != list(range(start + 1, start + 1 + TOKENS))
-                except Exception as error:  # whatever it was, the stream was lost
-                    lost += 1
-                    print(error)
-            while len(replicas()) < 2:
-                time.sleep(0.05)
-            back.append(time.monotonic() - began)
-    return {"kills": count, "streams": count * STREAMS, "lost": lost, "doubled_or_altered": wrong,
-            "two_again_p50_s": round(statistics.median(back), 1)}  # fmt: skip
+            readers = _readers(engine, outcomes, STREAMS, threading.Event(), rounds=1)
+            time.sleep(PACE * (number % 20 + 1))
+            before = replicas()
+            before[number % 2].kill()
+            process = seconds_until(lambda gone=before: not set(replicas()) <= set(gone))  # type: ignore[misc]
+            started.append(process)
+            ready.append(process + seconds_until(lambda: running() == 2))
+            for reader in readers:
+                reader.join()
+    return {"kills": count, **outcomes, "new_process_p50_s": round(statistics.median(started), 1),
+            "ready_p50_s": round(statistics.median(ready), 1), "ready_max_s": round(max(ready), 1)}  # fmt: skip
+
+
+def _readers(
+    engine: Engine, outcomes: Counter[str], count: int, stop: threading.Event, rounds: int | None = None
+) -> list[threading.Thread]:
+    """Threads that read one stream after another, `rounds` of them or until `stop`."""
+
+    def read(number: int) -> None:
+        done = 0
+        while not stop.is_set() and done != rounds:
+            outcomes[_whole(engine, 1000 * number)] += 1
+            done += 1
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def autoscaling(cluster: Cluster) -> dict[str, Any]:
+    """More readers than one replica is to have, then few; those few are there all the time."""
+    outcomes: Counter[str] = Counter()
+    few, many = threading.Event(), threading.Event()
+    with paced(cluster, "1:3", QUIET_SECONDS) as engine:
+        threads = [*_readers(engine, outcomes, 4, few), *_readers(engine, outcomes, 44, many)]
+        try:
+            up = round(seconds_until(lambda: running() == 3), 1)
+            many.set()
+            down = round(seconds_until(lambda: running() == 1), 1)
+            gone = round(down + seconds_until(lambda: len(replicas()) == 1), 1)
+        finally:
+            many.set()
+            few.set()
+            for thread in threads:
+                thread.join()
+    return {"up_to_3_s": up, "down_to_1_s": down, "processes_gone_s": gone, **outcomes}
+
+
+def idle(cluster: Cluster) -> dict[str, Any]:
+    """By kind of process: how many, CPUs busy, and memory that is its own or its part of what is shared."""
+    with paced(cluster, 2):
+        time.sleep(5.0)
+        before = _usage()
+        time.sleep(IDLE_SECONDS)
+        after = _usage()
+    kinds: dict[str, list[tuple[float, int]]] = {}
+    for process, (kind, cpu, memory) in after.items():
+        if process in before:
+            kinds.setdefault(kind, []).append(((cpu - before[process][1]) / IDLE_SECONDS, memory))
+    return {
+        kind: {
+            "processes": len(each),
+            "cpus": round(sum(cpu for cpu, _ in each), 4),
+            "mb": sum(memory for _, memory in each) // 10**6,
+        }
+        for kind, each in kinds.items()
+    }
+
+
+def _usage() -> dict[psutil.Process, tuple[str, float, int]]:
+    usage = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            title = " ".join(process.cmdline())
+            kinds = {"ServeReplica": "replica", "ServeController": "Serve controller", "ray::": "idle workers"}
+            kind = next((name for mark, name in kinds.items() if mark in title), "Ray")
+            times = process.cpu_times()
+            usage[process] = (kind, times.user + times.system, process.memory_full_info().pss)
+    return usage
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["handle", "kills", "embedded"])
-    parser.add_argument("--replicas", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--parts", nargs="+", default=["handle", "kills", "autoscaling", "idle", "embedded"])
+    parser.add_argument("--replicas", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found: dict[str, Any] = {}
-    if {"handle", "kills"} & set(given.parts):
+    figures: dict[str, Any] = {}
+    parts = {
+        "handle": lambda cluster: handle(cluster, given.replicas),
+        "kills": lambda cluster: kills(cluster, given.kills),
+        "autoscaling": autoscaling,
+        "idle": idle,
+    }
+    if set(parts) & set(given.parts):
         began = time.monotonic()
-        with connect("local", cpus=max(given.replicas)) as cluster:
-            found["ray_start_s"] = round(time.monotonic() - began, 1)
-            if "handle" in given.parts:
-                found["handle"] = handle(cluster, given.replicas)
-            if "kills" in given.parts:
-                found["kills"] = kills(cluster, given.kills)
+        with connect("local", cpus=max(*given.replicas, 3)) as cluster:
+            figures["ray_start_s"] = round(time.monotonic() - began, 1)
+            for name, measure in parts.items():
+                if name in given.parts:
+                    figures[name] = measure(cluster)
+                    print(name, json.dumps(figures[name]), flush=True)
     if "embedded" in given.parts:
-        found["embedded"] = embedded([1, 2])
-    print(json.dumps(found, indent=2))
+        figures["embedded"] = embedded([1, 2])
+    print(json.dumps(figures, indent=2))
     if given.json is not None:
-        given.json.write_text(json.dumps(found), encoding="utf-8")
+        given.json.write_text(json.dumps(figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

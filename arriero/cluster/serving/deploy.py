@@ -181,6 +181,7 @@ def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
         "min_replicas": scale.least,
         "max_replicas": scale.most,
         "target_ongoing_requests": TARGET_ONGOING,
+        "downscale_delay_s": deployment.downscale_seconds,
     }
     return {
         "name": "replica",

@@ -12,6 +12,7 @@ from typing import Self
 from arriero.errors import UsageError
 
 DRAIN_SECONDS = 30.0
+DOWNSCALE_SECONDS = 600.0
 CPUS_BESIDE_GPU = 4  # an engine on a GPU keeps few threads busy; on a CPU it gets all there are
 
 
@@ -40,13 +41,15 @@ class Deployment:
     """Where replicas run and how many; `name` is the application's in Ray Serve, by default none that
     another has.
 
-    Replicas of that name which a server left that did not end well are taken over where they are the same.
+    Replicas of that name which a server left that did not end well are taken over where they are the same. Of MIN:MAX
+    one goes after `downscale_seconds` with fewer requests than it takes.
     """
 
     address: str
     scale: Scale
     name: str = ""
     drain_seconds: float = DRAIN_SECONDS
+    downscale_seconds: float = DOWNSCALE_SECONDS
 
     def __post_init__(self) -> None:
         if not self.name:
