@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENTRY = re.compile(r"^\s*([\w-]+\.[a-z]+|[\w-]+/)\s{2,}\S", re.MULTILINE)  # "layout.py   what it is", "graphs/   …"
 UNNAMED = {"__init__.py", "py.typed", "__pycache__"}
 PENDING = {  # whose docstring is still to be written
-    "arriero/cli", "arriero/cluster", "arriero/engines/openvino", "arriero/engines/transformers", "arriero/training",
+    "arriero/cli", "arriero/engines/openvino", "arriero/engines/transformers", "arriero/training",
 }  # fmt: skip
 PACKAGES = sorted(path.parent for top in ("arriero", "benchmarks") for path in (ROOT / top).rglob("__init__.py"))
 

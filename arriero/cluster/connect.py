@@ -30,7 +30,7 @@ AUTO = "auto"
 REACH_SECONDS = 5.0
 NODE_SECONDS = 120.0  # a node's first worker imports ray from a disk that others use too
 SAME = ("python", "ray", "arriero")  # what must be of one version everywhere
-COMPARED = (*SAME, "torch", "transformers")  # the rest answers alike only where it is
+COMPARED = (*SAME, "torch", "transformers")  # answers may differ where the last two do
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class Node:
     """A machine of the cluster, as it says itself.
 
-    `versions` are those of COMPARED, None where it has none of a package; `missing` are the asked for paths it lacks.
+    `versions` are those of COMPARED, None for a package that is not installed; `missing` are the paths it lacks.
     """
 
     address: str
@@ -52,15 +52,15 @@ class Node:
 class Cluster:
     """A connection. `close` ends it, and with "local" the cluster too; what the caller had opened before stays."""
 
-    def __init__(self, address: str, held: threading.Event | None) -> None:
-        """`held` ends the connection when it is set, None for one that is the caller's."""
+    def __init__(self, address: str, end: threading.Event | None) -> None:
+        """`end` ends the connection when it is set, None for one that is the caller's."""
         self.address = address
-        self._held = held
+        self._end = end
 
     @property
     def ours(self) -> bool:
         """Whether `close` ends the connection."""
-        return self._held is not None
+        return self._end is not None
 
     def __enter__(self) -> Self:
         return self
@@ -70,31 +70,33 @@ class Cluster:
 
     def close(self) -> None:
         """Leave; may be called again."""
-        if self._held is not None:
+        if self._end is not None:
             import ray
 
             ray.shutdown()
-            self._held.set()
-            self._held = None
+            self._end.set()
+            self._end = None
 
     def nodes(self, paths: Iterable[str | Path] = ()) -> list[Node]:
         """All nodes that are alive, as they answer themselves."""
-        found = self.each(_asked(), COMPARED, [str(path) for path in paths])
-        return [Node(each["NodeManagerAddress"], *_sizes(each), **said) for each, said in found]
+        answers = self.on_every_node(_node_facts(), COMPARED, [str(path) for path in paths])
+        return [Node(node["NodeManagerAddress"], *_sizes(node), **facts) for node, facts in answers]
 
-    def each(self, ask: Any, *arguments: Any, cpus: float = 0, gpus: float = 0) -> list[tuple[Mapping[str, Any], Any]]:
-        """What the function `ask` returns on every node that has as many CPUs and GPUs, beside Ray's word on the node.
+    def on_every_node(
+        self, function: Any, *arguments: Any, cpus: float = 0, gpus: float = 0
+    ) -> list[tuple[Mapping[str, Any], Any]]:
+        """What `function` returns on every node with at least these CPUs and GPUs, beside what Ray says of the node.
 
         Raises what it raises; ArrieroError where a node runs no task.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        task = ray.remote(num_cpus=0, max_retries=0)(ask)
+        task = ray.remote(num_cpus=0, max_retries=0)(function)
         alive = [node for node in ray.nodes() if node["Alive"]]
         alive = [node for node in alive if _sizes(node)[0] >= cpus and _sizes(node)[1] >= gpus]
-        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
-        answers = [task.options(scheduling_strategy=each).remote(*arguments) for each in there]
+        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+        answers = [task.options(scheduling_strategy=strategy).remote(*arguments) for strategy in strategies]
         return [(node, _answer(node, answer)) for node, answer in zip(alive, answers, strict=True)]
 
 
@@ -145,7 +147,7 @@ def _hold(start: Callable[[], object]) -> threading.Event:
     def work() -> None:
         try:
             started.set_result(start())
-        except BaseException as error:  # told by the thread that waits for it
+        except BaseException as error:  # raised in the thread that waits for it
             started.set_exception(error)
         else:
             end.wait()
@@ -157,25 +159,26 @@ def _hold(start: Callable[[], object]) -> threading.Event:
 
 def faults(nodes: Sequence[Node]) -> list[ArrieroError]:
     """What keeps these nodes from being used together, each with the command that mends it."""
-    found: list[ArrieroError] = []
-    if bare := [node.address for node in nodes if not node.token]:
-        found.append(
+    errors: list[ArrieroError] = []
+    if exposed := [node.address for node in nodes if not node.token]:
+        errors.append(
             AccessError(
-                f"the Ray cluster takes work from anybody who reaches it: no token is asked for on {', '.join(bare)}",
+                "the Ray cluster takes work from anybody who reaches it: no token is asked for on "
+                f"{', '.join(exposed)}",
                 hint=f"on every node: ray stop; {GENERATE} (one token for all); RAY_AUTH_MODE=token ray start …",
             )
         )
-    here = {name: _version(name) for name in COMPARED}
+    own = {name: _version(name) for name in COMPARED}
     for node in nodes:
         for name in SAME:
-            if node.versions[name] != here[name]:
-                what = f"{name} is {here[name]} here, but {node.versions[name] or 'not installed'} on {node.address}"
-                hint = "one Python everywhere" if name == "python" else f'there: pip install "{name}=={here[name]}"'
-                found.append(ArrieroError(what, hint=hint))
+            if node.versions[name] != own[name]:
+                what = f"{name} is {own[name]} here, but {node.versions[name] or 'not installed'} on {node.address}"
+                hint = "one Python everywhere" if name == "python" else f'there: pip install "{name}=={own[name]}"'
+                errors.append(ArrieroError(what, hint=hint))
         for name in COMPARED[len(SAME) :]:
-            if node.versions[name] != here[name]:
-                log.warning("%s is %s here and %s on %s", name, here[name], node.versions[name], node.address)
-    return found
+            if node.versions[name] != own[name]:
+                log.warning("%s is %s here and %s on %s", name, own[name], node.versions[name], node.address)
+    return errors
 
 
 @contextlib.contextmanager
@@ -221,7 +224,7 @@ def _none_there(address: str, why: str) -> NotFoundError:
 
 
 def _refused(address: str, error: Exception) -> ArrieroError:
-    """What ray.init could not do: ray says little where a token is not the cluster's."""
+    """Why ray.init failed: ray says little where a token is not the cluster's."""
     text = _brief(error)
     if "any running Ray instance" in text:
         return _none_there(address, "")
@@ -257,14 +260,14 @@ def _sizes(node: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _version(name: str) -> str | None:
-    found: str | None = _asked()((name,), ())["versions"][name]
-    return found
+    version: str | None = _node_facts()((name,), ())["versions"][name]
+    return version
 
 
-def _asked() -> Any:
-    """What runs on a node. Ray sends a nested function by value: the node may lack Arriero."""
+def _node_facts() -> Any:
+    """The function that runs on a node. Ray sends a nested one by value: the node may lack Arriero."""
 
-    def ask(names: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+    def facts(names: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
         import importlib.metadata
         import os
         import platform
@@ -281,4 +284,4 @@ def _asked() -> Any:
             "missing": tuple(path for path in paths if not os.path.exists(path)),  # noqa: PTH110  not imported there
         }
 
-    return ask
+    return facts

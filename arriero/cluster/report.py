@@ -31,4 +31,4 @@ def _applications() -> dict[str, str]:
     """Also those of servers that were killed: their replicas stay until a server of the same name takes them over."""
     from ray import serve
 
-    return {name: str(found.status.value) for name, found in serve.status().applications.items()}
+    return {name: str(application.status.value) for name, application in serve.status().applications.items()}

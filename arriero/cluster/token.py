@@ -1,6 +1,6 @@
 """The token without which no Ray cluster is used: from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
 
-Ray reads from the environment that it is to ask for one, when it is first imported: `import ray` comes after
+Ray reads from the environment that it is to ask for one when it is first imported: `import ray` comes after
 `authenticate`, in functions. (https://docs.ray.io/en/latest/ray-security/token-auth.html)
 """
 
@@ -10,9 +10,9 @@ import logging
 import os
 import secrets
 import stat
-import sys
 from pathlib import Path
 
+from arriero.cluster.compat import reread_environment
 from arriero.errors import AccessError
 
 GENERATE = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token"
@@ -31,7 +31,7 @@ def authenticate(*, make: bool) -> None:
         )
     file = token_file()
     if os.environ.get("RAY_AUTH_TOKEN"):
-        pass  # it goes before the file
+        pass  # it overrides the file
     elif file is not None:
         keep_private(file)
     elif make:
@@ -44,8 +44,7 @@ def authenticate(*, make: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or what is left of Serve starts a cluster to report to
     os.environ["RAY_AUTH_MODE"] = "token"
-    if "ray" in sys.modules:
-        sys.modules["ray"]._raylet.Config.initialize("")  # what ray does itself where it sets the mode
+    reread_environment()
 
 
 def keep_private(file: Path) -> None:

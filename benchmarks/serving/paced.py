@@ -16,7 +16,7 @@ import psutil
 
 from arriero.cluster.connect import Cluster
 from arriero.cluster.serving.deploy import deploy
-from arriero.cluster.serving.scale import Deployment, Scale, share
+from arriero.cluster.serving.scale import Deployment, Scale, resources_per_replica
 from arriero.engines import Adapter, Engine, Generation
 from arriero.engines.base import Feature
 from arriero.messages import Sampling, TokenLogprob
@@ -101,7 +101,7 @@ def streams(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, logpr
 def paced(cluster: Cluster, replicas: int | str, downscale_seconds: float = 600.0) -> Iterator[Engine]:
     """Replicas with that engine."""
     deployment = Deployment("local", Scale.of(replicas), NAME, downscale_seconds=downscale_seconds)
-    size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
+    size = resources_per_replica(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
     engine = deploy(cluster, deployment, size, partial[Engine](Paced), [])  # type: ignore[arg-type]
     try:
         yield engine

@@ -23,7 +23,7 @@ from arriero.chat import Chat
 from arriero.cluster.connect import LOCAL, Cluster, connect
 from arriero.cluster.serving.protocol import AdapterFiles, Description, ModelFiles
 from arriero.cluster.serving.replica import Replica
-from arriero.cluster.serving.scale import Deployment, Scale, Share, share
+from arriero.cluster.serving.scale import Deployment, Resources, Scale, resources_per_replica
 from arriero.engines import Engine, EngineOptions, load_engine
 from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
@@ -36,8 +36,8 @@ MARGIN_SECONDS = 5.0  # a replica outlives the answers that the server lets end
 HEALTH_SECONDS = 2.0  # between questions; Serve replaces a replica after three bad answers
 MAX_ONGOING = 256  # requests in one replica at once, as many as vLLM computes together; more wait in the handle
 TARGET_ONGOING = 16.0  # with MIN:MAX, a replica is added where each has more on average
-RELEASE_SECONDS = 5.0  # until Ray has counted as free what replicas of before had
-LEFT_SECONDS = 60.0  # for replicas that were left to say what they are
+RELEASE_SECONDS = 5.0  # until Ray counts as free what earlier replicas had
+DESCRIBE_SECONDS = 60.0  # for replicas of an earlier server to answer
 ATTEMPTS = 2  # to load the model, before it is given up
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ def load_replicas(
     where a node lacks the model or an adapter or has another one, EngineError where a replica cannot load the model.
     """
     plan = LoadPlan.of(model, adapter, {**settings, "process": False})  # a replica is a process of its own
-    most = deployment.scale.most
-    cluster = connect(deployment.address, cpus=max(most, os.cpu_count() or 1) if deployment.address == LOCAL else None)
+    cpus = max(deployment.scale.max_replicas, os.cpu_count() or 1) if deployment.address == LOCAL else None
+    cluster = connect(deployment.address, cpus=cpus)
     try:
         engine = _start(cluster, deployment, plan)
     except BaseException:
@@ -89,26 +89,26 @@ def load_replicas(
 
 
 def _start(cluster: Cluster, deployment: Deployment, plan: LoadPlan) -> RayEngine:
-    size = share(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
+    resources = resources_per_replica(deployment.scale, [(node.cpus, node.gpus) for node in cluster.nodes()])
     model = ModelFiles.of(plan.resolved.model_dir)
-    check_nodes(cluster, size, [model, *map(AdapterFiles.of, plan.options.room_for)])
+    check_nodes(cluster, resources, [model, *map(AdapterFiles.of, plan.options.room_for)])
     stops = plan.resolved.renderer.stop_token_ids
-    make = partial(load_here, model, stops, plan.engine, plan.options)
-    return deploy(cluster, deployment, size, make, stops)
+    make_engine = partial(load_here, model, stops, plan.engine, plan.options)
+    return deploy(cluster, deployment, resources, make_engine, stops)
 
 
-def check_nodes(cluster: Cluster, size: Share, files: Sequence[ModelFiles | AdapterFiles]) -> None:
+def check_nodes(cluster: Cluster, resources: Resources, files: Sequence[ModelFiles | AdapterFiles]) -> None:
     """Raise, with the node's address, where one that could be given a replica lacks any of the files."""
-    for node, fault in cluster.each(_missing, files, cpus=size.cpus, gpus=size.gpus):
+    for node, fault in cluster.on_every_node(_missing, files, cpus=resources.cpus, gpus=resources.gpus):
         if fault is not None:
             raise type(fault)(f"on the node {node['NodeManagerAddress']}: {fault.message}", hint=fault.hint)
 
 
 def _missing(files: Sequence[ModelFiles | AdapterFiles]) -> ArrieroError | None:
     """On a node: what is wrong with the first of the files that is not as it should be."""
-    for each in files:
+    for described in files:
         try:
-            each.find()
+            described.find()
         except ArrieroError as error:
             return error
     return None
@@ -120,12 +120,12 @@ def load_here(model: ModelFiles, stops: Sequence[int], engine: EngineName, optio
 
 
 def deploy(
-    cluster: Cluster, deployment: Deployment, size: Share, make: partial[Engine], stops: Sequence[int]
+    cluster: Cluster, deployment: Deployment, resources: Resources, make_engine: partial[Engine], stops: Sequence[int]
 ) -> RayEngine:
-    """Have replicas run with the engine that `make` makes there; returns once they do. Closing the engine ends them.
+    """Run replicas with the engine that `make_engine` makes there; returns once they do. Closing the engine ends them.
 
-    The connection to the cluster is the caller's. Raises EngineError where `make` fails, UsageError where others use
-    what the replicas need.
+    The connection to the cluster is the caller's. Raises EngineError where `make_engine` fails, UsageError where others
+    use what the replicas need.
     """
     from ray import serve
 
@@ -133,60 +133,59 @@ def deploy(
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled")  # the server's port is the only door
-    made = (arriero.__version__, make.func.__qualname__, make.args, deployment.scale, size)
-    mark = hashlib.sha256(repr(made).encode()).hexdigest()
-    handle = _left(deployment.name, mark)
+    config = (arriero.__version__, make_engine.func.__qualname__, make_engine.args, deployment.scale, resources)
+    config_hash = hashlib.sha256(repr(config).encode()).hexdigest()
+    handle = _running_handle(deployment.name, config_hash)
     if handle is None:
-        _check_free(deployment.scale, size)
-        application = serve.deployment(Replica, **_options(deployment, size)).bind(make, mark)
+        _check_free(deployment.scale, resources)
+        application = serve.deployment(Replica, **_options(deployment, resources)).bind(make_engine, config_hash)
         try:
             handle = serve.run(application, name=deployment.name, route_prefix=None)
         except RuntimeError as error:
-            text = _said(deployment.name) or str(error)
+            message = _status_message(deployment.name) or str(error)
             _delete(deployment.name)
-            raise _failed(text) from error
-
+            raise _load_error(message) from error
     end = partial(_delete, deployment.name)
     try:
-        return RayEngine(handle, stops, check_adapter=lambda files: check_nodes(cluster, size, [files]), end=end)
+        return RayEngine(handle, stops, check_adapter=lambda files: check_nodes(cluster, resources, [files]), end=end)
     except BaseException:
         _delete(deployment.name)
         raise
 
 
-def _check_free(scale: Scale, size: Share) -> None:
+def _check_free(scale: Scale, resources: Resources) -> None:
     """Raise UsageError where others use what the replicas need; Serve would wait for it, for ever."""
     import ray
 
-    ends = time.monotonic() + RELEASE_SECONDS
+    deadline = time.monotonic() + RELEASE_SECONDS
     while True:
         free = ray.available_resources()
         cpus, gpus = free.get("CPU", 0.0), free.get("GPU", 0.0)
-        if cpus >= scale.least * size.cpus and gpus >= scale.least * size.gpus:
+        if cpus >= scale.min_replicas * resources.cpus and gpus >= scale.min_replicas * resources.gpus:
             return
-        if time.monotonic() > ends:
+        if time.monotonic() > deadline:
             break
         time.sleep(0.2)
     raise UsageError(
-        f"{scale.least} replicas take {size.cpus} CPUs and {size.gpus} GPUs each, "
+        f"{scale.min_replicas} replicas take {resources.cpus} CPUs and {resources.gpus} GPUs each, "
         f"and {cpus:g} CPUs and {gpus:g} GPUs are free",
         hint="arriero doctor --ray says what runs there; serve shutdown ends all replicas of the cluster",
     )
 
 
-def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
-    """Those of the deployment. All is set once: every change would restart all replicas."""
+def _options(deployment: Deployment, resources: Resources) -> dict[str, Any]:
+    """Of Serve's deployment. All are set once: every change would restart all replicas."""
     scale = deployment.scale
     autoscaling = {
-        "min_replicas": scale.least,
-        "max_replicas": scale.most,
+        "min_replicas": scale.min_replicas,
+        "max_replicas": scale.max_replicas,
         "target_ongoing_requests": TARGET_ONGOING,
         "downscale_delay_s": deployment.downscale_seconds,
     }
     return {
         "name": "replica",
-        **({"num_replicas": scale.most} if scale.least == scale.most else {"autoscaling_config": autoscaling}),
-        "ray_actor_options": {"num_cpus": size.cpus, "num_gpus": size.gpus},
+        **({"num_replicas": scale.max_replicas} if scale.fixed else {"autoscaling_config": autoscaling}),
+        "ray_actor_options": {"num_cpus": resources.cpus, "num_gpus": resources.gpus},
         "max_ongoing_requests": MAX_ONGOING,
         "graceful_shutdown_timeout_s": deployment.drain_seconds + MARGIN_SECONDS,
         "graceful_shutdown_wait_loop_s": 0.2,
@@ -196,21 +195,21 @@ def _options(deployment: Deployment, size: Share) -> dict[str, Any]:
     }
 
 
-def _left(name: str, mark: str) -> Any:
+def _running_handle(name: str, config_hash: str) -> Any:
     """The handle of replicas of that name that are the same as would be started, None where there are none.
 
-    Others of that name are ended. DEPLOYING and UNHEALTHY are also said while one of them is replaced.
+    Others of that name are deleted. DEPLOYING and UNHEALTHY are also said while one of them is replaced.
     """
     from ray import serve
 
-    there = serve.status().applications.get(name)
-    if there is None:
+    application = serve.status().applications.get(name)
+    if application is None:
         return None
-    if there.status in ("RUNNING", "DEPLOYING", "UNHEALTHY"):
+    if application.status in ("RUNNING", "DEPLOYING", "UNHEALTHY"):
         handle = serve.get_app_handle(name)
         with contextlib.suppress(TimeoutError):
-            said: Description = handle.describe.remote().result(timeout_s=LEFT_SECONDS)
-            if said.mark == mark:
+            description: Description = handle.describe.remote().result(timeout_s=DESCRIBE_SECONDS)
+            if description.config_hash == config_hash:
                 log.info("the replicas %s run already", name)
                 return handle
     _delete(name)
@@ -225,15 +224,15 @@ def _delete(name: str) -> None:
         serve.delete(name)
 
 
-def _said(name: str) -> str:
+def _status_message(name: str) -> str:
     """What Serve says of the deployment, with a replica's traceback where one has raised."""
     from ray import serve
 
-    there = serve.status().applications.get(name)
-    return "\n".join(each.message for each in there.deployments.values()) if there is not None else ""
+    application = serve.status().applications.get(name)
+    return "\n".join(status.message for status in application.deployments.values()) if application is not None else ""
 
 
-def _failed(text: str) -> ArrieroError:
-    """What a replica raised when it was made, out of the traceback that Serve tells."""
-    raised = re.findall(r"arriero\.errors\.\w+: (.*)$", text, re.MULTILINE) or text.strip().splitlines()
-    return EngineError(f"a replica cannot load the model: {raised[-1]}", hint="Ray's logs on that node say more")
+def _load_error(message: str) -> ArrieroError:
+    """What a replica raised when it was made, out of the traceback in Serve's message."""
+    reasons = re.findall(r"arriero\.errors\.\w+: (.*)$", message, re.MULTILINE) or message.strip().splitlines()
+    return EngineError(f"a replica cannot load the model: {reasons[-1]}", hint="Ray's logs on that node say more")

@@ -63,12 +63,12 @@ class RayEngine:
         self._streams = handle.options(stream=True)
         self._stops = frozenset(stop_token_ids)
         self._check_adapter = check_adapter
-        self._finally = [end]
+        self._when_closed = [end]
         with own_errors():
-            said: Description = handle.describe.remote().result()
-        self.name = said.name
-        self.features: frozenset[Feature] = said.features
-        self.description = f"{said.description}, in replicas on Ray"
+            description: Description = handle.describe.remote().result()
+        self.name = description.name
+        self.features: frozenset[Feature] = description.features
+        self.description = f"{description.description}, in replicas on Ray"
         self._adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._lock = threading.Lock()  # over `_closed`
         self._closed = False
@@ -122,7 +122,7 @@ class RayEngine:
 
     def when_closed(self, call: Callable[[], None]) -> None:
         """Have `call` called at the end of `close`."""
-        self._finally.append(call)
+        self._when_closed.append(call)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -133,7 +133,7 @@ class RayEngine:
             self._thread.close()
             for handle in (self._handle, self._streams):
                 handle.shutdown()  # else its router goes on telling Serve how many requests there are, for ever
-            for end in self._finally:
+            for end in self._when_closed:
                 end()
 
     def _check_open(self) -> None:
@@ -146,28 +146,28 @@ class RayEngine:
         try:
             for _ in range(TRIES):
                 try:
-                    await self._ask(generation, request.after(generation.ids))
+                    await self._stream_from_one(generation, request.continued(generation.ids))
                 except LOST as error:
                     log.warning("a replica was lost with an answer in flight: %s", str(error).split("\n")[0])
-                if self._over(generation, request):
+                if self._complete(generation, request):
                     return
             raise EngineLostError(f"{TRIES} replicas were lost over this answer", hint="the replicas' logs say why")
         except Exception as error:  # the loop must outlive any one request
             generation.fail(unwrapped(error) if isinstance(error, RayError) else error)
 
-    async def _ask(self, generation: TaskGeneration, request: Request) -> None:
+    async def _stream_from_one(self, generation: TaskGeneration, request: Request) -> None:
         """Have one replica answer, as far as it gets."""
         chunks = self._streams.answer.remote(request)
         try:
             async for chunk in chunks:
-                _pass_on(generation, chunk)
+                _push(generation, chunk)
         except RayError as error:
             raise unwrapped(error) if isinstance(unwrapped(error), EngineLostError) else error from error
         finally:
             chunks.cancel()  # does nothing where it has ended
 
-    def _over(self, generation: TaskGeneration, request: Request) -> bool:
-        """Whether the answer is complete; raises EngineLostError where it is not, and the rest cannot be asked for.
+    def _complete(self, generation: TaskGeneration, request: Request) -> bool:
+        """Whether the answer is complete; raises EngineLostError where it is not, and no other replica can continue it.
 
         A replica may be lost between an answer's last id and the word that it was the last.
         """
@@ -186,7 +186,7 @@ class RayEngine:
         return generation.finish_reason is not None
 
 
-def _pass_on(generation: Generation, chunk: Chunk) -> None:
+def _push(generation: Generation, chunk: Chunk) -> None:
     generation.prompt_logprobs += chunk.prompt_logprobs
     if chunk.ids:
         generation.push(chunk.ids, chunk.logprobs)

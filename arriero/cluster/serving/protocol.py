@@ -105,17 +105,17 @@ class Request:
         penalties = bool(sampling.presence_penalty or sampling.frequency_penalty)
         return self.constraint is None and not penalties and (not sampling.temperature or sampling.seed is None)
 
-    def after(self, ids: Sequence[int]) -> Request:
-        """What to ask for where `ids` are there already."""
+    def continued(self, ids: Sequence[int]) -> Request:
+        """What to ask for once `ids` have come."""
         if not ids:
             return self
-        prompt_ids, left = [*self.prompt_ids, *ids], self.max_new_tokens - len(ids)
-        return replace(self, prompt_ids=prompt_ids, max_new_tokens=left, prompt_logprobs=False)
+        prompt_ids, remaining = [*self.prompt_ids, *ids], self.max_new_tokens - len(ids)
+        return replace(self, prompt_ids=prompt_ids, max_new_tokens=remaining, prompt_logprobs=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The ids that there are by now, with what was asked for about them; the last one has the finish reason.
+    """The ids since the last chunk, with their log-probabilities if asked for; the last one has the finish reason.
 
     `prompt_logprobs` come with the first one.
     """
@@ -128,9 +128,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What an engine says of itself; `mark` is equal for replicas that were made alike."""
+    """What an engine says of itself; `config_hash` is equal for replicas that were made alike."""
 
-    mark: str
+    config_hash: str
     name: str
     description: str
     features: frozenset[Feature]

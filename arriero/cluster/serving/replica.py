@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class Adapters:
     """The adapters that an engine has loaded, by their files; the least recently used one makes room."""
 
-    def __init__(self, engine: Engine, most: int = MAX_ADAPTERS) -> None:
+    def __init__(self, engine: Engine, capacity: int = MAX_ADAPTERS) -> None:
         self._engine = engine
-        self._most = most
+        self._capacity = capacity
         self._loaded: OrderedDict[AdapterFiles, Adapter] = OrderedDict()
         self._loading = asyncio.Lock()  # two requests that come at once load it once
 
@@ -36,24 +36,24 @@ class Adapters:
                 if files not in self._loaded:
                     self._loaded[files] = await asyncio.to_thread(lambda: self._engine.load_adapter(files.find()))
         self._loaded.move_to_end(files)
-        found = self._loaded[files]
-        if len(self._loaded) > self._most:
+        adapter = self._loaded[files]
+        if len(self._loaded) > self._capacity:
             self._loaded.popitem(last=False)
-        return found
+        return adapter
 
 
 class Replica:
-    """The deployment's class; `load` makes its engine, on the node where it runs. `mark` is told to who asks."""
+    """The deployment's class; `load` makes its engine, on the node where it runs."""
 
-    def __init__(self, load: Callable[[], Engine], mark: str) -> None:
-        self._mark = mark
+    def __init__(self, load: Callable[[], Engine], config_hash: str) -> None:
+        self._config_hash = config_hash
         self._engine = load()
         self._adapters = Adapters(self._engine)
 
     def describe(self) -> Description:
         """What the engine says of itself."""
         engine = self._engine
-        return Description(self._mark, engine.name, engine.description, engine.features)
+        return Description(self._config_hash, engine.name, engine.description, engine.features)
 
     def check_health(self) -> None:
         """Serve's question every few seconds; EngineLostError has the replica replaced."""

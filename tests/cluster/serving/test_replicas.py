@@ -15,7 +15,7 @@ from arriero.chat import Chat, load
 from arriero.cluster.connect import connect
 from arriero.cluster.serving.deploy import check_nodes, deploy, load_replicas
 from arriero.cluster.serving.protocol import ModelFiles
-from arriero.cluster.serving.scale import Deployment, Scale, Share
+from arriero.cluster.serving.scale import Deployment, Resources, Scale
 from arriero.errors import EngineError, EngineLostError, NotFoundError, UsageError
 from arriero.messages import Sampling
 from tests.cluster.scripted import CRASH, DIE, FAIL, STOP, PacedEngine, expected
@@ -26,7 +26,7 @@ GREEDY = Sampling(
     temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
 )
 NAME = "arriero-test"
-SIZE = Share(1, 0)
+SIZE = Resources(1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_real_model_and_a_real_adapter_answer_as_without_ray_also_after_a_kill
 def test_what_others_have_taken_is_told_instead_of_waited_for(cluster, engine):
     """The bug: a deployment for which nothing is free was waited for, for ever."""
     with pytest.raises(UsageError, match=r"1 replicas take 5 CPUs .* and 4 CPUs and 0 GPUs are free"):
-        deploy(cluster, Deployment("local", Scale.of(1)), Share(5, 0), partial(PacedEngine, 0.02), [STOP])
+        deploy(cluster, Deployment("local", Scale.of(1)), Resources(5, 0), partial(PacedEngine, 0.02), [STOP])
 
 
 def test_what_a_node_lacks_is_told_with_its_address_before_a_model_is_loaded(cluster, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arriero.cluster.serving.scale import Scale, share
+from arriero.cluster.serving.scale import Scale, resources_per_replica
 from arriero.errors import UsageError
 
 NODES = st.lists(st.tuples(st.integers(0, 64).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=5)
@@ -14,7 +14,7 @@ NODES = st.lists(st.tuples(st.integers(0, 64).map(float), st.integers(0, 8).map(
 
 @pytest.mark.parametrize(("text", "scale"), [(2, (2, 2)), ("3", (3, 3)), ("1:4", (1, 4))])
 def test_replicas_are_a_number_or_a_range(text, scale):
-    assert (Scale.of(text).least, Scale.of(text).most) == scale
+    assert (Scale.of(text).min_replicas, Scale.of(text).max_replicas) == scale
 
 
 @pytest.mark.parametrize("text", [0, -1, "0:2", "3:2", "a", "1:", "", "1:2:3", "1.5", True])
@@ -27,18 +27,18 @@ def test_fewer_gpus_than_asked_for_are_told_with_what_there_is():
     with pytest.raises(
         UsageError, match=r"3 replicas take one CPU and 1 of the GPUs each.*room for 2: 8 CPUs and 2 GPUs"
     ):
-        share(Scale.of(3, 1), [(8.0, 2.0)])
+        resources_per_replica(Scale.of(3, 1), [(8.0, 2.0)])
 
 
 def test_a_replica_is_not_spread_over_nodes():
     with pytest.raises(UsageError, match="room for 0"):
-        share(Scale.of(1, 2), [(8.0, 1.0), (8.0, 1.0)])
+        resources_per_replica(Scale.of(1, 2), [(8.0, 1.0), (8.0, 1.0)])
 
 
 def test_gpus_are_used_where_there_are_any_unless_told_otherwise():
-    assert share(Scale.of(1), [(8.0, 1.0)]).gpus == 1
-    assert share(Scale.of(1), [(8.0, 0.0)]).gpus == 0
-    assert share(Scale.of(1, 0), [(8.0, 1.0)]).gpus == 0
+    assert resources_per_replica(Scale.of(1), [(8.0, 1.0)]).gpus == 1
+    assert resources_per_replica(Scale.of(1), [(8.0, 0.0)]).gpus == 0
+    assert resources_per_replica(Scale.of(1, 0), [(8.0, 1.0)]).gpus == 0
 
 
 @given(nodes=NODES, least=st.integers(1, 6), more=st.integers(0, 4), gpus=st.none() | st.integers(0, 3))
@@ -48,11 +48,11 @@ def test_all_replicas_find_room_at_their_size_and_would_not_at_a_larger_one(node
 
     scale = Scale(least, least + more, gpus)
     try:
-        size = share(scale, nodes)
+        size = resources_per_replica(scale, nodes)
     except UsageError:
         taken = gpus if gpus is not None else int(any(node[1] for node in nodes))
         assert room(1, taken) < least
         return
-    wanted = min(scale.most, room(1, size.gpus))
+    wanted = min(scale.max_replicas, room(1, size.gpus))
     assert room(size.cpus, size.gpus) >= wanted
     assert size.gpus or room(size.cpus + 1, 0) < wanted
