@@ -65,6 +65,6 @@ def test_it_is_not_used(address, verb, model_dir, rows_file, tmp_path):
         output = ["--output", str(tmp_path / "run"), "--storage", str(tmp_path / "storage")]
         done = arriero("train", str(rows_file), "--model", str(model_dir), "--ray", address, *output)
     assert done.returncode == 5, done.stderr
-    assert "no token is asked for on 127.0.0.1" in done.stderr
+    assert "no token is asked for on " in done.stderr
     assert "ray get-auth-token --generate" in done.stderr
     assert list(tmp_path.iterdir()) == []
