@@ -63,9 +63,9 @@ def chat(
     if resumed is not None and model.system is not None:
         resumed = replace(resumed, system=model.system)
     loaded = load_chat(replace(model, system=None))  # the conversation has it, so that /system may take it back
-    here = SavedConversation(_lasting(model.model) or loaded.model, _lasting(model.adapter), model.system)
+    new = SavedConversation(_lasting(model.model) or loaded.model, _lasting(model.adapter), model.system)
     try:
-        converse(loaded, sampling, history=history, here=here, resumed=resumed, plain=as_text)
+        converse(loaded, sampling, history=history, new=new, resumed=resumed, plain=as_text)
     finally:
         loaded.close()
         if history is not None:

@@ -20,18 +20,18 @@ def converse(
     sampling: Sampling,
     *,
     history: History | None = None,
-    here: SavedConversation | None = None,
+    new: SavedConversation | None = None,
     resumed: SavedConversation | None = None,
     plain: bool = False,
 ) -> None:
     """Read questions and commands from standard input and answer them until it ends.
 
     What is said is kept in `history`, where one is given: as a new conversation under the model, adapter and system
-    prompt of `here`, or as the `resumed` one. Answers are drawn as Markdown on a terminal, unless `plain` is true. An
+    prompt of `new`, or as the `resumed` one. Answers are drawn as Markdown on a terminal, unless `plain` is true. An
     answer stopped by Ctrl-C keeps what was said. A question that cannot be answered, say because the conversation has
     outgrown the window, is reported and taken back; the conversation goes on.
     """
-    dialogue = Dialogue(chat, sampling, history, here)
+    dialogue = Dialogue(chat, sampling, history, new)
     commands = Commands(dialogue)
     if resumed is not None:
         commands.draft = dialogue.resume(resumed) or ""

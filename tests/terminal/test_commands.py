@@ -162,7 +162,7 @@ def test_deleting_the_conversation_under_way_begins_another(scripted_chat, talk,
 def test_a_resumed_conversation(scripted_chat, talk, history):
     saved = history.save(SavedConversation("other"), [Message("user", "a"), Message("assistant", "\x1b[2Jb")])
     chat = scripted_chat("one")
-    told = talk(chat, "c", here=SavedConversation("tiny"), resumed=saved)
+    told = talk(chat, "c", new=SavedConversation("tiny"), resumed=saved)
     assert "held with other; tiny goes on" in told.err
     assert "> a\n[2Jb\n" in told.err
     assert history.get().length == 4
