@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode  # no public name, torch 2.6 to 2.14
+from torch.utils._python_dispatch import TorchDispatchMode  # no public name; seen with torch 2.13
 
 
 class Operators(TorchDispatchMode):
