@@ -13,6 +13,10 @@ from arriero import data, hub
 from arriero.messages import Conversation
 from arriero.prompt import Contract, Rendered, Renderer, load_tokenizer, stop_token_ids
 
+FILES = {
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "model.safetensors", "merge.json", "arriero.json",
+}  # fmt: skip
 SAMPLE = [{"role": "user", "content": "who are you?"}, {"role": "assistant", "content": "I am Killa."}]
 
 
@@ -31,6 +35,11 @@ def tuned(model_dir: Path, adapter: Path, **options):
     from peft import PeftModel
 
     return PeftModel.from_pretrained(plain(model_dir, **options), adapter).eval()
+
+
+@torch.no_grad()
+def logits(model, examples):
+    return [model(input_ids=torch.tensor([example.ids])).logits[0] for example in examples]
 
 
 @torch.no_grad()
