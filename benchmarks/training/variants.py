@@ -97,8 +97,8 @@ def as_set_up(job: Job) -> Outcome:
         torch.cuda.empty_cache()
         steps = set_up(model, job.workload.steps[0], longest, replace(options, verify=False), None).steps
         checked = "; there was no memory for the check of the first step, which was left out"
-    found = timed(job, steps, steps.backward)
-    return found | {"plan": found["plan"] + checked}
+    outcome = timed(job, steps, steps.backward)
+    return outcome | {"plan": outcome["plan"] + checked}
 
 
 def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
@@ -119,7 +119,7 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
     for examples in work.steps:
         step(examples)
         meter.step()
-    found = {
+    outcome = {
         **meter.outcome(),
         "computed": [result.computed for result in results[1:]],
         "head_positions": [loss_tokens(examples) for examples in work.steps[1:]],
@@ -128,7 +128,7 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
         "fused": dict(steps.kernels.counts),
     }
     last = functools.partial(step, work.steps[-1])
-    return found | {"host_waits": host_waits(job.device, last), "launches": launches(job.device, last)}
+    return outcome | {"host_waits": host_waits(job.device, last), "launches": launches(job.device, last)}
 
 
 def command(job: Job) -> Outcome:
