@@ -6,6 +6,7 @@
     tool_parser/   the text of an answer -> text and calls of tools
     reasoning.py   the text of an answer -> what was thought before it, by the template's own tags
     options.py     what may be said of a prompt besides: system prompt, variables, folding, a template for base models
+    compat.py      private names of transformers that have no public one
     tracing.py     which characters of a prompt people wrote, and which the template
     asking.py      turns to be answered -> text that ends where the answer goes on; no turn is lost
     learning.py    conversation to learn from -> the texts of its examples, each answer behind its own prompt

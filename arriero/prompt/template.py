@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool, ToolCall
+from arriero.prompt import compat
 from arriero.prompt.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -175,9 +176,7 @@ class Template:
 
     @cached_property
     def _compiled(self) -> Any:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        return _compile_jinja_template(self.source)
+        return compat.compiled(self.source)
 
 
 def as_json(value: object) -> str:

@@ -1,0 +1,12 @@
+"""Private names of transformers (5.17 to 5.23) where there is no public one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def compiled(source: str) -> Any:
+    """A chat template compiled by Jinja in the sandbox, and with the functions, that apply_chat_template gives it."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template(source)
