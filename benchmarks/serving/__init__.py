@@ -13,4 +13,5 @@ client.py      the HTTP client
 servers.py     servers in processes of their own
 sheets.py      the parts' figures as tables
 scale.py       `python -m benchmarks.serving.scale`: what Ray costs, and what replicas bring
+paced.py       the engine without a model that scale.py has in its replicas, and how it is read
 """

@@ -11,4 +11,5 @@ sheets.py             the figures as tables
 busy.py               `python -m benchmarks.training.busy`: training beside other programs
 sharing.py            `python -m benchmarks.training.sharing`: tokens computed with a tree of prefixes
 rendering.py          `python -m benchmarks.training.rendering`: reading and rendering data
+cluster.py            `python -m benchmarks.training.cluster`: workers that are killed, memory with and without sharding
 """
