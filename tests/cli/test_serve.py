@@ -19,7 +19,8 @@ from arriero.cli.main import main
 from arriero.cli.serve import AccessOptions
 from arriero.errors import UsageError
 from tests.cli.served import Program
-from tests.web.test_browser import CHROMIUM, FLAGS, messages, send
+from tests.web.browsing import CHROMIUM, FLAGS
+from tests.web.chat_browser import messages, send
 
 
 @pytest.fixture(autouse=True)

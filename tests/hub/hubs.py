@@ -13,8 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlparse
+
+if TYPE_CHECKING:
+    from tests.hub.troubles import Trouble
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -58,13 +61,13 @@ def download(
 class LoopbackHub(ThreadingHTTPServer):
     """Serves the files of one directory as one repository, owner/name; `asked` lists the paths of all requests.
 
-    `trouble` holds for a file what becomes of the next requests for it, one after the other: see `Trouble`.
+    `trouble` holds for a file what becomes of the next requests for it, one after the other: see `troubles.py`.
     """
 
     daemon_threads = True
 
     def __init__(self, folder: Path | None = None, files: dict[str, bytes] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), Handler)
         found = sorted(folder.iterdir()) if folder is not None else []
         self.files = {file.name: file.read_bytes() for file in found if file.is_file()} | (files or {})
         self.trouble: dict[str, list[Trouble]] = defaultdict(list)
@@ -105,50 +108,7 @@ class LoopbackHub(ThreadingHTTPServer):
         """Clients may leave."""
 
 
-Trouble = Callable[["_Handler", bytes], None]
-
-
-def status(code: int, **headers: str) -> Trouble:
-    """Answer with this HTTP status; an underscore in a header's name is a hyphen."""
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda handler, data: handler._send(code, b"{}", names)
-
-
-def cut(after: int) -> Trouble:
-    """Close the connection after so many bytes."""
-
-    def trouble(handler: _Handler, data: bytes) -> None:
-        handler.serve(data, stop=after)
-        handler.close_connection = True
-
-    return trouble
-
-
-def stall(after: int) -> Trouble:
-    """Fall silent after so many bytes, until the gate is opened."""
-
-    def trouble(handler: _Handler, data: bytes) -> None:
-        handler.server.gate.clear()
-        handler.serve(data, stop=after)
-        handler.server.reached.set()
-        handler.server.stalled.set()
-        handler.server.gate.wait()
-        handler.close_connection = True
-
-    return trouble
-
-
-def altered(change: Callable[[bytes], bytes]) -> Trouble:
-    """Serve other bytes than the listed ones."""
-    return lambda handler, data: handler.serve(change(data))
-
-
-def redirect(url: str) -> Trouble:
-    """Send the client to another host for the same path."""
-    return lambda handler, data: handler._send(302, b"", {"Location": url + handler.path})
-
-
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: LoopbackHub
     protocol_version = "HTTP/1.1"
 

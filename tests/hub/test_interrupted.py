@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from arriero.hub.transfer.part import SUFFIXES
-from tests.hub.hubs import LoopbackHub, clients_at, download, stall
+from tests.hub.hubs import LoopbackHub, clients_at, download
+from tests.hub.troubles import stall
 
 BIG = "model.safetensors"
 SOURCES = ["huggingface", "modelscope"]

@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from tests.hub.hubs import COMMIT, LISTING, LoopbackHub, download, status
+from tests.hub.hubs import COMMIT, LISTING, LoopbackHub, download
+from tests.hub.troubles import status
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-import tempfile
 import time
 from email.utils import formatdate
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,8 @@ from arriero.hub.listing import Listed
 from arriero.hub.remote import translated
 from arriero.hub.transfer import clients
 from arriero.hub.transfer.retry import Backoff
-from tests.hub.hubs import COMMIT, LoopbackHub, altered, cut, redirect, stall, status
+from tests.hub.hubs import COMMIT, LoopbackHub
+from tests.hub.troubles import altered, cut, redirect, stall, status
 
 BIG = "model.safetensors"
 DATA = {BIG: random.Random(1).randbytes(300_000), "config.json": b"{}", "extra/分词 a.json": b"[1]" * 999}
@@ -259,61 +258,3 @@ def test_progress_counts_what_is_on_disk(hub, tmp_path):
     assert (plan.event, plan.files, plan.bytes, plan.bytes_done, plan.bytes_fetched) == ("plan", 3, total, kept, 0)
     assert sorted(each.file for each in others if each.event == "file") == sorted(DATA)
     assert (others[-1].files_done, others[-1].bytes_done, others[-1].bytes_fetched) == (3, total, total - kept)
-
-
-def test_only_what_plain_http_does_not_bring_is_left_to_xet(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
-    stored = {"X-Xet-Hash": "0" * 64}
-    assert not clients.needs_xet(stored, 5 * 10**9)
-    assert clients.needs_xet(stored, 60 * 10**9)
-    assert not clients.needs_xet({}, 60 * 10**9)
-    monkeypatch.setattr("huggingface_hub.constants.HF_XET_HIGH_PERFORMANCE", True)
-    assert clients.needs_xet(stored, 1)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://mirror.example")
-    assert not clients.needs_xet(stored, 60 * 10**9), "it would go past the mirror"
-
-
-def test_what_the_client_brings_is_held_against_the_listing_too(tmp_path):
-    """Stored in Xet and too large for plain HTTP; the client checks no hash."""
-
-    class OnlyByClient:
-        where = "owner/name at a hub"
-        brings = DATA[BIG]
-
-        def open(self, name, size, headers):
-            raise clients.ByClient
-
-        def by_client(self, name, directory):
-            (directory / name).write_bytes(self.brings)
-
-        def cached(self, name, hashes):
-            return iter(())
-
-    listed = {BIG: Listed(BIG, len(DATA[BIG]), hashlib.sha256(DATA[BIG]).hexdigest())}
-    assert transfer.fetch(OnlyByClient(), listed, tmp_path)[BIG].sha256 == listed[BIG].sha256
-    (tmp_path / BIG).unlink()
-    OnlyByClient.brings = DATA[BIG][::-1]
-    with pytest.raises(DownloadError, match="SHA-256"):
-        transfer.fetch(OnlyByClient(), listed, tmp_path)
-    assert contents(tmp_path) == {}
-
-
-def test_a_cached_file_on_another_disk_is_copied(tmp_path):
-    class Cached:
-        where = "owner/name at a hub"
-
-        def cached(self, name, hashes):
-            return iter([elsewhere])
-
-    other = Path("/dev/shm")
-    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is one disk only")
-    with tempfile.NamedTemporaryFile(dir=other) as file:
-        file.write(DATA[BIG])
-        file.flush()
-        elsewhere = Path(file.name)
-        listed = {BIG: Listed(BIG, len(DATA[BIG]), hashlib.sha256(DATA[BIG]).hexdigest())}
-        told = []
-        assert transfer.fetch(Cached(), listed, tmp_path, watch=told.append)[BIG].sha256 == listed[BIG].sha256
-    assert contents(tmp_path) == {BIG: DATA[BIG]}
-    assert told[-1].bytes_fetched == 0

@@ -19,7 +19,7 @@ from arriero.server.auth import Keys
 from arriero.server.origins import LOCAL, pattern_of
 from tests.cli.served import Program
 from tests.server.test_middleware import ASK, COMPLETIONS, code_of
-from tests.web.test_browser import CHROMIUM, FLAGS
+from tests.web.browsing import CHROMIUM, FLAGS
 
 MINE = [
     "http://localhost", "http://localhost:3000", "https://localhost:5173", "http://127.0.0.1:8080",

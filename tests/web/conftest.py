@@ -11,6 +11,8 @@ import pytest
 from arriero.chat import Chat
 from arriero.history import History
 from arriero.web import Local, Site, set_site
+from tests.web.chat_browser import address, context, tab  # noqa: F401  fixtures
+from tests.web.chat_page import opened  # noqa: F401  a fixture
 
 
 @pytest.fixture

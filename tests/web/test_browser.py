@@ -1,159 +1,17 @@
-"""The page in a real server, beside the app's own routes, and in a real browser."""
+"""The conversation page in a real server and a real browser."""
 
 from __future__ import annotations
 
-import re
-import socket
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
-
-import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
-from playwright.sync_api import BrowserContext, Locator, Page, Request, expect, sync_playwright
-from streamlit import config
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
+from playwright.sync_api import expect
 
-from arriero.errors import UsageError
 from arriero.messages import Message
-from arriero.web import Visitor, browser, mount
+from arriero.web import Visitor, browser
 from tests.conftest import TEMPLATE
 from tests.prompt.reasoning import QWEN3
-from tests.web.browsing import CHROMIUM, FLAGS
+from tests.web.chat_browser import messages, press, send, text
 
 expect.set_options(timeout=60_000)
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A server with routes of its own and the page, on a free port; each test sets the site it wants."""
-    started = threading.Event()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI):
-        started.set()
-        yield {"own": "state"}
-
-    app = FastAPI(lifespan=lifespan)
-    app.post("/")(lambda: {"answer": "posted"})
-    app.get("/health")(lambda: {"status": "ok"})
-    app.post("/v1/chat/completions")(lambda: {"choices": []})
-    mount(app)
-    app.get("/later")(lambda: {"status": "added after the page"})
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    assert started.wait(60), "the app's own lifespan must run"
-    yield f"127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-
-
-def test_the_page_and_the_apps_own_routes_live_side_by_side(address):
-    with httpx.Client(base_url=f"http://{address}") as client:
-        for path in ("/", "/chat"):
-            assert '<div id="root">' in client.get(path).text
-        assert "img-src 'self'" in client.get("/").headers["content-security-policy"]
-        assert client.get("/_stcore/health").text == "ok"
-        assert client.post("/").json() == {"answer": "posted"}
-        assert client.get("/health").json() == {"status": "ok"}
-        assert client.get("/later").json() == {"status": "added after the page"}
-        assert "swagger" in client.get("/docs").text
-        assert client.get("/v1/typo").json() == {"detail": "Not Found"}
-        assert client.get("/v1/chat/completions").status_code == 405
-    assert config.get_option("browser.gatherUsageStats") is False
-    assert config.get_option("server.fileWatcherType") == "none"
-    assert config.get_option("runner.postScriptGC") is False, "with it the stop button took a second"
-
-
-def test_a_page_of_another_site_may_not_open_the_connection(address, monkeypatch):
-    looked_up: list[str] = []
-    monkeypatch.setattr("streamlit.net_util.get_external_ip", lambda: looked_up.append("on the internet"))
-    path = f"ws://{address}/_stcore/stream"
-    with connect(path, origin=f"http://{address}"):
-        pass
-    with pytest.raises(InvalidStatus, match="403"), connect(path, origin="http://elsewhere.invalid"):
-        pass
-    assert looked_up == []
-
-
-def test_a_cookie_is_given_where_there_is_need_of_one_and_once(address, site, scripted_chat):
-    chat = scripted_chat("abc")
-    site(tiny=chat)
-    assert "set-cookie" not in httpx.get(f"http://{address}/").headers
-    site(tiny=chat, options={"by_cookie": True})
-    with httpx.Client(base_url=f"http://{address}") as client:
-        given = client.get("/").headers["set-cookie"]
-        assert re.fullmatch(r"arriero_browser=[0-9a-f]{32}; Path=/; Max-Age=\d+; HttpOnly; SameSite=Strict", given)
-        assert "set-cookie" not in client.get("/").headers
-        assert "arriero" not in httpx.get(f"http://{address}/_stcore/health").headers.get("set-cookie", "")
-    assert browser({"cookie": "arriero_browser=guessed"}) is None
-
-
-@pytest.fixture
-def context(address) -> Iterator[Callable[[], BrowserContext]]:
-    """Begin a browser of its own; anything it asks of another machine, and anything it complains of, is an error."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine (apt-get install chromium)")
-    wrong: list[str] = []
-
-    def note(request: Request) -> None:
-        if urlsplit(request.url).scheme in ("http", "https", "ws") and urlsplit(request.url).netloc != address:
-            wrong.append(request.url)
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-
-        def begin(**options: object) -> BrowserContext:
-            made = chromium.new_context(**options)
-            made.set_default_timeout(60_000)
-            made.on("requestfinished", note)
-            made.on("requestfailed", lambda request: None if request.failure == "csp" else note(request))
-            made.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-            return made
-
-        yield begin
-        chromium.close()
-    assert wrong == []
-
-
-@pytest.fixture
-def tab(address, context) -> Callable[[], Page]:
-    """Open the page in a browser of its own."""
-
-    def open_tab(**options: object) -> Page:
-        page = context(**options).new_page()
-        page.goto(f"http://{address}/")
-        return page
-
-    return open_tab
-
-
-def send(page: Page, question: str) -> None:
-    box = page.get_by_test_id("stChatInputTextArea")
-    box.fill(question)
-    box.press("Enter")
-
-
-def messages(page: Page) -> Locator:
-    return page.get_by_test_id("stChatMessage")
-
-
-def text(message: Locator) -> Locator:
-    """What an answer says, without what stands below it."""
-    return message.get_by_test_id("stMarkdownContainer").first
-
-
-def press(page: Page, name: str, number: int = -1) -> None:
-    """Click the visible button whose key begins with `name`; the last one by default."""
-    buttons = page.locator(f"[class*='st-key-{name}'] button:visible")
-    (buttons.last if number == -1 else buttons.nth(number)).click()
 
 
 def test_two_questions_and_their_streamed_answers(scripted_chat, site, tab):
@@ -402,10 +260,3 @@ def test_reasoning_that_comes_apart_is_folded_away_while_it_comes_and_after_a_re
     expect(folded.get_by_text("let me see").locator("visible=true")).to_have_count(0)
     folded.click()
     expect(folded.get_by_text("let me see").locator("visible=true")).to_have_count(1)
-
-
-def test_without_streamlit_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "streamlit", None)
-    with pytest.raises(UsageError) as caught:
-        mount(FastAPI())
-    assert caught.value.hint == 'pip install "arriero[web]"'

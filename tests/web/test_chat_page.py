@@ -11,53 +11,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from arriero.chat import Chat
 from arriero.history import History, SavedConversation
 from arriero.messages import Message, Sampling
 from arriero.web import SCRIPT, Remote, Site, set_site
 from arriero.web.answer import Answer, Request
-from arriero.web.state import get_site
 from tests.prompt.reasoning import QWEN3
 from tests.server.conftest import serve  # noqa: F401  a fixture
-
-
-@pytest.fixture
-def opened(site) -> Callable[..., AppTest]:
-    """Draw the page over chats, without a browser."""
-
-    def visit(chats: dict[str, Chat] | None = None, **more: Chat) -> AppTest:
-        site(chats, **more)
-        return run(AppTest.from_file(SCRIPT, default_timeout=60))
-
-    return visit
-
-
-def run(page: AppTest) -> AppTest:
-    page.run()
-    assert not page.exception, page.exception
-    return page
-
-
-def ask(page: AppTest, question: str) -> AppTest:
-    page.chat_input[0].set_value(question)
-    return run(page)
-
-
-def click(page: AppTest, key: str) -> AppTest:
-    page.button(key=key).click()
-    return run(page)
-
-
-def said(page: AppTest) -> list[str]:
-    """The turns on the page as they are drawn."""
-    return [
-        (message.text[0].value if message.text else message.markdown[0].value if message.markdown else "")
-        for message in page.chat_message
-    ]
-
-
-def keys(page: AppTest, name: str) -> list[str]:
-    return [button.key for button in page.button if (button.key or "").startswith(f"{name}-")]
+from tests.web.chat_page import ask, click, keys, run, said
 
 
 def test_a_process_spawned_after_a_visit_does_not_draw_the_page(opened, scripted_chat):
@@ -224,62 +184,6 @@ def test_reasoning_that_comes_apart_is_folded_and_kept_and_can_be_turned_off(scr
     assert chat.renderer.tokenizer.decode(chat.engine.asked[1][0]).endswith("<bot><think>\n\n</think>\n\n")
     without = ask(opened(tiny=scripted_chat("x")), "hi").get("segmented_control")
     assert "set_thinking" not in [control.key for control in without]
-
-
-def test_conversations_are_listed_searched_and_opened(scripted_chat, opened):
-    page = ask(opened(tiny=scripted_chat("abc", "骆驼")), "one **bold**")
-    click(page, "new")
-    assert page.chat_message == []
-    ask(page, "two")
-    assert [button.label for button in page.button if button.key.startswith("open-")] == ["two", r"one \*\*bold\*\*"]
-    page.text_input(key="search").set_value("骆")
-    run(page)
-    assert len(keys(page, "open")) == 1
-    page.text_input(key="search").set_value("nowhere")
-    assert "Nothing found." in [caption.value for caption in run(page).caption]
-    page.text_input(key="search").set_value("")
-    run(page)
-    click(page, keys(page, "open")[1])
-    assert said(page) == ["one **bold**", "abc"]
-    assert page.query_params["c"] == keys(page, "open")[1].removeprefix("open-")
-
-
-def test_renaming_and_deleting(scripted_chat, opened):
-    page = ask(opened(tiny=scripted_chat("abc")), "one")
-    click(page, "rename")
-    page.text_input(key="new_title").set_value("Llamas")
-    click(page, "rename_sure")
-    assert page.button(key=keys(page, "open")[0]).label == "Llamas"
-    click(page, "delete")
-    click(page, "delete_not")
-    assert said(page) == ["one", "abc"]
-    click(page, "delete")
-    click(page, "delete_sure")
-    assert (page.chat_message, keys(page, "open")) == ([], [])
-
-
-def test_the_list_grows_on_demand(scripted_chat, opened):
-    page = opened(tiny=scripted_chat("abc"))
-    for number in range(25):
-        get_site().history.add(SavedConversation("tiny"), None, Message("user", str(number)))
-    assert len(keys(run(page), "open")) == 20
-    click(page, "more")
-    assert len(keys(page, "open")) == 25
-
-
-def test_the_context_meter(scripted_chat, opened):
-    page = ask(opened(tiny=scripted_chat("abc")), "hi")
-    assert "Context: 10 of 256 tokens" in [caption.value for caption in page.caption]
-
-
-def test_a_conversation_that_the_terminal_began(scripted_chat, opened):
-    page = opened(tiny=scripted_chat("abc"))
-    saved = get_site().history.save(SavedConversation("tiny"), [Message("user", "hi"), Message("assistant", "yes")])
-    click(run(page), f"open-{saved.id}")
-    assert said(page) == ["hi", "yes"]
-    assert "Context: 9 of 256 tokens" in [caption.value for caption in page.caption], "counted: nobody told"
-    ask(page, "and?")
-    assert [message.content for message in get_site().history.messages(saved.id)] == ["hi", "yes", "and?", "abc"]
 
 
 def test_the_page_over_another_server_and_without_it(serve, tmp_path):  # noqa: F811
