@@ -44,9 +44,7 @@ app = App(
 
 @app.default
 def ask(
-    question: str | None = None,
-    /,
-    *,
+    *question: str,
     file: list[Path] | None = None,
     schema: Path | None = None,
     model: ModelOptions = MODEL,
@@ -59,7 +57,8 @@ def ask(
     Parameters
     ----------
     question
-        The question. Standard input is what it is about, or the question itself where none is given.
+        The question; quotation marks keep the shell away from ? and *. Standard input is what it is about, or the
+        question itself where none is given.
     file
         A text file that the question is about; may be given several times.
     schema
@@ -70,7 +69,7 @@ def ask(
     """
     from arriero.terminal.screen import Thinking, answering
 
-    text = _prompt(question, file or [])
+    text = _prompt(" ".join(question) if question else None, file or [])
     json_schema = _schema(schema) if schema is not None else None
     started = time.perf_counter()
     chat = load_chat(model)

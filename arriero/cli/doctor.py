@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -44,6 +46,11 @@ def doctor(*, ray: str | None = None, as_json: Json = False) -> None:
         output.document(report)
     else:
         _print(report)
+    if report["home_fault"] is not None:
+        raise ArrieroError(
+            f"nothing can be kept in {report['home']}: {report['home_fault']}",
+            hint="ARRIERO_HOME=DIR, a directory that you may write to",
+        )
     if ray is not None and (wrong := report["ray"]["wrong"]):
         raise ArrieroError(f"the Ray cluster at {ray} cannot be used as it is", hint=wrong[0]["try"])
 
@@ -73,7 +80,7 @@ def _examine() -> dict[str, Any]:
 
     memory = psutil.virtual_memory()
     home = settings.home()
-    disk = shutil.disk_usage(next(parent for parent in (home, *home.parents) if parent.exists()))
+    existing = next(parent for parent in (home, *home.parents) if parent.exists())
     choice = select_engine()
     cuda, fast = gpus(), fast_bfloat16()
     computes = f"the {'GPU' if cuda else 'CPU'} {'computes' if fast else 'does not compute'} bfloat16 in hardware"
@@ -83,9 +90,10 @@ def _examine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_cores": psutil.cpu_count(logical=False),
         "memory": f"{output.size(memory.available)} free of {output.size(memory.total)}",
-        "disk": f"{output.size(disk.free)} free",
+        "disk": f"{output.size(shutil.disk_usage(existing).free)} free",
         "gpus": ", ".join(cuda) or "none",
         "home": str(home),
+        "home_fault": _write_fault(existing),
         "models": ", ".join(model.name for model in hub.models()) or "none",
         "engine": {"name": choice.engine, "because": choice.reason},
         "engines": {name: "usable" if lacking is None else lacking for name, lacking in usable().items()},
@@ -97,6 +105,15 @@ def _examine() -> dict[str, Any]:
         "full_speed": _full_speed() if cuda else None,
         "packages": {package: _version(package) for package in PACKAGES.split()},
     }
+
+
+def _write_fault(directory: Path) -> str | None:
+    """What keeps files from being written in a directory; None: nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _full_speed() -> dict[str, str]:

@@ -10,14 +10,17 @@ from cyclopts import App, CycloptsError, Parameter
 
 import arriero
 from arriero.cli import output
-from arriero.cli.options import examples, from_file
-from arriero.errors import ArrieroError
+from arriero.cli.config_files import ConfigFiles
+from arriero.cli.options import examples
+from arriero.cli.synonyms import meant
+from arriero.cli.usage import check_question, explained, lacking
+from arriero.errors import ArrieroError, UnsupportedError
 from arriero.hardware import spin_briefly
 
 HELP = """A language model of your own at work on your own machine.
 
 Download one, talk to it, fine-tune it on your own instructions, and serve the result over HTTP with a web page.
-Without --model the small embedded model is used.
+Without --model the small embedded model is used. pull, run, list, ps and rm mean what they mean elsewhere.
 """
 VERBS = {  # each a file of this room; the line is the first of its own help page
     "download": "Fetch a model, verified, from a hub or a wheel.",
@@ -33,6 +36,7 @@ VERBS = {  # each a file of this room; the line is the first of its own help pag
     "serve": "Serve the HTTP API and the web page.",
     "batch": "Answer a file of requests in OpenAI's batch format; run again, it goes on where it stopped.",
     "web": "Serve, and open the web page in the browser.",
+    "config": "Show the settings, and where each comes from: a file, the environment or the default.",
     "doctor": "Say what this machine has, and what Arriero would use.",
 }
 EXTRAS = {
@@ -44,6 +48,7 @@ EXTRAS = {
     "modelscope": ("modelscope_hub",),
     "ray": ("ray",),
 }
+files = ConfigFiles(VERBS)
 app = App(
     name="arriero",
     help=HELP,
@@ -54,32 +59,39 @@ app = App(
         "serve --adapter runs/llama-driver",
     ),
     version=arriero.__version__,
-    config=from_file,
+    config=files,
     default_parameter=Parameter(negative=()),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
 for verb, line in VERBS.items():
     app.command(f"arriero.cli.{verb}:app", name=verb, help=line)
+app.register_install_completion_command(help="Install completion for your shell.")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, otherwise as in `arriero.errors`)."""
+    arguments = meant(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     spin_briefly()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    output.log_to_stderr()
-    arguments = sys.argv[1:] if arguments is None else arguments
+    output.log_to_stderr(engines="--json" not in arguments)
     try:
         if arguments and arguments[0] in VERBS:
             app[arguments[0]].help = None  # its page is its docstring; `arriero --help` has just the first line
+            if arguments[0] == "ask":
+                check_question(app["ask"], arguments[1:])
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        output.error(str(error), hint="arriero --help, or --help after the command")
+        message, hint = explained(error, VERBS)
+        output.error(message, hint=hint)
         return 2
+    except UnsupportedError as error:
+        output.error(lacking(error), hint=error.hint)
+        return error.exit_code
     except ArrieroError as error:
-        output.error(error.message, hint=error.hint)
+        output.error(files.blame(error.message) if error.exit_code == 2 else error.message, hint=error.hint)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as in `arriero ask … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

