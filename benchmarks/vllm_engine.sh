@@ -3,7 +3,7 @@
 #
 #     benchmarks/vllm_engine.sh DIRECTORY [PYTEST_OPTION …]
 #
-# Makes a virtual environment in DIRECTORY unless there is one, and runs tests/engines/test_vllm.py in it, against
+# Makes a virtual environment in DIRECTORY unless there is one, and runs tests/engines/vllm in it, against
 # transformers and PEFT in float32: some 3 GB and 10 minutes on two CPU cores. With an NVIDIA driver (and Python 3.12) it
 # is what constraints-gpu.txt lists, without one vLLM for the CPU. Arriero is installed from this checkout as it is, so `DIRECTORY/bin/arriero ask --engine vllm` works too.
 set -euo pipefail
@@ -28,4 +28,4 @@ fi
 environment=$(cd "$environment" && pwd)
 cd "$here"
 "$environment/bin/arriero" download smollm2-135m-instruct >&2
-VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1} "$environment/bin/python" -m pytest tests/engines/test_vllm.py "$@"
+VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1} "$environment/bin/python" -m pytest tests/engines/vllm "$@"

@@ -16,7 +16,7 @@ from arriero.engines.openvino import OpenVINOEngine
 from arriero.errors import UsageError
 from arriero.messages import Sampling
 from tests.conftest import build_tokenizer
-from tests.engines.test_openvino_grammar import PLAIN
+from tests.engines.openvino.test_grammar import PLAIN
 from tests.schemas import json_values, schemas
 
 END = 2

@@ -2,7 +2,7 @@
 
 GenAI would take JSON schemas too, but its converter was measured to allow what the schema forbids (raw control
 characters in strings with a length, `minimum: 7` answered with 5, `2b25` for a number) and to drop in silence what it
-does not know. So schemas are converted here; tests/engines/test_openvino_library.py fails once the library is right.
+does not know. So schemas are converted here; tests/engines/openvino/test_library.py fails once the library is right.
 """
 
 from __future__ import annotations

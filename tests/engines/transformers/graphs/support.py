@@ -1,0 +1,49 @@
+"""A scheduler with graphs, driven by hand."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from arriero.engines.generation import Generation
+from arriero.engines.transformers.adapters import Adapters
+from arriero.engines.transformers.forward import Forward
+from arriero.engines.transformers.graphs import DecodeGraphs
+from arriero.engines.transformers.requests import Request
+from arriero.engines.transformers.scheduler import Scheduler
+from arriero.messages import Sampling
+from tests.engines.transformers.support import END, GREEDY, PROMPT
+from tests.op_graph import OpCapture
+
+ON = Sampling(logit_bias=((END, -100.0),)).over(GREEDY)
+
+
+class Driven:
+    """A scheduler with graphs, driven by hand."""
+
+    def __init__(self, model, capture=None):
+        self.capture = capture or OpCapture()
+        self.graphs = DecodeGraphs(Forward(model), self.capture)
+        self.adapters = Adapters(model)
+        self.scheduler = Scheduler(Forward(model), self.adapters, None, [END], self.graphs)
+
+    def add(self, ids=PROMPT, limit=30, sampling=GREEDY, **more):
+        request = Request(Generation(len(ids)), list(ids), sampling, limit, **more)
+        self.scheduler.add(request)
+        return request
+
+    def run(self):
+        while self.scheduler.requests:
+            self.scheduler.step()
+
+    def answer(self, *arguments, **more):
+        request = self.add(*arguments, **more)
+        self.run()
+        return request.answer_ids
+
+
+MOST_TOKENS = 24
+VISITS = (
+    st.tuples(  # which prompt, how much of the answer, after which step it comes, after how many more it is cancelled
+        st.integers(0, 7), st.integers(1, MOST_TOKENS), st.integers(0, 20), st.one_of(st.none(), st.integers(0, 15))
+    )
+)
