@@ -21,6 +21,9 @@ from arriero.engines import Adapter, EngineOptions, load_engine
 from arriero.errors import ArrieroError, ContextLengthError, EngineError, NotFoundError, UnsupportedError, UsageError
 from tests.engines.vllm.support import GREEDY, WHO, submit
 
+pytest.importorskip("vllm", reason="there is no vLLM here: benchmarks/vllm_engine.sh")
+pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(400)]
+
 
 def test_cancelling_frees_the_work_while_the_prompt_is_read_and_after(engine, prompts, expected):
     long = prompts[0] * 200
@@ -142,9 +145,6 @@ import signal, sys
 from pathlib import Path
 from arriero.engines import load_engine
 from arriero.messages import Sampling
-
-pytest.importorskip("vllm", reason="there is no vLLM here: benchmarks/vllm_engine.sh")
-pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(400)]
 
 engine = load_engine(Path(sys.argv[1]), (2,), "vllm")  # not under `if __name__ == "__main__"`
 options = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}

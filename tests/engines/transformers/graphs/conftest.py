@@ -20,7 +20,7 @@ def small_buckets():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")  # `expected` of the package above asks for it
 def model(model_dir):
     return AutoModelForCausalLM.from_pretrained(model_dir).eval()
 
