@@ -2,14 +2,16 @@
 
     options.py    TrainOptions: every option, declared once
     examples.py   conversations -> rendered examples, and what had to be left out
-    evaluation.py evaluation mode for a while
+    evaluation.py  evaluation mode for a while
     request.py    what a run is asked to do
     continued.py  going on from an adapter
     lora.py       the base model with LoRA matrices
+    targets.py    which modules get them
     pack.py       a step's examples -> packed rows
     layout.py     where things are in a packed row
     attention.py  attention over a packed row, its common prefix computed once
     loss.py       cross-entropy, slice by slice, together with its gradient
+    inputs.py     a packed row as tensors on the device
     steps.py      loss and gradients of a step, divided once however it is split
     compat.py     private names of torch and transformers that have no public one
     workers.py    the processes that train together, and what all agree on
@@ -17,6 +19,7 @@
     trainer.py    one run of transformers.Trainer over such steps; checkpoints
     progress.py   metrics, interruption, what people see
     run.py        train(): the whole way
+    graphs/       short rows captured as CUDA graphs
     kernels/      fused pieces of a decoder layer
     planning/     mode, memory, time
     setup/        from a model to its steps, and the proof that the first one is right
