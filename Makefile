@@ -1,5 +1,6 @@
 # make demo   everything once, from an empty machine: install, fetch, ask, fine-tune, ask again, serve, compare
 # make test   checks and tests        make check  style, types, who may import whom
+# make coverage  which lines the tests run, by file
 # make setup  only install            make slow   the long tests        make clean  remove what these made
 # make bench  the figures that matter most, as one table to paste: a few minutes
 # make clients  installs the clients of others that tests/clients runs against the server, runs them, and writes the docs' table
@@ -9,7 +10,7 @@ INSTALLED := .venv/.installed
 CLIENTS := .clients/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check slow bench clients clean
+.PHONY: setup demo test check coverage slow bench clients clean
 
 setup: $(INSTALLED)
 
@@ -31,6 +32,13 @@ check: setup
 test: check
 	arriero download smollm2-135m-instruct
 	OMP_NUM_THREADS=1 pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# one process, about half as long again as the tests alone; a full disk cannot take coverage's own files either
+coverage: setup
+	arriero download smollm2-135m-instruct
+	coverage erase
+	OMP_NUM_THREADS=1 coverage run -m pytest -m "not slow" -k "not full_disk"; status=$$?; \
+	coverage combine --quiet && coverage report --fail-under=93 && exit $$status
 
 slow: setup
 	arriero download smollm2-135m-instruct
