@@ -68,9 +68,10 @@ def _settings() -> Iterator[Value]:
 
     tables = files.tables()
     yield Value("home", str(settings.home()), _environment("ARRIERO_HOME") or "default")
-    configured = f"{settings.config_file()}, line {{}}" if "model" in settings.configured() else "default"
-    line = line_of("model", settings.config_file()) if "model" in settings.configured() else 0
-    yield Value("model", settings.default_model(), _environment("ARRIERO_MODEL") or configured.format(line))
+    file, configured = settings.config_file(), "default"
+    if "model" in settings.configured():
+        configured = f"{file}, line {line_of('model', file)}"
+    yield Value("model", settings.default_model(), _environment("ARRIERO_MODEL") or configured)
     for name, variable in KEYS.items():
         source = _environment(variable)
         yield Value(name, "(set)" if source else None, source or "default")

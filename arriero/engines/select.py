@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from arriero.engines.base import Engine
-from arriero.engines.registry import DEFAULT_OPTIONS, ENTRIES, EngineName, EngineOptions, Entry, find
+from arriero.engines.registry import DEFAULT_OPTIONS, ENTRIES, EngineName, EngineOptions, Entry, Precision, find
 from arriero.errors import EngineError, ExportError, UnsupportedError, UsageError
 from arriero.hardware import gpus
 
@@ -52,8 +53,9 @@ def select_engine(
 
 def _checked(entry: Entry, model_dir: Path | None, options: EngineOptions, why: str = "asked for") -> Selection:
     if options.precision not in ("auto", *entry.precisions):
-        able = next(other.name for other in ENTRIES if options.precision in other.precisions)
-        raise UnsupportedError(f"--precision {options.precision}", entry.name, hint=f"use --engine {able}")
+        able = next((other.name for other in ENTRIES if options.precision in other.precisions), None)
+        hint = f"use --engine {able}" if able is not None else f"one of {', '.join(get_args(Precision))}"
+        raise UnsupportedError(f"--precision {options.precision}", entry.name, hint=hint)
     if entry.missing:
         raise UsageError(f"the {entry.name} engine is not installed: {entry.missing}", hint=entry.install)
     if (reason := entry.lacks(model_dir, options)) is not None:

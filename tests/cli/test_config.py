@@ -142,3 +142,14 @@ def test_a_value_of_the_command_line_is_not_blamed_on_the_file(run, tmp_path, mo
 
 def test_an_unknown_verb(run):
     assert run("config", "sevre")[0] == 2
+
+
+def test_braces_in_the_homes_path_are_braces(run, tmp_path, monkeypatch):
+    """The path of the file was taken for a format, and `config` ended in a KeyError."""
+    (tmp_path / "{mine}").mkdir()
+    monkeypatch.setenv("ARRIERO_HOME", str(tmp_path / "{mine}"))
+    monkeypatch.delenv("ARRIERO_MODEL", raising=False)
+    (tmp_path / "{mine}" / "config.toml").write_text('model = "tiny"')
+    code, said, _ = run("config", "--json")
+    sources = {value["name"]: value["source"] for value in json.loads(said)["values"]}
+    assert (code, sources["model"]) == (0, f"{tmp_path}/{{mine}}/config.toml, line 1")

@@ -13,7 +13,7 @@ from arriero.engines import EngineOptions, load_engine, select_engine
 from arriero.engines.adapters import lora_rank
 from arriero.engines.registry import ENTRIES, NAMES, find
 from arriero.engines.select import usable
-from arriero.errors import ArrieroError, EngineError, NotFoundError, UsageError
+from arriero.errors import ArrieroError, EngineError, NotFoundError, UnsupportedError, UsageError
 from arriero.hub import check_fit
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "init_lora_weights": True}
@@ -230,3 +230,10 @@ def test_an_adapter_for_another_model_is_refused(model_dir, adapter):
     (path / "adapter_model.safetensors").unlink()
     with pytest.raises(NotFoundError, match=r"no adapter_model\.safetensors"):
         check_fit(path, model_dir)
+
+
+def test_a_precision_that_no_engine_does_is_refused_by_name():
+    """It was a StopIteration, from looking for the engine that does it."""
+    with pytest.raises(UnsupportedError, match="transformers engine does not do --precision int3") as caught:
+        select_engine("transformers", options=EngineOptions(precision="int3"))
+    assert caught.value.hint == "one of auto, float32, bfloat16, int8, int4"
