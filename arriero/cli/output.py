@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -37,14 +38,15 @@ class _Announce(logging.Handler):
 def _is_news(model_dir: str, choice: str) -> bool:
     """Whether the engine for a model was another the last time; keeps this one. Where nothing can be kept, it is."""
     file = settings.cache_dir() / "engines.json"
-    try:
-        last = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if last.get(model_dir) == choice:
-            return False
+    last: Any = {}
+    with contextlib.suppress(OSError, ValueError):
+        last = json.loads(file.read_text(encoding="utf-8"))
+    choices = last if isinstance(last, dict) else {}
+    if choices.get(model_dir) == choice:
+        return False
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({**last, model_dir: choice}, indent=2), encoding="utf-8")
-    except (OSError, ValueError, AttributeError):
-        file.unlink(missing_ok=True) if file.is_file() else None
+        file.write_text(json.dumps({**choices, model_dir: choice}, indent=2), encoding="utf-8")
     return True
 
 

@@ -75,7 +75,8 @@ def train(
                     "%s has a contract of its own; system prompt: %r", resolved.contract_name, resolved.renderer.system
                 )
             model_dir, renderer = resolved.model_dir, replace(resolved.renderer, answers=chosen.answers)
-            examples = prepare(loaded, renderer, chosen, hub.window(model_dir))
+            window = hub.window(model_dir)
+            examples = prepare(loaded, renderer, chosen, window)
             identity = identity_of(loaded, resolved, chosen, prompting)
             finished = run.enter_context(directory.claimed(target, identity, resume=resume, owner=workers.rank() == 0))
         if finished is not None:
@@ -94,9 +95,7 @@ def train(
             renderer=renderer,
             examples=examples,
             options=chosen,
-            data=data.inspect(
-                loaded, renderer, chosen, window=hub.window(model_dir), batch_size=chosen.batch_size, limit=0
-            ),
+            data=data.inspect(loaded, renderer, chosen, window=window, batch_size=chosen.batch_size, limit=0),
         )
         try:
             begun = _Run(model_dir, target, context, on_step or (lambda _: None))

@@ -20,11 +20,10 @@ from arriero.cluster.serving.scale import Deployment, Scale, resources_per_repli
 from arriero.engines import Adapter, Engine, Generation
 from arriero.engines.base import Feature
 from arriero.messages import Sampling, TokenLogprob
+from benchmarks.lib.figures import quantile
+from benchmarks.lib.questions import greedily
 
 PACE, STREAMS, TOKENS = 0.02, 8, 100
-GREEDY = Sampling(
-    temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
-)
 NAME = "arriero-benchmark"
 
 
@@ -58,11 +57,6 @@ class Paced:
         """See `Engine`."""
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of them lies."""
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
 def streams(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, logprobs: int | None) -> dict[str, Any]:
     """Read one stream for each prompt, all at once; milliseconds and tokens/s."""
     ids: list[list[int]] = [[] for _ in prompts]
@@ -71,7 +65,7 @@ def streams(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, logpr
     began = time.monotonic()
 
     def read(number: int) -> None:
-        generation = engine.submit(prompts[number], GREEDY, max_new_tokens=tokens, logprobs=logprobs)
+        generation = engine.submit(prompts[number], greedily(tokens), max_new_tokens=tokens, logprobs=logprobs)
         for token in generation:
             ids[number].append(token)
             came[number].append(time.monotonic())
@@ -87,13 +81,13 @@ def streams(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, logpr
     found = {
         "tokens_per_second": round(sum(map(len, ids)) / seconds, 1),
         "first_token_p50_ms": round(1000 * statistics.median(times[0] - began for times in came), 1),
-        "first_token_p99_ms": round(1000 * percentile([times[0] - began for times in came], 0.99), 1),
-        "gap_p99_ms": round(1000 * percentile(gaps, 0.99), 1),
+        "first_token_p99_ms": round(1000 * quantile([times[0] - began for times in came], 0.99), 1),
+        "gap_p99_ms": round(1000 * quantile(gaps, 0.99), 1),
     }
     if logprobs is not None:
         late = [arrived - made for a, b in zip(came, given, strict=True) for arrived, made in zip(a, b, strict=True)]
         found["on_the_way_p50_ms"] = round(1000 * statistics.median(late), 2)
-        found["on_the_way_p99_ms"] = round(1000 * percentile(late, 0.99), 2)
+        found["on_the_way_p99_ms"] = round(1000 * quantile(late, 0.99), 2)
     return found
 
 

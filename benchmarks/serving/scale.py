@@ -35,8 +35,8 @@ from arriero.chat import load as load_here
 from arriero.cluster.connect import Cluster, connect
 from arriero.cluster.serving.deploy import load
 from arriero.engines import Engine
+from benchmarks.lib.questions import greedily
 from benchmarks.serving.paced import (
-    GREEDY,
     PACE,
     STREAMS,
     TOKENS,
@@ -87,7 +87,7 @@ def embedded(counts: Sequence[int]) -> dict[str, Any]:
 def _whole(engine: Engine, start: int) -> str:
     """What became of a stream that counts up from `start`."""
     try:
-        ids = list(engine.submit([start], GREEDY, max_new_tokens=TOKENS))
+        ids = list(engine.submit([start], greedily(TOKENS), max_new_tokens=TOKENS))
     except Exception as error:  # whatever it was, the stream was lost
         print(error)
         return "lost"

@@ -23,7 +23,6 @@ QUOTES = {GEMMA_4: '<|"|>', FUNCTION_GEMMA: "<escape>"}
 # What is a token of its own in some vocabularies.
 MARKERS = (PYTHON_TAG, TOOL_CALL, MISTRAL, "[ARGS]", "[CALL_ID]", *QUOTES, *QUOTES.values(), *CLOSINGS)
 
-_BLANK = re.compile(r"\s*")
 _HEAD = re.compile(
     r'\{\s*(?:"(?:type|id)"\s*:\s*"[^"]*"\s*,\s*)*"name"\s*:\s*"([^"]*)"\s*,'
     r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{\s*["}])'
@@ -296,5 +295,4 @@ def _python(code: str) -> list[ast.Call]:
 
 
 def _after_blanks(text: str, start: int) -> int:
-    blank = _BLANK.match(text, start)
-    return blank.end() if blank else start
+    return len(text) - len(text[start:].lstrip())
