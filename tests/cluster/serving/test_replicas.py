@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from functools import partial
 
@@ -30,14 +29,9 @@ SIZE = Resources(1, 0)
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    before = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")}
+def cluster(own_clusters):
     with connect("local", cpus=6) as made:
         yield made
-    for name, value in before.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
 
 
 @pytest.fixture(scope="module")

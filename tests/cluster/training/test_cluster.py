@@ -24,15 +24,11 @@ OPTIONS = ["--epochs=6", "--batch-size=4", "--precision=float32", f"--save-steps
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
+def cluster(own_clusters):
     """One that all runs of this process use: `--ray local` takes a connection that there is."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_AUTO_CONNECT"):
-            patch.setenv(name, "")  # so that what is set meanwhile is undone
-            patch.delenv(name)
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # between two checkpoints; 2 by default
-        with connect("local", cpus=2):
-            yield
+    own_clusters.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # between two checkpoints; 2 by default
+    with connect("local", cpus=2):
+        yield
 
 
 def command(rows_file, model_dir, output, *more):
