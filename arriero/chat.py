@@ -23,7 +23,7 @@ from arriero.errors import ContextLengthError, UsageError
 from arriero.loading import Loading as Loading
 from arriero.loading import LoadPlan
 from arriero.messages import Message, Sampling, Tool, ToolChoice
-from arriero.prompt import Ends, OutputSpec, Prompt, PromptSettings, Reasoning, Renderer, resolve
+from arriero.prompt import ChatTemplateOptions, OutputSpec, Prompt, PromptSettings, Reasoning, Renderer, resolve
 from arriero.prompt.resolved import ResolvedModel
 from arriero.stream import Reply as Reply
 from arriero.stream import Stream as Stream
@@ -32,7 +32,7 @@ Messages = Iterable[Message | Mapping[str, Any]]
 MAX_ALTERNATIVES = 20  # as OpenAI's top_logprobs
 
 
-class PromptOptions(Ends, total=False):
+class PromptOptions(ChatTemplateOptions, total=False):
     """What may be given to `Chat.render` besides the messages."""
 
     tools: Iterable[Tool | Mapping[str, Any]]
@@ -97,8 +97,8 @@ class Chat:
         return self._prompt(messages, _output_spec(form), form).ids
 
     def _prompt(self, messages: Messages, output: OutputSpec, form: PromptOptions) -> Prompt:
-        ends = {name: form.get(name) for name in Ends.__annotations__}
-        return self.renderer.asked(messages, output, **cast(Ends, ends))
+        ends = {name: form.get(name) for name in ChatTemplateOptions.__annotations__}
+        return self.renderer.asked(messages, output, **cast(ChatTemplateOptions, ends))
 
     def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.

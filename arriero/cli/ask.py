@@ -92,7 +92,7 @@ def ask(
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _TimedCompletion:
     """A whole answer, its last piece, and when its first and last piece came, by `time.perf_counter`."""
 
     text: str
@@ -104,7 +104,7 @@ class _Answer:
 
 def _read(
     stream: Stream, show: AbstractContextManager[Callable[[str], None]], watch: Callable[[Piece], None]
-) -> _Answer:
+) -> _TimedCompletion:
     """Show an answer as it comes; Ctrl-C and a reader who goes away stop the engine."""
     said: list[Piece] = []
     begun, piece = 0.0, Piece("")
@@ -114,7 +114,7 @@ def _read(
             said.append(piece)
             watch(piece)
             take(piece.text)
-    return _Answer(*text_and_reasoning(said), piece, begun, time.perf_counter())
+    return _TimedCompletion(*text_and_reasoning(said), piece, begun, time.perf_counter())
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def _nothing() -> Iterator[Callable[[str], None]]:
     yield lambda _: None
 
 
-def _document(chat: Chat, answer: _Answer, started: float, loaded: float) -> dict[str, Any]:
+def _document(chat: Chat, answer: _TimedCompletion, started: float, loaded: float) -> dict[str, Any]:
     usage = answer.last.usage or Usage(0, 0)
     tokens, seconds = usage.completion_tokens, answer.ended - answer.begun
     return {

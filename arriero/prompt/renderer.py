@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, turns_of, with_system
-from arriero.prompt.asking import Asking, Ends, Prompt, ending_of
 from arriero.prompt.encoding import Encoder, Ids, LiteralEncoder, RenderedText
-from arriero.prompt.learning import Answers, Lesson
+from arriero.prompt.example_renderer import Answers, ExampleRenderer
 from arriero.prompt.options import agreeing, folded, instructed
+from arriero.prompt.prompt_renderer import ChatTemplateOptions, Prompt, PromptRenderer, ending_of
 from arriero.prompt.reasoning import Reasoning, Tags
 from arriero.prompt.rendered import Rendered
 from arriero.prompt.template import Template, TemplateError, check_unicode
@@ -91,7 +91,7 @@ class Renderer:
         self,
         messages: Iterable[Message | Mapping[str, Any]],
         output_spec: OutputSpec | None = None,
-        **ends: Unpack[Ends],
+        **ends: Unpack[ChatTemplateOptions],
     ) -> Ids:
         """The ids of `asked`."""
         return self.asked(messages, output_spec, **ends).ids
@@ -100,7 +100,7 @@ class Renderer:
         self,
         messages: Iterable[Message | Mapping[str, Any]],
         output_spec: OutputSpec | None = None,
-        **ends: Unpack[Ends],
+        **ends: Unpack[ChatTemplateOptions],
     ) -> Prompt:
         """What an engine continues: turns in whatever order the template takes them, and how the answer begins.
 
@@ -128,7 +128,7 @@ class Renderer:
         turns = folded(turns) if self.fold_system else turns
         variables = agreeing(ends.get("chat_template_kwargs") or {}, self.variables, self.frozen)
         template = self.chat_template.given(variables) if variables else self.chat_template
-        rendered = Asking(template, tools, ending, call_format).render(turns)
+        rendered = PromptRenderer(template, tools, ending, call_format).render(turns)
         continued = turns[-1].content if ending == "continued" else None
         return Prompt(self._answer_ids(rendered), self._reasoning(rendered.text, continued))
 
@@ -214,10 +214,10 @@ class Renderer:
         messages = folded(messages) if self.fold_system else messages
         self.chat_template.check(messages, tools)
         if tools or any(message.tool_calls for message in messages):
-            messages = self.native_call_format.fitted(messages)
+            messages = self.native_call_format.normalized(messages)
         ends = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         tags = {} if self.tags is None else {"tags": self.tags}
-        return Lesson(self.chat_template, messages, tools, tuple(ends), **tags).render(self.answers)
+        return ExampleRenderer(self.chat_template, messages, tools, tuple(ends), **tags).render(self.answers)
 
     def _document(self, text: str) -> RenderedText:
         """A text as it is, as in pre-training: between the tokens that begin and end one, where there are such."""

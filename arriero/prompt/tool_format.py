@@ -81,7 +81,7 @@ class ToolCallFormat:
         name = Text(f"{self.before}{tool.name}{self.between}")
         return Series((name, JsonSchema(parameters), *([Text(self.after)] if self.after else [])))
 
-    def fitted(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+    def normalized(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The same conversation as the template takes it."""
         made = messages if self.several else one_at_a_time(messages)
         return tuple(map(_with_short_ids, made) if self.short_ids else made)

@@ -66,7 +66,7 @@ def train(
     prompting = taken(options)
     chosen = TrainOptions.of(options)
     target = Path(output).expanduser().resolve()
-    with directory.told_of_a_full_disk(target), ExitStack() as run:
+    with directory.explaining_full_disk(target), ExitStack() as run:
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
             resolved, chosen = resolve_request(chosen, model, prompting)

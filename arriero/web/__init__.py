@@ -18,8 +18,8 @@ machine: usage statistics are off and a content security policy keeps the browse
     backend.py      what answers: the models of this process's server
     remote.py       the same, of another server
     alone.py        the page without a model of its own, in a small server on loopback
-    answer.py       one answer in flight
-    answers.py      all answers in flight, each of which belongs to its conversation
+    completion.py   one answer in flight
+    completions.py  all answers in flight, each of which belongs to its conversation
     background.py   the event loop behind all tabs and script runs
     jobs.py         work in a process of its own, whose state is a folder
     faults.py       draws an error

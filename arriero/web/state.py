@@ -15,9 +15,9 @@ from starlette.requests import cookie_parser
 
 from arriero.errors import UsageError
 from arriero.history import History
-from arriero.web.answers import Answers
 from arriero.web.backend import Backend
 from arriero.web.comparing.rounds import Rounds
+from arriero.web.completions import LiveCompletions
 
 COOKIE = "arriero_browser"
 
@@ -59,9 +59,9 @@ class Site:
     adopt: Callable[[str, Path], object] | None = None
 
     @cached_property
-    def answers(self) -> Answers:
+    def answers(self) -> LiveCompletions:
         """The answers in flight."""
-        return Answers(self.backend)
+        return LiveCompletions(self.backend)
 
     @cached_property
     def rounds(self) -> Rounds:

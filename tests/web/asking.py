@@ -8,9 +8,9 @@ from pathlib import Path
 from arriero.chat import Chat
 from arriero.history import History, SavedConversation
 from arriero.messages import Message, Sampling
-from arriero.web.answer import Answer, Request
-from arriero.web.answers import Answers
 from arriero.web.backend import Local
+from arriero.web.completion import LiveCompletion, Request
+from arriero.web.completions import LiveCompletions
 
 
 class Visit:
@@ -19,9 +19,9 @@ class Visit:
     def __init__(self, file: Path, served: Callable[[], Iterable[tuple[str, Chat]]]) -> None:
         self.history = History(file)
         self.backend = Local(served)
-        self.answers = Answers(self.backend)
+        self.answers = LiveCompletions(self.backend)
 
-    def ask(self, question: str = "hi", sampling: Sampling | None = None, model: str = "tiny") -> Answer:
+    def ask(self, question: str = "hi", sampling: Sampling | None = None, model: str = "tiny") -> LiveCompletion:
         """Ask in a new conversation."""
         node = self.history.add(SavedConversation(model), None, Message("user", question))
         messages = [Message("user", question)]
@@ -29,7 +29,7 @@ class Visit:
             Request(self.history, node.conversation, node.id, model, messages, sampling or Sampling())
         )
 
-    def stop(self, answer: Answer) -> None:
+    def stop(self, answer: LiveCompletion) -> None:
         """As the button does."""
         self.answers.stop(answer.request.conversation)
 

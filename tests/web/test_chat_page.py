@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from arriero.history import History, SavedConversation
 from arriero.messages import Message, Sampling
 from arriero.web import SCRIPT, Remote, Site, set_site
-from arriero.web.answer import Answer, Request
+from arriero.web.completion import LiveCompletion, Request
 from tests.prompt.reasoning import QWEN3
 from tests.server.conftest import serve  # noqa: F401  a fixture
 from tests.web.chat_page import ask, click, keys, run, said
@@ -234,7 +234,7 @@ def test_an_answer_that_ends_while_the_page_is_drawn_is_drawn(scripted_chat, sit
     question, node = here.history.path(saved.id)
     asked = Request(here.history, saved.id, question.id, "tiny", [question.message], Sampling())
     ended = EndsMeanwhile(looks, lambda: here.answers._answers.clear())
-    here.answers._answers[saved.id] = Answer(asked, text="Bye", node=node.id, finish_reason="stop", ended=ended)
+    here.answers._answers[saved.id] = LiveCompletion(asked, text="Bye", node=node.id, finish_reason="stop", ended=ended)
     page = AppTest.from_file(SCRIPT, default_timeout=60)
     page.query_params["c"] = str(saved.id)
     run(page)

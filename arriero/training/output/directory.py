@@ -92,7 +92,7 @@ def claimed(output: Path, identity: Identity, *, resume: bool, owner: bool = Tru
 
 
 @contextmanager
-def told_of_a_full_disk(output: Path) -> Iterator[None]:
+def explaining_full_disk(output: Path) -> Iterator[None]:
     """Raise ArrieroError where something in the block cannot be written, with what is kept; the rest passes."""
     try:
         yield

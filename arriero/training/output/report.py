@@ -9,7 +9,7 @@ from typing import Any
 from arriero.data import Report
 from arriero.hardware import machine
 from arriero.prompt import Contract, Renderer
-from arriero.training.adapter.answers import Answer, answers
+from arriero.training.adapter.completions import GreedyCompletion, greedy_completions
 from arriero.training.adapter.measure import measure
 from arriero.training.examples import Examples
 from arriero.training.options import TrainOptions
@@ -77,9 +77,9 @@ def compare(model: Any, context: RunContext) -> dict[str, Any]:
         log.info("answering %d held-out prompts for the report, before and after", len(chosen))
     prompts = [examples.held_out[index].ids[: examples.held_out[index].loss_spans[-1][0]] for index in chosen]
 
-    def both() -> tuple[dict[str, Any], list[Answer]]:
+    def both() -> tuple[dict[str, Any], list[GreedyCompletion]]:
         figures = asdict(measure(model, examples.held_out, stops))
-        return figures, answers(
+        return figures, greedy_completions(
             model, context.renderer, prompts, stops, max_new_tokens=ANSWER_TOKENS
         ) if prompts else []
 

@@ -19,9 +19,9 @@ import streamlit as st
 from arriero.errors import ArrieroError, NotFoundError
 from arriero.history import History, Node, SavedConversation
 from arriero.messages import Message, Sampling
-from arriero.web.answer import Answer, Request
-from arriero.web.answers import Answers
 from arriero.web.backend import Backend, Choice
+from arriero.web.completion import LiveCompletion, Request
+from arriero.web.completions import LiveCompletions
 from arriero.web.state import get_site
 
 ADDRESS = "c"  # the query parameter
@@ -32,7 +32,7 @@ class Desk:
     """One visitor's view of one conversation; `identity` is None before its first question."""
 
     backend: Backend
-    answers: Answers
+    answers: LiveCompletions
     history: History
     identity: int | None
 
@@ -75,7 +75,7 @@ class Desk:
         return next((choice for choice in self.choices if choice.name == name), next(iter(self.choices), None))
 
     @property
-    def answer(self) -> Answer | None:
+    def answer(self) -> LiveCompletion | None:
         """The answer in flight, or one that came to no good end."""
         return self.answers.get(self.identity)
 

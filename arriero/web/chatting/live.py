@@ -8,9 +8,9 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from arriero.markup import to_streamlit
-from arriero.web.answer import Answer
 from arriero.web.chatting.acting import act
 from arriero.web.chatting.blocks import apart, finished, worth_drawing
+from arriero.web.completion import LiveCompletion
 from arriero.web.words import say
 
 REDRAW_SECONDS = 0.05
@@ -60,7 +60,7 @@ class Live:
             self._said.draw(said)
 
 
-def follow(answer: Answer, container: DeltaGenerator) -> None:
+def follow(answer: LiveCompletion, container: DeltaGenerator) -> None:
     """Draw an answer until it ends. A click breaks this off by an exception, and so does a closed tab."""
     live = Live(container.container())
     status, shown, due = container.empty(), "", 0.0
@@ -73,7 +73,7 @@ def follow(answer: Answer, container: DeltaGenerator) -> None:
         st.session_state.get("conversation")  # where nothing is drawn, this is where Streamlit looks for a click
 
 
-def status_of(answer: Answer) -> str:
+def status_of(answer: LiveCompletion) -> str:
     """What an answer in flight is about."""
     if (ahead := answer.ahead) is not None:
         return say("chat.queued", ahead=ahead) if ahead else say("chat.next_in_turn")

@@ -8,12 +8,12 @@ import streamlit as st
 
 from arriero.history import AnswerInfo, Node
 from arriero.markup import to_streamlit
-from arriero.web.answer import Answer
 from arriero.web.chatting.acting import act, show_error
 from arriero.web.chatting.blocks import apart
 from arriero.web.chatting.controls import sampling
 from arriero.web.chatting.desk import Desk
 from arriero.web.chatting.live import follow
+from arriero.web.completion import LiveCompletion
 from arriero.web.words import say
 
 USER, MODEL = ":material/person:", str(Path(__file__).parents[1] / "llama.svg")
@@ -129,7 +129,7 @@ def _edit(node: Node) -> None:
         st.button(say("chat.cancel"), key=f"cancel-{node.id}", on_click=act, args=(cancel,))
 
 
-def _unanswered(node: Node, answer: Answer | None) -> None:
+def _unanswered(node: Node, answer: LiveCompletion | None) -> None:
     """A question whose answer failed, was blank, or was stopped before it began."""
     with st.chat_message("assistant", avatar=MODEL):
         if answer is not None and answer.text.strip():  # what could not be saved

@@ -142,9 +142,9 @@ def _post(chat: Chat, path: str, body: Document) -> None:
 def page(chat: Chat, messages: list[Message]) -> None:
     """The web page's answers."""
     from arriero.history import History, SavedConversation
-    from arriero.web.answer import Request
-    from arriero.web.answers import Answers
     from arriero.web.backend import Local
+    from arriero.web.completion import Request
+    from arriero.web.completions import LiveCompletions
 
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(History(Path(folder) / "history.db")) as history:
         saved = history.save(SavedConversation("served"), messages)
@@ -152,7 +152,7 @@ def page(chat: Chat, messages: list[Message]) -> None:
         question = history.path(saved.id)[-1].id
         assert question is not None
         backend = Local(lambda: [("served", chat)])
-        with contextlib.closing(Answers(backend)) as answers:
+        with contextlib.closing(LiveCompletions(backend)) as answers:
             request = Request(history, saved.id, question, "served", messages, Sampling())
             answer = answers.start(request)
             answer.ended.wait()

@@ -1,4 +1,4 @@
-"""measure(): the plain forward pass's figures, whatever the batches; answers(): greedy, many at once."""
+"""measure(): the plain forward pass's figures, whatever the batches; greedy_completions(): greedy, many at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from arriero.errors import ArrieroError, UsageError
 from arriero.prompt import Rendered
 from arriero.training.adapter import measure as module
-from arriero.training.adapter.answers import answers
+from arriero.training.adapter.completions import greedy_completions
 from arriero.training.adapter.measure import measure
 from tests.conftest import ids_of
 from tests.training.adapter.conftest import loop, plain, renderer_of, tuned
@@ -36,10 +36,10 @@ class Bigrams(torch.nn.Module):
 def test_it_is_the_plain_one(model_dir, rendered, batch_size):
     model = plain(model_dir, dtype=torch.float32)
     nll, tokens, stop_rate = loop(model, rendered)
-    found = measure(model, rendered, STOP, batch_size=batch_size)
-    assert (found.rows, found.loss_tokens, found.stop_rate) == (len(rendered), tokens, stop_rate)
-    assert found.nll == pytest.approx(nll, abs=1e-5)
-    assert found.perplexity == pytest.approx(math.exp(nll), rel=1e-4)
+    figures = measure(model, rendered, STOP, batch_size=batch_size)
+    assert (figures.rows, figures.loss_tokens, figures.stop_rate) == (len(rendered), tokens, stop_rate)
+    assert figures.nll == pytest.approx(nll, abs=1e-5)
+    assert figures.perplexity == pytest.approx(math.exp(nll), rel=1e-4)
 
 
 def test_an_adapter_and_its_base_from_one_model(model_dir, make_adapter, rendered):
@@ -70,9 +70,9 @@ def test_bounds_of_memory_change_no_figure(model_dir, rendered, monkeypatch, lim
     expected = measure(model, rendered, STOP)
     for name, value in limits.items():
         monkeypatch.setattr(module, name, value)
-    found = measure(model, rendered, STOP)
-    assert found.nll == pytest.approx(expected.nll, rel=1e-6)
-    assert found.stop_rate == expected.stop_rate
+    figures = measure(model, rendered, STOP)
+    assert figures.nll == pytest.approx(expected.nll, rel=1e-6)
+    assert figures.stop_rate == expected.stop_rate
 
 
 def test_figures_by_hand():
@@ -83,13 +83,13 @@ def test_figures_by_hand():
         Rendered((0, 1, 3), ((1, 3),)),  # would end
         Rendered((0, 1, 1), ((1, 3),)),  # ends with no stop token: not counted
     ]
-    found = measure(Bigrams(table), examples, {2, 3})
+    figures = measure(Bigrams(table), examples, {2, 3})
     after_0, after_1 = (math.log(sum(math.exp(logit) for logit in row)) for row in table[:2])
     # 0>1, 1>2, 0>2;  0>1, 1>3;  0>1, 1>1
     nats = 3 * (after_0 - 2) + after_0 + (after_1 - 1) + (after_1 - 3) + after_1
-    assert found.nll == pytest.approx(nats / 7)
-    assert found.perplexity == pytest.approx(math.exp(nats / 7))
-    assert (found.rows, found.loss_tokens, found.stop_rate) == (3, 7, pytest.approx(2 / 3))
+    assert figures.nll == pytest.approx(nats / 7)
+    assert figures.perplexity == pytest.approx(math.exp(nats / 7))
+    assert (figures.rows, figures.loss_tokens, figures.stop_rate) == (3, 7, pytest.approx(2 / 3))
     assert measure(Bigrams(table), examples[2:], {2, 3}).stop_rate is None
     assert measure(Bigrams(table), examples[:2], {2}).stop_rate == 0.0
 
@@ -128,14 +128,14 @@ def test_answers_are_greedy_generate_s_whatever_the_model_s_defaults(model_dir, 
     base.config.use_cache = False
     model.train()
     recwarn.clear()
-    found = answers(model, renderer, prompts, STOP, max_new_tokens=12)
-    for answer, new in zip(found, expected, strict=True):
+    completions = greedy_completions(model, renderer, prompts, STOP, max_new_tokens=12)
+    for answer, new in zip(completions, expected, strict=True):
         stops = new[-1] == 2
         assert answer.tokens == len(new)
         assert answer.finish_reason == ("stop" if stops else "length")
         text = bytes(token - 6 for token in new if token >= 6).decode(errors="replace")
         assert answer.text == text
-    assert {answer.finish_reason for answer in found} <= {"stop", "length"}
+    assert {answer.finish_reason for answer in completions} <= {"stop", "length"}
     assert model.training
     assert base.generation_config is defaults
     assert base.config.use_cache is False
@@ -154,8 +154,8 @@ def test_an_answer_ends_before_its_stop_token(model_dir):
             model.model.embed_tokens.weight[token, row] = 1
             model.lm_head.weight[follows, row] = 1
     prompts = [[1, 4, *ids_of("a long question"), 2, 5], [1, 4, *ids_of("q"), 2, 5]]
-    found = answers(model, renderer_of(model_dir), prompts, [2])
-    assert [(answer.text, answer.finish_reason, answer.tokens) for answer in found] == [("hm", "stop", 3)] * 2
-    (cut,) = answers(model, renderer_of(model_dir), prompts[:1], [2], max_new_tokens=1)
+    completions = greedy_completions(model, renderer_of(model_dir), prompts, [2])
+    assert [(answer.text, answer.finish_reason, answer.tokens) for answer in completions] == [("hm", "stop", 3)] * 2
+    (cut,) = greedy_completions(model, renderer_of(model_dir), prompts[:1], [2], max_new_tokens=1)
     assert (cut.text, cut.finish_reason, cut.tokens) == ("h", "length", 1)
-    assert answers(model, renderer_of(model_dir), [], [2]) == []
+    assert greedy_completions(model, renderer_of(model_dir), [], [2]) == []

@@ -35,7 +35,7 @@ class Request:
 
 
 @dataclass(slots=True, eq=False)
-class Answer:
+class LiveCompletion:
     """An answer as those see it who draw it; only the loop writes to it.
 
     `thought` is the reasoning before it. `node` is the answer's once it is saved. `first` and `began` are moments on

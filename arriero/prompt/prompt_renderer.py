@@ -23,7 +23,7 @@ from arriero.prompt.tracing import MARK, Spans
 Ending = Literal["begun", "continued", "closed"]
 
 
-class Ends(TypedDict, total=False):
+class ChatTemplateOptions(TypedDict, total=False):
     """What a prompt ends with, as `Chat.stream` has it, and further variables of its template."""
 
     continue_final_message: bool | None
@@ -61,7 +61,7 @@ def ending_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class PromptRenderer:
     """How turns become a prompt. `call_format` is how the template writes calls, None where there are none."""
 
     template: Template
@@ -121,7 +121,7 @@ class Asking:
         return structure
 
     def _shown(self, turns: Sequence[Message]) -> Sequence[Message]:
-        return self.call_format.fitted(turns) if self.call_format is not None else turns
+        return self.call_format.normalized(turns) if self.call_format is not None else turns
 
     def _text(self, turns: Sequence[Message], *, traced: bool = False) -> str:
         shown = list(self._shown(turns))

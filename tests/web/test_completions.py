@@ -11,10 +11,10 @@ import pytest
 from arriero.errors import EngineError
 from arriero.history import SavedConversation
 from arriero.messages import Message, Sampling, Usage
-from arriero.web.answer import Answer, Request
+from arriero.web.completion import LiveCompletion, Request
 
 
-def begin(site, question="hi", **options) -> Answer:
+def begin(site, question="hi", **options) -> LiveCompletion:
     """Ask in a new conversation."""
     node = site.history.add(SavedConversation("tiny"), None, Message("user", question))
     messages = [Message("user", question)]
@@ -23,17 +23,17 @@ def begin(site, question="hi", **options) -> Answer:
     )
 
 
-def ended(answer: Answer) -> Answer:
+def ended(answer: LiveCompletion) -> LiveCompletion:
     assert answer.ended.wait(60)
     return answer
 
 
-def until_said(answer: Answer, text: str) -> None:
+def until_said(answer: LiveCompletion, text: str) -> None:
     while answer.text != text:  # the test's own time limit ends this
         assert not answer.ended.wait(0.01)
 
 
-def stored(site, answer: Answer) -> list[str]:
+def stored(site, answer: LiveCompletion) -> list[str]:
     return [message.content for message in site.history.messages(answer.request.conversation)]
 
 
@@ -115,7 +115,7 @@ def test_a_model_that_is_gone_is_told(scripted_chat, site):
 
 
 def test_a_long_answer_is_saved_before_it_ends(scripted_chat, site, monkeypatch):
-    monkeypatch.setattr("arriero.web.answer.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("arriero.web.completion.SAVE_SECONDS", 0.0)
     chat = scripted_chat("abcdef", gate=3)
     here = site(tiny=chat)
     answer = begin(here)

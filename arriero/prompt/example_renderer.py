@@ -21,8 +21,8 @@ from typing import Literal
 
 from arriero.errors import UsageError
 from arriero.messages import Message, Tool
-from arriero.prompt.asking import earlier_answer_starts
 from arriero.prompt.encoding import RenderedText
+from arriero.prompt.prompt_renderer import earlier_answer_starts
 from arriero.prompt.reasoning import Begins, Tags
 from arriero.prompt.template import Template
 from arriero.prompt.tracing import MARK
@@ -32,7 +32,7 @@ _TAGS = Tags("<think>", "</think>")  # where the template itself sets no reasoni
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ExampleRenderer:
     """Messages to learn from, as the template takes them.
 
     `ends` are the texts of the tokens that end a turn, `tags` those around reasoning, by the template or as usual.

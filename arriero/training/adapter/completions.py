@@ -23,7 +23,7 @@ BATCH = 8  # prompts
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GreedyCompletion:
     """An answer's text, without the stop token; `tokens` counts it. `length`: cut off at the limit."""
 
     text: str
@@ -31,20 +31,20 @@ class Answer:
     tokens: int
 
 
-def answers(
+def greedy_completions(
     model: torch.nn.Module,
     renderer: Renderer,
     prompts: Sequence[Sequence[int]],
     stop_token_ids: Collection[int],
     *,
     max_new_tokens: int = 128,
-) -> list[Answer]:
+) -> list[GreedyCompletion]:
     """The most likely token after token for each prompt (ids as `Renderer.prompt` makes them), in their order.
 
     Each prompt and `max_new_tokens` together have to fit into the model's window. Sampling defaults of the model's
     own play no part; they, the training flags and the cache setting are afterwards as they were.
     """
-    by_index: dict[int, Answer] = {}
+    by_index: dict[int, GreedyCompletion] = {}
     stops = sorted(stop_token_ids)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # similar lengths, little padding
     with evaluating(model), _no_defaults(underlying(model)) as plain:
@@ -73,10 +73,10 @@ def _generate(model: Any, prompts: list[Sequence[int]], stops: list[int], limit:
     return rows
 
 
-def _answer(renderer: Renderer, ids: list[int], stops: list[int]) -> Answer:
+def _answer(renderer: Renderer, ids: list[int], stops: list[int]) -> GreedyCompletion:
     end = next((position for position, token in enumerate(ids) if token in stops), None)
     text = renderer.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(str(text), "length" if end is None else "stop", len(ids) if end is None else end + 1)
+    return GreedyCompletion(str(text), "length" if end is None else "stop", len(ids) if end is None else end + 1)
 
 
 @contextlib.contextmanager

@@ -10,28 +10,28 @@ import asyncio
 import threading
 
 from arriero.errors import ArrieroError
-from arriero.web.answer import Answer, Request
 from arriero.web.backend import Backend
 from arriero.web.background import Background, failure
+from arriero.web.completion import LiveCompletion, Request
 
 
-class Answers:
+class LiveCompletions:
     """All answers of this process, at most one for each conversation. From any thread."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, LiveCompletion] = {}
         self._lock = threading.Lock()
         self._background = Background("answers")
 
-    def get(self, conversation: int | None) -> Answer | None:
+    def get(self, conversation: int | None) -> LiveCompletion | None:
         """The answer in flight in a conversation, or its last one where that came to no good end."""
         return self._answers.get(conversation) if conversation is not None else None
 
-    def start(self, request: Request) -> Answer:
+    def start(self, request: Request) -> LiveCompletion:
         """Begin an answer, after stopping the one in flight in the same conversation."""
         self.stop(request.conversation)
-        answer = Answer(request)
+        answer = LiveCompletion(request)
         if (continued := request.continued) is not None:
             answer.text, answer.node = continued.message.content, continued.id
             answer.thought = continued.message.reasoning_content or ""
@@ -59,7 +59,7 @@ class Answers:
             self.stop(conversation)
         self._background.close()
 
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: LiveCompletion) -> None:
         def end(_: asyncio.Task[None]) -> None:
             if not answer.ended.is_set():  # stopped before it began
                 answer.finish_reason = "cancelled"
@@ -68,7 +68,7 @@ class Answers:
         answer._task = asyncio.get_running_loop().create_task(self._run(answer))
         answer._task.add_done_callback(end)
 
-    async def _run(self, answer: Answer) -> None:
+    async def _run(self, answer: LiveCompletion) -> None:
         asked = answer.request
         try:
             # In a thread: this renders the prompt. Should nobody wait for it any more, letting go of it cancels it.
@@ -88,7 +88,7 @@ class Answers:
         finally:
             await self._end(answer)
 
-    async def _end(self, answer: Answer) -> None:
+    async def _end(self, answer: LiveCompletion) -> None:
         answer._ending, answer._pieces = True, None  # letting go of an adapter that may be gone by now
         try:
             await asyncio.to_thread(answer.save)
@@ -101,6 +101,6 @@ class Answers:
         answer.ended.set()
 
 
-def _cancel(answer: Answer) -> None:
+def _cancel(answer: LiveCompletion) -> None:
     if answer._task is not None and not answer._ending:
         answer._task.cancel()
