@@ -14,7 +14,7 @@ from arriero.server.routes.anthropic.schemas import MessagesRequest
 from arriero.server.routes.ollama.schemas import ChatBody
 from tests.conftest import TOOL_TEMPLATE, ScriptedEngine
 from tests.prompt.templates import GLUED, HERMES, THINKING
-from tests.prompt.test_asking import ALTERNATING, renderer_of
+from tests.prompt.test_prompt_renderer import ALTERNATING, renderer_of
 from tests.prompt.test_templates import RENDERERS
 from tests.schemas import broken_schemas, json_values, schemas
 
