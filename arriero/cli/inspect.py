@@ -59,10 +59,12 @@ def inspect(
     """
     from arriero.data import inspect as examine
     from arriero.data import load
+
+    loaded = load(data, options)  # before what follows, which takes seconds to import
+
     from arriero.prompt import resolve
     from arriero.training.planning.estimate import estimate
 
-    loaded = load(data, options)  # before anything that takes longer
     resolved = resolve(**plain(base), more_tokens=True)  # tokenizer and config suffice
     renderer = replace(resolved.renderer, answers=options.answers)
     report = examine(loaded, renderer, options, window=hub.window(resolved.model_dir), limit=max(limit, show))

@@ -44,7 +44,11 @@ def line_with(stream, words):
     [
         ([*DOWNLOAD, "huggingface"], "models/owner--name"),
         ([*DOWNLOAD, "modelscope"], "models/owner--name"),
-        (["inspect", "owner/name", "--model", "{model_dir}"], "datasets/huggingface/owner--name"),
+        pytest.param(
+            ["inspect", "owner/name", "--model", "{model_dir}"],
+            "datasets/huggingface/owner--name",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_of_two_processes_one_fetches_and_the_other_waits_for_it(hub_server, tmp_path, model_dir, arguments, kept):

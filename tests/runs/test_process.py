@@ -169,6 +169,7 @@ def test_a_run_of_several_workers_is_not_stopped_from_here(planned):
         stop(record)
 
 
+@pytest.mark.slow
 def test_a_plan_is_what_the_run_then_does(planned):
     record = planned(2.5, eval_fraction=0.3)
     plan = until(Planning(record).result)

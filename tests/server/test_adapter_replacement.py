@@ -58,7 +58,8 @@ def fresh(runs, model_dir):
     return answer
 
 
-@pytest.mark.parametrize("engine", ["transformers", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["transformers", "openvino"])
 def test_two_directories_of_the_same_last_name(runs, fresh, model_dir, engine):
     """`with_adapter` of the second once gave the first its weights."""
     base = load(model_dir, engine=engine, precision="float32")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import httpx
 import openai
 import pytest
 
-from arriero.chat import Chat
+from arriero.prompt import Renderer
 from arriero.server import create_app
 from tests.conftest import ids_of
 from tests.server.conftest import remade
@@ -177,26 +177,26 @@ def test_the_server_answers_others_while_an_answer_is_made(serve, client_of):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "bc"
 
 
-class SlowToRender(Chat):
-    """Takes until `release` is set to render a prompt."""
-
-    def render(self, messages, **options):
-        self.rendering.set()
-        assert self.release.wait(30), "nobody else was served"
-        return super().render(messages, **options)
-
-
 def test_the_server_answers_others_while_a_prompt_is_rendered(serve, scripted_chat):
-    chat = remade(scripted_chat("x"), SlowToRender)
-    chat.rendering, chat.release = threading.Event(), threading.Event()
+    """This test held back a method that nobody called, and passed for want of it."""
+    rendering, release = threading.Event(), threading.Event()
+
+    class SlowRenderer(Renderer):
+        def asked(self, *arguments, **options):
+            rendering.set()
+            assert release.wait(30), "nobody else was served"
+            return super().asked(*arguments, **options)
+
+    chat = scripted_chat("x")
+    chat.renderer = SlowRenderer(**{item.name: getattr(chat.renderer, item.name) for item in fields(chat.renderer)})
     served = serve(chat=chat)
 
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(base_url=served.url, timeout=40) as client:
             asking = asyncio.ensure_future(client.post("/v1/chat/completions", json=ASK))
-            await asyncio.to_thread(chat.rendering.wait, 30)
+            assert await asyncio.to_thread(rendering.wait, 30)
             assert (await client.get("/health")).status_code == 200
-            chat.release.set()
+            release.set()
             return await asking
 
     assert asyncio.run(main()).status_code == 200

@@ -30,8 +30,14 @@ positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 409]
 """
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_the_server_keeps_to_its_document(serve, scripted_chat, embedding_dir, tmp_path, examples):
+ALL = "examples,coverage,fuzzing,stateful"
+
+
+@pytest.mark.parametrize(
+    ("examples", "phases"),
+    [(5, "fuzzing"), pytest.param(300, ALL, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_the_server_keeps_to_its_document(serve, scripted_chat, embedding_dir, tmp_path, examples, phases):
     chat = scripted_chat("Hello", "{}", template=TOOL_TEMPLATE)
     app = create_app(None, keys=Keys({"ana": "ana-key-1"}, "admin-key-1"))
     embedder = Embedder(embedding_dir)
@@ -39,7 +45,7 @@ def test_the_server_keeps_to_its_document(serve, scripted_chat, embedding_dir, t
     served = serve(chat=chat, app=app)
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     command = ["-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", "--checks", "all", "--seed", "1"]
-    options = ["--max-examples", str(examples), "-H", "Authorization: Bearer admin-key-1"]
+    options = ["--max-examples", str(examples), "--phases", phases, "-H", "Authorization: Bearer admin-key-1"]
     done = subprocess.run(
         [sys.executable, *command, *options], capture_output=True, text=True, check=False, cwd=tmp_path,
         env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.server.openapi_hooks", "PYTHONPATH": str(HERE.parents[1])},

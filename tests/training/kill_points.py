@@ -1,7 +1,7 @@
-"""Kill a training run at its n-th file operation, resume it, and print what came of it as JSON.
+"""Kill a training run at moments spread over its file operations, resume it, and print what came of it as JSON.
 
-`python -m tests.training.kill_points ROWS MODEL FOLDER [N …]`: one uninterrupted run, which also counts the
-operations, then for each N a run that is killed there (SIGKILL, from an audit hook) and one that resumes.
+`python -m tests.training.kill_points ROWS MODEL FOLDER COUNT`: one uninterrupted run, which also counts the operations,
+then for each of COUNT moments a run that is killed there (SIGKILL, from an audit hook) and one that resumes.
 """
 
 from __future__ import annotations
@@ -66,19 +66,20 @@ def outcome(output: Path) -> tuple[str, list[int]]:
 
 def main() -> None:
     """As the module says."""
-    rows, model, folder, *numbers = sys.argv[1:]
+    rows, model, folder, count = sys.argv[1:]
     torch.set_num_threads(1)  # threads do not survive a fork
     whole = Path(folder) / "whole"
     operations = attempt(rows, model, whole, resume=False)
     digest, steps = outcome(whole)
     killed = []
-    for number in map(int, numbers):
+    last = operations - 2  # of what comes after, the output is finished
+    for number in sorted({round(1 + (last - 1) * place / (int(count) - 1)) for place in range(int(count))}):
         output = Path(folder) / f"killed-{number}"
         was_killed = attempt(rows, model, output, resume=False, kill_at=number) == -1
         attempt(rows, model, output, resume=True)
-        found, made = outcome(output)
-        killed.append({"at": number, "killed": was_killed, "hash": found, "steps": made})
-    print(json.dumps({"operations": operations, "whole": digest, "steps": len(steps), "killed": killed}))
+        adapter_hash, steps_made = outcome(output)
+        killed.append({"at": number, "killed": was_killed, "hash": adapter_hash, "steps": steps_made})
+    print(json.dumps({"whole": digest, "steps": len(steps), "killed": killed}))
 
 
 if __name__ == "__main__":
