@@ -14,6 +14,10 @@
     sampling.py      a model's own sampling defaults
     detokenizer.py   token ids -> whole characters
     stopping.py      text -> text up to a stop string
+    compat.py        private names of other libraries, with the versions they were seen with
+
+An engine is added by a folder here with a class that implements `Engine`, and an `Entry` in registry.py that says what
+it needs, what it lacks and how it loads.
 
 Names are imported when first used, so that `arriero --help` can list the engines quickly.
 """

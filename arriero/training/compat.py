@@ -1,6 +1,7 @@
 """Private names of torch (2.11 to 2.14) and transformers (5.17 to 5.23) where there is no public one.
 
-What `StepTrainer` overrides or sets of transformers' Trainer is listed in TRAINER: a subclass has no other way.
+What `StepTrainer` overrides of transformers' Trainer is listed in TRAINER, and what it sets in TRAINER_ATTRIBUTES: a
+subclass has no other way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ TRAINER = (
     "_load_optimizer_and_scheduler",
     "_load_rng_state",
 )
+TRAINER_ATTRIBUTES = ("_globalstep_last_logged", "_total_loss_scalar")
 
 
 def softmax_backward(grad: Tensor, output: Tensor) -> Tensor:
@@ -48,6 +50,11 @@ def attention_of(model: Any) -> str | None:
 def takes_other_attention(model: Any) -> bool:
     """Whether a transformers model's attention can be exchanged."""
     return bool(getattr(model, "_supports_attention_backend", False))
+
+
+def forget_weight_conversions(model: Any) -> None:
+    """Have a transformers model that was dequantised saved as it is; else saving would quantise it again."""
+    model._weight_conversions = None
 
 
 def is_stateful(model: Any) -> bool:

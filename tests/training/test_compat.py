@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
-from transformers import LlamaForCausalLM, MambaForCausalLM, PreTrainedModel, Trainer
+from transformers import LlamaForCausalLM, MambaForCausalLM, PreTrainedModel, Trainer, core_model_loading
 
 from arriero.training import compat
 from tests.training.test_exactness import build
@@ -28,4 +30,8 @@ def test_transformers_has_them():
     assert compat.takes_other_attention(LlamaForCausalLM), "transformers: _supports_attention_backend"
     assert compat.is_stateful(MambaForCausalLM), "transformers: _is_stateful"
     assert not compat.is_stateful(PreTrainedModel)
+    compat.forget_weight_conversions(model)
+    assert "model._weight_conversions" in inspect.getsource(core_model_loading), "transformers: _weight_conversions"
+    missing = [name for name in compat.TRAINER_ATTRIBUTES if f"self.{name} = " not in inspect.getsource(Trainer)]
+    assert missing == [], "transformers.Trainer"
     assert [name for name in compat.TRAINER if not callable(getattr(Trainer, name, None))] == [], "transformers.Trainer"

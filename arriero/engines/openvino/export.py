@@ -22,13 +22,13 @@ import nncf
 import openvino
 import torch
 from openvino import opset13 as ops
-from openvino._offline_transformations import apply_make_stateful_transformation
-from openvino.frontend.pytorch import patch_model
+from openvino.passes import MakeStateful, Manager
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
 from arriero import hub
+from arriero.engines import compat
 from arriero.engines.openvino.cache import MODEL, VOCABULARY
 from arriero.engines.registry import openvino_lacks
 from arriero.errors import ExportError, MemoryLimitError
@@ -168,7 +168,7 @@ def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers = config.num_hidden_layers
     if model.dtype != torch.float32:
-        patch_model.__make_16bit_traceable(model)
+        compat.make_16bit_traceable(model)
     if any(isinstance(module, Conv1D) for module in model.modules()):
         raise ExportError("its matrices are stored as GPT-2's are, which adapters would not find")
     _prove(model, heads, head_dim, layers)
@@ -178,7 +178,7 @@ def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
         with torch.no_grad():
             traced = openvino.convert_model(_Flat(model), example_input=example)
     finally:  # torch.bmm and torch.baddbmm of the whole process are patched too: training would compute nonsense
-        patch_model._unpatch_torch_functions()
+        compat.restore_torch()
     _name(traced, layers, heads, head_dim)
     _make_stateful(traced, layers, heads, head_dim)
     return traced
@@ -236,7 +236,9 @@ def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int
         for consumer in consumers:
             consumer.replace_source_output(gathered.output(0))
     model.validate_nodes_and_infer_types()
-    apply_make_stateful_transformation(model, dict(_state_names(layers)))
+    manager = Manager()
+    manager.register_pass(MakeStateful(dict(_state_names(layers))))
+    manager.run_passes(model)
     zero = ops.constant(0, openvino.Type.i64)
     batch = ops.gather(ops.shape_of(model.input("input_ids"), "i64"), ops.constant([0], openvino.Type.i64), zero)
     empty = [batch, *(ops.constant([size], openvino.Type.i64) for size in (heads, 0, head_dim))]

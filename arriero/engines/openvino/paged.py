@@ -21,8 +21,8 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
-from openvino._offline_transformations import paged_attention_transformation
 
+from arriero.engines.compat import use_paged_attention
 from arriero.engines.openvino.adapter import LINEAR, Weights, matrices
 
 KEPT = 16  # blocks that stay allocated when no sequence needs any
@@ -56,7 +56,7 @@ class PagedModel:
         model = core.read_model(file)
         if adapter is not None:
             _add_lora(model, adapter)
-        paged_attention_transformation(model)
+        use_paged_attention(model)
         self._selects = _select(model)
         compiled = core.compile_model(model, "CPU", dict(properties))
         self._request = compiled.create_infer_request()

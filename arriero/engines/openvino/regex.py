@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-
-# the standard library's own parser: without it this file would be a parser
-from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
+from arriero.engines.compat import parse_regex
 from arriero.engines.openvino.rules import Rules, times
 from arriero.errors import UsageError
 
@@ -49,7 +47,7 @@ def literal(text: str) -> str:
 def pattern(expression: str, rules: Rules) -> str:
     """EBNF for `expression`, in ECMAScript's spelling as far as Python reads it; UsageError for what it cannot do."""
     try:
-        parsed = parser.parse(expression)
+        parsed = parse_regex(expression)
         if parsed.state.flags & (re.IGNORECASE | re.DOTALL | re.MULTILINE | re.VERBOSE):
             raise UsageError("flags are not supported")
         return _sequence(list(parsed), rules, first=True, last=True)
@@ -82,7 +80,7 @@ def _node(name: str, value: Any, rules: Rules, *, first: bool, last: bool) -> st
         return _one_of(_class(value), rules)
     if name in ("MAX_REPEAT", "MIN_REPEAT"):
         low, high, inner = value
-        return _sequence(list(inner), rules) + times(low, math.inf if high == parser.MAXREPEAT else high)
+        return _sequence(list(inner), rules) + times(low, math.inf if str(high) == "MAXREPEAT" else high)
     if name == "SUBPATTERN" and not (value[1] or value[2]):
         return _sequence(list(value[3]), rules, first=first, last=last)
     if name == "BRANCH":

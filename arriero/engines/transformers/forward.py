@@ -16,6 +16,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from arriero.engines.compat import attention_of, is_stateful, takes_dynamic_cache
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -35,8 +37,7 @@ class Forward:
         self._known = frozenset(inspect.signature(model.forward).parameters)
         # Mamba calls it cache_params; a few models have a kind of their own and read everything again for each id
         names = [name for name in ("past_key_values", "cache_params") if name in self._known]
-        inside = hasattr(model, "_setup_cache")  # RecurrentGemma keeps it in its layers, for one request at a time
-        self._cache_name = names[0] if names and model._supports_default_dynamic_cache() and not inside else None
+        self._cache_name = names[0] if names and takes_dynamic_cache(model) else None
         self.shared_length, self.in_parts = self._limits()
         self.pads = model.device.type == "cpu"
         self._visible = min(
@@ -107,7 +108,7 @@ class Forward:
 
     def obstacle(self) -> str | None:
         """Why decode steps of this model cannot be captured in a CUDA graph, None where they may be."""
-        kind = getattr(self._model.config, "_attn_implementation", None)
+        kind = attention_of(self._model)
         reasons = {
             "its answers are computed one at a time": not self.shared_length,
             "its attention slides over a window": self.shared_length < sys.maxsize,
@@ -143,7 +144,7 @@ class Forward:
 
     def _limits(self) -> tuple[int, bool]:
         """`shared_length` and `in_parts`."""
-        if self._cache_name != "past_key_values" or getattr(self._model, "_is_stateful", False):
+        if self._cache_name != "past_key_values" or is_stateful(self._model):
             return 0, False
         layers = self.cache().layers
         if {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:

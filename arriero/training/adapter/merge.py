@@ -27,6 +27,7 @@ from arriero.training.adapter.evaluate import held_out
 from arriero.training.adapter.loading import load_base, trained_options, trained_reading
 from arriero.training.adapter.receipt import Difference, difference, logits_of
 from arriero.training.adapter.writing import RECEIPT, Types, appears_whole, check_free, save
+from arriero.training.compat import forget_weight_conversions
 from arriero.training.output.directory import write_json
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _merged(model_dir: Path, adapter_dir: Path) -> PreTrainedModel:
     try:
         if getattr(base, "hf_quantizer", None) is not None:
             base = base.dequantize(torch.float32)
-            base._weight_conversions = None  # else saving would want to quantise again
+            forget_weight_conversions(base)
         tuned = hub.load_adapter(base.to("cpu", torch.float32), adapter_dir)
         _untie(base)
         merged: PreTrainedModel = tuned.merge_and_unload(safe_merge=True)
