@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,3 +203,17 @@ def test_a_run_with_new_rows_goes_on_where_it_stopped(tmp_path, rows):
     ours, expected = (load_file(path / "adapter_model.safetensors") for path in (resumed, whole))
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+
+
+def test_who_keeps_where_the_embeddings_are_is_told_also_when_the_adapter_cannot_be_loaded(grown, tmp_path):
+    """The embeddings had grown by then, and captured decode steps went on with the memory where they were."""
+    model_dir, adapter = grown
+    wrong = Path(shutil.copytree(adapter, tmp_path / "wrong"))
+    config = json.loads((wrong / "adapter_config.json").read_text())
+    (wrong / "adapter_config.json").write_text(json.dumps({**config, "r": config["r"] + 1}))
+    grew = []
+    adapters = Adapters(AutoModelForCausalLM.from_pretrained(model_dir), lambda: grew.append(True))
+    with pytest.raises(ArrieroError, match="cannot be loaded"):
+        adapters.load(wrong)
+    assert adapters.vocabulary == TOKENS
+    assert grew == [True]

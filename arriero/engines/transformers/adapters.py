@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Adapters:
     """The adapters of a model. Only one thread may use it, the one that calls the model.
 
-    `on_growth` is called once an adapter has brought embeddings for tokens that the model had none for: the model's
+    `on_growth` is called when an adapter has brought embeddings for tokens that the model had none for: the model's
     are in another place in memory then.
     """
 
@@ -57,10 +57,11 @@ class Adapters:
         except BaseException:
             self._undo(name)
             raise
+        finally:
+            if self.vocabulary > before:  # also where what came after that has failed
+                self._on_growth()
         self._peft.eval()
         self._peft.base_model.disable_adapter_layers()
-        if self.vocabulary > before:
-            self._on_growth()
         return name
 
     def delete(self, name: str) -> None:
