@@ -79,7 +79,7 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         reasoning: Reasoning | None = None,
     ) -> None:
         self._generation = generation
-        self._answer = _Answer(generation, renderer, stop, output_spec, reasoning)
+        self._decoder = AnswerDecoder(generation, renderer, stop, output_spec, reasoning)
         self._tokens = iter(generation)
         self._atokens = aiter(generation)
         self._ended = False
@@ -115,11 +115,11 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
     def _piece(self, token: int | None) -> Piece | None:
         """The piece that this token completes, if any; None is the end of the generation."""
         if token is not None:
-            piece = self._answer.push(token)
-            if piece is not None or not self._answer.stopped:
+            piece = self._decoder.push(token)
+            if piece is not None or not self._decoder.stopped:
                 return piece
         self.close()
-        return self._answer.last()
+        return self._decoder.last()
 
     @property
     def usage(self) -> Usage:
@@ -140,7 +140,7 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
     def end_logprob(self) -> TokenLogprob | None:
         """Where asked for and already there, that of the token that ended the turn, which is in no piece."""
         last = self._generation.logprobs[-1:]
-        return last[0] if last and self._answer.ends(last[0].token_id) else None
+        return last[0] if last and self._decoder.ends(last[0].token_id) else None
 
     def cancel(self) -> None:
         """Stop the engine's work on this answer, from any thread; it ends with the reason "cancelled"."""
@@ -159,7 +159,7 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         self._generation.cancel()
 
 
-class _Answer:
+class AnswerDecoder:
     """Turns one generation's ids into pieces, without the end-of-turn token."""
 
     def __init__(
@@ -183,7 +183,7 @@ class _Answer:
         demanded = [tool.name for tool in output_spec.demanded]
         self._reader = CallReader(output_spec.tools, markers.values(), demanded) if output_spec.tools else None
         self._only_one = not output_spec.parallel
-        self._spelled = _Spelled()
+        self._spans = _TokenSpans()
         self._tokens = 0
         self._calls = 0
         self._over = False  # whether a token has come that ends the turn, which an engine need not know
@@ -206,8 +206,8 @@ class _Answer:
         self._reasoning_tokens += self._thoughts is not None and self._thoughts.inside
         text = self._detokenizer.push(token)
         if self._generation.logprobs and token not in self._hidden:
-            self._spelled.token(self._generation.logprobs[self._tokens - 1])
-        self._spelled.text(text)
+            self._spans.token(self._generation.logprobs[self._tokens - 1])
+        self._spans.text(text)
         thought, text = self._think(text)
         piece = replace(self._piece(self._read(self._filter.push(text))), reasoning=thought)
         return piece if piece.text or piece.tool_calls or piece.call_deltas or thought else None
@@ -217,7 +217,7 @@ class _Answer:
         text = thought = ""
         if not (self._filter.stopped or self._complete):
             rest = self._detokenizer.flush()
-            self._spelled.text(rest)
+            self._spans.text(rest)
             thought, rest = self._think(rest, final=True)
             text = self._filter.push(rest) + self._filter.flush()
         parts = self._read(text)
@@ -235,7 +235,7 @@ class _Answer:
         if self._thoughts is None:
             return "", text
         thought, taken, text = self._thoughts.push(text, final=final)
-        self._spelled.upto(taken)  # no log-probabilities of what is not the answer
+        self._spans.upto(taken)  # no log-probabilities of what is not the answer
         return thought, text
 
     def _read(self, text: str) -> list[Part]:
@@ -248,7 +248,7 @@ class _Answer:
         for part in parts:
             if self._complete:
                 break
-            spelled = self._spelled.upto(part.length)
+            spelled = self._spans.upto(part.length)
             logprobs += spelled if part.text else []
             text += part.text
             deltas += [part.delta] if part.delta is not None else []
@@ -261,7 +261,7 @@ class _Answer:
         return self._only_one and self._calls > 0
 
 
-class _Spelled:
+class _TokenSpans:
     """Which tokens spell which characters of an answer: (position after the text a token is part of, token)."""
 
     def __init__(self) -> None:

@@ -4,14 +4,14 @@
     process.py    TransformersProcess: the same with a process of its own, which does the work
     worker.py     that process, see engines/process; there, as here, one thread owns the scheduler
     thread.py     the thread that drives the scheduler
-    scheduler.py  which prompts are prefilled and which sequences decode, step by step
+    scheduler.py  chunked prefill and continuous batching: what is prefilled and decoded, step by step
     requests.py   what one request asks of the scheduler
-    batches.py    prompts being prefilled, answers that share a batch, answers on their own
+    batches.py    PrefillBatch, DecodeBatch, and SingleSequence for what shares no batch
     cache.py      the KV cache of a batch
     forward.py    one call of the model, and what its kind of cache allows
     graphs.py     decode steps captured as CUDA graphs
     sampler.py    logits -> token ids and log-probabilities, for a whole batch
-    processors.py  bias, penalties, grammar and filters, for a whole batch
+    processors.py  the logits processors: bias, penalties, grammar and filters, for a whole batch
     adapters.py   PEFT adapters, unmerged, one in force at a time
 
 transformers' own continuous batching knows neither adapters, seeds, penalties nor grammars of a single request, and is

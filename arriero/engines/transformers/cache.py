@@ -1,11 +1,13 @@
 """The KV cache of a batch: a buffer for each layer's keys and one for its values, in which sequences have their slots.
 
-    slot 0   p p a a . .   every sequence begins at position 0 and has its own length; nothing is ever moved
+    position 0 1 2 3 4 5
+    slot 0   p p a a . .   every sequence begins at cache position 0 and has its own length; nothing is ever moved
     slot 1   p p p p p a   sideways. The next key of slot 0 goes to position 4, that of slot 1 to position 6.
     slot 2   . . . . . .   What lies behind a length is zero or left over, and the attention mask hides it.
 
-Buffers are made anew, and copied once, where more slots or positions are needed. A static cache, which CUDA graphs
-read, then has the sizes of a `Bucket`, as long as there is memory for that, and is kept when its batch has ended.
+So keys never need rotating anew: a cache position is the token's position in its sequence. Buffers are made anew, and
+copied once, where more slots or positions are needed. A static cache, which CUDA graphs read, then has the sizes of a
+`Bucket`, as long as there is memory for that, and is kept when its batch has ended.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from arriero.hardware import free_memory, gpus
 
-POSITIONS = 128  # buffers grow by so many at once
+POSITIONS = 128  # buffers grow by multiples of this
 LEAST = 256  # positions of the smallest bucket
 _VERSIONS = itertools.count()
 log = logging.getLogger(__name__)
@@ -37,14 +39,15 @@ class Bucket:
 
     @classmethod
     def of(cls, sequences: int, positions: int) -> Bucket:
-        """The smallest one with room for so many."""
+        """The smallest one with room for at least these."""
         return cls(1 << (sequences - 1).bit_length(), max(LEAST, 1 << (positions - 1).bit_length()))
 
 
 class KVCache:
-    """Keys and values of the sequences of a batch, whose `lengths` so far are here.
+    """The sequences of a batch, whose `lengths` so far are here: sequence i has `lengths[i]` tokens in slot i.
 
-    `version` is another one, and of no other cache, as soon as the buffers lie elsewhere.
+    `version` is another one, and of no other cache, as soon as the buffers lie elsewhere: a CUDA graph has their
+    addresses in it, and is good for one version only.
     """
 
     def __init__(self, *, static: bool = False) -> None:
@@ -59,13 +62,13 @@ class KVCache:
         """Bytes of all buffers."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._states.layers)
 
-    def add(self, prompt: DynamicCache, row: int, padding: int, length: int) -> None:
-        """Take over a prompt of so many tokens that was prefilled in `prompt[row]`, behind so much padding.
+    def add(self, prefilled: DynamicCache, sequence: int, padding: int, length: int) -> None:
+        """Take over a prompt of `length` tokens, one `sequence` of a prefilled cache, behind that much padding.
 
         Room for it has been reserved.
         """
-        for mine, theirs in zip(self._states.layers, prompt.layers, strict=True):
-            mine.fill(len(self.lengths), theirs.keys[row, :, padding:], theirs.values[row, :, padding:])
+        for mine, theirs in zip(self._states.layers, prefilled.layers, strict=True):
+            mine.fill(len(self.lengths), theirs.keys[sequence, :, padding:], theirs.values[sequence, :, padding:])
         self.lengths.append(length)
 
     def keep(self, count: int, slots: Sequence[int], movers: Sequence[int]) -> None:
@@ -87,9 +90,9 @@ class KVCache:
         )
 
     def reserve(self, sequences: int, positions: int, like: DynamicCache | None = None) -> None:
-        """Make room for so many; the first time for the layers of a cache `like` this one."""
+        """Make room for at least these; the first time for the layers of a cache `like` this one."""
         if not self._states.layers and like is not None:
-            self._states.layers = [_Slots(self._step, layer) for layer in like.layers]
+            self._states.layers = [_SlotLayer(self._step, layer) for layer in like.layers]
         if self.holds(Bucket(sequences, positions)):
             return
         self.version = next(_VERSIONS)
@@ -98,46 +101,50 @@ class KVCache:
             layer.grow(*size, used=max(self.lengths, default=0))
 
     def _size(self, sequences: int, positions: int) -> tuple[int, int]:
-        """The size of buffers with room for so many."""
+        """The size of buffers with room for at least these."""
         bucket = Bucket.of(sequences, positions)
-        exact = room(sequences, positions)
+        exact = buffer_size(sequences, positions)
+        # buffers that grow lose their graphs, so they grow to a whole bucket, if that leaves half of the memory free
         needed = bucket.sequences * bucket.positions * position_bytes(self._states)
         if not self.static or needed > (free_memory() + unused_memory()) // 2:
             return exact
         log.info("the KV cache has room for %d sequences of %d tokens: %.1f MB", *astuple(bucket), needed / 1e6)
         return bucket.sequences, bucket.positions
 
-    def at(self, places: torch.Tensor, positions: int) -> DynamicCache:
-        """What the model is given in a step in which each sequence gets one more token.
+    def at(self, newest: torch.Tensor, positions: int) -> DynamicCache:
+        """What the model receives in a step in which each sequence gets one more token.
 
-        `places` (sequences,) are their positions, and so many `positions` are looked at. Sequences behind the cache's
-        own are padding, at position 0 of slots that are free.
+        `newest` (sequences,) are the cache positions of those tokens; attention looks at the first `positions` of every
+        slot. Sequences behind the cache's own are padding, at position 0 of slots that are free.
         """
-        self._step.begin(places, positions)
+        self._step.begin(newest, positions)
         return self._states
 
 
 class _Step:
-    """Where the newest token of each sequence goes while a step runs, on every device that has layers."""
+    """Where the newest token of each sequence goes while a step runs, on every device that has layers.
+
+    It is one for all layers, so the positions are copied to each device once a step and not once a layer.
+    """
 
     def __init__(self) -> None:
         self.positions = 0
         self._on: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._places = torch.empty(0, dtype=torch.long)
+        self._newest = torch.empty(0, dtype=torch.long)
 
-    def begin(self, places: torch.Tensor, positions: int) -> None:
-        self._places, self.positions, self._on = places, positions, {}
+    def begin(self, newest: torch.Tensor, positions: int) -> None:
+        self._newest, self.positions, self._on = newest, positions, {}
 
     def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slot and position of each newest token, each (sequences,)."""
+        """Slot and cache position of each newest token, each (sequences,)."""
         if device not in self._on:
-            places = self._places.to(device, non_blocking=True)
-            self._on[device] = torch.arange(len(places), device=device), places
+            newest = self._newest.to(device, non_blocking=True)
+            self._on[device] = torch.arange(len(newest), device=device), newest
         return self._on[device]
 
 
-class _Slots(DynamicLayer):
-    """One layer's keys and values: each (slots, heads, positions, size of a head)."""
+class _SlotLayer(DynamicLayer):
+    """One layer of the KV cache: `keys` and `values` are (slots, KV heads, cache positions, head size) each."""
 
     def __init__(self, step: _Step, like: DynamicLayer) -> None:
         super().__init__()
@@ -146,12 +153,12 @@ class _Slots(DynamicLayer):
         self.keys, self.values = like.keys[:0, :, :0], like.values[:0, :, :0]
 
     def grow(self, slots: int, positions: int, *, used: int) -> None:
-        """Make buffers of that size; of the old ones only the first `used` positions are in use."""
+        """Make buffers of that size; of the old ones the first `used` positions are copied."""
         self.keys = _grown(self.keys, slots, positions, used)
         self.values = _grown(self.values, slots, positions, used)
 
     def fill(self, slot: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put a prompt into a slot: each (heads, positions, size of a head)."""
+        """Put a prompt into a slot: each (KV heads, prompt tokens, head size)."""
         for mine, theirs in ((self.keys, keys), (self.values, values)):
             mine[slot, :, : theirs.shape[1]] = theirs
             mine[slot, :, theirs.shape[1] :] = 0  # a mask hides numbers, but not the NaN of a sequence that failed here
@@ -162,29 +169,31 @@ class _Slots(DynamicLayer):
         self.values[slots] = self.values[movers]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
-        """Store the newest keys and values, (sequences, heads, 1, size of a head); returns all so far."""
-        slots, places = self._step.on(key_states.device)
-        self.keys[slots, :, places] = key_states[:, :, 0]
-        self.values[slots, :, places] = value_states[:, :, 0]
-        seen = self._step.positions
-        return self.keys[: len(slots), :, :seen], self.values[: len(slots), :, :seen]
+        """Store the newest tokens' keys and values, (sequences, KV heads, 1, head size) each.
+
+        Returns views of what attention looks at: (sequences, KV heads, `positions` of the step, head size) each.
+        """
+        slots, newest = self._step.on(key_states.device)
+        self.keys[slots, :, newest] = key_states[:, :, 0]
+        self.values[slots, :, newest] = value_states[:, :, 0]
+        attended = self._step.positions
+        return self.keys[: len(slots), :, :attended], self.values[: len(slots), :, :attended]
 
     def get_seq_length(self) -> int:
-        """Positions before the newest, as the model's mask counts them."""
+        """Positions before the newest, as the model's mask counts them: one number, whatever the sequences' lengths."""
         return self._step.positions - 1
 
 
 def position_bytes(cache: DynamicCache) -> int:
-    """Bytes of one token's keys and values; 0 where a cache does not keep them for every token."""
+    """Bytes of the KV cache of one token; 0 where a cache does not keep every token."""
     if not all(isinstance(layer, DynamicLayer) and layer.is_initialized for layer in cache.layers):
         return 0
-    return sum(
-        part.shape[1] * part.shape[3] * part.itemsize for layer in cache.layers for part in (layer.keys, layer.values)
-    )
+    buffers = [buffer for layer in cache.layers for buffer in (layer.keys, layer.values)]
+    return sum(buffer.shape[1] * buffer.shape[3] * buffer.itemsize for buffer in buffers)  # KV heads x head size
 
 
-def room(sequences: int, positions: int) -> tuple[int, int]:
-    """The size of a buffer in which so many slots and positions are needed."""
+def buffer_size(sequences: int, positions: int) -> tuple[int, int]:
+    """Slots and cache positions of a buffer that has room for these and some more: growing copies all of it."""
     return sequences + sequences // 2, -(-positions // POSITIONS) * POSITIONS
 
 

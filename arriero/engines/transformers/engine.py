@@ -157,5 +157,5 @@ def _description(model: PreTrainedModel, forward: Forward) -> str:
     if forward.shared_length < getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize):
         over = f" over {forward.shared_length} tokens" if forward.shared_length else ""
         parts.append(f"requests{over} are not batched")
-        log.info("%s: the model does not keep every key and value", parts[-1])
+        log.info("%s: the model's KV cache does not keep every token", parts[-1])
     return ", ".join(parts)

@@ -1,7 +1,7 @@
 """One call of the model, and what its kind of cache allows.
 
-A model whose layers all keep every key and value can answer many requests in one batch. Where layers see a sliding
-window only, that holds for requests that end inside it. Everything else (longer requests, state-space and hybrid
+A model whose KV cache keeps every token can answer many requests in one batch. Where layers see a sliding window only,
+that holds for requests that end inside it. Everything else (longer requests, state-space and hybrid
 models) is answered on its own, with the model's own cache, so that the answer is right for every model.
 """
 
@@ -28,17 +28,17 @@ class Forward:
     """Calls a model with those arguments that it knows.
 
     `shared_length` is the longest request, prompt and answer in tokens, that may share a batch: 0 where none may.
-    `in_parts` says whether a prompt can be read in several calls. `pads`: on a CPU, batches and caches are padded to
-    one of few sizes, see `rounded`.
+    `chunked` says whether a prompt can be prefilled in several calls. `pads`: on a CPU, batches and caches are padded
+    to one of few sizes, see `rounded`.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._known = frozenset(inspect.signature(model.forward).parameters)
-        # Mamba calls it cache_params; a few models have a kind of their own and read everything again for each id
-        names = [name for name in ("past_key_values", "cache_params") if name in self._known]
+        self._parameters = frozenset(inspect.signature(model.forward).parameters)
+        # Mamba calls it cache_params; a few models have a kind of their own, and prefill everything again for each id
+        names = [name for name in ("past_key_values", "cache_params") if name in self._parameters]
         self._cache_name = names[0] if names and takes_dynamic_cache(model) else None
-        self.shared_length, self.in_parts = self._limits()
+        self.shared_length, self.chunked = self._limits()
         self.pads = model.device.type == "cpu"
         self._visible = min(
             self.shared_length, getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
@@ -60,7 +60,7 @@ class Forward:
         return cache
 
     def padded(self, sequences: int, positions: int) -> tuple[int, int]:
-        """Sequences and cache positions to compute with, where at least so many are needed.
+        """Sequences and cache positions to compute with, where at least these are needed.
 
         Padding stays inside the context and the sliding window: a mask measures distances from its last position.
         """
@@ -77,10 +77,11 @@ class Forward:
         *,
         every: bool = False,
     ) -> torch.Tensor:
-        """Logits after the last id of each row, or after `every` new one: (rows, 1 or new ids, vocabulary), float32.
+        """Logits after the last id of each sequence, or after `every` new one, as float32.
 
-        `ids` and `positions` are (rows, new ids), `mask` is (rows, all ids so far), 0 where there is only padding, or
-        what attention takes, (rows, 1, new ids, all ids so far).
+        They are (sequences, 1 or new ids, vocabulary). `ids` and `positions` are (sequences, new ids), `mask` is
+        (sequences, cache positions), 0 where there is only padding, or what attention takes, (sequences, 1, new ids,
+        cache positions).
         """
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         return self._logits({**given, "use_cache": True, "logits_to_keep": 0 if every else 1}, every=every)
@@ -92,19 +93,19 @@ class Forward:
         """
         count = inputs.shape[1]
         sequences, positions = self.padded(count, max(cache.lengths) + 1)
-        ids, places = pad(inputs, (0, sequences - count)).to(self.device)
-        mask = (torch.arange(positions, device=self.device) <= places[:, None]).long()
-        return self(ids[:, None], mask, places[:, None], cache.at(places, positions))[:count, -1]
+        ids, newest = pad(inputs, (0, sequences - count)).to(self.device)
+        mask = (torch.arange(positions, device=self.device) <= newest[:, None]).long()  # (sequences, cache positions)
+        return self(ids[:, None], mask, newest[:, None], cache.at(newest, positions))[:count, -1]
 
     def static_decode(self, inputs: torch.Tensor, cache: KVCache, positions: int) -> torch.Tensor:
-        """The same of `inputs` on the device; so many positions of the cache are looked at.
+        """The same of `inputs` on the device; attention looks at the first `positions` of the cache.
 
         Nothing but tensors decides what is computed, and none is read on the host: transformers reads a mask of two
         dimensions, to see if it can be left out, and takes one of four as it is.
         """
-        ids, places = inputs
-        mask = torch.arange(positions, device=inputs.device) <= places[:, None]
-        return self(ids[:, None], mask[:, None, None], places[:, None], cache.at(places, positions))[:, -1]
+        ids, newest = inputs
+        mask = torch.arange(positions, device=inputs.device) <= newest[:, None]
+        return self(ids[:, None], mask[:, None, None], newest[:, None], cache.at(newest, positions))[:, -1]
 
     def obstacle(self) -> str | None:
         """Why decode steps of this model cannot be captured in a CUDA graph, None where they may be."""
@@ -117,39 +118,40 @@ class Forward:
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
-    def alone(self, ids: torch.Tensor, read: int, cache: DynamicCache, *, every: bool = False) -> torch.Tensor:
-        """The same of all ids so far of one request, (1, ids), the first `read` of which are in `cache`.
+    def single(self, ids: torch.Tensor, cached: int, cache: DynamicCache, *, every: bool = False) -> torch.Tensor:
+        """The same of all ids so far of one request, (1, ids), the first `cached` of which are in `cache`.
 
-        Models that cannot read in parts are called as their own `generate` would.
+        Models without chunked prefill are called as their own `generate` would.
         """
         mask = torch.ones_like(ids)
-        if self.in_parts:
+        if self.chunked:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
-            return self(ids[:, read:], mask, positions[:, read:], cache, every=every)
+            return self(ids[:, cached:], mask, positions[:, cached:], cache, every=every)
         given: dict[str, Any] = {"attention_mask": mask, "use_cache": self._cache_name is not None}
         if self._cache_name is not None:
             given[self._cache_name] = cache
-        new = ids.shape[1] - read if self._cache_name is not None and read else None
+        new = ids.shape[1] - cached if self._cache_name is not None and cached else None
         return self._logits(
             self._model.prepare_inputs_for_generation(
-                ids, next_sequence_length=new, is_first_iteration=not read, **given
+                ids, next_sequence_length=new, is_first_iteration=not cached, **given
             ),
             every=every,
         )
 
     def _logits(self, given: dict[str, Any], *, every: bool) -> torch.Tensor:
-        known = {name: value for name, value in given.items() if name in self._known}
-        logits: torch.Tensor = self._model(**known, return_dict=True).logits
+        arguments = {name: value for name, value in given.items() if name in self._parameters}
+        logits: torch.Tensor = self._model(**arguments, return_dict=True).logits
+        # a model that does not know logits_to_keep gives those of all ids
         return (logits if every else logits[:, -1:]).float()
 
     def _limits(self) -> tuple[int, bool]:
-        """`shared_length` and `in_parts`."""
+        """`shared_length` and `chunked`."""
         if self._cache_name != "past_key_values" or is_stateful(self._model):
             return 0, False
         layers = self.cache().layers
         if {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
             return 0, False
-        if not {"attention_mask", "position_ids"} <= self._known:
+        if not {"attention_mask", "position_ids"} <= self._parameters:
             return 0, True
         windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
         if "local" in getattr(self._model.config, "attention_layers", ()):  # GPT-Neo's windows are not in its cache

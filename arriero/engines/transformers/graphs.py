@@ -48,7 +48,7 @@ class DecodeGraphs:
         self.seen: OrderedDict[Key, int] = OrderedDict()
         self.caches: dict[str | None, KVCache] = {}
         self.off = ""
-        self._told = False
+        self._warned = False
         self._forward, self._capture = forward, capture
 
     def cache(self, adapter: str | None) -> KVCache:
@@ -107,13 +107,13 @@ class DecodeGraphs:
         put(self.seen, key, steps + 1, REMEMBERED)
         if steps != PATIENCE:
             return False
-        if not cache.holds(key[1]) and not self._told:
-            self._told = True
+        if not cache.holds(key[1]) and not self._warned:
+            self._warned = True
             log.warning("decode steps are not captured where a KV cache for graphs would take half of what is free")
         return cache.holds(key[1])
 
     def _add(self, key: Key, cache: KVCache, inputs: Tensor, logits: Tensor) -> None:
-        """Have a graph from now on, if it finds the `logits` that the model has found for the same step."""
+        """Have a graph from now on, if it computes the `logits` that the model has computed for the same step."""
         self._sweep()
         try:
             graph = self._captured(key[1], cache, inputs)
@@ -128,26 +128,26 @@ class DecodeGraphs:
         log.info("captured a CUDA graph for %s, logits %.1e apart", key[1], apart)
 
     def _captured(self, bucket: Bucket, cache: KVCache, inputs: Tensor) -> Graph:
-        """Steps may be computed any number of times: keys and values are written to where they are already."""
+        """Steps may be computed any number of times: each writes the same to the same positions of the KV cache."""
         static = pad(inputs, (0, bucket.sequences - inputs.shape[1])).to(self._forward.device)
         with self._capture.stream():
             captured = self._capture(lambda: self._forward.static_decode(static, cache, bucket.positions))
         return Graph(static, captured)
 
 
-def decode_graphs(forward: Forward, wanted: CudaGraphs) -> DecodeGraphs | None:
-    """Graphs for a model where they are wanted and can be; announced.
+def decode_graphs(forward: Forward, option: CudaGraphs) -> DecodeGraphs | None:
+    """Graphs for a model where the `option` has them and they can be; announced.
 
     Raises UsageError where they are demanded and cannot be.
     """
-    if wanted == "off":
+    if option == "off":
         return None
     cuda = forward.device.type == "cuda"
     reason = forward.obstacle() or ("this machine has no CUDA GPU" if not cuda else None)
     if reason is None:
         log.info("CUDA graphs: for decode steps")
         return DecodeGraphs(forward, CudaCapture(forward.device))
-    if wanted == "on":
+    if option == "on":
         raise UsageError(f"--cuda-graphs on: {reason}", hint="--cuda-graphs auto")
     if cuda:  # elsewhere nobody expects any
         log.info("CUDA graphs left out: %s", reason)
@@ -164,6 +164,6 @@ def _replayed(graph: Graph, inputs: Tensor) -> Tensor:
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
     """How far logits are apart, relative to all of them; what is no finite number on either side counts as 0."""
-    ours, theirs = (torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0) for part in (ours, theirs))
-    apart, whole = (float(part.norm()) for part in (ours - theirs, theirs))
+    ours, theirs = (torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0) for logits in (ours, theirs))
+    apart, whole = (float(logits.norm()) for logits in (ours - theirs, theirs))
     return apart / whole if whole else apart

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """Some rows of a batch of `count`, by number. All of them are neither gathered nor put back."""
+    """Some rows of a batch of `count`, by number. All of them are neither gathered nor put back.
+
+    batch   numbers   of(batch)   own   put(batch, own)
+      a       1, 3        b        B           a
+      b                   d        D           B
+      c                                        c
+      d                                        D
+    """
 
     def __init__(self, numbers: Sequence[int], count: int, device: torch.device) -> None:
         self.numbers = list(numbers)
@@ -36,9 +43,9 @@ class Rows:
         """These rows of a tensor (batch, …)."""
         return batch if self._index is None else batch.index_select(0, self._index)
 
-    def put(self, batch: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        """The tensor (batch, …) with `part` in place of these rows; the one that was given stays as it is."""
-        return part if self._index is None else batch.index_copy(0, self._index, part)
+    def put(self, batch: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """The tensor (batch, …) with `own` in place of these rows; the one that was given stays as it is."""
+        return own if self._index is None else batch.index_copy(0, self._index, own)
 
     def column(self, values: Sequence[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """One value for each of these rows: (rows, 1)."""
@@ -51,19 +58,20 @@ class Bias:
     def __init__(self, samplers: Sequence[Sampler], device: torch.device) -> None:
         entries = [(row, *entry) for row, sampler in enumerate(samplers) for entry in sampler.sampling.logit_bias]
         rows, tokens, values = zip(*entries, strict=True)
-        self._places = torch.tensor(rows, device=device), torch.tensor(tokens, device=device)
+        self._indices = torch.tensor(rows, device=device), torch.tensor(tokens, device=device)
         self._values = torch.tensor(values, dtype=torch.float32, device=device)
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         """Biased scores of the whole batch: (batch, vocabulary)."""
-        return scores.index_put(self._places, self._values, accumulate=True)
+        return scores.index_put(self._indices, self._values, accumulate=True)
 
 
 class Penalties:
     """Repetition penalty over prompt and answer, presence and frequency penalty over the answer only.
 
     What a request has had so far are two rows here, (vocabulary,) each, and views of them with its sampler: so they
-    move on with it when others join or leave the batch.
+    move on with it when others join or leave the batch. The first row says which ids were seen, in the prompt or in the
+    answer, the second how often each is in the answer.
     """
 
     def __init__(self, samplers: Sequence[Sampler], rows: Rows, vocabulary: int) -> None:
@@ -73,6 +81,7 @@ class Penalties:
         self._presence = rows.column([sampler.sampling.presence_penalty or 0.0 for sampler in own])
         self._frequency = rows.column([sampler.sampling.frequency_penalty or 0.0 for sampler in own])
         pasts = [sampler.past or _past(sampler.prompt_ids, vocabulary, rows.device) for sampler in own]
+        # stacked, (rows, vocabulary), so that a step counts by one operator; what a sampler keeps are views of its row
         self._seen = torch.stack([seen for seen, _ in pasts])
         self._counts = torch.stack([counts for _, counts in pasts])
         for sampler, seen, counts in zip(own, self._seen, self._counts, strict=True):
@@ -90,7 +99,7 @@ class Penalties:
         """Take note of the batch's sampled tokens, (batch,); those below 0 are none."""
         own = self._rows.of(tokens)[:, None]
         sampled = own >= 0
-        own = own.clamp(min=0)
+        own = own.clamp(min=0)  # scatter takes no index below 0; id 0 gets what it had
         self._counts.scatter_add_(1, own, sampled.to(self._counts.dtype))
         self._seen.scatter_(1, own, self._seen.gather(1, own) | sampled)
 
@@ -119,7 +128,9 @@ class GrammarMask:
                 grammar.fill(bits, at)
             except ArrieroError as error:
                 failed[self._rows.numbers[at]] = error
-        words = torch.from_numpy(bits).to(self._rows.device, non_blocking=True)[:, :, None]
+        words = torch.from_numpy(bits).to(self._rows.device, non_blocking=True)[
+            :, :, None
+        ]  # (rows, words of 32 ids, 1)
         allowed = ((words >> self._bit) & 1).flatten(1)[:, : self._vocabulary].bool()
         own = self._rows.of(scores)
         missing = own.shape[1] - allowed.shape[1]  # below 0 where the tokenizer has more ids than the model
@@ -133,6 +144,7 @@ class Filters:
     def __init__(self, samplers: Sequence[Sampler], rows: Rows, vocabulary: int) -> None:
         own = [samplers[row].sampling for row in rows.numbers]
         self._temperature = rows.column([sampling.temperature or 1.0 for sampling in own])
+        # one topk, as wide as the widest, gives every row its own k-th score; rows without top_k keep all
         top_k = [min(sampling.top_k or vocabulary, vocabulary) for sampling in own]
         self._widest = max((k for k in top_k if k < vocabulary), default=0)
         self._last = rows.column([min(k, self._widest) - 1 for k in top_k], torch.long) if self._widest else None
@@ -147,8 +159,8 @@ class Filters:
     def __call__(self, scores: torch.Tensor, candidates: int) -> torch.Tensor:
         """Probabilities of the rows that sample, from their scores: (rows, vocabulary).
 
-        top_p looks for its nucleus among so many of the most probable ids, since sorting all takes longer than
-        everything else here; `enough` then says, on the device, whether that was right for every row.
+        top_p looks for its nucleus among that many `candidates`, the most probable ids, since sorting all takes longer
+        than everything else here; `enough` then says, on the device, whether that was right for every row.
         """
         scores = scores / self._temperature
         if self._last is not None:
@@ -166,10 +178,12 @@ class Filters:
     def _top_p(self, scores: torch.Tensor, candidates: int) -> torch.Tensor:
         """Scores without the least probable ids that together have no more than what is outside the nucleus."""
         count = min(candidates, scores.shape[1])
-        ordered, ids = scores.topk(count)
-        probabilities = (ordered - scores.logsumexp(dim=-1, keepdim=True)).exp()
+        ordered, ids = scores.topk(count)  # (rows, candidates) each, the most probable first
+        probabilities = (
+            ordered - scores.logsumexp(dim=-1, keepdim=True)
+        ).exp()  # among all ids, not among the candidates
         others = 1 - probabilities.sum(dim=-1, keepdim=True) if count < scores.shape[1] else 0.0
         self.enough = ~(others > self._rest).any()  # where logits are no numbers it is enough, too
         outside = others + probabilities.flip(-1).cumsum(dim=-1).flip(-1) <= self._rest  # with all less probable ids
-        outside[:, 0] = False
+        outside[:, 0] = False  # top_p 0 is the most probable id, not none
         return torch.full_like(scores, -torch.inf).scatter(1, ids, ordered.masked_fill(outside, -torch.inf))

@@ -17,7 +17,7 @@ class Request:
     """What was asked for, and the ids so far.
 
     `adapter` is the name that PEFT knows, and `holds` its handle, which keeps it loaded. `limit` is the most new ids.
-    `grammar` is what `grammar.lark` made. With `scores` the log-probabilities of the prompt are wanted.
+    `grammar` is what `grammar.lark` made. With `scores` the prompt gets log-probabilities, too.
     """
 
     generation: Generation
@@ -45,7 +45,7 @@ class Request:
 
     @property
     def newest(self) -> int:
-        """The id that the model has to read next."""
+        """The id that goes into the model next: it is in no cache yet."""
         return self.answer_ids[-1]
 
     def accept(self, sampled: SampledToken, stop_token_ids: Collection[int]) -> None:

@@ -67,7 +67,7 @@ class Sampler:
 
 
 class BatchSampler:
-    """Samples for one batch. What it keeps on the device is made anew when other requests are in it.
+    """Samples for one batch. What it keeps on the device is made anew when other requests are in it, or in other rows.
 
     Where one request's `candidates` do not hold its nucleus, a step is sampled once more among all ids.
     """
@@ -88,7 +88,7 @@ class BatchSampler:
         numbers = self._sampled.column([self._samplers[row].draw() for row in self._sampled.numbers], torch.float64)
         tokens = self._next(scores, numbers, self._candidates)
         enough, *values = self._copy(logits, tokens)
-        if not enough:
+        if not enough:  # rare; by the same random numbers, so that no request draws twice for one token
             tokens = self._next(scores, numbers, logits.shape[1])
             _, *values = self._copy(logits, tokens)
         if self._penalties is not None:
@@ -99,7 +99,7 @@ class BatchSampler:
         count, vocabulary = logits.shape
         biased = any(sampler.sampling.logit_bias for sampler in samplers)
         penalised, constrained, sampled, scored = (
-            Rows([row for row, wanted in enumerate(each) if wanted], count, logits.device)
+            Rows([row for row, asks in enumerate(each) if asks], count, logits.device)
             for each in (
                 [sampler.penalises for sampler in samplers],
                 [sampler.grammar is not None for sampler in samplers],
@@ -112,6 +112,7 @@ class BatchSampler:
         self._mask = GrammarMask(samplers, constrained) if len(constrained) else None
         self._filters = Filters(samplers, sampled, vocabulary) if len(sampled) else None
         self._sampled, self._scored = sampled, scored
+        # one topk serves all: each takes as many of these as it asked for
         self._top = min(max((sampler.alternatives or 0 for sampler in samplers), default=0), vocabulary)
         self._samplers = samplers
 
@@ -143,7 +144,7 @@ class BatchSampler:
         enough = self._filters.enough if self._filters is not None else tokens.new_ones(())
         parts = [enough.double()[None], tokens.double()]
         if len(self._scored):
-            parts += [part.double().flatten() for part in self._logprobs(logits, tokens)]
+            parts += [tensor.double().flatten() for tensor in self._logprobs(logits, tokens)]
         values: list[float] = torch.cat(parts).tolist()
         return values
 
@@ -164,16 +165,19 @@ class BatchSampler:
         return values.gather(1, self._scored.of(tokens).clamp(min=0)[:, None]), best, ids
 
     def _read_logprobs(self, values: list[float]) -> dict[int, TokenLogprob]:
-        """What `_logprobs` gave, by row, from all that was copied."""
+        """What `_logprobs` gave, by row, from what was copied for n requests, m of which ask for it.
+
+        tokens (n) | log-probabilities of m of them | most probable ones (m x top) | ids of those (m x top)
+        """
         rows, top = self._scored.numbers, self._top
         chosen, rest = values[len(self._samplers) :][: len(rows)], values[len(self._samplers) + len(rows) :]
         best, ids = rest[: len(rows) * top], rest[len(rows) * top :]
-        found = {}
+        by_row = {}
         for at, row in enumerate(rows):
-            wanted = slice(at * top, at * top + (self._samplers[row].alternatives or 0))
-            alternatives = zip(map(int, ids[wanted]), best[wanted], strict=True)
-            found[row] = TokenLogprob(int(values[row]), chosen[at], tuple(alternatives))
-        return found
+            own = slice(at * top, at * top + (self._samplers[row].alternatives or 0))  # of the `top` that all have
+            alternatives = zip(map(int, ids[own]), best[own], strict=True)
+            by_row[row] = TokenLogprob(int(values[row]), chosen[at], tuple(alternatives))
+        return by_row
 
 
 def _sample(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
@@ -200,7 +204,7 @@ def logprobs(logits: torch.Tensor, tokens: Sequence[int], alternatives: int) -> 
         return []
     values = logits.log_softmax(dim=-1)
     chosen = values.gather(1, torch.tensor(tokens, device=values.device)[:, None])[:, 0].tolist()
-    best, ids = (part.tolist() for part in values.topk(min(alternatives, values.shape[-1])))
+    best, ids = (tensor.tolist() for tensor in values.topk(min(alternatives, values.shape[-1])))
     return [
         TokenLogprob(token, chosen[at], tuple(zip(ids[at], best[at], strict=True))) for at, token in enumerate(tokens)
     ]

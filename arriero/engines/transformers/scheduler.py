@@ -1,10 +1,12 @@
-"""Which prompts are read and which answers go on, step by step.
+"""Which prompts are prefilled and which answers decoded, step by step: chunked prefill and continuous batching.
 
-Every step reads one chunk of the prompts that come next and then one more id of every answer under way, so a long
-prompt holds nobody up for longer than a chunk takes, and a cancelled request is gone after one step.
+Every step prefills one chunk of the prompts that come next and then decodes one more id of every answer in flight, so
+a long prompt holds nobody up for longer than a chunk takes, and a cancelled request is gone after one step.
 
-    waiting ─> prompts (one chunk a step) ─┬─> batch of the same adapter ─┬─> finished, cancelled, failed
-                                           └─> alone                      ┘
+    waiting ─> PrefillBatch (one chunk a step) ─┬─> DecodeBatch of the same adapter ─┬─> finished, cancelled, failed
+                                                └─> SingleSequence                   ┘
+
+A request is in one of these at a time, and in none once it has ended.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ import torch
 
 from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.adapters import Adapters
-from arriero.engines.transformers.batches import Alone, Batch, Lane, Prompts
-from arriero.engines.transformers.cache import position_bytes, room, unused_memory
+from arriero.engines.transformers.batches import Batch, DecodeBatch, PrefillBatch, SingleSequence
+from arriero.engines.transformers.cache import buffer_size, position_bytes, unused_memory
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import DecodeGraphs
 from arriero.engines.transformers.requests import Request
 from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.hardware import free_memory, gpus
 
-MAX_REQUESTS = 64  # under way at once; more wait their turn
-CHUNK = 2048 if gpus() else 512  # columns of a prompt, or of several together, that are read in one call
+MAX_REQUESTS = 64  # in flight at once; more wait their turn
+CHUNK = 2048 if gpus() else 512  # ids, padding included, of one prompt or several, that one call prefills
 TURN = 4  # steps that one adapter stays in force while others wait, since changing it costs some 10 ms
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,9 @@ class Scheduler:
         self._grammars = grammars
         self._stop_token_ids = frozenset(stop_token_ids)
         self._waiting: deque[Request] = deque()
-        self._prompts: Prompts | None = None
-        self._lanes: list[Lane] = []
-        self._position_bytes: int | None = None  # not known yet
+        self._prefilling: PrefillBatch | None = None
+        self._batches: list[Batch] = []
+        self._position_bytes: int | None = None  # not measured yet
 
     def add(self, request: Request) -> None:
         """Queue a request."""
@@ -61,8 +63,9 @@ class Scheduler:
     @property
     def requests(self) -> list[Request]:
         """All that have not ended."""
-        reading = self._prompts.requests if self._prompts else []
-        return [*self._waiting, *reading, *itertools.chain.from_iterable(lane.requests for lane in self._lanes)]
+        prefilling = self._prefilling.requests if self._prefilling else []
+        decoding = itertools.chain.from_iterable(batch.requests for batch in self._batches)
+        return [*self._waiting, *prefilling, *decoding]
 
     def end_cancelled(self) -> None:
         """End what has been cancelled; what it holds is freed by the next step."""
@@ -76,16 +79,17 @@ class Scheduler:
     def _step(self) -> None:
         self.end_cancelled()
         self._waiting = deque(request for request in self._waiting if not request.ended)
-        if self._prompts is not None and all(request.ended for request in self._prompts.requests):
-            self._prompts = None
-        self._prompts = self._prompts or self._next_prompts()
-        if self._prompts is not None:
-            self._read(self._prompts)
-        turns = TURN if len({lane.adapter for lane in self._lanes}) > 1 else 1
-        for lane in sorted(self._lanes, key=lambda lane: lane.adapter or ""):
+        if self._prefilling is not None and all(request.ended for request in self._prefilling.requests):
+            self._prefilling = None
+        self._prefilling = self._prefilling or self._next_prefill()
+        if self._prefilling is not None:
+            self._prefill(self._prefilling)
+        turns = TURN if len({batch.adapter for batch in self._batches}) > 1 else 1
+        # by adapter, so that one is put in force once for all of its batches
+        for batch in sorted(self._batches, key=lambda batch: batch.adapter or ""):
             for _ in range(turns):
-                self._go_on(lane)
-        self._lanes = [lane for lane in self._lanes if lane.requests]
+                self._decode(batch)
+        self._batches = [batch for batch in self._batches if batch.requests]
         if self._graphs is not None:
             self._graphs.retain(self._adapters.names)
 
@@ -94,11 +98,11 @@ class Scheduler:
         for request in self.requests:
             request.finish("cancelled")
         self._waiting.clear()
-        self._prompts = None
-        self._lanes = []
+        self._prefilling = None
+        self._batches = []
 
-    def _next_prompts(self) -> Prompts | None:
-        """Prompts to read together: of one adapter, in order of arrival, not more than fit into one chunk."""
+    def _next_prefill(self) -> PrefillBatch | None:
+        """Prompts to prefill together: of one adapter, in order of arrival, not more than fit into one chunk."""
         chosen: list[Request] = []
         for request in [self._waiting.popleft() for _ in range(self._next_count())]:
             with _failing([request]):
@@ -106,13 +110,16 @@ class Scheduler:
                 chosen.append(request)
         if not chosen:
             return None
-        return Prompts(self._forward, chosen, CHUNK, shared=self._shares(chosen[0]))
+        return PrefillBatch(self._forward, chosen, CHUNK, shared=self._shares(chosen[0]))
 
     def _next_count(self) -> int:
-        """How many of the waiting requests go together now; where calls are padded a power of two, see `rounded`."""
-        room_for = MAX_REQUESTS - sum(len(lane.requests) for lane in self._lanes)
+        """How many of the waiting requests go together now; where calls are padded a power of two, see `rounded`.
+
+        The first that does not fit ends the count: nobody is overtaken, so a long prompt does not wait for ever.
+        """
+        slots = MAX_REQUESTS - sum(len(batch.requests) for batch in self._batches)
         candidates: list[Request] = []
-        for request in itertools.islice(self._waiting, room_for):
+        for request in itertools.islice(self._waiting, slots):
             if not (self._together([*candidates, request]) and self._fit([*candidates, request])):
                 break
             candidates.append(request)
@@ -120,79 +127,83 @@ class Scheduler:
         return 1 << (count.bit_length() - 1) if self._forward.pads and count else count
 
     def _together(self, requests: Sequence[Request]) -> bool:
-        """Whether prompts can be read in one call. A single one always can, if need be in several."""
-        _, columns = self._forward.padded(1, max(len(request.prompt_ids) for request in requests))
+        """Whether prompts can be prefilled in one call. A single one always can, if need be in several."""
+        _, positions = self._forward.padded(1, max(len(request.prompt_ids) for request in requests))
         alike = len({request.adapter for request in requests}) == 1 and all(map(self._shares, requests))
-        return len(requests) == 1 or (alike and columns * len(requests) <= CHUNK)
+        return len(requests) == 1 or (alike and positions * len(requests) <= CHUNK)
 
     def _shares(self, request: Request) -> bool:
         """Whether a request may share a batch."""
         return request.longest <= self._forward.shared_length
 
     def _fit(self, requests: Sequence[Request]) -> bool:
-        """Whether there is memory for requests beside what is under way; where nothing is, any single one is tried.
+        """Whether there is memory for requests beside what is in flight; where nothing is, any single one is tried.
 
-        How much a token needs is known once the first prompt has been read.
+        All are counted at the length that they can come to, not at the one they have, so that a batch that has begun
+        does not outgrow memory later. How much a token needs is measured on the first prompt that was prefilled.
         """
-        single = not self._lanes and len(requests) == 1
+        single = not self._batches and len(requests) == 1
         if self._position_bytes is None:
             return single
-        batch = self._batch(requests[0].adapter) if self._shares(requests[0]) else None
+        batch = self._decode_batch(requests[0].adapter) if self._shares(requests[0]) else None
         together = [*requests, *(batch.requests if batch else ())]
-        rows, columns = room(*self._forward.padded(len(together), max(request.longest for request in together)))
-        growth = rows * columns * self._position_bytes - (batch.bytes_held if batch else 0)
+        longest = max(request.longest for request in together)
+        slots, positions = buffer_size(*self._forward.padded(len(together), longest))
+        growth = slots * positions * self._position_bytes - (batch.bytes_held if batch else 0)
         if self._graphs is not None and growth > free_memory() + unused_memory():
             self._graphs.release_idle()
         return single or growth <= free_memory() + unused_memory()
 
-    def _batch(self, adapter: str | None) -> Batch | None:
-        return next((lane for lane in self._lanes if isinstance(lane, Batch) and lane.adapter == adapter), None)
+    def _decode_batch(self, adapter: str | None) -> DecodeBatch | None:
+        """The one batch that answers with this adapter share, if there is one now."""
+        shared = (batch for batch in self._batches if isinstance(batch, DecodeBatch))
+        return next((batch for batch in shared if batch.adapter == adapter), None)
 
-    def _read(self, prompts: Prompts) -> None:
-        """Read a chunk; after the last one the requests have their first id, and go on in a lane."""
-        with _failing(prompts.requests):
-            self._adapters.use(prompts.adapter)
-            logits = prompts.step()
+    def _prefill(self, prefill: PrefillBatch) -> None:
+        """Prefill a chunk; after the last one the requests have their first id, and are decoded from now on."""
+        with _failing(prefill.requests):
+            self._adapters.use(prefill.adapter)
+            logits = prefill.step()
             if logits is None:
                 return
-            self._position_bytes = position_bytes(prompts.cache)
-            for request in prompts.requests:
+            self._position_bytes = position_bytes(prefill.cache)
+            for request in prefill.requests:
                 if not request.limit:  # scoring was all
                     request.finish("length")
-            self._sample(prompts, logits)
-        self._prompts = None
-        for row, request in enumerate(prompts.requests):
+            self._sample(prefill, logits)
+        self._prefilling = None
+        for sequence, request in enumerate(prefill.requests):
             with _failing([request]):
-                self._join(prompts, row, request)
+                self._join(prefill, sequence, request)
 
-    def _join(self, prompts: Prompts, row: int, request: Request) -> None:
-        """Go on with an answer whose prompt has been read."""
+    def _join(self, prefill: PrefillBatch, sequence: int, request: Request) -> None:
+        """Have an answer decoded whose prompt was prefilled."""
         if request.ended:
             return
         if not self._shares(request):
-            self._lanes.append(Alone(self._forward, request, prompts.cache))
+            self._batches.append(SingleSequence(self._forward, request, prefill.cache))
             return
-        batch = self._batch(request.adapter)
+        batch = self._decode_batch(request.adapter)
         if batch is None:
-            batch = Batch(self._forward, request.adapter, self._graphs)
-            self._lanes.append(batch)
-        batch.join(request, prompts.cache, row, prompts.padding[row])
+            batch = DecodeBatch(self._forward, request.adapter, self._graphs)
+            self._batches.append(batch)
+        batch.join(request, prefill.cache, sequence, prefill.padding[sequence])
 
-    def _go_on(self, lane: Lane) -> None:
-        """One more id of every answer in a lane."""
-        _end_cancelled(lane.requests)
-        _keep_live(lane)
-        if not lane.requests:
+    def _decode(self, batch: Batch) -> None:
+        """One more id of every answer in a batch."""
+        _end_cancelled(batch.requests)
+        _keep_live(batch)
+        if not batch.requests:
             return
-        with _failing(lane.requests):
-            self._adapters.use(lane.adapter)
-            self._sample(lane, lane.step())
-        _keep_live(lane)
+        with _failing(batch.requests):
+            self._adapters.use(batch.adapter)
+            self._sample(batch, batch.step())
+        _keep_live(batch)
 
-    def _sample(self, lane: Lane | Prompts, logits: torch.Tensor) -> None:
+    def _sample(self, batch: Batch | PrefillBatch, logits: torch.Tensor) -> None:
         """Give each request its next id, or its failure."""
-        results = lane.sampler.sample(logits, [request.sampler for request in lane.requests])
-        for request, result in zip(lane.requests, results, strict=True):
+        results = batch.sampler.sample(logits, [request.sampler for request in batch.requests])
+        for request, result in zip(batch.requests, results, strict=True):
             with _failing([request]):
                 if isinstance(result, ArrieroError):
                     raise result
@@ -200,10 +211,10 @@ class Scheduler:
                     request.accept(result, self._stop_token_ids)
 
 
-def _keep_live(lane: Lane) -> None:
-    live = [row for row, request in enumerate(lane.requests) if not request.ended]
-    if len(live) < len(lane.requests):
-        lane.keep(live)
+def _keep_live(batch: Batch) -> None:
+    live = [sequence for sequence, request in enumerate(batch.requests) if not request.ended]
+    if len(live) < len(batch.requests):
+        batch.keep(live)
 
 
 def _end_cancelled(requests: Sequence[Request]) -> None:

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 Stamps = Mapping[str, Sequence[int]]
 
 
-class Reported(Generation):
-    """A generation whose readers are in the parent: what it is given, it says."""
+class WorkerGeneration(Generation):
+    """A generation whose readers are in the parent: what it receives, it says."""
 
     def __init__(self, number: int, prompt_tokens: int, say: Callable[[Event], None]) -> None:
         super().__init__(prompt_tokens)
@@ -75,7 +75,7 @@ class Worker(process.Worker):
         self._loaded: Loaded | None = None
         self._adapters: dict[int, Kept] = {}
         self._retired: list[str] = []
-        self._generations: WeakValueDictionary[int, Reported] = WeakValueDictionary()
+        self._generations: WeakValueDictionary[int, WorkerGeneration] = WeakValueDictionary()
         library.disable_default_handler()  # what it logs goes to the parent, as all else
         library.enable_propagation()
 
@@ -119,7 +119,7 @@ class Worker(process.Worker):
 
     def put(self, number: int, key: int, ids: list[int], sampling: Mapping[str, Any], limit: int, **rest: Any) -> None:
         """Begin a request; `rest` are other fields of `Request`."""
-        generation = Reported(number, len(ids), self._events.append)
+        generation = WorkerGeneration(number, len(ids), self._events.append)
         try:
             loaded, adapter = self._ready(key)
         except Exception as error:
@@ -166,7 +166,7 @@ def load_same(model_dir: Path, stamp: Stamps, stop_token_ids: Sequence[int], opt
 
 def _check_same(directory: Path, stamp: Stamps) -> None:
     """A worker may be started long after weights were loaded: EngineError where the files are others by then."""
-    if {name: list(found) for name, found in stamps(directory).items()} != stamp:
+    if {name: list(now) for name, now in stamps(directory).items()} != stamp:
         raise EngineError(f"{directory} has changed since it was loaded", hint="load it again")
 
 

@@ -55,9 +55,9 @@ def expected(model, model_dir, adapters):
     """What a fresh model with each adapter answers by PEFT; None is the base model."""
     from peft import PeftModel
 
-    found = {None: generated(model, PROMPT, 30)}
+    answers = {None: generated(model, PROMPT, 30)}
     for name, directory in adapters.items():
         fresh = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), directory)
-        found[name] = generated(fresh.eval().base_model.model, PROMPT, 30)
-    assert len(set(map(tuple, found.values()))) == 4
-    return found
+        answers[name] = generated(fresh.eval().base_model.model, PROMPT, 30)
+    assert len(set(map(tuple, answers.values()))) == 4
+    return answers

@@ -25,10 +25,10 @@ from tests.engines.transformers.support import (
 def test_every_kind_of_cache_answers_as_generate_does(make, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, "CHUNK", 16)
     model = random_model(tmp_path, kind)
-    wanted = prompts(8, longest=40)
+    asked = prompts(8, longest=40)
     engine = make(tmp_path, precision="float32")
-    answers = [engine.submit(ids, GREEDY, max_new_tokens=limit) for ids, limit in wanted]
-    assert [list(answer) for answer in answers] == [generated(model, *each) for each in wanted]
+    answers = [engine.submit(ids, GREEDY, max_new_tokens=limit) for ids, limit in asked]
+    assert [list(answer) for answer in answers] == [generated(model, *each) for each in asked]
     assert ("not batched" in engine.description) == (kind != "gpt2")
 
 
@@ -37,20 +37,20 @@ def test_padding_stays_inside_a_sliding_window(make, tmp_path):
     model = random_model(tmp_path, "gemma2", sliding_window=65)
     engine = make(tmp_path, precision="float32")
     rng = random.Random(0)
-    wanted = [[rng.randrange(3, 262) for _ in range(63)] for _ in range(20)]
-    answers = [engine.submit(ids, GREEDY, max_new_tokens=2) for ids in wanted]
-    assert [list(answer) for answer in answers] == [generated(model, ids, 2) for ids in wanted]
+    asked = [[rng.randrange(3, 262) for _ in range(63)] for _ in range(20)]
+    answers = [engine.submit(ids, GREEDY, max_new_tokens=2) for ids in asked]
+    assert [list(answer) for answer in answers] == [generated(model, ids, 2) for ids in asked]
 
 
 def test_many_at_once_answer_as_each_alone(make, model_dir, model):
-    """Rows join and leave a running batch at every step, and prompts are longer than one call reads."""
+    """Sequences join and leave a running batch at every step, and prompts are longer than one chunk of prefill."""
     stop = tuple(range(2, 20))
     engine = make(model_dir, stop=stop)
-    wanted = [*prompts(60, longest=60), *prompts(10, longest=700, seed=1)]
-    answers = [engine.submit(ids, GREEDY, max_new_tokens=limit) for ids, limit in wanted]
-    expected = [generated(model, *each, eos_token_id=list(stop)) for each in wanted]
+    asked = [*prompts(60, longest=60), *prompts(10, longest=700, seed=1)]
+    answers = [engine.submit(ids, GREEDY, max_new_tokens=limit) for ids, limit in asked]
+    expected = [generated(model, *each, eos_token_id=list(stop)) for each in asked]
     assert [list(answer) for answer in answers] == expected
-    alone = [list(engine.submit(ids, GREEDY, max_new_tokens=limit)) for ids, limit in wanted[:8]]
+    alone = [list(engine.submit(ids, GREEDY, max_new_tokens=limit)) for ids, limit in asked[:8]]
     assert alone == expected[:8]
     reasons = ["stop" if ids[-1] in stop else "length" for ids in expected]
     assert [answer.finish_reason for answer in answers] == reasons

@@ -77,9 +77,9 @@ def test_it_answers_as_in_this_process(deterministic, both, model_dir):
         options = EngineOptions(precision="float32", deterministic=True)
         engines = [TransformersProcess(model_dir, (2,), options), both[0]]
         assert "not batched" in engines[0].description
-    wanted = [asked(seed) for seed in range(40)]
+    requests = [asked(seed) for seed in range(40)]
     here, there = (
-        [told(one) for one in [engine.submit(ids, sampling, **extras) for ids, sampling, extras in wanted]]
+        [told(one) for one in [engine.submit(ids, sampling, **extras) for ids, sampling, extras in requests]]
         for engine in engines
     )
     for one, other in zip(here, there, strict=True):

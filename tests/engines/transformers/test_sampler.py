@@ -178,7 +178,7 @@ EVERYTHING = Sampling(
 
 
 def operators(count):
-    """What one step takes for so many requests, each with all there is, once the batch has been made."""
+    """What one step takes for `count` requests, each with all there is, once the batch has been made."""
     samplers = [Sampler([1, 2, 3], EVERYTHING, EveryOther(), 3) for _ in range(count)]
     batch, logits = BatchSampler(), logits_of(*range(count))
     batch.sample(logits, samplers)

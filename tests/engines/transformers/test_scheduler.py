@@ -38,25 +38,25 @@ def test_sizes_are_rounded_up_a_little(size):
 
 def test_a_cpu_meets_few_shapes_whatever_the_lengths(engine, model):
     """Memory grew with every new number of tokens in a call: by 600 MB over 1,000 requests of the embedded model."""
-    tokens, columns = set(), set()
+    tokens, positions = set(), set()
 
     def hook(_, __, given):
         tokens.add(given["input_ids"].numel())
-        columns.add(given["attention_mask"].shape[1])
+        positions.add(given["attention_mask"].shape[1])
 
     model_in(engine).register_forward_pre_hook(hook, with_kwargs=True)
     rng = random.Random(0)
-    wanted = [([rng.randrange(3, 262) for _ in range(rng.randint(1, 200))], rng.randint(1, 8)) for _ in range(400)]
-    for start in range(0, len(wanted), 20):
-        part = wanted[start : start + 20]
-        answers = [engine.submit(ids, GREEDY, max_new_tokens=limit) for ids, limit in part]
+    asked = [([rng.randrange(3, 262) for _ in range(rng.randint(1, 200))], rng.randint(1, 8)) for _ in range(400)]
+    for start in range(0, len(asked), 20):
+        together = asked[start : start + 20]
+        answers = [engine.submit(ids, GREEDY, max_new_tokens=limit) for ids, limit in together]
         assert [len(list(answer)) > 0 for answer in answers] == [True] * 20
-        assert list(answers[0]) == generated(model, *part[0])
+        assert list(answers[0]) == generated(model, *together[0])
     assert len(tokens) <= 60, sorted(tokens)
-    assert len(columns) <= 48, sorted(columns)
+    assert len(positions) <= 48, sorted(positions)
 
 
-def test_cancelling_while_the_prompt_is_read(engine, monkeypatch):
+def test_cancelling_during_prefill(engine, monkeypatch):
     reached, release, seen = gated(engine, 2)
     generation = engine.submit([7] * 5000, GREEDY, max_new_tokens=5)
     assert reached.wait(30)
@@ -67,7 +67,7 @@ def test_cancelling_while_the_prompt_is_read(engine, monkeypatch):
     assert seen == [(1, scheduler.CHUNK)] * 2
 
 
-def test_answers_go_on_between_the_parts_of_a_long_prompt(engine):
+def test_answers_are_decoded_between_the_chunks_of_a_long_prompt(engine):
     reached, release, seen = gated(engine, 3)
     short = engine.submit(PROMPT, Sampling(logit_bias=((END, -100.0),)).over(GREEDY), max_new_tokens=40)
     assert reached.wait(30)
@@ -75,21 +75,21 @@ def test_answers_go_on_between_the_parts_of_a_long_prompt(engine):
     release.set()
     assert len(list(short)) == 40
     assert len(list(long)) == 1
-    kinds = ["long" if columns > len(PROMPT) else "short" for _, columns in seen]
+    kinds = ["long" if new > len(PROMPT) else "short" for _, new in seen]
     at = kinds.index("long")
     assert kinds[at : at + 6] == ["long", "short"] * 3
 
 
 def test_cancelling_one_of_many_leaves_the_others(engine, model):
-    wanted = prompts(9, longest=30)
-    answers = [engine.submit(ids, GREEDY, max_new_tokens=30) for ids, _ in wanted]
+    asked = prompts(9, longest=30)
+    answers = [engine.submit(ids, GREEDY, max_new_tokens=30) for ids, _ in asked]
     endless = engine.submit(PROMPT, Sampling(logit_bias=((END, -100.0),)).over(GREEDY), max_new_tokens=10**6)
     stream = iter(endless)
     next(stream)
     endless.cancel()
     assert len(list(stream)) < 10**6
     assert endless.finish_reason == "cancelled"
-    assert [list(answer) for answer in answers] == [generated(model, ids, 30) for ids, _ in wanted]
+    assert [list(answer) for answer in answers] == [generated(model, ids, 30) for ids, _ in asked]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_cancelling_one_of_many_leaves_the_others(engine, model):
     ],
 )
 def test_a_failing_call_fails_its_own_requests_only(engine, model, raised, kind, message):
-    """The prompt that is too much is one call; the answers under way are another."""
+    """The prompt that is too much is one call; the answers in flight are another."""
     before = engine.submit(PROMPT, GREEDY, max_new_tokens=30)
 
     def hook(_, __, given):
@@ -122,7 +122,7 @@ def test_weights_that_compute_no_numbers_are_an_error(engine):
             list(engine.submit(PROMPT, chosen, max_new_tokens=5))
 
 
-def test_an_answer_that_failed_leaves_nothing_in_its_place(engine, model):
+def test_an_answer_that_failed_leaves_nothing_in_its_slot(engine, model):
     """A mask hides numbers that are left over in a batch, but not those that are none."""
     weights = model_in(engine).get_input_embeddings().weight
     with torch.no_grad():
@@ -137,8 +137,8 @@ def test_an_answer_that_failed_leaves_nothing_in_its_place(engine, model):
     assert after == generated(model, PROMPT[:3], 20)
 
 
-def test_an_answer_that_failed_leaves_nothing_to_the_one_that_moves_into_its_place(engine, model):
-    """Moved were only so many positions as were in use then; a longer answer that joined later uncovered the rest."""
+def test_an_answer_that_failed_leaves_nothing_to_the_one_that_moves_into_its_slot(engine, model):
+    """Only the positions in use then were moved; a longer answer that joined later uncovered the rest."""
     with torch.no_grad():
         model_in(engine).get_input_embeddings().weight[99] = float("nan")
     on = Sampling(logit_bias=((END, -100.0),)).over(GREEDY)
@@ -161,7 +161,7 @@ def test_without_memory_for_more_requests_wait_instead_of_failing(engine, model,
     _, _, seen = gated(engine, 0)
     answers = [answer(engine, None, 10) for _ in range(4)]
     assert [list(each) for each in answers] == [generated(model, PROMPT, 10)] * 4
-    assert {rows for rows, _ in seen} == {1}
+    assert {sequences for sequences, _ in seen} == {1}
 
 
 def test_ids_that_the_model_does_not_have_are_refused(engine):

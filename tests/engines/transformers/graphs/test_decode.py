@@ -17,19 +17,19 @@ from tests.engines.transformers.support import GREEDY, PLAIN, PROMPT, generated
 @settings(max_examples=25)
 @given(st.sampled_from(["llama", "gpt2", "qwen2", "qwen3"]), st.lists(VISITS, min_size=1, max_size=12))
 def test_whoever_comes_and_goes_the_answers_are_those_of_generate(answered, kind, visits):
-    model, known = answered[kind]
+    model, answers = answered[kind]
     driven = Driven(model)
     requests = {}
     for step in range(40):
         for at, (prompt, limit, comes, cancelled) in enumerate(visits):
             if comes == step:
-                requests[at] = driven.add(known[prompt][0], limit)
+                requests[at] = driven.add(answers[prompt][0], limit)
             if cancelled is not None and comes + cancelled == step:
                 requests[at].generation.cancel()
         driven.scheduler.step()
     driven.run()
     for at, (prompt, limit, _, cancelled) in enumerate(visits):
-        answer, whole = requests[at].answer_ids, known[prompt][1][:limit]
+        answer, whole = requests[at].answer_ids, answers[prompt][1][:limit]
         assert answer == whole[: len(answer)]
         assert len(answer) == len(whole) or cancelled is not None
     assert not driven.graphs.off
@@ -46,7 +46,7 @@ def test_steps_of_a_bucket_are_replays_of_one_graph(model):
 def test_what_is_sampled_and_its_log_probabilities_are_those_without_graphs(model):
     """A graph's logits are gone with the next replay."""
     wild = Sampling(temperature=1.3, top_p=0.95, repetition_penalty=1.2).over(PLAIN)
-    found = []
+    logprobs = []
     for number in range(2):
         driven = Driven(model)
         if number:
@@ -56,8 +56,8 @@ def test_what_is_sampled_and_its_log_probabilities_are_those_without_graphs(mode
         ]
         driven.run()
         assert bool(driven.capture.replays) != bool(number)
-        found.append([request.generation.logprobs for request in requests])
-    for ours, theirs in zip(*found, strict=True):
+        logprobs.append([request.generation.logprobs for request in requests])
+    for ours, theirs in zip(*logprobs, strict=True):
         assert [entry.token_id for entry in ours] == [entry.token_id for entry in theirs]
         assert [entry.logprob for entry in ours] == pytest.approx([entry.logprob for entry in theirs], abs=1e-4)
 
