@@ -77,7 +77,7 @@ class PrefillBatch:
         every = any(request.scores for request in self.requests)
         if self._forward.chunked:
             mask = (self._positions[:, :end] >= 0).long()
-            positions = self._positions[:, start:end].clamp(min=0)
+            positions = self._positions[:, start:end].clamp(min=0)  # a table of positions has none below 0
             logits = self._forward(self._ids[:, start:end], mask, positions, self.cache, every=every)
         else:
             end = self._ids.shape[1]
@@ -119,13 +119,14 @@ class DecodeBatch:
     def join(self, request: Request, cache: DynamicCache, sequence: int, padding: int) -> None:
         """Take over a request whose prompt was prefilled as `sequence` of `cache`, behind that much padding."""
         length = len(request.prompt_ids)
-        longest = max([length, *self._cache.lengths]) + 1
+        longest = max([length, *self._cache.lengths]) + 1  # with the token of the next step
         self._cache.reserve(*self._forward.padded(len(self.requests) + 1, longest), like=cache)
         self._cache.add(cache, sequence, padding, length)
         self.requests.append(request)
 
     def step(self) -> torch.Tensor:
         """See `Batch.step`."""
+        # (2, sequences): the newest tokens, and the cache positions that they go to
         inputs = torch.tensor([[request.newest for request in self.requests], self._cache.lengths])
         self._cache.reserve(*self._forward.padded(len(self.requests), max(self._cache.lengths) + 1))
         decode = self._forward.decode if self._graphs is None else self._graphs.decode

@@ -150,6 +150,7 @@ class _SlotLayer(DynamicLayer):
         super().__init__()
         self._step = step
         self.lazy_initialization(like.keys, like.values)
+        # (0, KV heads, 0, head size); a head of values may have another size than one of keys
         self.keys, self.values = like.keys[:0, :, :0], like.values[:0, :, :0]
 
     def grow(self, slots: int, positions: int, *, used: int) -> None:
@@ -204,6 +205,7 @@ def unused_memory() -> int:
 
 def _grown(buffer: torch.Tensor, slots: int, positions: int, used: int) -> torch.Tensor:
     """A buffer of that size with the old content."""
+    # zeros, since a masked weight is 0, and 0 times a NaN that is left in memory is NaN
     grown = buffer.new_zeros(slots, buffer.shape[1], positions, buffer.shape[3])
     old = buffer[:slots, :, :used]
     grown[: len(old), :, :used] = old

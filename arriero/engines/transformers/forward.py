@@ -130,6 +130,7 @@ class Forward:
         given: dict[str, Any] = {"attention_mask": mask, "use_cache": self._cache_name is not None}
         if self._cache_name is not None:
             given[self._cache_name] = cache
+        # all ids are passed, and the model's own code cuts off what is in the cache
         new = ids.shape[1] - cached if self._cache_name is not None and cached else None
         return self._logits(
             self._model.prepare_inputs_for_generation(
@@ -149,6 +150,7 @@ class Forward:
         if self._cache_name != "past_key_values" or is_stateful(self._model):
             return 0, False
         layers = self.cache().layers
+        # states of linear attention, and whatever kinds are added: a KVCache holds none of them
         if {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
             return 0, False
         if not {"attention_mask", "position_ids"} <= self._parameters:

@@ -103,7 +103,7 @@ class DecodeGraphs:
         """Whether a step of this key is to be captured now."""
         if self.off:
             return False
-        steps = self.seen.pop(key, 0)
+        steps = self.seen.pop(key, 0)  # popped and put, so that the first one is the one not met for longest
         put(self.seen, key, steps + 1, REMEMBERED)
         if steps != PATIENCE:
             return False
@@ -114,7 +114,7 @@ class DecodeGraphs:
 
     def _add(self, key: Key, cache: KVCache, inputs: Tensor, logits: Tensor) -> None:
         """Have a graph from now on, if it computes the `logits` that the model has computed for the same step."""
-        self._sweep()
+        self._sweep()  # before the capture, which needs memory
         try:
             graph = self._captured(key[1], cache, inputs)
             apart = distance(_replayed(graph, inputs)[: len(logits)], logits)
@@ -129,6 +129,7 @@ class DecodeGraphs:
 
     def _captured(self, bucket: Bucket, cache: KVCache, inputs: Tensor) -> Graph:
         """Steps may be computed any number of times: each writes the same to the same positions of the KV cache."""
+        # (2, sequences of the bucket); those behind the batch's decode id 0 at position 0 of free slots
         static = pad(inputs, (0, bucket.sequences - inputs.shape[1])).to(self._forward.device)
         with self._capture.stream():
             captured = self._capture(lambda: self._forward.static_decode(static, cache, bucket.positions))

@@ -84,7 +84,7 @@ class BatchSampler:
         if self._samplers != list(samplers):
             self._prepare(list(samplers), logits)
         failed: dict[int, ArrieroError] = {}
-        scores = self._process(logits, failed)
+        scores = self._process(logits, failed)  # (requests, vocabulary)
         numbers = self._sampled.column([self._samplers[row].draw() for row in self._sampled.numbers], torch.float64)
         tokens = self._next(scores, numbers, self._candidates)
         enough, *values = self._copy(logits, tokens)
@@ -153,7 +153,7 @@ class BatchSampler:
         logprobs = self._read_logprobs(values)
         tokens = list(map(int, values[: len(self._samplers)]))
         for row, token in enumerate(tokens):
-            if token < 0:
+            if token < 0:  # -1 is what `_argmax` and `_sample` give where no logit is a finite number
                 error = EngineError("the model computed logits that are no finite numbers", hint=NO_NUMBERS)
                 failed.setdefault(row, error)
         return [failed.get(row) or (token, logprobs.get(row)) for row, token in enumerate(tokens)]

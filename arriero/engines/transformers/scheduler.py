@@ -90,7 +90,7 @@ class Scheduler:
             for _ in range(turns):
                 self._decode(batch)
         self._batches = [batch for batch in self._batches if batch.requests]
-        if self._graphs is not None:
+        if self._graphs is not None:  # adapters are deleted between steps
             self._graphs.retain(self._adapters.names)
 
     def end(self) -> None:
@@ -171,7 +171,7 @@ class Scheduler:
                 if not request.limit:  # scoring was all
                     request.finish("length")
             self._sample(prefill, logits)
-        self._prefilling = None
+        self._prefilling = None  # after a failure, too: its requests have ended, and none of them joins
         for sequence, request in enumerate(prefill.requests):
             with _failing([request]):
                 self._join(prefill, sequence, request)
@@ -191,7 +191,7 @@ class Scheduler:
 
     def _decode(self, batch: Batch) -> None:
         """One more id of every answer in a batch."""
-        _end_cancelled(batch.requests)
+        _end_cancelled(batch.requests)  # prefill and other batches have taken their time since the step began
         _keep_live(batch)
         if not batch.requests:
             return
@@ -243,7 +243,7 @@ def _failing(requests: Sequence[Request]) -> Iterator[None]:
     for request in requests:
         if not request.ended:
             request.fail(failure)
-    if gpus():
+    if gpus():  # so that what the failed call needed is free for all that use the GPU
         torch.cuda.empty_cache()
 
 
