@@ -7,6 +7,7 @@ model and the adapters on every node that could be given one.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
 import os
@@ -124,6 +125,9 @@ def deploy(
 ) -> RayEngine:
     """Run replicas with the engine that `make_engine` makes there; returns once they do. Closing the engine ends them.
 
+    Its handle is a copy: Serve gives the same one for a name again and again, also after it was shut down, and then
+    it reports no requests to the autoscaling any more.
+
     The connection to the cluster is the caller's. Raises EngineError where `make_engine` fails, UsageError where others
     use what the replicas need.
     """
@@ -140,7 +144,7 @@ def deploy(
         _check_free(deployment.scale, resources)
         application = serve.deployment(Replica, **_options(deployment, resources)).bind(make_engine, config_hash)
         try:
-            handle = serve.run(application, name=deployment.name, route_prefix=None)
+            handle = copy.copy(serve.run(application, name=deployment.name, route_prefix=None))
         except RuntimeError as error:
             message = _status_message(deployment.name) or str(error)
             _delete(deployment.name)
@@ -206,12 +210,13 @@ def _running_handle(name: str, config_hash: str) -> Any:
     if application is None:
         return None
     if application.status in ("RUNNING", "DEPLOYING", "UNHEALTHY"):
-        handle = serve.get_app_handle(name)
+        handle = copy.copy(serve.get_app_handle(name))
         with contextlib.suppress(TimeoutError):
             description: Description = handle.describe.remote().result(timeout_s=DESCRIBE_SECONDS)
             if description.config_hash == config_hash:
                 log.info("the replicas %s run already", name)
                 return handle
+        handle.shutdown()
     _delete(name)
     return None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import psutil
@@ -12,6 +14,7 @@ import pytest
 
 from arriero.chat import Chat, load
 from arriero.cluster.connect import connect
+from arriero.cluster.serving import deploy as deploying
 from arriero.cluster.serving.deploy import check_nodes, deploy, load_replicas
 from arriero.cluster.serving.protocol import ModelFiles
 from arriero.cluster.serving.scale import Deployment, Resources, Scale
@@ -20,6 +23,8 @@ from arriero.messages import Sampling
 from tests.cluster.scripted import CRASH, DIE, FAIL, STOP, PacedEngine, expected
 
 pytest.importorskip("ray")
+from ray import serve
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(250)]
 GREEDY = Sampling(
     temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
@@ -50,6 +55,12 @@ def replicas(name: str = NAME) -> list[psutil.Process]:
             if f"ServeReplica:{name}:" in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+def running(name: str) -> int:
+    """The replicas that Serve sends requests to."""
+    states = serve.status().applications[name].deployments["replica"].replica_states
+    return states.get("RUNNING", 0)
 
 
 def wait_for(what) -> None:
@@ -159,6 +170,43 @@ def test_what_others_have_taken_is_told_instead_of_waited_for(cluster, engine):
     """The bug: a deployment for which nothing is free was waited for, for ever."""
     with pytest.raises(UsageError, match=r"1 replicas take 5 CPUs .* and 4 CPUs and 0 GPUs are free"):
         deploy(cluster, Deployment("local", Scale.of(1)), Resources(5, 0), partial(PacedEngine, 0.02), [STOP])
+
+
+def test_replicas_come_and_go_with_the_requests_and_no_stream_is_lost(cluster, engine, monkeypatch):
+    """The bug: after others of the same name in one process there was one replica for ever. Serve keeps a handle for
+    each name; closing the first engine had ended that handle's reports of how many requests there are.
+    """
+    options = deploying._options
+
+    def hurried(deployment: Deployment, resources: Resources) -> dict:
+        made = options(deployment, resources)
+        if "autoscaling_config" in made:
+            hurry = {"target_ongoing_requests": 2.0, "upscale_delay_s": 1.0, "look_back_period_s": 2.0}
+            made["autoscaling_config"].update(hurry, metrics_interval_s=0.5)
+        return made
+
+    monkeypatch.setattr(deploying, "_options", hurried)
+    name, make = "arriero-range", partial(PacedEngine, 0.02)
+    with contextlib.closing(deploy(cluster, Deployment("local", Scale.of(1), name), SIZE, make, [STOP])) as fixed:
+        assert list(fixed.submit([7, 7], GREEDY, max_new_tokens=3)) == expected([7, 7], 3)
+    ranged = Deployment("local", Scale.of("1:3"), name, downscale_seconds=1.0)
+    with contextlib.closing(deploy(cluster, ranged, SIZE, make, [STOP])) as made, ThreadPoolExecutor(9) as pool:
+        few, many = threading.Event(), threading.Event()
+
+        def read(number: int, enough: threading.Event) -> None:
+            while not enough.is_set():
+                assert list(made.submit([9, number], GREEDY, max_new_tokens=50)) == expected([9, number], 50)
+
+        readers = [pool.submit(read, number, few if number == 10 else many) for number in range(10, 19)]
+        try:
+            wait_for(lambda: running(name) == 3)
+            many.set()
+            wait_for(lambda: running(name) == 1 and len(replicas(name)) == 1)
+        finally:
+            many.set()
+            few.set()
+        for reader in readers:
+            reader.result()
 
 
 def test_what_a_node_lacks_is_told_with_its_address_before_a_model_is_loaded(cluster, tmp_path):
