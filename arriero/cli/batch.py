@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MODEL = ServedOptions()
 DRAIN_SECONDS = 30.0  # for the rows of a replica that is to end
+CHUNK_SECONDS = 1.0  # nobody reads along
 app = App(
     name="batch",
     help_epilogue=examples(
@@ -62,7 +64,7 @@ def batch(
     if (deployment := model.deployment("", DRAIN_SECONDS)) is not None:
         from arriero.cluster.serving.deploy import load_replicas
 
-        chosen["load"] = partial(load_replicas, deployment)
+        chosen["load"] = partial(load_replicas, replace(deployment, chunk_seconds=CHUNK_SECONDS))
     chosen["adapter"] = named(chosen["adapter"])
     with Bar("answering") as bar, _no_access_log():
         report = answer(file, output, at_once=at_once, progress=partial(_show, bar), **chosen)

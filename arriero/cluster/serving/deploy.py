@@ -105,6 +105,10 @@ def check_nodes(cluster: Cluster, resources: Resources, files: Sequence[ModelFil
             raise type(fault)(f"on the node {node['NodeManagerAddress']}: {fault.message}", hint=fault.hint)
 
 
+def _check_adapter(cluster: Cluster, resources: Resources, files: AdapterFiles) -> None:
+    check_nodes(cluster, resources, [files])
+
+
 def _missing(files: Sequence[ModelFiles | AdapterFiles]) -> ArrieroError | None:
     """On a node: what is wrong with the first of the files that is not as it should be."""
     for described in files:
@@ -150,8 +154,9 @@ def deploy(
             _delete(deployment.name)
             raise _load_error(message) from error
     end = partial(_delete, deployment.name)
+    check = partial(_check_adapter, cluster, resources)
     try:
-        return RayEngine(handle, stops, check_adapter=lambda files: check_nodes(cluster, resources, [files]), end=end)
+        return RayEngine(handle, stops, check_adapter=check, end=end, interval=deployment.chunk_seconds)
     except BaseException:
         _delete(deployment.name)
         raise

@@ -17,6 +17,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from arriero.errors import EngineError, EngineLostError
 from arriero.messages import Sampling
 
 TRIES = 4  # the first one, and three elsewhere
+CHUNK_SECONDS = 0.0005  # that this process computes for a chunk, about: with more of them it would fall behind
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, EngineLostError)
 log = logging.getLogger(__name__)
 
@@ -55,14 +57,18 @@ class RayEngine:
         *,
         check_adapter: Callable[[AdapterFiles], None] = lambda _: None,
         end: Callable[[], None] = lambda: None,
+        interval: float = 0.0,
     ) -> None:
         """Over a running deployment's handle; `check_adapter` raises for files that not every node has,
-        `end` is called once this is closed, to be rid of the replicas.
+        `end` is called once this is closed, to be rid of the replicas. Ids come `interval` seconds apart, or as seldom
+        as all that are in flight need.
         """
         self._handle = handle
         self._streams = handle.options(stream=True)
         self._stops = frozenset(stop_token_ids)
         self._check_adapter = check_adapter
+        self._interval = interval
+        self._in_flight = 0
         self._when_closed = [end]
         with own_errors():
             description: Description = handle.describe.remote().result()
@@ -143,6 +149,8 @@ class RayEngine:
     # What follows runs on the loop.
 
     async def _generate(self, generation: TaskGeneration, request: Request) -> None:
+        self._in_flight += 1
+        request = replace(request, interval=max(self._interval, CHUNK_SECONDS * self._in_flight))
         try:
             for _ in range(TRIES):
                 try:
@@ -154,6 +162,8 @@ class RayEngine:
             raise EngineLostError(f"{TRIES} replicas were lost over this answer", hint="the replicas' logs say why")
         except Exception as error:  # the loop must outlive any one request
             generation.fail(unwrapped(error) if isinstance(error, RayError) else error)
+        finally:
+            self._in_flight -= 1
 
     async def _stream_from_one(self, generation: TaskGeneration, request: Request) -> None:
         """Have one replica answer, as far as it gets."""

@@ -85,7 +85,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What `Engine.submit` is given."""
+    """What `Engine.submit` is given, and how many seconds chunks are apart at the least."""
 
     prompt_ids: Sequence[int]
     sampling: Sampling
@@ -94,6 +94,7 @@ class Request:
     constraint: Constraint | None = None
     logprobs: int | None = None
     prompt_logprobs: bool = False
+    interval: float = 0.0
 
     @property
     def resumable(self) -> bool:

@@ -7,6 +7,7 @@ sent most of them. Serve starts another one; the requests it had go on elsewhere
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import OrderedDict
@@ -78,7 +79,7 @@ class Replica:
                 logprobs=request.logprobs,
                 prompt_logprobs=request.prompt_logprobs,
             )
-            async for chunk in chunks(generation):
+            async for chunk in chunks(generation, request.interval):
                 yield chunk
         except EngineLostError:
             if not self._engine.alive:
@@ -90,15 +91,31 @@ class Replica:
                 generation.cancel()
 
 
-async def chunks(generation: Generation) -> AsyncGenerator[Chunk]:
-    """A generation in as few pieces as its reader's pace allows; the last one says why it ended."""
+async def chunks(generation: Generation, interval: float = 0.0) -> AsyncGenerator[Chunk]:
+    """A generation in pieces that come `interval` seconds apart, or when it ends; the last one says why it ended."""
     sent = 0
     reason = None
+    ended = _ended(generation)
     async for ids in generation.batches():
         first, sent = sent, sent + len(ids)
         reason = generation.finish_reason  # before the count, which does not grow any more once it is there
         reason = reason if generation.completion_tokens == sent else None
         prompt = generation.prompt_logprobs if first == 0 else ()
         yield Chunk(ids, generation.logprobs[first:sent], prompt, reason)
+        if interval and reason is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), interval)
     if reason is None:
         yield Chunk((), (), generation.prompt_logprobs if sent == 0 else (), generation.finish_reason)
+
+
+def _ended(generation: Generation) -> asyncio.Event:
+    """What is set on the running loop when the generation has ended."""
+    event, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def ring() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(event.set)
+
+    generation.when_done(ring)
+    return event

@@ -47,7 +47,8 @@ class Deployment:
     another has.
 
     Replicas of that name which a server left that did not end well are taken over where they are the same. Of MIN:MAX
-    one goes after `downscale_seconds` with fewer requests than it takes.
+    one goes after `downscale_seconds` with fewer requests than it takes. What a replica has of an answer comes every
+    `chunk_seconds`, 0 for as soon as there is room.
     """
 
     address: str
@@ -55,6 +56,7 @@ class Deployment:
     name: str = ""
     drain_seconds: float = DRAIN_SECONDS
     downscale_seconds: float = DOWNSCALE_SECONDS
+    chunk_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.name:

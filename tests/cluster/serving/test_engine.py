@@ -21,7 +21,7 @@ from arriero.messages import Sampling, TokenLogprob
 from tests.cluster.scripted import STOP, PacedEngine, expected
 
 ray = pytest.importorskip("ray")
-from arriero.cluster.serving.engine import RayEngine  # noqa: E402
+from arriero.cluster.serving.engine import CHUNK_SECONDS, RayEngine  # noqa: E402
 
 GREEDY = Sampling(
     temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
@@ -201,6 +201,29 @@ async def test_the_last_ids_bring_the_reason_along_and_nothing_is_sent_twice():
     ]
     nothing = PacedEngine(0).submit(PROMPT, GREEDY, max_new_tokens=0)
     assert [(list(chunk.ids), chunk.finish_reason) async for chunk in chunks(nothing)] == [([], "length")]
+
+
+async def test_chunks_keep_their_distance_and_the_end_is_not_waited_for():
+    """With an interval of an hour there are the first ids, and the others once the last is there."""
+    generation = PacedEngine(0.001).submit(PROMPT, GREEDY, max_new_tokens=40)
+    sent = [chunk async for chunk in chunks(generation, 3600)]
+    assert [token for chunk in sent for token in chunk.ids] == expected(PROMPT, 40)
+    assert len(sent) <= 2
+    assert sent[-1].finish_reason == "length"
+
+
+def test_the_more_answers_are_in_flight_the_further_apart_their_chunks_are(engine):
+    """The bug: with 64 answers each id came by itself; those were too many chunks, and readers had them too late."""
+
+    async def held(request: Request) -> AsyncIterator[Chunk]:
+        while len(handle.asked) < 3:
+            await asyncio.sleep(0)
+        yield Chunk([11, STOP], finish_reason="stop")
+
+    made, handle = engine(*[held] * 3)
+    for generation in [made.submit(PROMPT, GREEDY, max_new_tokens=9) for _ in range(3)]:
+        assert list(generation) == [11, STOP]
+    assert [request.interval / CHUNK_SECONDS for request in handle.asked] == pytest.approx([1, 2, 3])
 
 
 def test_an_adapter_that_was_changed_in_its_directory_is_another_one(tmp_path):
