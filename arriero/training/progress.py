@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,20 +82,19 @@ class _Pending:
 
 
 class Recorder(TrainerCallback):
-    """Counts tokens, writes metrics.jsonl, reports every step, and stops the run when told to.
+    """Counts tokens, writes `metrics` (metrics.jsonl), reports every step, and stops the run when told to.
 
     `files` are the names of the data files, for errors that name rows.
     """
 
     def __init__(self, metrics: Path, files: Sequence[str], on_step: OnStep) -> None:
-        self.files, self.on_step = files, on_step
+        self.metrics, self.files, self.on_step = metrics, files, on_step
         self.stop = threading.Event()
         self.logical = self.total_computed = self.last_computed = 0
         self.eval_loss: float | None = None
         self.began: Callable[[int], None] = lambda _: None
         self._pending: list[_Pending] = []
         self._row_ids: Sequence[RowId] = ()
-        self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
         self._started = time.monotonic()
 
     @property
@@ -195,14 +194,10 @@ class Recorder(TrainerCallback):
             eval_loss=logs.get("eval_loss"),
             eval_stop_rate=logs.get("eval_stop_rate"),
         )
-        self._metrics.write(report.line)
-        self._metrics.flush()
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(report.line)
         if self.on_step(report):
             self.stop.set()
-
-    def close(self) -> None:
-        """Close the metrics file."""
-        self._metrics.close()
 
 
 @contextlib.contextmanager

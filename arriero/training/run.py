@@ -151,13 +151,11 @@ class _Run:
         seconds = time.monotonic() - started
         state = self.trainer.state
         if self.recorder.stop.is_set() and state.global_step < state.max_steps:
-            self.recorder.close()
             raise InterruptedRun(
                 f"stopped at step {state.global_step} of {state.max_steps}; the checkpoint is saved",
                 hint="run the same command with --resume to go on",
             )
         self._choose()
-        self.recorder.close()
         report = TrainReport(
             output=str(self.output),
             steps=state.global_step,
