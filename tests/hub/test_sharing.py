@@ -17,6 +17,8 @@ from tests.conftest import ROWS
 from tests.hub.hubs import LoopbackHub, clients_at
 
 DOWNLOAD = ["download", "owner/name", "--source"]
+# The first one waits for its file until the second one has started, which may take longer than the clients' 10 seconds.
+PATIENT = {"HF_HUB_DOWNLOAD_TIMEOUT": "100", "MODELSCOPE_DOWNLOAD_TIMEOUT": "100"}
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
 
@@ -30,7 +32,7 @@ def hub_server(model_dir):
 
 def start(tmp_path, url, *arguments):
     command = [sys.executable, "-m", "arriero.cli", *arguments, "--json"]
-    environment = clients_at(url, tmp_path)
+    environment = {**clients_at(url, tmp_path), **PATIENT}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -38,8 +38,11 @@ def save_many(number: int) -> None:
 
 
 def test_processes_that_register_at_once_lose_no_run_and_read_no_half_record(home, caplog):
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    """Forked from a process with threads, and ended by SIGTERM, they hung once under coverage."""
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
         pool.map(save_many, range(4))
+        pool.close()
+        pool.join()
     assert {found.name for found in listed()} == {"same", "0", "1", "2", "3"}
     assert caplog.text == ""
 
