@@ -8,8 +8,8 @@ import sys
 import urllib.request
 
 question, address = sys.argv[1:]
-request = urllib.request.Request(  # noqa: S310
+request = urllib.request.Request(
     address, data=json.dumps({"prompt": question}).encode(), headers={"Content-Type": "application/json"}
 )
-with urllib.request.urlopen(request) as response:  # noqa: S310
+with urllib.request.urlopen(request) as response:
     print(json.dumps(json.load(response), ensure_ascii=False))

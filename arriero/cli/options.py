@@ -13,6 +13,8 @@ from arriero.engines.registry import CudaGraphs, EngineName, Precision
 from arriero.errors import UsageError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from arriero.cluster.serving.scale import Deployment
 
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
@@ -230,6 +232,6 @@ def examples(*commands: str) -> str:
     return "**Examples**\n\n" + "\n".join(f"    arriero {command}" for command in commands)
 
 
-def plain(options: object) -> dict[str, Any]:
+def plain(options: DataclassInstance) -> dict[str, Any]:
     """The fields of an options dataclass as keyword arguments."""
-    return asdict(options)  # type: ignore[call-overload,no-any-return]
+    return asdict(options)

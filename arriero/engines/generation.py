@@ -126,10 +126,11 @@ class Generation:
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error that readers get; as `finish`, only the first end counts."""
+        if not isinstance(error, ArrieroError):
+            error = EngineError(f"the engine failed: {error}")
         with self._changed:
             if not self._ended:
-                known = isinstance(error, ArrieroError)
-                self._error = error if known else EngineError(f"the engine failed: {error}")  # type: ignore[assignment]
+                self._error = error
                 self._end()
 
     @property

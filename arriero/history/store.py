@@ -190,7 +190,7 @@ class History:
     def _select(self, conditions: str, values: tuple[Any, ...]) -> list[SavedConversation]:
         with self._database.transaction() as db:
             rows = db.execute(
-                f"SELECT {COLUMNS} FROM conversation WHERE owner IS ?1 {conditions}",  # noqa: S608
+                f"SELECT {COLUMNS} FROM conversation WHERE owner IS ?1 {conditions}",  # noqa: S608  written in this file
                 (self.owner, *values),
             )
             return [SavedConversation(*row[:-1], changed=datetime.fromtimestamp(row[-1])) for row in rows]

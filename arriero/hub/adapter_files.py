@@ -58,6 +58,6 @@ def _layers(file: Path) -> dict[str, Shape]:
 def _shapes(file: Path) -> dict[str, Shape]:
     try:
         with safe_open(file, framework="numpy") as weights:
-            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118  no mapping
     except (OSError, SafetensorError) as error:
         raise ArrieroError(f"{file} cannot be loaded: {error}", hint="fetch or train it again") from error

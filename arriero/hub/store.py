@@ -110,8 +110,8 @@ def write_manifest(
     """
     if files is None:
         files = {key: record(file) for key, file in files_in(path).items()}
-    document = {"name": name, "source": source, "revision": revision, "asked": asked}
-    document["files"] = {key: asdict(value) for key, value in files.items()}  # type: ignore[assignment]
+    listed = {key: asdict(value) for key, value in files.items()}
+    document = {"name": name, "source": source, "revision": revision, "asked": asked, "files": listed}
     (path / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return StoredModel(name, path, source, revision, files, asked)
 

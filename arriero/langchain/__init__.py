@@ -26,7 +26,7 @@ tools (`bind_tools`) and schemas (`with_structured_output`), which also work tog
 from __future__ import annotations
 
 try:
-    import langchain_core  # noqa: F401
+    import langchain_core  # noqa: F401  whether it is there
 except ImportError as error:
     raise ImportError('arriero.langchain needs langchain-core: pip install "arriero[langchain]"') from error
 

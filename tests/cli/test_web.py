@@ -31,7 +31,7 @@ def test_what_is_wrong_is_told_at_once(capsys, arguments, code, told):
     assert told in capsys.readouterr().err
 
 
-def test_a_server_that_wants_a_key(serve, scripted_chat, capsys, monkeypatch):  # noqa: F811
+def test_a_server_that_wants_a_key(serve, scripted_chat, capsys, monkeypatch):  # noqa: F811  the fixture
     chat = scripted_chat("abc")
     url = serve(chat=chat, app=create_app(chat, keys=Keys({"anna": "anna-secret"}))).url
     assert main(["web", "--no-browser", "--server", url]) == 5
@@ -39,7 +39,7 @@ def test_a_server_that_wants_a_key(serve, scripted_chat, capsys, monkeypatch):  
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a browser that is a shell script")
-def test_the_page_alone_opens_the_browser_and_ends_with_ctrl_c(serve, tmp_path: Path, home):  # noqa: F811
+def test_the_page_alone_opens_the_browser_and_ends_with_ctrl_c(serve, tmp_path: Path, home):  # noqa: F811  the fixture
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     os.mkfifo(opened)
     browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')

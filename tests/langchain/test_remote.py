@@ -25,7 +25,7 @@ from arriero.server.auth import Keys
 from arriero.server.models import Models
 from tests.conftest import TOOL_TEMPLATE
 from tests.prompt.reasoning import QWEN3
-from tests.server.conftest import remade, serve  # noqa: F401  a fixture
+from tests.server.conftest import remade
 
 both = pytest.mark.parametrize("kind", [ArrieroLLM, ChatArriero])
 TURNS = [SystemMessage("Be kind."), HumanMessage("hi"), AIMessage("yo"), HumanMessage("骆")]
@@ -50,7 +50,7 @@ class City(BaseModel):
 
 
 @pytest.fixture
-def pair(serve, scripted_chat):  # noqa: F811
+def pair(serve, scripted_chat):
     """`pair("answer", kind=…, template=…)` -> (the model here, the same behind a server), and their engine."""
 
     def build(*answers, kind=ChatArriero, template=None, gate=None, **options):
@@ -138,7 +138,7 @@ def test_reasoning_an_answer_that_is_continued_and_variables_of_the_template(pai
 
 
 @both
-def test_breaking_off_stops_the_server(serve, kind):  # noqa: F811
+def test_breaking_off_stops_the_server(serve, kind):
     for way in ("stream", "astream"):
         served = serve("abcdef", gate=3)
         model = kind(base_url=served.url, model="tiny")
@@ -157,7 +157,7 @@ async def first_of(model) -> None:
         await anext(stream)
 
 
-async def test_a_cancelled_task_stops_the_server(serve):  # noqa: F811
+async def test_a_cancelled_task_stops_the_server(serve):
     served = serve("abcdef", gate=2)
     task = asyncio.ensure_future(ChatArriero(base_url=served.url, model="tiny").ainvoke("hi"))
     await asyncio.to_thread(served.chat.engine.reached.wait, 30)
@@ -178,7 +178,7 @@ async def test_a_cancelled_task_stops_the_server(serve):  # noqa: F811
         ({"model": "tiny"}, "a" * 300, UsageError, "window holds 256"),
     ],
 )
-def test_what_the_server_refuses_is_our_error(serve, options, prompt, error, told):  # noqa: F811
+def test_what_the_server_refuses_is_our_error(serve, options, prompt, error, told):
     model = ChatArriero(base_url=serve("abc").url, **options)
     for call in (lambda: model.invoke(prompt), lambda: list(model.stream(prompt)), lambda: model.batch([prompt])):
         with pytest.raises(error, match=told):
@@ -187,7 +187,7 @@ def test_what_the_server_refuses_is_our_error(serve, options, prompt, error, tol
         asyncio.run(model.ainvoke(prompt))
 
 
-def test_a_key(serve, scripted_chat, monkeypatch):  # noqa: F811
+def test_a_key(serve, scripted_chat, monkeypatch):
     chat = scripted_chat("abc")
     served = serve(chat=chat, app=create_app(chat, keys=Keys({"anna": "anna-secret"})))
     with pytest.raises(AccessError, match="an API key is needed") as caught:
@@ -199,7 +199,7 @@ def test_a_key(serve, scripted_chat, monkeypatch):  # noqa: F811
 
 
 @pytest.fixture
-def failing(serve, scripted_chat):  # noqa: F811
+def failing(serve, scripted_chat):
     """`failing(n, status)` -> a server that refuses n requests for an answer first, and the requests it got."""
 
     def start(count, status):
@@ -236,7 +236,7 @@ def test_what_is_wrong_is_not_tried_again(failing):
     assert len(got) == 1
 
 
-def test_an_answer_that_breaks_in_the_middle_is_not_begun_again(serve):  # noqa: F811
+def test_an_answer_that_breaks_in_the_middle_is_not_begun_again(serve):
     served = serve("abcdef", gate=3)
     stream = ChatArriero(base_url=served.url, model="tiny").stream("hi")
     assert next(stream).text == "a"
@@ -246,7 +246,7 @@ def test_an_answer_that_breaks_in_the_middle_is_not_begun_again(serve):  # noqa:
     assert len(served.chat.engine.asked) == 1
 
 
-def test_a_server_that_is_slower_than_the_timeout_or_not_there(serve):  # noqa: F811
+def test_a_server_that_is_slower_than_the_timeout_or_not_there(serve):
     served = serve("abcdef", gate=0)
     with pytest.raises(OfflineError):
         ChatArriero(base_url=served.url, model="tiny", timeout=0.05, max_retries=0).invoke("hi")
@@ -261,7 +261,7 @@ def test_a_server_that_is_slower_than_the_timeout_or_not_there(serve):  # noqa: 
 # --- models, adapters, embeddings ---
 
 
-def test_adapters_by_their_names(serve, scripted_chat):  # noqa: F811
+def test_adapters_by_their_names(serve, scripted_chat):
     chat = remade(scripted_chat("abc"), adapter="runs/killa")
     served = serve(chat=chat)
     asked = [
@@ -275,7 +275,7 @@ def test_adapters_by_their_names(serve, scripted_chat):  # noqa: F811
     assert [answer.response_metadata["model_name"] for answer in asked[:2]] == ["killa", "tiny"]
 
 
-def test_embeddings(serve, scripted_chat, embedding_dir):  # noqa: F811
+def test_embeddings(serve, scripted_chat, embedding_dir):
     chat = scripted_chat("abc")
     with Embedder(embedding_dir) as embedder:
         app = create_app(None)

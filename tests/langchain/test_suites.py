@@ -11,7 +11,6 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.langchain import ChatArriero
 from tests.conftest import TOOL_TEMPLATE, ScriptedEngine
-from tests.server.conftest import serve  # noqa: F401  a fixture
 
 CALLS = {
     "magic_function": {"input": 3},
@@ -125,7 +124,7 @@ class TestOverHttp(OverScriptedChat, ChatModelIntegrationTests):
     """The same class over `arriero serve`."""
 
     @pytest.fixture(autouse=True)
-    def _server(self, serve, _chat):  # noqa: F811
+    def _server(self, serve, _chat):
         self.url = serve(chat=self.chat).url
 
     @property

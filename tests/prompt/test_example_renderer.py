@@ -197,7 +197,7 @@ def test_calls_and_the_text_beside_them_are_learnt_or_the_row_is_refused(name, t
         examples = renderer.examples(talk)
     except UsageError as error:
         assert text, "a call alone can be learnt"
-        assert "text beside the calls of message 1" in error.message  # noqa: PT017
+        assert "text beside the calls of message 1" in error.message  # noqa: PT017  only where there is one
         return
     check(renderer, talk, examples)
     first = learnt(renderer, examples[0], examples[0].loss_spans[0])[1]

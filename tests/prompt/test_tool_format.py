@@ -213,14 +213,14 @@ def test_a_template_whose_calls_cannot_be_read_gets_the_generic_form(old, new):
     assert old in TOOL_TEMPLATE
     renderer = own(TOOL_TEMPLATE.replace(old, new))
     with pytest.raises(TemplateError, match="in a form that is not read here"):
-        renderer.native_call_format  # noqa: B018
+        renderer.native_call_format  # noqa: B018  raises
     assert "You can call these functions" in rendered(renderer, ASKED, [WEATHER])
 
 
 def test_a_template_that_refuses_calls_gets_the_generic_form():
     renderer = own(TOOL_TEMPLATE.replace("{% for call in", "{{ raise_exception('no calls here') }}{% for call in"))
     with pytest.raises(TemplateError, match=r"with tool calls, the chat template refuses.*no calls here"):
-        renderer.native_call_format  # noqa: B018
+        renderer.native_call_format  # noqa: B018  raises
     assert "You can call these functions" in rendered(renderer, ASKED, [WEATHER])
 
 

@@ -18,7 +18,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_model_overfitted_on_calls_calls_through_the_api(serve, home, tmp_path):  # noqa: F811
+def test_a_model_overfitted_on_calls_calls_through_the_api(serve, home, tmp_path):  # noqa: F811  the fixture
     """The prompt of training has the tools as the server's has them, and the loss is on the call's own form."""
     from arriero.training import train
 

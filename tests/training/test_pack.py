@@ -106,6 +106,6 @@ def test_every_example_is_in_one_row_and_every_loss_token_is_predicted_once(exam
 
 @given(some_examples())
 def test_a_tree_has_no_more_tokens_than_a_shared_prefix(examples):
-    common = min(len(commonprefix([example.ids, examples[0].ids])) for example in examples)  # noqa: RUF071
+    common = min(len(commonprefix([example.ids, examples[0].ids])) for example in examples)  # noqa: RUF071  of any sequences
     flat = common + sum(len(example.ids) - common for example in examples)
     assert tokens_of(examples, share=True) <= flat

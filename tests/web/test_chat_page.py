@@ -16,7 +16,6 @@ from arriero.messages import Message, Sampling
 from arriero.web import SCRIPT, Remote, Site, set_site
 from arriero.web.completion import LiveCompletion, Request
 from tests.prompt.reasoning import QWEN3
-from tests.server.conftest import serve  # noqa: F401  a fixture
 from tests.web.chat_page import ask, click, keys, run, said
 
 
@@ -186,7 +185,7 @@ def test_reasoning_that_comes_apart_is_folded_and_kept_and_can_be_turned_off(scr
     assert "set_thinking" not in [control.key for control in without]
 
 
-def test_the_page_over_another_server_and_without_it(serve, tmp_path):  # noqa: F811
+def test_the_page_over_another_server_and_without_it(serve, tmp_path):
     served = serve("abcdef", "def")
     here = Site(Remote(served.url), history=History(tmp_path / "file"))
     set_site(here)

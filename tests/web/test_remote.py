@@ -16,7 +16,6 @@ from arriero.messages import Message, Sampling, Usage
 from arriero.server import create_app
 from arriero.server.auth import Keys
 from arriero.web import Remote
-from tests.server.conftest import Served, serve  # noqa: F401  a fixture
 
 HELLO = [Message("user", "hi")]
 
@@ -30,7 +29,7 @@ async def read(pieces) -> tuple[str, str | None, Usage | None]:
     return text, last.finish_reason, last.usage
 
 
-async def test_our_own_server(serve):  # noqa: F811
+async def test_our_own_server(serve):
     served = serve("abcdef", "def")
     remote = Remote(served.url + "/v1/")
     [choice] = remote.choices()
@@ -45,7 +44,7 @@ async def test_our_own_server(serve):  # noqa: F811
     assert served.chat.engine.asked[-1][0] == served.chat.render(turns, continue_final_message=True)
 
 
-async def test_closing_stops_the_other_server(serve):  # noqa: F811
+async def test_closing_stops_the_other_server(serve):
     served = serve("abcdef", gate=3)
     pieces = Remote(served.url).astream("tiny", HELLO, Sampling())
     assert (await anext(pieces)).text == "a"
@@ -54,7 +53,7 @@ async def test_closing_stops_the_other_server(serve):  # noqa: F811
     assert served.chat.engine.generations[0].cancelled
 
 
-async def test_a_key(serve, scripted_chat):  # noqa: F811
+async def test_a_key(serve, scripted_chat):
     chat = scripted_chat("abc")
     served = serve(chat=chat, app=create_app(chat, keys=Keys({"anna": "anna-secret"})))
     with pytest.raises(AccessError, match="an API key is needed") as caught:
@@ -65,7 +64,7 @@ async def test_a_key(serve, scripted_chat):  # noqa: F811
     assert (await read(remote.astream("tiny", HELLO, Sampling())))[0] == "abc"
 
 
-async def test_what_the_other_server_refuses(serve):  # noqa: F811
+async def test_what_the_other_server_refuses(serve):
     remote = Remote(serve("abc").url)
     with pytest.raises(NotFoundError, match="'other' is not served here"):
         await read(remote.astream("other", HELLO, Sampling()))
@@ -73,7 +72,7 @@ async def test_what_the_other_server_refuses(serve):  # noqa: F811
         await read(remote.astream("tiny", [Message("user", "a" * 300)], Sampling()))
 
 
-async def test_a_failure_in_the_middle_of_an_answer(serve):  # noqa: F811
+async def test_a_failure_in_the_middle_of_an_answer(serve):
     served = serve("abcdef", gate=3)
     pieces = Remote(served.url).astream("tiny", HELLO, Sampling())
     assert (await anext(pieces)).text == "a"
@@ -111,7 +110,7 @@ END = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture
-def foreign(serve, scripted_chat) -> Iterator:  # noqa: F811
+def foreign(serve, scripted_chat) -> Iterator:
     """A server of another make: `foreign(models, answer)` gives a Remote that gets these texts from it."""
 
     def start(models: object = None, answer: str = "", status: int = 200) -> Remote:
@@ -141,7 +140,7 @@ async def test_reasoning_that_is_sent_apart(foreign, name):
     assert [(piece.reasoning, piece.text) for piece in pieces] == [("h", ""), ("m", ""), ("", "yes"), ("", "")]
 
 
-async def test_reasoning_of_earlier_answers_stays_here(serve, scripted_chat):  # noqa: F811
+async def test_reasoning_of_earlier_answers_stays_here(serve, scripted_chat):
     """Some servers refuse a conversation that holds it."""
     chat = scripted_chat("abc")
     said = [*HELLO, Message("assistant", "x", reasoning_content="hm"), *HELLO]

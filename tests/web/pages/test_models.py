@@ -11,7 +11,7 @@ from arriero.web import jobs
 from arriero.web.backend import Choice
 from arriero.web.shelf import shelf
 from tests.web.pages.visiting import after_jobs, drawn, opened, text
-from tests.web.shelf.test_shelf import hub_server  # noqa: F401
+from tests.web.shelf.test_shelf import hub_server  # noqa: F401  a fixture
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_model_is_verified(stored, home):
     assert "All files are as they were downloaded." in text(page)
 
 
-def test_a_download_is_seen_by_everybody_and_can_be_cancelled(hub_server, home):  # noqa: F811
+def test_a_download_is_seen_by_everybody_and_can_be_cancelled(hub_server, home):  # noqa: F811  the fixture
     hub_server.gate.clear()
     page = opened("models")
     page.text_input(key="models_name").set_value("owner/name")
@@ -85,7 +85,7 @@ def test_a_download_is_seen_by_everybody_and_can_be_cancelled(hub_server, home):
     assert "On disk and verified." not in text(drawn(page))
 
 
-def test_what_a_download_came_to_is_said_in_its_place(hub_server, home):  # noqa: F811
+def test_what_a_download_came_to_is_said_in_its_place(hub_server, home):  # noqa: F811  the fixture
     hub_server.gated = "no token"
     page = opened("models")
     page.text_input(key="models_name").set_value("owner/name")

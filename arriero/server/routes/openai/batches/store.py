@@ -159,7 +159,7 @@ class BatchStore:
     def _forget_old(self) -> None:
         with self._transaction() as db:
             reading = "SELECT json_extract(object, '$.input_file_id') FROM kept WHERE active"
-            delete = f"DELETE FROM kept WHERE until < ? AND NOT active AND id NOT IN ({reading})"  # noqa: S608
+            delete = f"DELETE FROM kept WHERE until < ? AND NOT active AND id NOT IN ({reading})"  # noqa: S608  nobody else's
             db.execute(delete, (int(time.time()),))
             there = {identity for (identity,) in db.execute("SELECT id FROM kept WHERE kind = 'file' OR active")}
         paths = [*self._directory("files").iterdir(), *self._directory("batches").iterdir()]
@@ -179,7 +179,7 @@ class BatchStore:
     def _page(self, owner: str, kind: str, page: Page) -> tuple[list[str], bool]:
         order, behind = ("DESC", "<") if page.newest_first else ("ASC", ">")
         query = (
-            "SELECT object FROM kept WHERE owner = :owner AND kind = :kind AND (:after IS NULL OR number "  # noqa: S608
+            "SELECT object FROM kept WHERE owner = :owner AND kind = :kind AND (:after IS NULL OR number "  # noqa: S608  chosen here
             f"{behind} (SELECT number FROM kept WHERE id = :after)) AND (:purpose IS NULL OR "
             f"json_extract(object, '$.purpose') = :purpose) ORDER BY number {order} LIMIT :most"
         )
