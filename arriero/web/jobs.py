@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -76,6 +77,7 @@ def start(folder: Path, module: str, about: Mapping[str, Any]) -> Job:
         with suppress(psutil.NoSuchProcess):
             began = psutil.Process(process.pid).create_time()
             write(folder / "process.json", {"pid": process.pid, "began": began})
+    threading.Thread(target=process.wait, daemon=True).start()  # so that none is left a zombie
     return Job(folder, about, {})
 
 
@@ -146,10 +148,11 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def process_of(folder: Path) -> psutil.Process | None:
     """The job's process if it is alive: the same one, not another that was given its number."""
-    told = _read(folder / "process.json")
+    if (told := _read(folder / "process.json")) is None:
+        return None
     try:
-        process = psutil.Process(told["pid"]) if told is not None else None
-        if process is None or process.create_time() != told["began"] or process.status() == psutil.STATUS_ZOMBIE:  # type: ignore[index]
+        process = psutil.Process(told["pid"])
+        if process.create_time() != told["began"] or process.status() == psutil.STATUS_ZOMBIE:
             return None
     except psutil.NoSuchProcess:
         return None
