@@ -12,6 +12,7 @@ from tests.engines.openvino.support import (
     END,
     LONG,
     PROMPT,
+    InProcess,
     ids,
     lora,
 )
@@ -29,6 +30,20 @@ def make():
     yield build
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def in_process(model_dir):
+    """Make workers in this process, whose pipes are closed at the end."""
+    made = []
+
+    def build():
+        made.append(InProcess(model_dir))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.pipe.close()
 
 
 @pytest.fixture(scope="package")

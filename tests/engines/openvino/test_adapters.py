@@ -19,7 +19,6 @@ from tests.engines.openvino.support import (
     GREEDY,
     LONG,
     PROMPT,
-    InProcess,
     ids,
     kill,
     loaded,
@@ -124,8 +123,8 @@ def test_weights_that_have_changed_on_disk_are_not_taken_for_those_that_were_loa
     assert ids(one, adapter=one.load_adapter(directory)) == alone["b"][0]
 
 
-def test_a_retired_pipeline_finishes_what_was_begun_and_is_freed(model_dir):
-    here = InProcess(model_dir)
+def test_a_retired_pipeline_finishes_what_was_begun_and_is_freed(in_process):
+    here = in_process()
     for key in (0, 1):
         here.give("open", key=key, adapter=None, now=False)
     here.put(1)

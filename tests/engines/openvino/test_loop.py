@@ -17,7 +17,6 @@ from tests.engines.openvino.support import (
     LONG,
     PLAIN,
     PROMPT,
-    InProcess,
     ids,
     loaded,
     logits_after,
@@ -124,7 +123,7 @@ def test_a_bias_of_a_token_that_the_model_lacks_fails_alone(shared):
     assert len(ids(shared, logprobs=1)) == 24
 
 
-def test_the_cache_of_the_loop_grows_and_is_given_back(model_dir, shared):
+def test_the_cache_of_the_loop_grows_and_is_given_back(model_dir, in_process, shared):
     """More than what it has at the beginning, 16 blocks of 32; cancelled ones give theirs back too."""
     paged = PagedModel(exported(model_dir, "float32") / cache.MODEL, engine.PROPERTIES["float32"])
     long, short = Cached(), Cached()
@@ -135,7 +134,7 @@ def test_the_cache_of_the_loop_grows_and_is_given_back(model_dir, shared):
     again = paged.forward([Part(long, LONG[200:]), Part(Cached(), PROMPT)])[1]
     assert again.argmax() == first.argmax()
     assert abs(again - first).max() < 1e-4
-    here = InProcess(model_dir)
+    here = in_process()
     here.give("open", key=0, adapter=None, now=False)
     config = engine.loop_config(GREEDY, 40, 1, prompt_logprobs=False)
     for number in range(1, 5):
@@ -150,8 +149,8 @@ def test_the_cache_of_the_loop_grows_and_is_given_back(model_dir, shared):
     assert len(loop._pipeline._free) == loop._pipeline._total == 16
 
 
-def test_a_loop_that_failed_is_built_again(model_dir):
-    here = InProcess(model_dir)
+def test_a_loop_that_failed_is_built_again(in_process):
+    here = in_process()
     here.give("open", key=0, adapter=None, now=False)
     config = engine.loop_config(GREEDY, 4, 1, prompt_logprobs=False)
     request = {"key": 0, "kind": "loop", "ids": PROMPT, "config": config, "stop_token_ids": [END]}

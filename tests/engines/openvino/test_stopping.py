@@ -14,14 +14,13 @@ from tests.engines.openvino.support import (
     GREEDY,
     LONG,
     PROMPT,
-    InProcess,
     ids,
 )
 
 
-def test_a_long_prompt_can_be_cancelled_while_it_is_read(model_dir, monkeypatch):
+def test_a_long_prompt_can_be_cancelled_while_it_is_read(in_process, monkeypatch):
     monkeypatch.setitem(engine.SCHEDULER, "max_num_batched_tokens", 1)  # so that reading takes 200 steps
-    here = InProcess(model_dir)
+    here = in_process()
     here.give("open", key=0, adapter=None, now=True)
     here.until("open", 0)
     here.put(1, LONG)
@@ -35,8 +34,8 @@ def test_a_long_prompt_can_be_cancelled_while_it_is_read(model_dir, monkeypatch)
     assert here.pipeline().get_metrics().requests <= 1, "the library still holds it"
 
 
-def test_a_request_that_waits_for_the_model_can_be_cancelled(model_dir):
-    here = InProcess(model_dir)
+def test_a_request_that_waits_for_the_model_can_be_cancelled(in_process):
+    here = in_process()
     here.give("open", key=0, adapter=None, now=False)
     here.put(1)
     here.give("cancel", number=1)
@@ -94,7 +93,7 @@ def test_keys_and_values_that_do_not_fit_are_a_typed_error(make, model_dir, monk
         (MemoryError(), "MemoryLimitError"),
     ],
 )
-def test_a_pipeline_that_failed_is_built_again(error, expected, model_dir):
+def test_a_pipeline_that_failed_is_built_again(error, expected, in_process):
     """After a failed step the library's own state is undefined."""
 
     class Failing:
@@ -104,7 +103,7 @@ def test_a_pipeline_that_failed_is_built_again(error, expected, model_dir):
         def step(self):
             raise error
 
-    here = InProcess(model_dir)
+    here = in_process()
     here.give("open", key=0, adapter=None, now=True)
     here.until("open", 0)
     here.worker._pipelines[0, "library"]._pipeline = Failing(here.pipeline())
@@ -117,9 +116,9 @@ def test_a_pipeline_that_failed_is_built_again(error, expected, model_dir):
     assert len(here.ids(3)) == 8
 
 
-def test_memory_stays_flat(model_dir):
+def test_memory_stays_flat(in_process):
     """The library keeps nothing of a finished request, and its cache does not grow."""
-    here = InProcess(model_dir)
+    here = in_process()
     here.give("open", key=0, adapter=None, now=True)
     sizes = []
     for numbers in (range(n, n + 25) for n in range(0, 100, 25)):
