@@ -29,7 +29,7 @@ NO_MATTER = {"chat", "loaded_as", "api_key", "timeout", "max_retries"}
 
 def key(model) -> str:
     """What the model's answers are kept under, besides the prompt."""
-    return model._get_llm_string() if isinstance(model, ChatArriero) else str(sorted(model.dict().items()))
+    return model._get_llm_string() if isinstance(model, ChatArriero) else str(sorted(model.asdict().items()))
 
 
 @pytest.fixture
