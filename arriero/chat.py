@@ -10,15 +10,17 @@ import copy
 import functools
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines import Adapter, Engine, Generation, load_engine
+from arriero.engines import Adapter, Engine, Generation, load_engine, select_engine
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
+from arriero.engines.unloaded import UnloadedEngine
 from arriero.errors import ContextLengthError, UsageError
 from arriero.loading import Loading as Loading
 from arriero.loading import LoadPlan
@@ -255,6 +257,7 @@ def load(
     model: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
+    rehearse: Callable[[Chat], object] | None = None,
     **settings: Unpack[Loading],
 ) -> Chat:
     """Load a model, and an adapter if one is given, ready to answer.
@@ -266,14 +269,21 @@ def load(
     computes in a process of its own, as the others do anyhow. `cuda_graphs` ("auto"): with "off" no step of the
     transformers engine is captured, with "on" it is an error where none can be. `room_for` are adapters that will come
     with `Chat.with_adapter`: the engine is chosen, and started, so that it can do them too. Raises ContractError when
-    the adapter belongs to another model or prompt.
+    the adapter belongs to another model or prompt. `rehearse` is called first, with a Chat that computes nothing: what
+    that refuses of a request, such as a schema that the engine cannot guarantee, is refused before the model is loaded.
     """
     plan = LoadPlan.of(model, adapter, settings)
-    engine = load_engine(plan.resolved.model_dir, plan.resolved.renderer.stop_token_ids, plan.engine, plan.options)
-    return over(engine, plan.resolved)
+    model_dir, options = plan.resolved.model_dir, plan.options
+    defaults = default_sampling(model_dir, plan.resolved.adapter_dir)
+    if rehearse is not None:
+        unloaded = UnloadedEngine(select_engine(plan.engine, model_dir, options).entry)
+        rehearse(over(unloaded, plan.resolved, defaults))
+        options = replace(options, needs=tuple(unloaded.needed))
+    engine = load_engine(model_dir, plan.resolved.renderer.stop_token_ids, plan.engine, options)
+    return over(engine, plan.resolved, defaults)
 
 
-def over(engine: Engine, resolved: ResolvedModel) -> Chat:
+def over(engine: Engine, resolved: ResolvedModel, defaults: Sampling | None = None) -> Chat:
     """A Chat over an engine that has the model; the engine is closed where the adapter cannot be loaded."""
     try:
         return Chat(
@@ -282,7 +292,7 @@ def over(engine: Engine, resolved: ResolvedModel) -> Chat:
             model=hub.name_of(resolved.model_dir),
             adapter=engine.load_adapter(resolved.adapter_dir) if resolved.adapter_dir is not None else None,
             window=hub.window(resolved.model_dir),
-            defaults=default_sampling(resolved.model_dir, resolved.adapter_dir),
+            defaults=defaults or default_sampling(resolved.model_dir, resolved.adapter_dir),
         )
     except BaseException:
         engine.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from arriero.templates import duration, fenced, markdown, percent, plain, render, several, short, size
+from arriero.formatting import duration, size
+from arriero.templates import fenced, markdown, percent, plain, render, several, short
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,16 @@ def ask(
 
     text = _prompt(" ".join(question) if question else None, file or [])
     json_schema = _schema(schema) if schema is not None else None
+
+    def asked(chat: Chat) -> Stream:
+        return chat.stream([Message("user", text)], sampling, schema=json_schema)
+
     started = time.perf_counter()
-    chat = load_chat(model)
+    chat = load_chat(model, asked)
     loaded = time.perf_counter()
     try:
         show = _nothing() if as_json or json_schema is not None else answering(plain=as_text)
-        answer = _read(chat.stream([Message("user", text)], sampling, schema=json_schema), show, Thinking())
+        answer = _read(asked(chat), show, Thinking())
     finally:
         chat.close()
     if json_schema is not None and answer.last.finish_reason == "length":

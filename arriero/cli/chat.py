@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,9 +92,9 @@ def _history(*, needed: bool) -> History | None:
         return None
 
 
-def load_chat(options: ModelOptions) -> Chat:
-    """Load what the options name."""
+def load_chat(options: ModelOptions, rehearse: Callable[[Chat], object] | None = None) -> Chat:
+    """Load what the options name; `rehearse` is as in `arriero.chat.load`."""
     from arriero.chat import load
 
     chosen: dict[str, Any] = plain(options)
-    return load(chosen.pop("model"), **chosen)
+    return load(chosen.pop("model"), rehearse=rehearse, **chosen)

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from arriero import settings
+from arriero.formatting import duration as duration
 from arriero.formatting import size as size
 
 
@@ -71,10 +72,3 @@ def document(value: Any) -> None:
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     text = json.dumps(plain, ensure_ascii=False, indent=2, default=str)
     print(re.sub("[\x7f-\x9f]", lambda control: f"\\u{ord(control[0]):04x}", text))  # terminals obey these, too
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,6 +4,7 @@
     generation.py    a stream of token ids, from an engine to its readers
     event_loop.py    a generation that a coroutine fills (vllm, replicas)
     registry.py      the engines there are: what each needs, lacks, and how it loads
+    unloaded.py      an engine that is not loaded yet: what it will refuse
     select.py        which engine "auto" means here, and why; load_engine
     process/         what engines that compute in a process of their own have in common
     transformers/    the reference, for any model, on a CPU or with CUDA

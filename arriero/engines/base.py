@@ -8,27 +8,16 @@ Adapters have no names here: `load_adapter` gives a handle, and whoever holds it
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from arriero.constraint import Constraint, Reasoned
 from arriero.engines.generation import Generation
+from arriero.engines.registry import Feature as Feature
 from arriero.engines.registry import Precision as Precision
 from arriero.errors import UnsupportedError, UsageError
 from arriero.messages import Sampling
-
-Feature = Literal[
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "logprobs",
-    "top_logprobs",
-    "constraint",
-    "constraint_after_reasoning",
-    "prompt_logprobs",
-]
 
 
 class Adapter:
@@ -122,7 +111,21 @@ def require(
     *,
     prompt_logprobs: bool = False,
 ) -> None:
-    """Raise UnsupportedError for the first feature that a request needs and `engine` lacks."""
+    """Raise UnsupportedError for a feature that a request needs and `engine` lacks."""
+    check_features(engine, needed_features(sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs))
+
+
+def check_features(engine: Engine, needed: Iterable[Feature]) -> None:
+    """Raise UnsupportedError for the first of these features that `engine` lacks."""
+    for feature in needed:
+        if feature not in engine.features:
+            raise UnsupportedError(feature, engine.name)
+
+
+def needed_features(
+    sampling: Sampling, constraint: Constraint | None, logprobs: int | None, *, prompt_logprobs: bool = False
+) -> list[Feature]:
+    """The optional features that a request needs."""
     needed: dict[Feature, bool] = {
         "min_p": bool(sampling.min_p),
         "presence_penalty": bool(sampling.presence_penalty),
@@ -134,6 +137,4 @@ def require(
         "constraint_after_reasoning": isinstance(constraint, Reasoned),
         "prompt_logprobs": prompt_logprobs,
     }
-    for feature, wanted in needed.items():
-        if wanted and feature not in engine.features:
-            raise UnsupportedError(feature, engine.name)
+    return [feature for feature, is_needed in needed.items() if is_needed]

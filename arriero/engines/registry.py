@@ -17,10 +17,23 @@ from arriero.engines.adapters import AdapterLimits
 from arriero.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
+    from arriero.constraint import Constraint
     from arriero.engines.base import Engine
+    from arriero.messages import Sampling
 
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 CudaGraphs = Literal["auto", "on", "off"]
+Feature = Literal[
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "constraint",
+    "constraint_after_reasoning",
+    "prompt_logprobs",
+]
 
 
 class EngineKeywords(TypedDict, total=False):
@@ -40,7 +53,8 @@ class EngineOptions:
     `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
     that do not depend on what else is computed. `cuda_graphs` is whether decode steps are captured: where they can be,
     or else it is an error, or never. With `process` an engine that can do without one computes in a process of its own,
-    as the others do. `room_for` are adapters that will be loaded into it.
+    as the others do. `room_for` are adapters that will be loaded into it. `needs` are features that requests will ask
+    for: an engine that turns out to lack one is an UnsupportedError before the weights are loaded.
     """
 
     precision: Precision = "auto"
@@ -48,9 +62,25 @@ class EngineOptions:
     cuda_graphs: CudaGraphs = "auto"
     process: bool = False
     room_for: Sequence[Path] = ()
+    needs: tuple[Feature, ...] = ()
 
 
 DEFAULT_OPTIONS = EngineOptions()
+ConstraintCheck: TypeAlias = "Callable[[Constraint, Sampling, int | None], None]"  # the last: `logprobs`
+
+
+def by_llguidance(constraint: Constraint, _sampling: Sampling, _logprobs: int | None) -> None:
+    """Raise UsageError for a constraint that llguidance cannot do."""
+    from arriero.engines.llguidance import check
+
+    check(constraint)
+
+
+def by_openvino(constraint: Constraint, sampling: Sampling, logprobs: int | None) -> None:
+    """Raise UsageError for a constraint that the OpenVINO engine cannot guarantee."""
+    from arriero.engines.openvino.engine import compiled
+
+    compiled(constraint, sampling, logprobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +93,8 @@ class Entry:
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
     where every adapter of PEFT's is done. `precisions` are those of the weights, beside "auto". `deterministic` says
     whether answers can be made independent of others, `cuda_graphs` whether it can be told to capture decode steps or
-    not to. `otherwise` is what to do about what it lacks.
+    not to. `undone` are the optional features that it lacks with every model, and `check_constraint` raises UsageError
+    for a constraint that it cannot guarantee. `otherwise` is what to do about what it lacks.
     """
 
     name: str
@@ -78,6 +109,8 @@ class Entry:
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     deterministic: bool = True
     cuda_graphs: bool = False
+    undone: tuple[Feature, ...] = ()
+    check_constraint: ConstraintCheck = by_llguidance
     otherwise: str = "use --engine transformers"
 
     @property
@@ -150,6 +183,7 @@ ENTRIES = (
         device="cpu",
         merit="answers several times faster on a CPU",
         model_lacks=openvino_lacks,
+        check_constraint=by_openvino,
         precisions=("float32", "bfloat16", "int8", "int4"),
         adapter_limits=AdapterLimits(
             (
@@ -173,6 +207,7 @@ ENTRIES = (
             max_rank=512,
         ),
         deterministic=False,
+        undone=("constraint_after_reasoning",),
     ),
 )
 NAMES = ("auto", *(entry.name for entry in ENTRIES))

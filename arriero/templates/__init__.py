@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from arriero.formatting import size
+from arriero.formatting import duration, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -72,17 +72,6 @@ def count(number: float) -> str:
 def percent(part: float) -> str:
     """A part of one as per cent; a part that is neither nothing nor all is never told as 0% or 100%."""
     return f"{min(max(part, 0.01), 0.99):.0%}" if 0 < part < 1 else f"{part:.0%}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 7.4 s, 57 s, 12 min 30 s, 3 h 20 min."""
-    if seconds < 59.5:
-        return f"{seconds:.2g} s"
-    minutes, left = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {left} s" if left else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def several(number: Any, noun: str) -> str:

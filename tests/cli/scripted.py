@@ -17,7 +17,7 @@ def run(model_dir: str, gate: str, answer: str, *arguments: str) -> int:
     engine = ScriptedEngine(answer, gate=None if gate == "-" else int(gate))
     defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
     chat = Chat(engine, resolve(Path(model_dir)).renderer, model="tiny", adapter=None, window=256, defaults=defaults)
-    ask.load_chat = lambda options: chat
+    ask.load_chat = lambda *_: chat
     return main(list(arguments))
 
 

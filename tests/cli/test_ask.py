@@ -25,7 +25,7 @@ def answered(scripted_chat, monkeypatch, capsys):
 
     def call(*arguments, answer="one", fed=None):
         call.chat = chat = scripted_chat(answer)
-        monkeypatch.setattr(ask, "load_chat", lambda options: chat)
+        monkeypatch.setattr(ask, "load_chat", lambda *_: chat)
         read, write = os.pipe()
         os.write(write, fed or b"")
         os.close(write)

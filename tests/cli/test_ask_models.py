@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from arriero import chat
 from arriero.cli import output
+from arriero.engines.openvino import engine as openvino
 from arriero.engines.transformers import TransformersEngine
 from arriero.terminal.screen import clean
 
@@ -103,3 +105,28 @@ def test_a_feature_is_called_by_its_option(run, home, model_dir, tmp_path, monke
         code, _, err = run(*ask, *options)
         assert code == 2
         assert f"the transformers engine does not do {name or options[0]}\n" in err
+
+
+def test_a_schema_that_the_engine_cannot_guarantee_is_refused_before_the_model_is_loaded(
+    run, home, model_dir, tmp_path, monkeypatch
+):
+    """It was loaded, after an export of minutes for a new model, and only then was the schema looked at."""
+    monkeypatch.setattr(chat, "load_engine", lambda *_: pytest.fail("it was loaded"))
+    (tmp_path / "schema.json").write_text('{"type": "array", "uniqueItems": true}')
+    ask = ["ask", "hi", "--model", model_dir, "--schema", tmp_path / "schema.json"]
+    code, _, err = run(*ask, "--engine", "openvino")
+    assert code == 2
+    assert err.startswith("error: the openvino engine cannot guarantee 'uniqueItems' of a JSON schema\n")
+    assert "engine: " not in err
+
+
+def test_openvino_that_cannot_spell_tokens_refuses_a_schema_before_it_loads(
+    run, home, model_dir, tmp_path, monkeypatch
+):
+    """The answer was refused, and by the name --schema, once the model had been loaded."""
+    monkeypatch.setattr(openvino, "exported", lambda *_: tmp_path)  # no vocabulary is there
+    monkeypatch.setattr(openvino.OpenVINOEngine, "_load", lambda *_, **__: pytest.fail("it was loaded"))
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    code, _, err = run("ask", "hi", "--model", model_dir, "--schema", tmp_path / "schema.json", "--engine", "openvino")
+    assert code == 2
+    assert "error: the openvino engine does not do --schema\n  try: use --engine transformers\n" in err

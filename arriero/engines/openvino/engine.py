@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from arriero.constraint import Constraint, Reasoned
-from arriero.engines.base import Adapter, Feature, check_own, require
+from arriero.engines.base import Adapter, Feature, check_features, check_own, require
 from arriero.engines.generation import Generation
 from arriero.engines.llguidance import check
 from arriero.engines.openvino.adapter import adapter_weights
@@ -75,6 +75,7 @@ class OpenVINOEngine(ProcessEngine):
             self._model = described(model_dir, self._exported, precision, deterministic=options.deterministic)
             self.features: frozenset[Feature] = FEATURES if self._model["spells"] else FEATURES - {"constraint"}
             self.description = f"openvino, cpu, {precision} weights"
+            check_features(self, options.needs)
             self._load(now=not options.room_for)
         except BaseException:
             self.close()
@@ -95,11 +96,12 @@ class OpenVINOEngine(ProcessEngine):
         require(self, sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs)
         check_own(adapter, self._adapters)
         request: dict[str, Any] = {"ids": list(prompt_ids), "stop_token_ids": self._stops}
-        if isinstance(constraint, Reasoned) or prompt_logprobs or _in_loop(sampling, logprobs):
-            request |= {"kind": "loop", "grammar": None if constraint is None else check(constraint)}
+        request["grammar"] = compiled(constraint, sampling, logprobs, prompt_logprobs=prompt_logprobs)
+        if isinstance(constraint, Reasoned) or _in_loop(sampling, logprobs, prompt_logprobs=prompt_logprobs):
+            request["kind"] = "loop"
             request["config"] = loop_config(sampling, max_new_tokens, logprobs, prompt_logprobs=prompt_logprobs)
         else:
-            request |= {"kind": "library", "grammar": None if constraint is None else grammar(constraint)}
+            request["kind"] = "library"
             request["config"] = self._config(sampling, max_new_tokens) | {"logprobs": int(logprobs is not None)}
         return self._put(adapter, **request)
 
@@ -142,9 +144,24 @@ def described(model_dir: Path, exported_dir: Path, precision: str, *, determinis
     }
 
 
-def _in_loop(sampling: Sampling, logprobs: int | None) -> bool:
+def _in_loop(sampling: Sampling, logprobs: int | None, *, prompt_logprobs: bool) -> bool:
     """Whether a request needs what GenAI lacks or gets wrong: its penalties raise the logits that are below 0."""
-    return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias or logprobs)
+    penalties = sampling.presence_penalty or sampling.frequency_penalty
+    return bool(prompt_logprobs or penalties or sampling.logit_bias or logprobs)
+
+
+def compiled(
+    constraint: Constraint | None, sampling: Sampling, logprobs: int | None, *, prompt_logprobs: bool = False
+) -> str | None:
+    """A constraint as what computes the request takes it: Lark for our loop, EBNF for the library.
+
+    Raises UsageError for one that cannot be guaranteed.
+    """
+    if constraint is None:
+        return None
+    if isinstance(constraint, Reasoned) or _in_loop(sampling, logprobs, prompt_logprobs=prompt_logprobs):
+        return check(constraint)
+    return grammar(constraint)
 
 
 def loop_config(

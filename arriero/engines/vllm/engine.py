@@ -57,7 +57,7 @@ class VLLMEngine:
     """Implements `engines.base.Engine`."""
 
     name = "vllm"
-    features: frozenset[Feature] = frozenset(get_args(Feature)) - {"constraint_after_reasoning"}
+    features: frozenset[Feature] = frozenset(get_args(Feature)) - set(find("vllm").undone)
 
     def __init__(
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS

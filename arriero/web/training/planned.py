@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import streamlit as st
 
 from arriero import runs
 from arriero.errors import ArrieroError
-from arriero.formatting import size
+from arriero.formatting import duration, size
 from arriero.runs import Planning, Record
 from arriero.web.faults import draw_fault, plain
 from arriero.web.language import redrawn
@@ -74,8 +73,3 @@ def _draw(plan: dict[str, Any]) -> None:
         own, _, run = plan["speed_source"].partition("the run ")
         source = say("train.speed_run", run=plain(run)) if not own else say("train.speed_measured")
         st.caption(f"{source} {say('train.system_is', system=plain(plan['system'] or say('train.system_none')))}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss, for people of any language."""
-    return str(timedelta(seconds=round(seconds)))

@@ -10,12 +10,12 @@ import streamlit as st
 
 from arriero import runs
 from arriero.errors import ArrieroError
+from arriero.formatting import duration
 from arriero.runs import Metrics, Record, State, log_tail, state_of
 from arriero.training.output.curves import decimated, series
 from arriero.web.faults import draw_fault, plain
 from arriero.web.language import redrawn
 from arriero.web.training.listing import badge, metrics_of
-from arriero.web.training.planned import duration
 from arriero.web.training.result import draw_result
 from arriero.web.words import say
 

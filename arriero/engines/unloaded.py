@@ -1,0 +1,57 @@
+"""An engine that is not loaded yet: it refuses what the loaded one will refuse, and computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from arriero.constraint import Constraint
+from arriero.engines.base import Adapter, Feature, needed_features, require
+from arriero.engines.generation import Generation
+from arriero.engines.registry import Entry
+from arriero.messages import Sampling
+
+
+class UnloadedEngine:
+    """Implements `engines.base.Engine`. `needed` are the features that requests have asked for.
+
+    Whether a model's tokenizer can spell for grammars turns out when the engine is loaded, so `needed` is for
+    `EngineOptions.needs`.
+    """
+
+    alive = True
+
+    def __init__(self, entry: Entry) -> None:
+        self.name = entry.name
+        self.description = f"{entry.name}, not loaded"
+        self.features: frozenset[Feature] = frozenset(get_args(Feature)) - set(entry.undone)
+        self.needed: set[Feature] = set()
+        self._check_constraint = entry.check_constraint
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        adapter: Adapter | None = None,
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+    ) -> Generation:
+        """A generation that was cancelled. Raises what the loaded engine's `submit` would."""
+        require(self, sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs)
+        self.needed.update(needed_features(sampling, constraint, logprobs, prompt_logprobs=prompt_logprobs))
+        if constraint is not None:
+            self._check_constraint(constraint, sampling, logprobs)
+        generation = Generation(len(prompt_ids))
+        generation.finish("cancelled")
+        return generation
+
+    def load_adapter(self, directory: Path) -> Adapter:
+        """A handle without weights; `select_engine` has seen whether the engine can do the adapter."""
+        return Adapter(directory)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
