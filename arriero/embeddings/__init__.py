@@ -10,7 +10,8 @@ Other rooms get float32 vectors that equal those of the library sentence-transfo
 
 from __future__ import annotations
 
-from arriero.embeddings.embedder import Embedder, Kind
+from arriero.embeddings.embedder import Embedder
+from arriero.embeddings.recipe import Kind
 from arriero.embeddings.worker import Vectors
 
 __all__ = ["Embedder", "Kind", "Vectors"]

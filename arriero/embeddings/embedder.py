@@ -8,18 +8,15 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from arriero import hub, settings
 from arriero.embeddings.batching import Batcher, Computer
-from arriero.embeddings.recipe import Recipe, read_recipe
+from arriero.embeddings.recipe import Kind, Recipe, read_recipe
 from arriero.embeddings.worker import Vectors, Worker
 from arriero.errors import TooLongError, UsageError
 from arriero.prompt import read_tokenizer
-
-Kind = Literal["query", "document"]
 
 
 class Embedder:

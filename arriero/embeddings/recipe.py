@@ -21,6 +21,7 @@ from typing import Any, Literal, cast, get_args
 from arriero import hub
 from arriero.errors import ArrieroError, NotFoundError, UsageError
 
+Kind = Literal["query", "document"]
 Pooling = Literal["mean", "cls", "lasttoken"]
 STEPS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 # how older versions write the ways of pooling
@@ -47,7 +48,7 @@ class Recipe:
     lowercase: bool
     shorter: range | tuple[int, ...]
 
-    def prompt(self, kind: Literal["query", "document"] | None) -> str:
+    def prompt(self, kind: Kind | None) -> str:
         """What to put before a text of that kind; None: what the model wants where nothing is said."""
         if kind is None:
             return self.prompts.get(self.default_prompt or "", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import (
@@ -25,7 +25,7 @@ from arriero.chat import Options, Reply
 from arriero.errors import UsageError
 from arriero.formatting import nearest
 from arriero.messages import Message, NamedTool, Piece, Role, ToolCall, ToolChoice
-from arriero.tools import tool_choice_of
+from arriero.tools import ToolChoiceName, tool_choice_of
 
 ROLES: Mapping[type[BaseMessage], Role] = {
     SystemMessage: "system",
@@ -119,7 +119,7 @@ def choice_of(value: str | bool | Mapping[str, Any] | None) -> ToolChoice:
         return "required"
     if value in (None, False):
         return "auto"
-    if isinstance(value, str) and value not in ("none", "auto", "required"):
+    if isinstance(value, str) and value not in get_args(ToolChoiceName):
         return NamedTool(value)
     return tool_choice_of(value)  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model
 
 from arriero import hub, settings
 from arriero.embeddings import Embedder
-from arriero.embeddings.embedder import Kind
+from arriero.embeddings.recipe import Kind
 from arriero.errors import UsageError
 
 if TYPE_CHECKING:

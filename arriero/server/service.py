@@ -26,6 +26,7 @@ from arriero.server.models import Models, ServedModel
 from arriero.server.streaming import MergedStreams, shutdown_error, while_connected
 
 T = TypeVar("T")
+State = Literal["ready", "loading", "draining"]
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and seldom of interest
 
 
@@ -60,7 +61,7 @@ class Service:
         self._queued: weakref.WeakSet[Generation] = weakref.WeakSet()  # those of AdmittedChats
 
     @property
-    def state(self) -> Literal["loading", "ready", "draining"]:
+    def state(self) -> State:
         """Whether work is taken."""
         if self.admission.draining:
             return "draining"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
@@ -26,7 +26,7 @@ T = TypeVar("T")
 FinishReason = Literal["stop", "length", "tool_calls"]
 STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 STALLED_SECONDS = 60.0  # after which a stream whose client reads nothing is given up
-FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+FINISH_REASONS: dict[str | None, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:

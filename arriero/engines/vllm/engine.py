@@ -62,7 +62,7 @@ class VLLMEngine:
     def __init__(
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
-        if options.precision not in ("auto", "float32", "bfloat16"):
+        if options.precision not in ("auto", *find(self.name).precisions):
             raise UnsupportedError(f"precision {options.precision}", self.name, hint="use --engine openvino")
         if options.deterministic:
             raise UnsupportedError("deterministic answers", self.name, hint="use --engine transformers")

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from arriero.errors import DiskSpaceError
 from arriero.formatting import size
@@ -18,7 +17,7 @@ from arriero.hub.store import FileRecord
 from arriero.hub.transfer.clients import Files
 from arriero.hub.transfer.file import Worker
 from arriero.hub.transfer.part import Part
-from arriero.hub.transfer.progress import Progress, Watch
+from arriero.hub.transfer.progress import Event, Progress, Watch
 from arriero.hub.transfer.retry import BACKOFF, Backoff
 
 WORKERS = 4
@@ -106,9 +105,7 @@ class _Fetching:
         self._records[part.expected.name] = result
         return self._progress("file", file=part.expected.name)
 
-    def _progress(
-        self, event: Literal["plan", "progress", "file"], *, free: int = 0, file: str | None = None
-    ) -> Progress:
+    def _progress(self, event: Event, *, free: int = 0, file: str | None = None) -> Progress:
         return Progress(
             event=event,
             source=self._files.where,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+Event = Literal["plan", "progress", "file"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -16,7 +18,7 @@ class Progress:
     `free` is the space on the disk when the plan was made.
     """
 
-    event: Literal["plan", "progress", "file"]
+    event: Event
     source: str
     files: int
     files_done: int = 0

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from arriero.server.service import Service
+from arriero.server.service import Service, State
 
 
 class Health(BaseModel):
@@ -22,7 +22,7 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     """Whether work is taken: "ready", else "loading" or "draining" with the status 503."""
 
-    status: Literal["ready", "loading", "draining"]
+    status: State
 
 
 def add_routes(app: FastAPI, service: Service) -> None:

@@ -117,7 +117,7 @@ class CallBody(LenientBody):
 class MessageBody(LenientBody):
     """One turn. A result of a tool says whose it is by `tool_call_id` or `tool_name`, or by its place."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     content: str | None = None
     images: Unsupported = None
     tool_calls: list[CallBody] | None = None

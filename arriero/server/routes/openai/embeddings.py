@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from arriero.embeddings import Embedder, Vectors
+from arriero.embeddings import Embedder, Kind, Vectors
 from arriero.errors import TooLongError
 from arriero.server.errors import RequestError, at
 from arriero.server.lenient import NullOnly, RefusedUnless, Unsupported, note_ignored
@@ -35,7 +35,7 @@ class EmbeddingRequest(UserField):
     input: str | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[Whole, Field(ge=1)] | None = None
-    input_type: Literal["query", "document"] | None = None
+    input_type: Kind | None = None
     add_special_tokens: Annotated[Any, RefusedUnless((True,))] = None
     embed_dtype: Annotated[Any, RefusedUnless(("float32",))] = None
     endianness: Annotated[Any, RefusedUnless(("native", "little"))] = None

@@ -13,7 +13,7 @@ from arriero.messages import Message, Tool
 from arriero.server.errors import RequestError, at
 from arriero.server.lenient import NO_EFFECT, Ignored, NullOnly, OpenAIBody, RefusedUnless, Unsupported
 from arriero.server.schemas import Schema, Whole, text_parts
-from arriero.tools import NO_PARAMETERS, ToolCall
+from arriero.tools import NO_PARAMETERS, ToolCall, ToolChoiceName
 
 ROLE_ALIASES = {"developer": "system"}
 
@@ -165,7 +165,7 @@ class PromptBody(OpenAIBody):
     """What shapes the prompt besides its messages: tools, response format, how it ends (`Chat.stream` says how)."""
 
     tools: list[ToolBody] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolBody | None = None
+    tool_choice: ToolChoiceName | NamedToolBody | None = None
     response_format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None

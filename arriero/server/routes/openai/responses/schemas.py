@@ -15,7 +15,7 @@ from arriero.server.routes.openai.messages import ObjectFormat, TextFormat
 from arriero.server.routes.openai.responses.items import InputItem, MessageItem, allowed_types
 from arriero.server.routes.openai.schemas import SamplingBody
 from arriero.server.schemas import Schema, Whole
-from arriero.tools import NO_PARAMETERS
+from arriero.tools import NO_PARAMETERS, ToolChoiceName
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -68,7 +68,7 @@ class TextBody(OpenAIBody):
 
 ToolBody = Annotated[FunctionTool, allowed_types("a tool", "function")]
 ToolChoiceBody = Annotated[
-    Literal["none", "auto", "required"] | Annotated[NamedFunction | AllowedTools, Field(discriminator="type")],
+    ToolChoiceName | Annotated[NamedFunction | AllowedTools, Field(discriminator="type")],
     allowed_types("a choice", "function", "allowed_tools"),
 ]
 
