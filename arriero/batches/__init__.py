@@ -15,6 +15,6 @@ from arriero.batches.requests import Endpoint as Endpoint
 from arriero.batches.requests import Fault as Fault
 from arriero.batches.requests import Requests as Requests
 from arriero.batches.requests import Row as Row
-from arriero.batches.run import Answer as Answer
 from arriero.batches.run import Ask as Ask
+from arriero.batches.run import RowResponse as RowResponse
 from arriero.batches.run import answer_all as answer_all

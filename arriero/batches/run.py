@@ -12,7 +12,7 @@ from arriero.batches.requests import Requests
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RowResponse:
     """What was said to a request; a status of 400 or above is a failure."""
 
     status_code: int
@@ -21,7 +21,7 @@ class Answer:
 
 
 # takes url and body; None: nothing is answered any more, now
-Ask = Callable[[str, dict[str, Any]], Awaitable[Answer | None]]
+Ask = Callable[[str, dict[str, Any]], Awaitable[RowResponse | None]]
 
 
 async def answer_all(

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from arriero.batches import Answer, Ask
+from arriero.batches import Ask, RowResponse
 from arriero.server.auth import Caller
 
 BACKGROUND = "arriero.background"  # in a request's scope, where no client can put anything: who it is sent for
@@ -30,8 +30,8 @@ async def in_process_client(app: ASGIApp, caller: Caller | None = None) -> Async
     unlimited = httpx.Timeout(None)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=unlimited) as client:
 
-        async def ask(url: str, body: dict[str, Any]) -> Answer:
+        async def ask(url: str, body: dict[str, Any]) -> RowResponse:
             response = await client.post(url, content=json.dumps(body))
-            return Answer(response.status_code, response.headers["x-request-id"], response.json())
+            return RowResponse(response.status_code, response.headers["x-request-id"], response.json())
 
         yield ask

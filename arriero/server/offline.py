@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Unpack, cast
 
 from arriero import hub, settings
-from arriero.batches import Answer, Journal, Requests, answer_all, resumed
+from arriero.batches import Journal, Requests, RowResponse, answer_all, resumed
 from arriero.chat import Chat, Loading, load
 from arriero.errors import InterruptedRun, UsageError
 from arriero.locks import held
@@ -135,7 +135,7 @@ def _answer(
     async def work() -> None:
         async with in_process_client(app) as ask:
 
-            async def asked(url: str, body: dict[str, Any]) -> Answer | None:
+            async def asked(url: str, body: dict[str, Any]) -> RowResponse | None:
                 return None if stopped.is_set() else await ask(url, body)
 
             await answer_all(requests, journal, asked, at_once=at_once, kept=report)

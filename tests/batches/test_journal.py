@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arriero.batches import Answer, Requests, answer_all, resumed
+from arriero.batches import Requests, RowResponse, answer_all, resumed
 from arriero.errors import ArrieroError, UsageError
 
 
@@ -32,7 +32,7 @@ def echo(asked, fail=()):
 
     async def ask(url, body):
         asked.append(body["prompt"])
-        return Answer(400 if body["prompt"] in fail else 200, f"req_{len(asked)}", {"said": body["prompt"]})
+        return RowResponse(400 if body["prompt"] in fail else 200, f"req_{len(asked)}", {"said": body["prompt"]})
 
     return ask
 

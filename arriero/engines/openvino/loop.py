@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arriero.engines.openvino.paged import Cached, PagedModel, Part
+from arriero.engines.openvino.paged import BlockTable, Chunk, PagedModel
 from arriero.engines.openvino.pipeline import Model, Pipeline, Request
 from arriero.engines.openvino.sampler import Sampler, logprobs
 from arriero.engines.process.crossing import sampling_of
@@ -42,14 +42,14 @@ class Config:
 
 
 @dataclass(eq=False, slots=True)
-class Answering:
+class SequenceState:
     """One request: its sampler, its place in the KV cache, and the ids that are not there yet."""
 
     request: Request
     config: Config
     sampler: Sampler
     pending: list[int]
-    cached: Cached = field(default_factory=Cached)
+    table: BlockTable = field(default_factory=BlockTable)
     generated: int = 0
 
     @property
@@ -58,11 +58,11 @@ class Answering:
         return self.config.prompt_logprobs and not self.generated
 
 
-class Loop(Pipeline):
+class DecodeLoop(Pipeline):
     """See the file's beginning."""
 
     _pipeline: PagedModel | None
-    _running: dict[int, Answering]
+    _running: dict[int, SequenceState]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -76,73 +76,73 @@ class Loop(Pipeline):
         self._source, self._step_tokens = model.source, model.step_tokens
         return model.paged(self.adapter)
 
-    def _begin(self, request: Request) -> Answering:
+    def _begin(self, request: Request) -> SequenceState:
         if not request.ids:
             raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
         config = Config(**request.config)
         sampling = sampling_of(config.sampling)
         grammar = None if request.grammar is None else self._read(request.grammar, request.stop_token_ids)
-        return Answering(request, config, Sampler(request.ids, sampling, grammar), list(request.ids))
+        return SequenceState(request, config, Sampler(request.ids, sampling, grammar), list(request.ids))
 
     def _compute(self) -> None:
-        model, parts = self._pipeline, self._parts()
-        if model is None or not parts:
+        model, chunks = self._pipeline, self._chunks()
+        if model is None or not chunks:
             return
-        for (answering, part), logits in zip(parts, model.forward([part for _, part in parts]), strict=True):
+        for (sequence, chunk), logits in zip(chunks, model.forward([chunk for _, chunk in chunks]), strict=True):
             try:
-                self._advance(answering, part, logits)
+                self._advance(sequence, chunk, logits)
             except Exception as error:
-                self._end(answering)
-                self._fail(answering.request.number, error)
+                self._end(sequence)
+                self._fail(sequence.request.number, error)
 
-    def _drop(self, running: Answering) -> None:
+    def _drop(self, running: SequenceState) -> None:
         if self._pipeline is not None:
-            self._pipeline.free(running.cached)
+            self._pipeline.free(running.table)
 
-    def _parts(self) -> list[tuple[Answering, Part]]:
+    def _chunks(self) -> list[tuple[SequenceState, Chunk]]:
         """What the next call adds: one id to all answers, then as much of the prompts as fits."""
-        parts, room = [], self._step_tokens
-        for answering in sorted(self._running.values(), key=lambda answering: not answering.generated):
-            count = len(answering.pending) if answering.generated else min(len(answering.pending), room)
+        chunks, room = [], self._step_tokens
+        for sequence in sorted(self._running.values(), key=lambda sequence: not sequence.generated):
+            count = len(sequence.pending) if sequence.generated else min(len(sequence.pending), room)
             if count > 0:
-                parts.append((answering, Part(answering.cached, answering.pending[:count], answering.scores)))
+                chunks.append((sequence, Chunk(sequence.table, sequence.pending[:count], sequence.scores)))
                 room -= count
-        return parts
+        return chunks
 
-    def _advance(self, answering: Answering, part: Part, logits: NDArray[np.float32]) -> None:
+    def _advance(self, sequence: SequenceState, chunk: Chunk, logits: NDArray[np.float32]) -> None:
         """Take what a call brought: the logits after each id, or after the last: (ids or 1, vocabulary)."""
-        request, config = answering.request, answering.config
-        del answering.pending[: len(part.ids)]
-        if part.every:
-            end = part.cached.length
-            targets = request.ids[end - len(part.ids) + 1 : end + 1]  # the ids that follow; none after the last
+        request, config = sequence.request, sequence.config
+        del sequence.pending[: len(chunk.ids)]
+        if chunk.all_logits:
+            end = chunk.table.length
+            targets = request.ids[end - len(chunk.ids) + 1 : end + 1]  # the ids that follow; none after the last
             if targets:
                 scores = logprobs(logits[: len(targets)], targets, config.logprobs or 0)
                 self._say(("prompt", request.number, targets, *scores))
-        if answering.pending:
+        if sequence.pending:
             return
         if not config.max_new_tokens:
-            self._finish(answering, "length")
+            self._finish(sequence, "length")
             return
-        token = answering.sampler.sample(logits[-1])
-        answering.generated += 1
+        token = sequence.sampler.sample(logits[-1])
+        sequence.generated += 1
         found = () if config.logprobs is None else logprobs(logits[-1:], [token], config.logprobs)
         self._say(("ids", request.number, [token], *found))
         if token in request.stop_token_ids:
-            self._finish(answering, "stop")
-        elif answering.generated == config.max_new_tokens:
-            self._finish(answering, "length")
+            self._finish(sequence, "stop")
+        elif sequence.generated == config.max_new_tokens:
+            self._finish(sequence, "length")
         else:
-            answering.sampler.accept(token)
-            answering.pending.append(token)
+            sequence.sampler.accept(token)
+            sequence.pending.append(token)
 
-    def _finish(self, answering: Answering, reason: FinishReason) -> None:
-        self._end(answering)
-        self._say(("end", answering.request.number, reason))
+    def _finish(self, sequence: SequenceState, reason: FinishReason) -> None:
+        self._end(sequence)
+        self._say(("end", sequence.request.number, reason))
 
-    def _end(self, answering: Answering) -> None:
-        del self._running[answering.request.number]
-        self._drop(answering)
+    def _end(self, sequence: SequenceState) -> None:
+        del self._running[sequence.request.number]
+        self._drop(sequence)
 
     def _read(self, grammar: str, stop_token_ids: Sequence[int]) -> Any:
         """A grammar at its beginning; the first loads the tokenizer, about half a second."""

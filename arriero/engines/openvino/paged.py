@@ -30,19 +30,19 @@ SELECTED = "selected_positions"
 
 
 @dataclass(eq=False, slots=True)
-class Cached:
+class BlockTable:
     """One sequence's place in the KV cache: how many ids are there, in which blocks."""
 
     length: int = 0
     blocks: list[int] = field(default_factory=list)
 
 
-class Part(NamedTuple):
+class Chunk(NamedTuple):
     """Ids to add to a sequence, and whether the logits after each of them are wanted, or only after the last."""
 
-    cached: Cached
+    table: BlockTable
     ids: Sequence[int]
-    every: bool = False
+    all_logits: bool = False
 
 
 class PagedModel:
@@ -68,23 +68,23 @@ class PagedModel:
         self._free: list[int] = []
         self._resize(KEPT)
 
-    def forward(self, parts: Sequence[Part]) -> list[NDArray[np.float32]]:
+    def forward(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
         """Add ids to sequences; for each the logits that are wanted: (ids or 1, vocabulary), until the next call.
 
         Raises MemoryError where the KV cache does not fit.
         """
-        for part in parts:
-            self._reserve(part.cached, len(part.ids))
-        counts = [len(part.ids) for part in parts]
+        for chunk in chunks:
+            self._reserve(chunk.table, len(chunk.ids))
+        counts = [len(chunk.ids) for chunk in chunks]
         ends = np.cumsum(counts)
         rows = [
-            np.arange(end - (count if part.every else 1), end)
-            for part, count, end in zip(parts, counts, ends, strict=True)
+            np.arange(end - (count if chunk.all_logits else 1), end)
+            for chunk, count, end in zip(chunks, counts, ends, strict=True)
         ]
-        lengths = [part.cached.length for part in parts]
-        blocks = [part.cached.blocks for part in parts]
+        lengths = [chunk.table.length for chunk in chunks]
+        blocks = [chunk.table.blocks for chunk in chunks]
         inputs = {
-            "input_ids": np.concatenate([np.asarray(part.ids, np.int64) for part in parts]),
+            "input_ids": np.concatenate([np.asarray(chunk.ids, np.int64) for chunk in chunks]),
             "position_ids": np.concatenate([np.arange(at, at + n) for at, n in zip(lengths, counts, strict=True)]),
             "past_lens": np.array(lengths, np.int32),
             "subsequence_begins": np.array([0, *ends], np.int32),
@@ -97,28 +97,28 @@ class PagedModel:
         for name, value in inputs.items():
             self._request.set_tensor(name, openvino.Tensor(value))
         self._request.infer()
-        for part in parts:
-            part.cached.length += len(part.ids)
+        for chunk in chunks:
+            chunk.table.length += len(chunk.ids)
         logits: NDArray[np.float32] = self._request.get_tensor("logits").data[:, 0]
         if not self._selects:
             return [logits[each] for each in rows]
         return np.split(logits, np.cumsum([len(each) for each in rows])[:-1])
 
-    def free(self, cached: Cached) -> None:
+    def free(self, table: BlockTable) -> None:
         """Give a sequence's blocks back; memory too, where it was the last."""
-        self._free += cached.blocks
-        cached.blocks = []
+        self._free += table.blocks
+        table.blocks = []
         if len(self._free) == self._total > KEPT:
             self._total, self._free, self._tensors = 0, [], {}
             self._resize(KEPT)
 
-    def _reserve(self, cached: Cached, count: int) -> None:
+    def _reserve(self, table: BlockTable, count: int) -> None:
         """Blocks for that many more ids of a sequence."""
-        wanted = -(-(cached.length + count) // self._block_size) - len(cached.blocks)
+        wanted = -(-(table.length + count) // self._block_size) - len(table.blocks)
         if wanted > len(self._free):
             self._resize(max(2 * self._total, self._total + wanted))
         for _ in range(wanted):
-            cached.blocks.append(self._free.pop())
+            table.blocks.append(self._free.pop())
 
     def _resize(self, total: int) -> None:
         """Buffers of that many blocks, with the old ones' content: layer by layer, so that little is there twice."""

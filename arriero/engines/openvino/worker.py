@@ -12,13 +12,13 @@ from queue import SimpleQueue
 from typing import Any
 
 from arriero.engines.openvino.adapter import Weights
-from arriero.engines.openvino.loop import Loop
+from arriero.engines.openvino.loop import DecodeLoop
 from arriero.engines.openvino.pipeline import Library, Model, Pipeline, Request, typed
 from arriero.engines.process import worker as process
 from arriero.engines.process.crossing import described
 from arriero.engines.process.worker import Event, Inbox
 
-KINDS: dict[str, type[Pipeline]] = {"library": Library, "loop": Loop}
+KINDS: dict[str, type[Pipeline]] = {"library": Library, "loop": DecodeLoop}
 Key = tuple[int, str]  # that of the base model or an adapter, and a kind
 
 

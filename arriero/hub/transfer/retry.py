@@ -11,7 +11,7 @@ from typing import TypeVar
 from arriero.errors import retry_after
 
 log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class Unavailable(Exception):
@@ -47,7 +47,7 @@ class Backoff:
 BACKOFF = Backoff()
 
 
-def retried(ask: Callable[[], Answer], what: str) -> Answer:
+def retried(ask: Callable[[], T], what: str) -> T:
     """What a client answers, asked again where its error carries the answer of a busy hub."""
     failures = 0
     while True:

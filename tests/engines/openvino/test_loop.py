@@ -7,7 +7,7 @@ import torch
 
 from arriero.constraint import Choice, Text
 from arriero.engines.openvino import cache, engine, exported
-from arriero.engines.openvino.paged import Cached, PagedModel, Part
+from arriero.engines.openvino.paged import BlockTable, Chunk, PagedModel
 from arriero.engines.openvino.sampler import Sampler
 from arriero.errors import UsageError
 from arriero.messages import Sampling
@@ -126,12 +126,12 @@ def test_a_bias_of_a_token_that_the_model_lacks_fails_alone(shared):
 def test_the_cache_of_the_loop_grows_and_is_given_back(model_dir, in_process, shared):
     """More than what it has at the beginning, 16 blocks of 32; cancelled ones give theirs back too."""
     paged = PagedModel(exported(model_dir, "float32") / cache.MODEL, engine.PROPERTIES["float32"])
-    long, short = Cached(), Cached()
-    (first,) = [each.copy() for each in paged.forward([Part(short, PROMPT)])]
+    long, short = BlockTable(), BlockTable()
+    (first,) = [each.copy() for each in paged.forward([Chunk(short, PROMPT)])]
     for start in range(0, 200, 50):
-        paged.forward([Part(Cached(), LONG[:190]), Part(long, LONG[start : start + 50])])
+        paged.forward([Chunk(BlockTable(), LONG[:190]), Chunk(long, LONG[start : start + 50])])
     assert paged._total > 16
-    again = paged.forward([Part(long, LONG[200:]), Part(Cached(), PROMPT)])[1]
+    again = paged.forward([Chunk(long, LONG[200:]), Chunk(BlockTable(), PROMPT)])[1]
     assert again.argmax() == first.argmax()
     assert abs(again - first).max() < 1e-4
     here = in_process()

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from arriero.batches import Answer, Ask, BatchFileError, Fault, Journal, Requests, answer_all
+from arriero.batches import Ask, BatchFileError, Fault, Journal, Requests, RowResponse, answer_all
 from arriero.errors import ArrieroError, NotFoundError
 from arriero.locks import held
 from arriero.server.in_process import in_process_client
@@ -190,7 +190,7 @@ class Runner:
 def _until_shutdown(ask: Ask) -> Ask:
     """`ask`, which has no answer any more once the server ends."""
 
-    async def asked(url: str, body: dict[str, Any]) -> Answer | None:
+    async def asked(url: str, body: dict[str, Any]) -> RowResponse | None:
         answer = await ask(url, body)
         gone = answer is not None and answer.status_code == 503 and answer.body["error"]["code"] in LEAVING
         return None if gone else answer
