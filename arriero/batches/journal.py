@@ -73,7 +73,7 @@ class Journal:
                     opened.write(self._line(custom_id))
                 opened.flush()
                 os.fsync(opened.fileno())
-            beside.replace(target)
+            beside.replace(target)  # complete on disk by then, so a crash leaves the old file or the new one
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise _unwritable(target, error, len(self)) from error
@@ -96,7 +96,7 @@ class Journal:
         end = 0
         with self.file.open("rb") as lines:
             for line in lines:
-                if not line.endswith(b"\n"):  # it was cut by the end of its process
+                if not line.endswith(b"\n"):  # cut by the end of its process; only the last line can be
                     os.ftruncate(self._opened, end)
                     break
                 self._note(_of_this_run(line, self._rows, self.file), end, len(line))
@@ -157,7 +157,7 @@ def _content(line: dict[str, Any]) -> bytes:
 
 
 def _unwritable(file: Path, error: OSError, kept: int) -> ArrieroError:
-    note = f"; {kept} answers are kept, and the same run goes on from them" if kept else ""
+    note = f"; {kept} answers are kept, and the same run continues from them" if kept else ""
     return ArrieroError(
         f"{file} cannot be written: {error.strerror}{note}", hint="check the path, its permissions and the free space"
     )

@@ -13,7 +13,7 @@ from arriero.batches.requests import Requests
 
 @dataclass(frozen=True, slots=True)
 class RowResponse:
-    """What was said to a request; a status of 400 or above is a failure."""
+    """What a row's request was answered; a status of 400 or above is a failure."""
 
     status_code: int
     request_id: str

@@ -95,7 +95,7 @@ class Batcher:
         """The vectors of texts given as ids, (texts, dimension), once they are there. At least one text."""
         job = Job(texts)
         self._inbox.put(job)
-        if self._closed:
+        if self._closed:  # asked after the job is in: either the thread's last look finds it, or this does
             self._refuse()
         return job.future
 

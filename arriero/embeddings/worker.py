@@ -112,7 +112,7 @@ class Encoder:
 
     def _pool(self, hidden: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         match self._recipe.pooling:
-            case "mean":
+            case "mean":  # padding has vectors too, which the mask leaves out
                 return (hidden * mask[:, :, None]).sum(1) / lengths[:, None]
             case "cls":
                 return hidden[:, 0]

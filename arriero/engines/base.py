@@ -90,7 +90,7 @@ def check_own(adapter: Adapter | None, own: Container[Adapter]) -> None:
 
 
 def check_ids(prompt_ids: Sequence[int], sampling: Sampling, vocabulary: int) -> None:
-    """Raise UsageError for an empty prompt, and for token ids that a model of so many does not have.
+    """Raise UsageError for an empty prompt, and for token ids that a model with a `vocabulary` of that size lacks.
 
     One id out of range would fail every request of its batch, and on a GPU the whole process.
     """

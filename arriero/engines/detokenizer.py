@@ -34,8 +34,8 @@ class Detokenizer:
             left_out = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._left_out = left_out
         self._ids: list[int] = []  # of the last piece, then those not yet out
-        self._context = 0  # so many of the last piece
-        self._before = ""  # their text
+        self._context = 0  # how many of them are the last piece's
+        self._before = ""  # the text of those
 
     def push(self, token: int) -> str:
         """The text that has become certain with this token; may be empty."""

@@ -89,7 +89,7 @@ class Generation:
         position = 0
         try:
             while True:
-                event.clear()
+                event.clear()  # before looking, so that what comes between looking and waiting sets it again
                 ready = self._ids[position:]
                 if ready:
                     yield ready

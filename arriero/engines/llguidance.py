@@ -1,8 +1,8 @@
 """A constraint -> the token ids it allows next, by llguidance.
 
 The constraint tree becomes one grammar in llguidance's Lark dialect (https://github.com/guidance-ai/llguidance,
-docs/syntax.md), a JSON schema a `%json` rule of it. While text is wanted only ids that spell it are allowed; once the
-grammar is complete only the ids that end the turn are.
+docs/syntax.md), a JSON schema a `%json` rule of it. While more text must come only ids that spell it are allowed; once
+the grammar is complete only the ids that end the turn are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from arriero.prompt import read_tokenizer
 # Between the parts of JSON: without a limit a weak model writes blanks for ever, and no llguidance below 1.8, as vLLM
 # pins it, keeps to a `whitespace_pattern`. Separators are regular expressions.
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in our grammar, which nobody has seen
+POSITION = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in our grammar, which nobody has seen
 LISTING = re.compile(r"\n\s*1 \| start:|\n<state>")
 REASONING = "BLANK: /\\s{0,8}/\nanything: <[*]>*\n"  # a weak model would write blanks for ever
 DEAD_END = "nothing is allowed where the answer must go on, as with a $ref that leads back to itself"
@@ -68,7 +68,7 @@ def bitmask(rows: int, vocabulary: int) -> NDArray[np.int32]:
 
 
 class Grammars:
-    """Makes grammars for one model's tokenizer, which is loaded when the first is wanted (about half a second)."""
+    """Makes grammars for one model's tokenizer, which is loaded for the first one (about half a second)."""
 
     def __init__(self, model_dir: Path, stop_token_ids: Sequence[int]) -> None:
         self._model_dir = model_dir
@@ -107,7 +107,7 @@ def _problem(text: str) -> str:
 def _problem_of(matcher: LLMatcher) -> str:
     if not matcher.is_error():
         return ""
-    problem = " ".join(PLACE.sub("", LISTING.split(matcher.get_error())[0]).split())
+    problem = " ".join(POSITION.sub("", LISTING.split(matcher.get_error())[0]).split())
     return DEAD_END if problem == "NoExtensionBias" else problem
 
 
@@ -120,8 +120,8 @@ def lark(constraint: Constraint) -> str:
     """
     schemas: list[str] = []
 
-    def expression(part: Plain) -> str:
-        match part:
+    def expression(constraint: Plain) -> str:
+        match constraint:
             case Text(text):
                 return json.dumps(text)
             case Series(parts):
@@ -129,7 +129,7 @@ def lark(constraint: Constraint) -> str:
             case Choice(alternatives):
                 return f"({' | '.join(map(expression, alternatives))})"
             case JsonSchema(schema):
-                # in place of given options, one of which drops keywords
+                # overrides options that a schema brings, one of which drops keywords
                 schemas.append(json.dumps({**schema, "x-guidance": LAYOUT}))
                 return f"json_{len(schemas) - 1}"
 
@@ -143,20 +143,21 @@ def lark(constraint: Constraint) -> str:
     return start + "".join(f"json_{number}: %json {schema}\n" for number, schema in enumerate(schemas))
 
 
-def _reasoned(part: Reasoned, answer: str | None) -> str:
+def _reasoned(constraint: Reasoned, answer: str | None) -> str:
     """Reasoning before `answer`, an expression, or before any text, which does not begin with an opening tag."""
-    stops = ",".join(map(str, part.stop_token_ids))
-    opening = json.dumps(part.opening) if isinstance(part.opening, str) else f"<[{part.opening}]>"
+    stops = ",".join(map(str, constraint.stop_token_ids))
+    opening = json.dumps(constraint.opening) if isinstance(constraint.opening, str) else f"<[{constraint.opening}]>"
     thought = "thought"
-    if not isinstance(part.closing, str):
-        within = "*" if part.limit is None else f"{{0,{part.limit}}}"
-        thought = f"<[{part.closing}]>"
-        if part.limit != 0:
-            thought = f"<[^{part.closing},{stops}]>{within} {thought}"
+    if not isinstance(constraint.closing, str):
+        within = "*" if constraint.limit is None else f"{{0,{constraint.limit}}}"
+        thought = f"<[{constraint.closing}]>"
+        if constraint.limit != 0:
+            # no token within ends the turn: the model would stop before the answer that is demanded
+            thought = f"<[^{constraint.closing},{stops}]>{within} {thought}"
     if answer is not None:
-        return f"{thought} BLANK ({answer})" if part.opened else f"({opening} {thought} BLANK)? ({answer})"
+        return f"{thought} BLANK ({answer})" if constraint.opened else f"({opening} {thought} BLANK)? ({answer})"
     return (
         f"{thought} anything"
-        if part.opened
-        else f"{opening} {thought} anything | (<[^{part.opening},{stops}]> anything)?"
+        if constraint.opened
+        else f"{opening} {thought} anything | (<[^{constraint.opening},{stops}]> anything)?"
     )

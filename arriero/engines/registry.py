@@ -92,8 +92,8 @@ class Entry:
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
     where every adapter of PEFT's is done. `precisions` are those of the weights, beside "auto". `deterministic` says
-    whether answers can be made independent of others, `cuda_graphs` whether it can be told to capture decode steps or
-    not to. `undone` are the optional features that it lacks with every model, and `check_constraint` raises UsageError
+    whether answers can be made independent of others, `cuda_graphs` whether one may choose that decode steps are
+    captured. `undone` are the optional features that it lacks with every model; `check_constraint` raises UsageError
     for a constraint that it cannot guarantee. `otherwise` is what to do about what it lacks.
     """
 

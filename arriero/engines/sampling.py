@@ -47,7 +47,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 def default_sampling(model_dir: Path, adapter_dir: Path | None = None) -> Sampling:
     """Complete sampling parameters from the model's generation config; greedy where it does not say `do_sample`.
 
-    What a generation_config.json in the adapter's directory says goes before the model's.
+    What a generation_config.json in the adapter's directory says overrides the model's.
     top_k 0, top_p 1, min_p 0, repetition_penalty 1 and the other penalties 0 mean "off". What the config says and
     Arriero does not follow is logged as a warning. Raises ArrieroError for a config whose values make no sense.
     """
@@ -58,8 +58,8 @@ def default_sampling(model_dir: Path, adapter_dir: Path | None = None) -> Sampli
         log.warning("%s: generation_config.json asks for what is not followed: %s", model_dir.name, ignored)
 
     def value(name: str, otherwise: float) -> float:
-        found = config.get(name)
-        return otherwise if found is None else found
+        given = config.get(name)
+        return otherwise if given is None else given
 
     try:
         return Sampling(
@@ -79,11 +79,13 @@ def default_sampling(model_dir: Path, adapter_dir: Path | None = None) -> Sampli
 
 def _ignored(config: dict[str, Any]) -> str:
     """What would change answers and is not followed, for people to read; empty where there is nothing."""
-    found = [
+    ignored = [
         f"{name} {config[name]}"
         for name, neutral in NEUTRAL.items()
         if config.get(name) is not None and config[name] not in neutral
     ]
     if config.get("temperature") not in (None, 0, 1) and config.get("do_sample") is None:
-        found.append(f"temperature {config['temperature']} without do_sample, so answers are greedy as in transformers")
-    return ", ".join(found)
+        ignored.append(
+            f"temperature {config['temperature']} without do_sample, so answers are greedy as in transformers"
+        )
+    return ", ".join(ignored)

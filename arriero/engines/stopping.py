@@ -27,9 +27,9 @@ class StopFilter:
         if self.stopped:
             return ""
         self._held += text
-        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if found:
-            end, start = min(found)
+        matches = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if matches:
+            end, start = min(matches)  # the first to be complete, and of those that end there the longest
             self.matched = self._held[start:end]
             out, self._held = self._held[:start], ""
             return out

@@ -49,33 +49,34 @@ def _token(source: str) -> str | None:
 
 def denied(source: Source, repository: str, kind: str, chain: Sequence[BaseException]) -> ArrieroError:
     """The error for a hub's refusal, whose exceptions from the outermost to its cause are `chain`."""
-    said = " ".join(filter(None, (_said(error) for error in chain)))
+    reports = " ".join(filter(None, (_report(error) for error in chain)))
     statuses = {getattr(getattr(error, "response", None), "status_code", None) for error in chain}
     statuses |= {getattr(error, "status_code", None) for error in chain}
-    what, todo = _cause(source, said, unauthorised=401 in statuses)
+    what, todo = _cause(source, reports, unauthorised=401 in statuses)
     where = page(source, repository, kind)
     hint = todo.format(page=where, tokens=f"{endpoint(source)}/{TOKENS[source]}", login=LOGIN[source])
     return AccessError(f"{repository} at {source}: {what}", hint=hint + _elsewhere(source, repository))
 
 
-def _said(error: BaseException) -> str:
+def _report(error: BaseException) -> str:
+    """What an error says, and the header that says why, in lower case."""
     response = getattr(error, "response", None)
     header = response.headers.get("X-Error-Message", "") if response is not None else ""
     return f"{error} {header}".lower()
 
 
-def _cause(source: Source, said: str, *, unauthorised: bool) -> tuple[str, str]:
+def _cause(source: Source, reports: str, *, unauthorised: bool) -> tuple[str, str]:
     """What is missing, and what to do, in which {page}, {tokens} and {login} are filled in."""
     if _token(source) is None:
         return "it needs an account, and you are not logged in", "accept the licence at {page}, then run: {login}"
-    if "fine-grained" in said:
+    if "fine-grained" in reports:
         return (
             "your token may not read gated repositories",
             "tick 'Read access to contents of all public gated repos' at {tokens}, then run the command again",
         )
-    if "awaiting a review" in said:
+    if "awaiting a review" in reports:
         return "its owners have not answered your request yet", "see {page}; run the command again once they have"
-    if "rejected" in said:
+    if "rejected" in reports:
         return "its owners rejected your request", "see {page}"
     if unauthorised:
         return "your token is not valid", "make another at {tokens}, then run: {login}"

@@ -39,17 +39,17 @@ def adapter(name: str | Path) -> Path:
         ) from None
 
 
-def by_name(places: Iterable[tuple[str, str | Path]]) -> dict[str, Path]:
-    """Directories of adapters, as `adapter` finds them, by name, from (name, place); "" is the place's own name.
+def by_name(references: Iterable[tuple[str, str | Path]]) -> dict[str, Path]:
+    """Directories of adapters by name, from (name, what `adapter` takes); without a name, "", by the directory's own.
 
     Raises UsageError where two have the same name, otherwise as `adapter`.
     """
     directories: dict[str, Path] = {}
-    for name, place in places:
-        directory = adapter(place)
+    for name, reference in references:
+        directory = adapter(reference)
         key = name or directory.name.partition("@")[0]
         if key in directories:
-            raise UsageError(f"two adapters are called {key}", hint=f"--adapter OTHER={place}")
+            raise UsageError(f"two adapters are called {key}", hint=f"--adapter OTHER={reference}")
         directories[key] = directory
     return directories
 

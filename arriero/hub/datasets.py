@@ -82,9 +82,13 @@ def _repository(source: Source, repository: str, revision: str | None, partial: 
 def _at_address(address: str) -> Path:
     """The directory that holds the one file at an address."""
     url, _, sha256 = address.partition("#sha256=")
-    parts = urlsplit(url)
-    file = PurePosixPath(unquote(parts.path)).name
-    if parts.scheme not in ("http", "https") or not file.lower().endswith(DATA_SUFFIXES) or unsafe(file) is not None:
+    address_parts = urlsplit(url)
+    file = PurePosixPath(unquote(address_parts.path)).name
+    if (
+        address_parts.scheme not in ("http", "https")
+        or not file.lower().endswith(DATA_SUFFIXES)
+        or unsafe(file) is not None
+    ):
         raise UsageError(
             f"{redacted(url)} is not the address of a data file",
             hint=f"give https://…, ending in one of {', '.join(DATA_SUFFIXES)}",

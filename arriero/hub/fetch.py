@@ -106,6 +106,7 @@ def download(
         return _first(sources, lambda candidate: _dry(origin, candidate, revision, target, watch))
     try:
         with store.reserved(target):
+            # looked for again: another process may have fetched it while this one waited
             return _existing(target, revision) or _first(
                 sources, lambda each: _get(origin, each, revision, target, watch)
             )
@@ -133,7 +134,8 @@ def _first(sources: Sequence[Source], ask: Callable[[Source], Downloaded]) -> Do
         try:
             return ask(candidate)
         except (AccessError, OfflineError, NotFoundError) as error:
-            refusal = refusal if isinstance(refusal, AccessError) else error  # what one can do something about
+            # one refusal is told: rather that of a hub that has the model, which one can do something about
+            refusal = refusal if isinstance(refusal, AccessError) else error
     if refusal is None:
         raise AssertionError("every model has a source")
     raise refusal
@@ -191,7 +193,7 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path, wat
         manifest = store.write_manifest(
             partial, name=target.name, source=source, revision=exact, asked=revision, files=files
         )
-        store.replace(partial, target)
+        store.replace(partial, target)  # after the manifest, so that no directory under its name lacks one
     return Downloaded(str(target), source, exact, len(manifest.files), manifest.bytes, verified=True)
 
 

@@ -35,16 +35,16 @@ class Listed:
 
 def unsafe(name: str) -> str | None:
     """Why a name must not become a file, None where it may: on POSIX and on Windows it stays inside its directory."""
-    parts = name.split("/")
+    segments = name.split("/")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return "which holds a control character"
-    if "\\" in name or any(PureWindowsPath(part).drive for part in parts):
+    if "\\" in name or any(PureWindowsPath(segment).drive for segment in segments):
         return "which is a path on Windows"
     if name.startswith("/"):
         return "which is an absolute path"
-    if ".." in parts:
+    if ".." in segments:
         return "which leads out of the directory"
-    return "which has an empty part" if "" in parts or "." in parts else None
+    return "which has an empty part" if "" in segments or "." in segments else None
 
 
 def check(listed: Iterable[Listed], selected: Iterable[Listed], where: str) -> None:

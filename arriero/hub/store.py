@@ -225,6 +225,7 @@ def _beside(target: Path, role: str) -> Path:
 def replace(fresh: Path, target: Path) -> None:
     """Move the finished directory `fresh` to `target`, which is reserved; what was there goes only after that."""
     aside = _beside(target, "replaced")
+    # a crash between these two renames leaves no `target`: `reserved` then gives `aside` its name back
     if target.exists():
         target.rename(aside)
     fresh.rename(target)
@@ -235,7 +236,7 @@ def remove(model: StoredModel) -> None:
     """Delete a model's directory, at once under its name, and what was exported from it."""
     removed = _beside(model.path, "removed")
     with reserved(model.path):
-        shutil.rmtree(removed, ignore_errors=True)
+        shutil.rmtree(removed, ignore_errors=True)  # by a removal that was killed
         model.path.rename(removed)
         shutil.rmtree(removed)
     for exported in (settings.cache_dir() / "openvino").glob(f"{model.path.name}-{'[0-9a-f]' * 12}-*"):

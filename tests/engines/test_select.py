@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -9,12 +10,15 @@ import shutil
 
 import pytest
 
+from arriero.constraint import JsonSchema, Reasoned
 from arriero.engines import EngineOptions, load_engine, select_engine
 from arriero.engines.adapters import lora_rank
 from arriero.engines.registry import ENTRIES, NAMES, find
 from arriero.engines.select import usable
+from arriero.engines.unloaded import UnloadedEngine
 from arriero.errors import ArrieroError, EngineError, NotFoundError, UnsupportedError, UsageError
 from arriero.hub import check_fit
+from arriero.messages import Sampling
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "init_lora_weights": True}
 
@@ -237,3 +241,23 @@ def test_a_precision_that_no_engine_does_is_refused_by_name():
     with pytest.raises(UnsupportedError, match="transformers engine does not do --precision int3") as caught:
         select_engine("transformers", options=EngineOptions(precision="int3"))
     assert caught.value.hint == "one of auto, float32, bfloat16, int8, int4"
+
+
+@pytest.mark.parametrize(
+    ("engine", "reasoning", "sampling", "refused"),
+    [
+        ("transformers", True, Sampling(), None),
+        ("vllm", False, Sampling(), None),
+        ("vllm", True, Sampling(), "does not do constraint_after_reasoning"),
+        ("openvino", False, Sampling(), "cannot guarantee 'patternProperties'"),
+        ("openvino", False, Sampling(presence_penalty=1), None),  # our own loop, which has llguidance
+        ("openvino", True, Sampling(), None),
+    ],
+)
+def test_an_engine_that_is_not_loaded_refuses_what_it_would_refuse(engine, reasoning, sampling, refused):
+    schema = JsonSchema({"type": "object", "patternProperties": {"^a": {"type": "integer"}}})
+    constraint = Reasoned(7, 8, False, schema, None, (2,)) if reasoning else schema
+    unloaded = UnloadedEngine(find(engine))
+    with pytest.raises(UsageError, match=refused) if refused else contextlib.nullcontext():
+        unloaded.submit([1], sampling, max_new_tokens=1, constraint=constraint)
+    assert ("constraint" in unloaded.needed) is not reasoning

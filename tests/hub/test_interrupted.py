@@ -117,7 +117,7 @@ def test_a_disk_that_becomes_full_is_told_and_what_arrived_is_kept(hub, tmp_path
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert re.search("error: the disk of .* is full at .*; what has arrived is kept", errors)
-    assert "make space, then run the same command: it goes on from there" in errors
+    assert "make space, then run the same command: it continues from there" in errors
     kept = (tmp_path / "kept").read_bytes()
     assert kept
     assert hub.files[BIG].startswith(kept)

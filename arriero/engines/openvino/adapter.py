@@ -43,11 +43,11 @@ def adapter_weights(adapter_dir: Path, exported_dir: Path) -> Weights:
         mark = stamp(file)
         with safe_open(file, framework="numpy") as weights:
             names = list(weights.keys())
-        known = set(LAYER.findall((exported_dir / "openvino_model.xml").read_text(encoding="utf-8")))
+        layers = set(LAYER.findall((exported_dir / "openvino_model.xml").read_text(encoding="utf-8")))
     except (OSError, SafetensorError) as error:
         raise EngineError(f"the adapter {adapter_dir} cannot be loaded: {error}", hint="train it again") from error
     fits = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
-    unknown = [name for name in names if not (found := fits.fullmatch(name)) or found[1] not in known]
+    unknown = [name for name in names if not (match := fits.fullmatch(name)) or match[1] not in layers]
     if unknown or not names:
         what = f"its {len(unknown)} matrices of other layers, such as {unknown[0]}" if unknown else "no matrices"
         raise EngineError(f"the openvino engine cannot use {adapter_dir}: {what}", hint="use --engine transformers")
@@ -56,10 +56,10 @@ def adapter_weights(adapter_dir: Path, exported_dir: Path) -> Weights:
 
 def matrices(file: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """An adapter's matrices A (rank, in) and B (out, rank) by layer, in float32."""
-    found = {name: _float32(**tensor) for name, tensor in deserialize(file.read_bytes())}  # type: ignore[no-untyped-call]
-    layers = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
+    tensors = {name: _float32(**tensor) for name, tensor in deserialize(file.read_bytes())}  # type: ignore[no-untyped-call]
+    layers = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
     return {
-        layer.removeprefix("base_model.model."): (found[f"{layer}.lora_A.weight"], found[f"{layer}.lora_B.weight"])
+        layer.removeprefix("base_model.model."): (tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"])
         for layer in layers
     }
 
@@ -80,4 +80,5 @@ def adapter_scale(adapter_dir: Path) -> float:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
         raise EngineError(f"{adapter_dir / CONFIG} has no usable r and lora_alpha", hint="train it again")
+    # one factor for all layers: `check_adapter` has refused rank_pattern and alpha_pattern
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))

@@ -22,15 +22,16 @@ def exported(model_dir: Path, precision: str = "int8") -> Path:
 
     The directory appears whole or not at all; of several processes one exports and the others wait for it.
     """
-    described = [(model_dir / name) for name in ("config.json", "tokenizer.json")]
-    files = [file.read_bytes() for file in described if file.is_file()]
-    parts = repr((hub.fingerprint(model_dir), EXPORT_FORMAT, importlib.metadata.version("openvino"))).encode()
-    name = f"{model_dir.name}-{hashlib.sha256(b''.join([parts, *files])).hexdigest()[:12]}-{precision}"
+    # whatever an export is made of is in its name, so that a change of it is another export and never a stale one
+    configs = [(model_dir / name) for name in ("config.json", "tokenizer.json")]
+    contents = [file.read_bytes() for file in configs if file.is_file()]
+    versions = repr((hub.fingerprint(model_dir), EXPORT_FORMAT, importlib.metadata.version("openvino"))).encode()
+    name = f"{model_dir.name}-{hashlib.sha256(b''.join([versions, *contents])).hexdigest()[:12]}-{precision}"
     target = settings.cache_dir() / "openvino" / name
     if (target / MODEL).is_file():
         return target
     with held(target.parent / f".{name}.lock", lambda holder: log.info("waiting for %s to export %s", holder, name)):
-        if not (target / MODEL).is_file():
+        if not (target / MODEL).is_file():  # nobody has exported it while this process waited
             from arriero.engines.openvino.export import export
 
             for left in target.parent.glob(f"{name}.*"):  # by an export that was killed

@@ -1,7 +1,7 @@
 """OpenVINO GenAI as an engine: the base model and each adapter in a pipeline of its own.
 
 The properties set against the library's defaults, because on CPUs with bfloat16 those (bfloat16 activations over an
-8-bit KV cache) answer nonsense: activations in float32, keys and values in float16. Measured at the same speed.
+8-bit KV cache) answer nonsense: activations in float32, the KV cache in float16. Measured at the same speed.
 
 With 8-bit and 4-bit weights the library also rounds activations to 8 bits, by another kernel for one request than for
 several, so that a greedy answer may depend on what runs beside it. Without that rounding fewer answers do, but some
@@ -45,7 +45,7 @@ PROPERTIES = {
 SCHEDULER = {
     "cache_size": 0,  # grow as needed
     "enable_prefix_caching": False,
-    # a step reads at most so much of the prompts: 94 % of the speed without a limit, and others wait a twelfth as long
+    # chunked prefill: 94 % of the speed without a limit, and answers in flight wait a twelfth as long
     "max_num_batched_tokens": 128,
 }
 FEATURES: frozenset[Feature] = frozenset(get_args(Feature))

@@ -40,17 +40,17 @@ LOADED_AS = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # otherwise 
 
 
 class _FlatCache(Cache):
-    """Keys and values as flat tensors, layer by layer: (batch, kv heads, past, head dim)."""
+    """A KV cache of flat tensors, a key and a value for each layer: (batch, KV heads, past, head size)."""
 
     def __init__(self, past: tuple[torch.Tensor, ...]) -> None:
         self.past = past
         self.present: list[torch.Tensor] = []
-        self.layers: list[object] = []
+        self.layers: list[object] = []  # `Cache`'s own methods go through these
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append this step's keys and values to the past ones."""
+        """Append this step's key and value, (batch, KV heads, new, head size), to the layer's past; float32 outside."""
         key = torch.cat([self.past[2 * layer_idx], key_states.float()], 2)
         value = torch.cat([self.past[2 * layer_idx + 1], value_states.float()], 2)
         self.present += [key, value]
@@ -74,7 +74,7 @@ class _Flat(torch.nn.Module):
         """input_ids, position_ids (batch, new); attention_mask (batch, past + new)."""
         keys = torch.arange(attention_mask.shape[1])
         queries = keys[attention_mask.shape[1] - input_ids.shape[1] :]
-        causal = keys[None, None, None, :] <= queries[None, None, :, None]
+        causal = keys[None, None, None, :] <= queries[None, None, :, None]  # (1, 1, new, past + new)
         cache = _FlatCache(past)
         output = self.model(
             input_ids=input_ids,
@@ -125,8 +125,8 @@ def _reason(error: Exception) -> str:
     """What an error says in one line; OpenVINO's reports have it at their end, torch's tracer after a heading."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     after = lines[lines.index("Exception:") + 1 :] if "Exception:" in lines else []
-    told = [line for line in lines if line.startswith("-- ")]
-    return (told or after or lines)[0].removeprefix("-- ").partition(". ")[0]
+    reports = [line for line in lines if line.startswith("-- ")]
+    return (reports or after or lines)[0].removeprefix("-- ").partition(". ")[0]
 
 
 def _compressed(model: openvino.Model, precision: str) -> openvino.Model:
@@ -140,7 +140,7 @@ def _compressed(model: openvino.Model, precision: str) -> openvino.Model:
 
 
 def _save_vocabulary(model_dir: Path, partial: Path) -> None:
-    """Write what each id spells, for grammars; nothing where the tokenizer is of a kind that is not known.
+    """Write what each id spells, for grammars; nothing where the tokenizer is of a kind that cannot be converted.
 
     Special tokens spell nothing there: they are no text, and a grammar must not let a model write one as such.
     """
@@ -156,6 +156,7 @@ def _save_vocabulary(model_dir: Path, partial: Path) -> None:
     begins = decoder.input_value(1)
     ends = decoder.input_value(2).get_node().data.copy()
     special = [index for index in tokenizer.all_special_ids if index < len(ends)]
+    # a token spells the bytes from its begin to its end in one long string: none, where both are the same
     ends[special] = begins.get_node().data[special]
     decoder.input(2).replace_source_output(ops.constant(ends).output(0))
     openvino.save_model(model, partial / VOCABULARY)
@@ -172,6 +173,7 @@ def _traced(model_dir: Path, dtype: torch.dtype | str) -> openvino.Model:
     if any(isinstance(module, Conv1D) for module in model.modules()):
         raise ExportError("its matrices are stored as GPT-2's are, which adapters would not find")
     _prove(model, heads, head_dim, layers)
+    # two sequences with 3 cached and 4 new ids: no size is 1, for which models' code takes ways of its own
     past = [torch.zeros(2, heads, 3, head_dim) for _ in range(2 * layers)]
     example = (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 7, dtype=torch.long), torch.ones(2, 4).long(), *past)
     try:
@@ -192,17 +194,18 @@ def _prove(model: PreTrainedModel, heads: int, head_dim: int, layers: int) -> No
     ids = (torch.arange(1, 1 + PROVED) % model.get_input_embeddings().weight.shape[0])[None]
     mask, positions = torch.ones_like(ids), torch.arange(PROVED)[None]
     past = [torch.zeros(1, heads, 0, head_dim) for _ in range(2 * layers)]
-    flat, read = _Flat(model), PROVED - 2
+    flat, prefill = _Flat(model), PROVED - 2  # the last two ids are a second step, over the first one's cache
     with torch.no_grad():
         own = model(input_ids=ids, use_cache=False).logits.float()
         try:
-            first, *present = flat(ids[:, :read], mask[:, :read], positions[:, :read], *past)
-            second, *_ = flat(ids[:, read:], mask, positions[:, read:], *present)
+            first, *present = flat(ids[:, :prefill], mask[:, :prefill], positions[:, :prefill], *past)
+            second, *_ = flat(ids[:, prefill:], mask, positions[:, prefill:], *present)
         except Exception as error:  # whatever its code does with tensors that it did not expect
-            raise ExportError("its code does not take keys and values from outside of the model") from error
+            raise ExportError("its code does not take a KV cache from outside of the model") from error
     apart = (torch.cat((first, second), 1) - own).abs().max() / own.abs().max()
+    # `not <=`, so that NaN is refused too
     if not apart <= (1e-3 if model.dtype == torch.float32 else 0.1):
-        raise ExportError(f"with keys and values outside of the model its logits differ by {apart:.1%}")
+        raise ExportError(f"with its KV cache outside of the model its logits differ by {apart:.1%}")
 
 
 def _state_names(layers: int) -> list[tuple[str, str]]:
@@ -225,10 +228,14 @@ def _name(model: openvino.Model, layers: int, heads: int, head_dim: int) -> None
 
 
 def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int) -> None:
-    """Turn past inputs into internal state that starts empty: (batch, kv heads, 0, head dim)."""
+    """Turn past inputs into internal state that starts empty: (batch, KV heads, 0, head size).
+
+    input past ─> gather by beam_idx ─> attention ─> output present      becomes
+    ReadValue  ─> gather by beam_idx ─> attention ─> Assign              of one variable, named after both
+    """
     beam = ops.parameter([-1], openvino.Type.i32, name="beam_idx")
     beam.output(0).get_tensor().set_names({"beam_idx"})
-    states = model.get_parameters()[3:]
+    states = model.get_parameters()[3:]  # after ids, mask and positions, see `_name`
     model.add_parameters([beam])
     for state in states:
         consumers = list(state.output(0).get_target_inputs())
@@ -239,6 +246,7 @@ def _make_stateful(model: openvino.Model, layers: int, heads: int, head_dim: int
     manager = Manager()
     manager.register_pass(MakeStateful(dict(_state_names(layers))))
     manager.run_passes(model)
+    # a variable starts empty, with as many sequences as the call has
     zero = ops.constant(0, openvino.Type.i64)
     batch = ops.gather(ops.shape_of(model.input("input_ids"), "i64"), ops.constant([0], openvino.Type.i64), zero)
     empty = [batch, *(ops.constant([size], openvino.Type.i64) for size in (heads, 0, head_dim))]

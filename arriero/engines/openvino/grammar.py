@@ -44,7 +44,7 @@ def _rule(constraint: Plain, rules: Rules) -> str:
     if isinstance(constraint, Text):
         return rules.add(literal(constraint.text))
     if isinstance(constraint, Series):
-        return rules.add(" ".join(_rule(part, rules) for part in constraint.parts))
+        return rules.add(" ".join(_rule(each, rules) for each in constraint.parts))
     if not constraint.alternatives:
         raise UsageError("a choice needs at least one alternative")
-    return rules.any([_rule(part, rules) for part in constraint.alternatives])
+    return rules.any([_rule(each, rules) for each in constraint.alternatives])

@@ -1,9 +1,9 @@
 """A pipeline with a sampler of our own, for what OpenVINO GenAI's does not do.
 
 That is presence and frequency penalties, logit_bias, alternatives of log-probabilities, and the log-probabilities of
-prompts. As in the library, a step adds one id to every answer and reads a chunk of the prompts (chunked prefill):
+prompts. As in the library, a step decodes one id of every answer and prefills a chunk of the prompts (chunked prefill):
 
-    prompt ids ─> pending ─> PagedModel ─> logits ─┬─> of prompt ids: log-probabilities, where they are wanted
+    prompt ids ─> pending ─> PagedModel ─> logits ─┬─> of prompt ids: log-probabilities, where they are asked for
                      ^                             └─> of the last id: Sampler ─> token ─┐
                      └───────────────────────────────────────────────────────────────────┘
 """
@@ -28,7 +28,7 @@ from arriero.messages import FinishReason
 if TYPE_CHECKING:
     from arriero.engines.llguidance import Grammars
 
-MAX_RUNNING = 64  # at once; more wait their turn
+MAX_RUNNING = 64  # requests in flight; more wait for their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,10 @@ class Config:
 
 @dataclass(eq=False, slots=True)
 class SequenceState:
-    """One request: its sampler, its place in the KV cache, and the ids that are not there yet."""
+    """One request's sequence: its sampler, its blocks of the KV cache, and the ids that are not there yet.
+
+    `pending` is the rest of the prompt during prefill, and the one id that was sampled last while it decodes.
+    """
 
     request: Request
     config: Config
@@ -54,7 +57,7 @@ class SequenceState:
 
     @property
     def scores(self) -> bool:
-        """Whether log-probabilities of the prompt are wanted, and not there yet."""
+        """Whether log-probabilities of the prompt are asked for, and not there yet."""
         return self.config.prompt_logprobs and not self.generated
 
 
@@ -81,7 +84,7 @@ class DecodeLoop(Pipeline):
             raise UsageError("the prompt has no tokens", hint="begin it with the token that begins every text")
         config = Config(**request.config)
         sampling = sampling_of(config.sampling)
-        grammar = None if request.grammar is None else self._read(request.grammar, request.stop_token_ids)
+        grammar = None if request.grammar is None else self._grammar(request.grammar, request.stop_token_ids)
         return SequenceState(request, config, Sampler(request.ids, sampling, grammar), list(request.ids))
 
     def _compute(self) -> None:
@@ -91,7 +94,7 @@ class DecodeLoop(Pipeline):
         for (sequence, chunk), logits in zip(chunks, model.forward([chunk for _, chunk in chunks]), strict=True):
             try:
                 self._advance(sequence, chunk, logits)
-            except Exception as error:
+            except Exception as error:  # one request's sampling or grammar; the others have their logits
                 self._end(sequence)
                 self._fail(sequence.request.number, error)
 
@@ -102,9 +105,10 @@ class DecodeLoop(Pipeline):
     def _chunks(self) -> list[tuple[SequenceState, Chunk]]:
         """What the next call adds: one id to all answers, then as much of the prompts as fits."""
         chunks, room = [], self._step_tokens
+        # answers first: no prompt, however long, keeps them waiting for more than one step
         for sequence in sorted(self._running.values(), key=lambda sequence: not sequence.generated):
             count = len(sequence.pending) if sequence.generated else min(len(sequence.pending), room)
-            if count > 0:
+            if count > 0:  # else the step is full, and this prompt waits for the next
                 chunks.append((sequence, Chunk(sequence.table, sequence.pending[:count], sequence.scores)))
                 room -= count
         return chunks
@@ -115,19 +119,20 @@ class DecodeLoop(Pipeline):
         del sequence.pending[: len(chunk.ids)]
         if chunk.all_logits:
             end = chunk.table.length
-            targets = request.ids[end - len(chunk.ids) + 1 : end + 1]  # the ids that follow; none after the last
+            # the logits after id i are those of id i + 1: none for the first id, and the last ones are the answer's
+            targets = request.ids[end - len(chunk.ids) + 1 : end + 1]
             if targets:
                 scores = logprobs(logits[: len(targets)], targets, config.logprobs or 0)
                 self._say(("prompt", request.number, targets, *scores))
-        if sequence.pending:
+        if sequence.pending:  # prefill goes on; these logits are of the middle of the prompt
             return
         if not config.max_new_tokens:
             self._finish(sequence, "length")
             return
-        token = sequence.sampler.sample(logits[-1])
+        token = sequence.sampler.sample(logits[-1])  # (vocabulary,) after the last id that is cached
         sequence.generated += 1
-        found = () if config.logprobs is None else logprobs(logits[-1:], [token], config.logprobs)
-        self._say(("ids", request.number, [token], *found))
+        scored = () if config.logprobs is None else logprobs(logits[-1:], [token], config.logprobs)
+        self._say(("ids", request.number, [token], *scored))
         if token in request.stop_token_ids:
             self._finish(sequence, "stop")
         elif sequence.generated == config.max_new_tokens:
@@ -144,10 +149,10 @@ class DecodeLoop(Pipeline):
         del self._running[sequence.request.number]
         self._drop(sequence)
 
-    def _read(self, grammar: str, stop_token_ids: Sequence[int]) -> Any:
+    def _grammar(self, text: str, stop_token_ids: Sequence[int]) -> Any:
         """A grammar at its beginning; the first loads the tokenizer, about half a second."""
         if self._grammars is None:
             from arriero.engines.llguidance import Grammars
 
             self._grammars = Grammars(self._source, stop_token_ids)
-        return self._grammars.read(grammar)
+        return self._grammars.read(text)

@@ -30,12 +30,12 @@ def bounds(low: float, high: float) -> tuple[float, float]:
 
 def integer(low: float, high: float, rules: Rules) -> str:
     """A whole number from `low` to `high`, either of which may be infinite; UsageError where there is none."""
-    least = low if math.isinf(low) else math.ceil(low)
+    least = low if math.isinf(low) else math.ceil(low)  # infinite stays a float, which ceil would not take
     most = high if math.isinf(high) else math.floor(high)
     if least > most:
         raise UsageError(f"no whole number is at least {low} and at most {high}")
-    parts = [f'"-" {part}' for part in _natural(max(1, -most), -least)] if least < 0 else []
-    return rules.any([*parts, *(_natural(max(0, least), most) if most >= 0 else [])])
+    alternatives = [f'"-" {each}' for each in _natural(max(1, -most), -least)] if least < 0 else []
+    return rules.any([*alternatives, *(_natural(max(0, least), most) if most >= 0 else [])])
 
 
 def number(low: float, high: float, rules: Rules, *, above: bool, below: bool) -> str:
@@ -48,35 +48,36 @@ def number(low: float, high: float, rules: Rules, *, above: bool, below: bool) -
             raise UsageError(f"bounds of a number must be whole here, got {bound}")
     if low > high or (low == high and (above or below)):
         raise UsageError(f"no number lies between {low} and {high}")
-    parts = []
+    alternatives = []
     if low < 0:
-        parts += [f'"-" {part}' for part in _size(max(0, -high), -low, below and high <= 0, above)]
+        alternatives += [f'"-" {each}' for each in _size(max(0, -high), -low, below and high <= 0, above)]
     if high > 0 or (high == 0 and not below):
-        parts += _size(max(0, low), high, above and low >= 0, below)
-    return rules.any(parts)
+        alternatives += _size(max(0, low), high, above and low >= 0, below)
+    return rules.any(alternatives)
 
 
 def _size(low: float, high: float, above: bool, below: bool) -> list[str]:
     """Alternatives for a number without a sign between two whole bounds, `low` at least 0."""
+    # what lies strictly between two whole numbers n and n + 1 is "n" with a fraction: so up to high - 1, and high alone
     exactly = [] if math.isinf(high) or below or (above and low == high) else _natural(high, high)
-    parts = [f"{part} ({ZERO_FRACTION})?" for part in exactly]
+    alternatives = [f"{each} ({ZERO_FRACTION})?" for each in exactly]
     if above and low < high:
-        parts += [f"{part} {NONZERO_FRACTION}" for part in _natural(low, low)]
-    return parts + [f"{part} ({FRACTION})?" for part in _natural(low + above, high - 1)]
+        alternatives += [f"{each} {NONZERO_FRACTION}" for each in _natural(low, low)]
+    return alternatives + [f"{each} ({FRACTION})?" for each in _natural(low + above, high - 1)]
 
 
 def _natural(low: float, high: float) -> list[str]:
     """Alternatives for a whole number from `low`, at least 0, to `high`, which may be infinite."""
-    parts: list[str] = []
+    alternatives: list[str] = []
     start = int(low)
     while start <= high:
-        digits = len(str(start))
+        digits = len(str(start))  # from here to the largest number of as many digits, or to `high`
         if math.isinf(high) and start == 10 ** (digits - 1):
-            return [*parts, f"[1-9] [0-9]{{{digits - 1},{max(digits, INTEGER_DIGITS) - 1}}}"]
+            return [*alternatives, f"[1-9] [0-9]{{{digits - 1},{max(digits, INTEGER_DIGITS) - 1}}}"]
         end = int(min(high, 10**digits - 1))
-        parts += _between(str(start), str(end))
+        alternatives += _between(str(start), str(end))
         start = end + 1
-    return parts
+    return alternatives
 
 
 def _between(low: str, high: str) -> list[str]:
@@ -86,8 +87,8 @@ def _between(low: str, high: str) -> list[str]:
     if set(low[1:]) <= {"0"} and set(high[1:]) <= {"9"}:
         return [f"[{first}-{last}]" + (f" [0-9]{{{rest}}}" if rest else "")]
     if first == last:
-        return [f'"{first}" {part}' for part in _between(low[1:], high[1:])]
-    parts = [f'"{first}" {part}' for part in _between(low[1:], "9" * rest)]
+        return [f'"{first}" {each}' for each in _between(low[1:], high[1:])]
+    alternatives = [f'"{first}" {each}' for each in _between(low[1:], "9" * rest)]
     if int(last) - int(first) > 1:
-        parts.append(f"[{int(first) + 1}-{int(last) - 1}] [0-9]{{{rest}}}")
-    return parts + [f'"{last}" {part}' for part in _between("0" * rest, high[1:])]
+        alternatives.append(f"[{int(first) + 1}-{int(last) - 1}] [0-9]{{{rest}}}")
+    return alternatives + [f'"{last}" {each}' for each in _between("0" * rest, high[1:])]

@@ -1,7 +1,7 @@
 """Pipelines, as the worker process has them: OpenVINO GenAI's here, our own in loop.py.
 
-A pipeline serves the base model or the model with one adapter, fixed when it is built: keys and values of one can then
-never be taken for another's.
+A pipeline serves the base model or the model with one adapter, fixed when it is built: the KV cache of one can then
+never be taken for that of another.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "not enough memory", "out of mem
 class Model:
     """Exported files and how they are run; builds what pipelines compute with.
 
-    `scheduler` is what is set of a SchedulerConfig, `properties` what the plugin is given. With `spells`, the files
-    tell what each id spells, as grammars need it. `together` is how many requests a pipeline computes at once at most,
-    None without a limit. `source` is the directory that was exported, which has the tokenizer.
+    `scheduler` is what is set of a SchedulerConfig, `properties` is for the plugin. With `spells`, the files say what
+    each id spells, as grammars need it. `together` is how many requests a pipeline computes at once at most, None
+    without a limit. `source` is the directory that was exported, which has the tokenizer.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Pipeline(ABC):
         "end", number, finish reason
         "fail", number, error's class, its fields
 
-    The building is not done here: while it is `wanted`, the owner is asked to, and gives the outcome to `built`.
+    The building is not done here: while `needs_building`, the owner does it, and gives the outcome to `built`.
     """
 
     def __init__(self, adapter: Weights | None, say: Callable[[Event], None], together: int | None = None) -> None:
@@ -129,6 +129,7 @@ class Pipeline(ABC):
         self.building = False
         self._say = say
         self._pipeline: Any = None  # what `build` made
+        # a request is in one of these two from `put` on until its "end" or "fail" is said
         self._waiting: dict[int, Request] = {}
         self._running: dict[int, Any] = {}  # what `_begin` made
 
@@ -137,7 +138,7 @@ class Pipeline(ABC):
         """What it computes with; on a thread of its own."""
 
     @property
-    def wanted(self) -> bool:
+    def needs_building(self) -> bool:
         """Whether requests wait and nobody builds."""
         return bool(self._waiting) and self._pipeline is None and not self.building
 
@@ -186,10 +187,11 @@ class Pipeline(ABC):
             if self._pipeline is not None:
                 self._compute()
         except Exception as error:
+            # a batch fails together: nothing says whose step it was, or what is in the KV cache
             for number in self._running:
                 self._fail(number, error)
             self._running.clear()
-            self._pipeline = None
+            self._pipeline = None  # the next request has another one built
 
     @abstractmethod
     def _begin(self, request: Request) -> Any:
@@ -221,7 +223,7 @@ class Library(Pipeline):
 
     def _begin(self, request: Request) -> tuple[Handle, bool]:
         config = _set(genai.GenerationConfig(), request.config)
-        config.stop_token_ids = set(request.stop_token_ids)
+        config.stop_token_ids = set(request.stop_token_ids)  # a set is what its binding takes, and JSON has none
         if request.grammar is not None:
             config.structured_output_config = genai.StructuredOutputConfig(grammar=request.grammar)
         ids = openvino.Tensor(np.array([request.ids], dtype=np.int64))
@@ -237,6 +239,7 @@ class Library(Pipeline):
 
     def _forward(self, number: int, handle: Handle, probable: bool) -> None:
         """Say what a request's step brought."""
+        # before the status is asked: the last ids come with the step that ends the request
         reason = None
         while handle.can_read():
             for output in handle.read().values():
@@ -250,7 +253,7 @@ class Library(Pipeline):
         if status == STATUS.FINISHED:
             self._say(("end", number, "length" if reason == LIMIT else "stop"))
         else:
-            message = "there is not enough memory for the keys and values of this request"
+            message = "there is not enough memory for the KV cache of this request"
             self._fail(number, MemoryLimitError(message, hint="fewer requests at once, or shorter ones"))
 
 

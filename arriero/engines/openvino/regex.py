@@ -34,14 +34,14 @@ def literal(text: str) -> str:
     """Exactly this text, as an EBNF string; UsageError where it is not Unicode text."""
     if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
         raise UsageError(f"{text!r} has half of a surrogate pair, which cannot be written")
-    parts = []
-    for part in re.split(r"([\x00-\x08\x0b-\x1f\x7f-\xff])", text):
-        if len(part) == 1 and not " " <= part <= "~":  # xgrammar prints these as `\\xe9`, and reads `\\xe9a` as one
-            parts.append(f"[{_point(ord(part))}]")
-        elif part:
-            plain = part.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-            parts.append(f'"{plain}"')
-    return " ".join(parts) or '""'
+    terms = []
+    for piece in re.split(r"([\x00-\x08\x0b-\x1f\x7f-\xff])", text):
+        if len(piece) == 1 and not " " <= piece <= "~":  # xgrammar prints these as `\\xe9`, and reads `\\xe9a` as one
+            terms.append(f"[{_point(ord(piece))}]")
+        elif piece:
+            plain = piece.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+            terms.append(f'"{plain}"')
+    return " ".join(terms) or '""'
 
 
 def pattern(expression: str, rules: Rules) -> str:
@@ -59,14 +59,14 @@ def pattern(expression: str, rules: Rules) -> str:
 
 def _sequence(nodes: list[tuple[Any, Any]], rules: Rules, *, first: bool = False, last: bool = False) -> str:
     """`first` and `last`: whether the text begins and ends here, where an anchor says nothing new."""
-    parts = []
+    terms = []
     for index, (kind, value) in enumerate(nodes):
         begins, ends = first and index == 0, last and index == len(nodes) - 1
         if str(kind) != "AT":
-            parts.append(_node(str(kind), value, rules, first=begins, last=ends))
+            terms.append(_node(str(kind), value, rules, first=begins, last=ends))
         elif not (begins and str(value) == "AT_BEGINNING") and not (ends and str(value) == "AT_END"):
             raise UsageError("an anchor stands in the middle")
-    return rules.add(" ".join(parts))
+    return rules.add(" ".join(terms))
 
 
 def _node(name: str, value: Any, rules: Rules, *, first: bool, last: bool) -> str:
@@ -79,9 +79,9 @@ def _node(name: str, value: Any, rules: Rules, *, first: bool, last: bool) -> st
     if name == "IN":
         return _one_of(_class(value), rules)
     if name in ("MAX_REPEAT", "MIN_REPEAT"):
-        low, high, inner = value
+        low, high, inner = value  # greedy or not: which text is allowed is the same
         return _sequence(list(inner), rules) + times(low, math.inf if str(high) == "MAXREPEAT" else high)
-    if name == "SUBPATTERN" and not (value[1] or value[2]):
+    if name == "SUBPATTERN" and not (value[1] or value[2]):  # flags that the group adds or takes away
         return _sequence(list(value[3]), rules, first=first, last=last)
     if name == "BRANCH":
         return rules.any(_sequence(list(branch), rules, first=first, last=last) for branch in value[1])
@@ -90,8 +90,9 @@ def _node(name: str, value: Any, rules: Rules, *, first: bool, last: bool) -> st
 
 def _one_of(ranges: Ranges, rules: Rules) -> str:
     """One character out of ranges of code points, as JSON writes it."""
-    found = [one for one in ESCAPED if any(low <= ord(one) <= high for low, high in ranges)]
-    parts = [literal(json.dumps(one)[1:-1]) for one in found]
+    escaped = [each for each in ESCAPED if any(low <= ord(each) <= high for low, high in ranges)]
+    alternatives = [literal(json.dumps(each)[1:-1]) for each in escaped]
+    # other control characters JSON would write as \\u001f: they are not offered, which is narrower
     safe = _without(ranges, UNSAFE)
     start = 0
     pieces = []
@@ -99,10 +100,10 @@ def _one_of(ranges: Ranges, rules: Rules) -> str:
         pieces += [(max(low, start), min(high, limit)) for low, high in safe if low <= limit and high >= start]
         start = limit + 1
     if pieces:
-        parts.append("[" + "".join(f"{_point(low)}-{_point(high)}" for low, high in pieces) + "]")
-    if not parts:
+        alternatives.append("[" + "".join(f"{_point(low)}-{_point(high)}" for low, high in pieces) + "]")
+    if not alternatives:
         raise UsageError("a character class allows no character")
-    return rules.any(parts)
+    return rules.any(alternatives)
 
 
 def _class(items: list[tuple[Any, Any]]) -> Ranges:
@@ -117,8 +118,9 @@ def _class(items: list[tuple[Any, Any]]) -> Ranges:
         elif name == "CATEGORY":
             category = str(value).removeprefix("CATEGORY_")
             if category.startswith("NOT_"):
-                known = {"DIGIT": DIGITS, "WORD": WORD, "SPACE": SPACE}[category.removeprefix("NOT_")]
-                ranges += _without([(0, LAST)], known)
+                # \\S leaves out what any reader counts as white space, and \\s takes what all of them do
+                excluded = {"DIGIT": DIGITS, "WORD": WORD, "SPACE": SPACE}[category.removeprefix("NOT_")]
+                ranges += _without([(0, LAST)], excluded)
             else:
                 ranges += {"DIGIT": DIGITS, "WORD": WORD, "SPACE": BLANK}[category]
     return _without([(0, LAST)], ranges) if str(items[0][0]) == "NEGATE" else ranges
@@ -126,7 +128,7 @@ def _class(items: list[tuple[Any, Any]]) -> Ranges:
 
 def _without(ranges: Ranges, removed: Ranges) -> Ranges:
     """The code points of `ranges` that are in none of `removed`, in order."""
-    for first, last in removed:
+    for first, last in removed:  # of each range what lies below the removed one, and what lies above it
         below = [(low, min(high, first - 1)) for low, high in ranges]
         above = [(max(low, last + 1), high) for low, high in ranges]
         ranges = [(low, high) for low, high in below + above if low <= high]

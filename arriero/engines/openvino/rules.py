@@ -27,7 +27,11 @@ def times(least: int, most: float) -> str:
 
 
 class Rules:
-    """Named rules, in order; names are `r0`, `r1` … and never equal those that are written by hand."""
+    """Named rules, in order; names are `r0`, `r1` … and never equal those that are written by hand.
+
+    Invariant: an alternative is the name of a rule and nothing else, and every rule but those of alternatives ends with
+    `nil`: so the optimizer has nothing to merge.
+    """
 
     def __init__(self) -> None:
         self._bodies: list[str] = []
@@ -39,12 +43,13 @@ class Rules:
 
     def any(self, alternatives: Iterable[str]) -> str:
         """A rule that is any one of these sequences; returns its name."""
+        # each in a rule of its own, even a single name: two that begin alike in one rule are what goes wrong
         self._bodies.append(" | ".join([self.add(alternative) for alternative in alternatives]))
         return f"r{len(self._bodies) - 1}"
 
     def reserve(self) -> str:
         """The name of a rule that `define` gives its body later."""
-        return self.add("")
+        return self.add("")  # numbered now, so that a rule may refer to one that is not written yet
 
     def define(self, name: str, body: str) -> None:
         """Give a reserved rule its body."""

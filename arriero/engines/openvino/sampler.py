@@ -38,13 +38,13 @@ class Mask(Protocol):
 
 
 class Sampler:
-    """How one request samples its tokens, and what of its past that depends on. `sampling` is complete."""
+    """How one request samples its tokens: logits processors, then filters. `sampling` is complete."""
 
     def __init__(self, prompt_ids: Sequence[int], sampling: Sampling, grammar: Mask | None) -> None:
         self._sampling = sampling
         self._grammar = grammar
         self._seen = set(prompt_ids)
-        self._counts: dict[int, int] = {}  # of the answer
+        self._counts: dict[int, int] = {}  # token -> how often it is in the answer
         self._random = np.random.default_rng(sampling.seed)
 
     def sample(self, logits: NDArray[np.float32]) -> int:
@@ -72,7 +72,7 @@ class Sampler:
             self._grammar.accept(token)
 
     def _process(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Bias, penalties and grammar applied in place."""
+        """The logits processors, applied in place: bias, penalties, grammar."""
         sampling = self._sampling
         for token, bias in sampling.logit_bias:
             if token >= len(scores):
@@ -81,6 +81,7 @@ class Sampler:
         if sampling.repetition_penalty not in (None, 1):
             seen = list(self._seen)
             values = scores[seen]
+            # less probable on both sides of 0: dividing a negative logit would raise it
             scores[seen] = np.where(
                 values < 0, values * sampling.repetition_penalty, values / sampling.repetition_penalty
             )
@@ -94,13 +95,14 @@ class Sampler:
         return scores
 
     def _draw(self, scores: NDArray[np.float32]) -> int:
-        """A random token of what the filters keep; the best score is 0."""
+        """A random token of what the filters keep. The best score is 0, so that no exponential overflows."""
         sampling = self._sampling
-        tokens = np.arange(len(scores))
+        tokens = np.arange(len(scores))  # scores[i] is that of tokens[i]; every filter shortens both
         if sampling.top_k and sampling.top_k < len(scores):
+            # sorted: argpartition's order is arbitrary, and a seed's token would be with it
             tokens = np.sort(np.argpartition(scores, -sampling.top_k)[-sampling.top_k :])
             scores = scores[tokens]
-        weights = np.exp(scores)
+        weights = np.exp(scores)  # probabilities but for a factor, which cancels out below
         if sampling.top_p is not None and sampling.top_p < 1:
             nucleus = _nucleus(weights, sampling.top_p)
             tokens, weights = tokens[nucleus], weights[nucleus]
@@ -114,10 +116,11 @@ class Sampler:
 def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
     """The fewest tokens that have this part of all weight, the heaviest first.
 
-    Only candidates are sorted: few where these suffice, else all but those that together weigh less than the rest.
+    Only candidates are sorted, and these are few where that suffices.
     """
     total = weights.sum(dtype=np.float64)
     candidates = np.argpartition(weights, -FEW)[-FEW:] if len(weights) > FEW else np.arange(len(weights))
+    # tokens below (1 - top_p) / n of the weight have together less than 1 - top_p of it: none of them is in the nucleus
     if weights[candidates].sum(dtype=np.float64) < top_p * total:
         candidates = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
     order = candidates[np.argsort(-weights[candidates], kind="stable")]
@@ -126,12 +129,12 @@ def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
 
 def logprobs(logits: NDArray[np.float32], tokens: Sequence[int], top: int) -> Logprobs:
     """The model's log-probabilities of `tokens`, one for each row of logits, and of the `top` most probable ones."""
-    scores = logits - logits.max(axis=-1, keepdims=True)
+    scores = logits - logits.max(axis=-1, keepdims=True)  # (tokens, vocabulary); exp() of these cannot overflow
     norms = np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     chosen = np.take_along_axis(scores, np.asarray(tokens)[:, None], -1) - norms
     if not top:
         return chosen[:, 0].tolist(), [[] for _ in tokens]
-    best = np.argpartition(scores, -top, axis=-1)[:, -top:]
+    best = np.argpartition(scores, -top, axis=-1)[:, -top:]  # (tokens, top), in no order
     values = np.take_along_axis(scores, best, -1) - norms
     order = np.argsort(-values, axis=-1, kind="stable")
     best, values = np.take_along_axis(best, order, -1), np.take_along_axis(values, order, -1)

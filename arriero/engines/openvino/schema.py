@@ -56,15 +56,16 @@ class Schemas:
     def __init__(self, document: Mapping[str, Any], rules: Rules) -> None:
         self._document = document
         self._rules = rules
-        self._references: dict[str, str] = {}
-        self._open: set[str] = set()  # references that are being followed with nothing written yet
+        self._references: dict[str, str] = {}  # pointer -> its rule's name, before the rule is complete
+        # pointers that are being followed with nothing written yet: one that leads back to these could never end
+        self._open: set[str] = set()
 
     def rule(self, schema: Any) -> str:
         """The name of a rule for JSON that fits `schema`; UsageError where that cannot be guaranteed."""
         if schema is True:
             return "value"
         if schema is False:
-            raise UsageError("the schema allows no value in a place where one is required")
+            raise UsageError("the schema allows no value where one is required")
         for keyword in REFUSED if schema is self._document else (*REFUSED, "$id"):  # there `#` means another document
             if keyword in schema and (keyword, schema[keyword]) != ("uniqueItems", False):
                 hint = "leave it out, or use --engine transformers"
@@ -76,7 +77,7 @@ class Schemas:
         return self._rules.any([self._of_type(kind, schema) for kind in types]) if types else "value"
 
     def _of_type(self, kind: str, schema: Mapping[str, Any]) -> str:
-        if kind in ("object", "array"):
+        if kind in ("object", "array"):  # writes a bracket, so what is inside may refer to what is outside
             outside, self._open = self._open, set()
             body = self._object(schema) if kind == "object" else self._array(schema)
             self._open = outside
@@ -123,31 +124,35 @@ class Schemas:
     def _resolve(self, pointer: str) -> Any:
         if not (pointer == "#" or pointer.startswith("#/")):
             raise UsageError(f"a $ref must point into its own schema with '#/…', got {pointer!r}")
-        found: Any = self._document
-        for part in pointer.split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(found, Mapping) or key not in found:
+        target: Any = self._document
+        for token in pointer.split("/")[1:]:  # RFC 6901, JSON Pointer
+            key = token.replace("~1", "/").replace("~0", "~")
+            if not isinstance(target, Mapping) or key not in target:
                 raise UsageError(f"the $ref {pointer!r} points to nothing")
-            found = found[key]
-        if not isinstance(found, bool):
-            JsonSchema(found)  # it may stand where no schema is expected, so nobody has looked at it
-        return found
+            target = target[key]
+        if not isinstance(target, bool):
+            JsonSchema(target)  # it may stand where no schema is expected, so nobody has looked at it
+        return target
 
     def _check_apart(self, branches: Sequence[Any]) -> None:
-        """Raise UsageError unless types, or a required property with fixed values, tell all branches apart."""
+        """Raise UsageError unless types, or a required property with fixed values, tell all branches apart.
+
+        A grammar can only be their union, which is anyOf: it equals oneOf where no value fits two of them.
+        """
         seen: list[tuple[set[str], dict[str, set[str]]]] = []
         for branch in branches:
             if isinstance(branch, Mapping) and "$ref" in branch:
                 branch = self._resolve(branch["$ref"])
             if not isinstance(branch, Mapping):
                 raise UsageError("the branches of 'oneOf' overlap", hint="use anyOf")
-            fixed = {name: _values(part) for name, part in branch.get("properties", {}).items()}
+            fixed = {name: _values(schema) for name, schema in branch.get("properties", {}).items()}
             marks = {name: fixed[name] for name in branch.get("required", []) if fixed.get(name)}
             types = _types(branch) if "type" in branch else []  # without, other types than its keywords' fit too
             kinds = set(types) | ({"integer"} if "number" in types else set())
             for other_kinds, other_marks in seen:
-                told = any(not marks[name] & other_marks[name] for name in marks.keys() & other_marks.keys())
-                if not (told or (kinds and other_kinds and not kinds & other_kinds)):
+                shared = marks.keys() & other_marks.keys()
+                by_mark = any(not marks[name] & other_marks[name] for name in shared)
+                if not (by_mark or (kinds and other_kinds and not kinds & other_kinds)):
                     raise UsageError("the branches of 'oneOf' may overlap, which cannot be excluded", hint="use anyOf")
             seen.append((kinds, marks))
 
@@ -169,9 +174,16 @@ class Schemas:
         return f'"{{" ws {_repeated(self._rules.add(f"text colon {self.rule(extra)}"), least, most)} ws "}}"'
 
     def _members(self, properties: Mapping[str, Any], required: set[str]) -> str:
-        """Members in order, from the last: a rule for what may follow each, so that commas stand only between."""
+        """Members in order, from the last: a rule for what may follow each, so that commas stand only between.
+
+        With a and c required:
+
+            after c   nothing                     c  ::= key_c value
+            after b   "," c                       b  ::= key_b value "," c
+            after a   "," b | "," c               a  ::= key_a value ("," b | "," c)
+        """
         follow = self._rules.add("")
-        starts = [follow]
+        starts = [follow]  # which members may come first: up to the first required one
         for name, schema in reversed(list(properties.items())):
             if schema is False and name not in required:
                 continue
@@ -185,7 +197,8 @@ class Schemas:
     def _array(self, schema: Mapping[str, Any]) -> str:
         least, most = _counts(schema, "Items")
         items = schema.get("items", schema.get("unevaluatedItems", True))
-        head = [self.rule(part) for part in schema.get("prefixItems", [])[: None if most == math.inf else int(most)]]
+        prefix = schema.get("prefixItems", [])[: None if most == math.inf else int(most)]
+        head = [self.rule(each) for each in prefix]  # all of them, though a schema lets an array end earlier
         least, most = max(0, least - len(head)), most - len(head)
         if least > most or (items is False and least > 0):
             raise UsageError("minItems is more than maxItems or 'items' allow")
@@ -231,10 +244,11 @@ def _number(kind: str, schema: Mapping[str, Any], rules: Rules) -> str:
     over, under = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
     over, under = numbers.bounds(over, under)
     if kind == "integer":
+        # bounds that exclude themselves become the next whole numbers
         over = over if math.isinf(over) else math.floor(over) + 1
         under = under if math.isinf(under) else math.ceil(under) - 1
         return numbers.integer(max(low, over), min(high, under), rules)
-    above, below = over >= low, under <= high
+    above, below = over >= low, under <= high  # of two bounds the tighter one counts, and where equal the exclusive one
     low, high = max(low, over), min(high, under)
     if math.isinf(low) and math.isinf(high):
         return "number"

@@ -39,10 +39,11 @@ class Worker(process.Worker):
 
     def step(self) -> None:
         """See `process.Worker.step`."""
+        # in turn, a step each: no pipeline is starved, whatever runs in the others
         for key, pipeline in list(self._pipelines.items()):
             if pipeline.busy:
                 pipeline.step()
-            if pipeline.wanted:
+            if pipeline.needs_building:
                 self._order(key)
             if pipeline.done:
                 del self._pipelines[key]
@@ -101,4 +102,5 @@ class Worker(process.Worker):
                 made = pipeline.build(self._model)
             except Exception as error:
                 failure = error
+            # as a command, so that pipelines are touched by the stepping thread only
             self._inbox.put({"do": "built", "key": key, "pipeline": made, "error": failure})

@@ -28,6 +28,7 @@ def described(error: ArrieroError) -> tuple[str, dict[str, Any]]:
 def rebuilt(kind: str, fields: dict[str, Any]) -> ArrieroError:
     """The error that was `described`."""
     made: type[ArrieroError] = getattr(errors, kind)
+    # not by __init__, which takes other arguments than it keeps, and would make the message anew
     error = made.__new__(made, fields["message"])
     vars(error).update(fields)
     return error

@@ -92,8 +92,9 @@ class ProcessEngine:
     def _open(self, directory: Path, weights: Sequence[Any]) -> tuple[Adapter, About]:
         """Load an adapter; returns once that is done, with what the worker says of it."""
         adapter = LoadedAdapter(directory, next(self._keys), weights)
+        # the link and not the engine, which a finalizer would keep alive
         weakref.finalize(adapter, self._link.retire, adapter.key).atexit = False
-        with self._lock:
+        with self._lock:  # no new worker between these two, which would not know of it
             opened = self._alive().open(adapter.key, weights)
             self._adapters.add(adapter)  # from here on a worker that is started anew gets it
         return adapter, opened.result()
@@ -109,7 +110,7 @@ class ProcessEngine:
         if self._closed:
             raise EngineError("the engine is closed")
         if self._link.process.dead:
-            self._end.detach()
+            self._end.detach()  # that of the dead one
             held = list(self._adapters)  # none of these is retired before it is opened
             process = self._link.process = self._start()
             self._load(now=False)

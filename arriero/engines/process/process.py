@@ -91,7 +91,7 @@ class Process:
     def open(self, key: int, adapter: Sequence[Any] | None) -> Future[About]:
         """Make ready for requests of a key; what there is to know of it comes when that is done, or else an error."""
         opened: Future[About] = Future()
-        with self._lock:
+        with self._lock:  # either `_bury` finds it in the table, or this sees that the worker is dead
             if self.dead:
                 opened.set_exception(self._death())
             else:
@@ -171,7 +171,7 @@ class Process:
         code = self._process.wait()
         atexit.unregister(self.close)
         self._outbox.put(None)
-        self._writer.join()
+        self._writer.join()  # the pipe has no reader any more, so a write that hangs fails
         with self._lock:
             self._code = code
             generations, opening = list(self._generations.values()), list(self._opening.values())

@@ -31,7 +31,7 @@ class Inbox:
     """Commands from a pipe, and those that threads of this process put.
 
     They are looked for between steps and not read by a thread, which would have to get Python's lock first: a
-    cancellation would come steps later.
+    cancellation would come steps later. Threads ring a pipe of our own, so that one `poll` waits for both.
     """
 
     def __init__(self, pipe: int) -> None:
@@ -52,15 +52,16 @@ class Inbox:
         """All commands that are there, waiting for one if need be; raises EOFError where the pipe's writer is gone."""
         commands: list[dict[str, Any]] = []
         timeout = None if wait else 0
-        while found := self._poll.poll(timeout):
-            timeout = 0
-            for file, _ in found:
+        while ready := self._poll.poll(timeout):
+            timeout = 0  # what else is there now belongs to the same round
+            for file, _ in ready:
                 data = os.read(file, 1 << 16)
                 if file == self._pipe:
                     if not data:
                         raise EOFError
                     *lines, self._rest = (self._rest + data).split(b"\n")
                     commands += map(json.loads, lines)
+        # after the bells are read: whatever is put later rings again, so no command waits without one
         while not self._put.empty():
             commands.append(self._put.get())
         return commands
@@ -92,7 +93,7 @@ class Worker(ABC):
         """Take all commands, waiting for one if there is nothing to do; step; say what happened."""
         for command in self._inbox.take(wait=not self.busy):
             getattr(self, command.pop("do"))(**command)
-        self._say()  # a cancelled request's reader need not wait for a step
+        self._say()  # the reader of a cancelled request need not wait for a step
         self.step()
         self._say()
 
@@ -118,6 +119,7 @@ class Channel:
 
     def forward(self, level: int) -> None:
         """From now on send what is logged, from `level` on in our own loggers, and warned of."""
+        # only these: a library's handler on standard error would say it a second time
         logging.basicConfig(handlers=[_Forward(self.send)], format="%(message)s", force=True)
         logging.getLogger("arriero").setLevel(level)
         warnings.showwarning = self._warn  # type: ignore[assignment]

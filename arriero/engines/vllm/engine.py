@@ -216,4 +216,4 @@ class VLLMEngine:
 
 
 def _dead() -> EngineLostError:
-    return EngineLostError("vLLM's process has died, and with it the answers under way", hint="what it wrote says why")
+    return EngineLostError("vLLM's process has died, and with it the answers in flight", hint="what it wrote says why")

@@ -24,12 +24,12 @@ def parameters(
 ) -> SamplingParams:
     """VLLM's parameters for a complete `sampling`. Raises UsageError for a constraint that cannot be done.
 
-    It generates at least one token, also where only the prompt's log-probabilities are wanted.
+    It generates at least one token, also where only the prompt's log-probabilities are asked for.
     """
-    wanted = None
+    structured = None
     if constraint is not None:
         llguidance.check(constraint)
-        wanted = StructuredOutputsParams(grammar=llguidance.lark(constraint))
+        structured = StructuredOutputsParams(grammar=llguidance.lark(constraint))
     return SamplingParams(
         temperature=sampling.temperature if sampling.top_p else 0.0,  # vLLM has no top_p 0
         top_p=sampling.top_p or 1.0,
@@ -45,7 +45,7 @@ def parameters(
         max_tokens=max(max_new_tokens, 1),
         stop_token_ids=stop_token_ids,
         ignore_eos=True,  # those and no others
-        structured_outputs=wanted,
+        structured_outputs=structured,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
@@ -57,12 +57,12 @@ Logprobs = Sequence[Mapping[int, Logprob] | None]  # for each token its own and 
 def probabilities(tokens: Sequence[int], logprobs: Logprobs | None, top: int) -> list[TokenLogprob]:
     """Of tokens, with the `top` most probable ones each; none where none were asked for."""
 
-    def alternatives(found: Mapping[int, Logprob]) -> tuple[tuple[int, float], ...]:
-        ranked = sorted(found.items(), key=lambda item: item[1].rank)
+    def alternatives(by_token: Mapping[int, Logprob]) -> tuple[tuple[int, float], ...]:
+        ranked = sorted(by_token.items(), key=lambda item: item[1].rank)
         return tuple((token, value.logprob) for token, value in ranked[:top])
 
     return [
-        TokenLogprob(token, found[token].logprob, alternatives(found))
-        for token, found in zip(tokens, logprobs or (), strict=False)
-        if found is not None  # as for the first token of a prompt
+        TokenLogprob(token, by_token[token].logprob, alternatives(by_token))
+        for token, by_token in zip(tokens, logprobs or (), strict=False)
+        if by_token is not None  # as for the first token of a prompt
     ]

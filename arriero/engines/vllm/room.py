@@ -17,7 +17,7 @@ from arriero.errors import MemoryLimitError
 RANK = 32  # adapters up to this rank can be added later, whatever the engine was started with
 SLOTS = 4, 16  # adapters in one step of the model: at least, at most; others wait for their turn
 SHARE = 0.9  # of a GPU's memory, at most: weights, KV cache and what a step needs
-OF_FREE = 0.95  # of what other programs leave: vLLM does not start if it finds less than it was told
+OF_FREE = 0.95  # of what other programs leave: vLLM does not start if it finds less than it is to fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class LoraRoom:
 
 def lora_room(adapters: Sequence[Path], ranks: Sequence[int]) -> LoraRoom:
     """Room for these adapters, and for others up to RANK; vLLM has memory laid out for some `ranks`, ascending."""
-    wanted = max([RANK, *map(lora_rank, adapters)])
-    return LoraRoom(next(rank for rank in ranks if rank >= wanted), min(max(SLOTS[0], len(adapters)), SLOTS[1]))
+    largest = max([RANK, *map(lora_rank, adapters)])
+    return LoraRoom(next(rank for rank in ranks if rank >= largest), min(max(SLOTS[0], len(adapters)), SLOTS[1]))
 
 
 def memory_share(gpus: Sequence[Memory]) -> float:
-    """The share of the memory of each of these GPUs that vLLM is told to fill."""
+    """The part of each of these GPUs' memory that vLLM is to fill, its gpu_memory_utilization."""
     return min(SHARE, *(OF_FREE * gpu.free / gpu.total for gpu in gpus))
 
 
@@ -69,10 +69,10 @@ def gpus_for(model_dir: Path, gpus: Sequence[Memory]) -> int:
 def described(whole: int, config: Any) -> str:
     """What vLLM made of its memory, by its VllmConfig: context (`whole` is the model's own), KV cache, adapters."""
     window, cache, lora = config.model_config.max_model_len, config.cache_config, config.lora_config
-    parts = [f"a context of {window:,} tokens"]
+    clauses = [f"a context of {window:,} tokens"]
     if window < whole:
-        parts[0] += f", since memory does not hold the model's {whole:,}"
+        clauses[0] += f", since memory does not hold the model's {whole:,}"
     if cache.num_gpu_blocks:
-        parts.append(f"a KV cache of {cache.num_gpu_blocks * cache.block_size:,}")
-    parts.append(f"adapters up to rank {lora.max_lora_rank}, {lora.max_loras} in a step" if lora else "no adapters")
-    return "; ".join(parts)
+        clauses.append(f"a KV cache of {cache.num_gpu_blocks * cache.block_size:,}")
+    clauses.append(f"adapters up to rank {lora.max_lora_rank}, {lora.max_loras} in a step" if lora else "no adapters")
+    return "; ".join(clauses)

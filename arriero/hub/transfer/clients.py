@@ -88,6 +88,7 @@ class HuggingFace:
             "GET", url, headers={**build_hf_headers(), **headers}, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
         )
         with _entered(asked) as response:
+            # Xet is named in the answer that redirects to the storage, or in the last where nothing redirects
             if any(needs_xet(hop.headers, size) for hop in (*response.history, response)):
                 raise ByClient
             try:
@@ -170,6 +171,7 @@ def needs_xet(headers: Mapping[str, str], size: int | None) -> bool:
 @contextmanager
 def _entered(opening: AbstractContextManager[Any]) -> Iterator[Any]:
     """A context whose opening, and nothing later, may fail for the network."""
+    # by hand, since in a `with` what the body raises would pass through the same `except`
     try:
         entered = opening.__enter__()
     except Exception as error:
@@ -189,13 +191,13 @@ def _network(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _unless_network(error: Exception) -> Exception:
     """Unavailable for what httpx or requests say of the network, any other error as it is."""
-    names = {base.__name__ for base in type(error).__mro__}
+    names = {base.__name__ for base in type(error).__mro__}  # by name: neither library is imported for this
     return Unavailable(str(error) or type(error).__name__) if names & {"TransportError", "RequestException"} else error
 
 
 def _refusal(where: str, name: str, status: int, error: Exception, wait: float | None) -> Exception:
     """What an answer of 400 and above means for one file; it may ask to `wait` some seconds."""
-    if status == 416:
+    if status == 416:  # the file has nothing behind what is here
         return RangeRefused()
     if is_busy(status):
         return Unavailable(f"HTTP {status}", wait)

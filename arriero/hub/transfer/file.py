@@ -38,7 +38,7 @@ class Worker:
             if (on_disk := _as_listed(part, file)) is not None:
                 part.adopt(file)
                 return on_disk
-        part.size = part.usable()
+        part.size = part.usable()  # again: the plan counted a cached file as here
         return self._fetched(part)
 
     def _fetched(self, part: Part) -> FileRecord:
@@ -60,17 +60,18 @@ class Worker:
 
     def _complete(self, part: Part) -> FileRecord:
         failures, reached = 0, part.size
-        while part.size != part.expected.size or not part.size:
+        while part.size != part.expected.size or not part.size:  # an empty file is asked for once, too
             try:
                 self._receive(part)
                 break
             except ByClient:
                 return self._by_client(part)
             except Unavailable as error:
+                # only failures in a row without a new byte count: a file of hours may be broken off many times
                 failures = 1 if part.size > reached else failures + 1
                 reached = max(reached, part.size)
                 self._pause(part, failures, error)
-            except RangeRefused:
+            except RangeRefused:  # from the beginning; a hub that refuses that as well ends the tries
                 failures += 1
                 self._pause(part, failures, Unavailable("HTTP 416", 0))
                 part.restart()
@@ -80,9 +81,9 @@ class Worker:
         """One request, for all that is missing."""
         part.check()
         with self.files.open(part.expected.name, part.expected.size, part.condition()) as body:
-            if body.status == 206 and _start(body) != part.size:
+            if body.status == 206 and _start(body) != part.size:  # other bytes than those asked for
                 raise RangeRefused
-            if body.status != 206:
+            if body.status != 206:  # all of it: no ranges there, or the file is another by now (If-Range)
                 part.restart(_strong_etag(body))
             self._agree(part, body)
             for chunk in body.chunks:
@@ -97,7 +98,7 @@ class Worker:
         length = body.headers.get("Content-Length")
         if length is None or not length.isdigit() or body.headers.get("Content-Encoding", "identity") != "identity":
             return
-        announced = part.size + int(length)
+        announced = part.size + int(length)  # Content-Length is that of this answer, not of the file
         if part.expected.size is not None and announced != part.expected.size:
             raise self._wrong_size(part, announced)
 
@@ -111,7 +112,7 @@ class Worker:
     def _pause(self, part: Part, failures: int, error: Unavailable) -> None:
         seconds = self.backoff.wait(failures, error.wait)
         if seconds is None:
-            if error.__cause__ is None:
+            if error.__cause__ is None:  # no client's error: what was said is all there is to tell
                 raise DownloadError(f"{self.files.where}, {part.expected.name}: {error}", hint="run the command again")
             raise error.__cause__
         log.warning("%s: %s; trying again in %.0f s", part.expected.name, error, seconds)

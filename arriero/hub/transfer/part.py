@@ -33,7 +33,8 @@ def names(listed: Iterable[str]) -> set[str]:
 class Part:
     """What is there of the file that is to become `target`; `size` in bytes, `fetched` those that this run received.
 
-    One thread writes. Any other may `stop` it: from then on nothing is written.
+    One thread writes. Any other may `stop` it: from then on nothing is written. Invariant from `begin` to `close`: the
+    file has `size` bytes, `_digest` is theirs, and NAME.etag.part says of which version they are.
     """
 
     def __init__(self, target: Path, expected: Listed) -> None:
@@ -42,7 +43,7 @@ class Part:
         self.fetched = 0
         self._identity = {"sha256": expected.sha256, "git_sha1": expected.git_sha1}
         self._is_listed = any(self._identity.values())
-        self._lock, self._stopped = threading.Lock(), False
+        self._lock, self._stopped = threading.Lock(), False  # the lock is held while files change, see `stop`
         self._stream: BinaryIO | None = None
         self._digest = hashlib.sha256()
         self.etag: str | None = None
@@ -57,6 +58,7 @@ class Part:
             self.etag = about.pop("etag")
         except (OSError, ValueError, KeyError, AttributeError):
             return 0
+        # without a hash in the listing, only an ETag can tell whether the rest will be of the same version
         proven = self._is_listed or self.etag is not None
         fits = self.expected.size is None or size <= self.expected.size
         return size if proven and fits and about == self._identity else 0
@@ -67,7 +69,7 @@ class Part:
             self.etag = None
         with self._writing():
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self.file.open("ab", buffering=0)
+            self._stream = self.file.open("ab", buffering=0)  # unbuffered: what `size` counts is in the file
             self._stream.truncate(self.size)
         self._digest = hashlib.sha256()
         for block in blocks(self.file):
@@ -77,7 +79,7 @@ class Part:
     def condition(self) -> dict[str, str]:
         """Headers that ask for the rest, and for everything where the file has changed (RFC 9110, 13.1.5)."""
         if not self.size:
-            return {"Accept-Encoding": "identity"}
+            return {"Accept-Encoding": "identity"}  # compressed, sizes and ranges would be of other bytes
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={self.size}-"}
         return headers if self.etag is None else {**headers, "If-Range": self.etag}
 
@@ -86,7 +88,7 @@ class Part:
         self.etag, self.size, self._digest = etag, 0, hashlib.sha256()
         with self._writing():
             self._open.seek(0)
-            self._open.truncate(0)
+            self._open.truncate(0)  # before the new ETag is written: old bytes under a new ETag would be resumed
             self._about.write_text(json.dumps({**self._identity, "etag": etag}), encoding="utf-8")
 
     def write(self, chunk: bytes) -> None:
@@ -122,7 +124,7 @@ class Part:
             with self._writing():
                 self.target.parent.mkdir(parents=True, exist_ok=True)
                 self.target.hardlink_to(file.resolve())
-        except OSError:
+        except OSError:  # another disk, or a file system without hard links
             self.size = 0
             self.begin()
             for block in blocks(file):
@@ -163,5 +165,5 @@ class Part:
                     raise
                 raise DiskSpaceError(
                     f"the disk of {self.target.parent} is full at {self.target.name}; what has arrived is kept",
-                    hint="make space, then run the same command: it goes on from there",
+                    hint="make space, then run the same command: it continues from there",
                 ) from error

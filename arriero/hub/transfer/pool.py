@@ -47,6 +47,7 @@ class _Fetching:
     def __init__(self, files: Files, listed: Mapping[str, Listed], destination: Path, backoff: Backoff) -> None:
         self._files, self._destination = files, destination
         parts = [Part(destination / name, expected) for name, expected in listed.items()]
+        # the largest first, so that none of them is left to one worker at the end
         self._parts = sorted(parts, key=lambda part: part.expected.size or 0, reverse=True)
         self._cached = {part: _cached(files, part) for part in parts}
         self._waiting = deque(self._parts)
@@ -61,7 +62,7 @@ class _Fetching:
         device = self._destination.stat().st_dev
         needed = sum(_needed(part, self._cached[part], device) for part in self._parts)
         for part in self._parts:
-            if self._cached[part]:
+            if self._cached[part]:  # nothing of it is fetched if it is what it seems, so progress counts it as here
                 part.size = part.expected.size or 0
         watch(self._progress("plan", free=free))
         if needed > free:
@@ -79,7 +80,7 @@ class _Fetching:
             while len(self._records) < len(self._parts):
                 watch(self._next())
         finally:
-            self._stop.set()
+            self._stop.set()  # wakes those that wait out a backoff
             for part in self._parts:
                 part.stop()
         return self._records
@@ -92,7 +93,7 @@ class _Fetching:
     def _get(self, part: Part) -> None:
         try:
             self._results.put((part, self._worker.get(part, self._cached[part])))
-        except BaseException as error:
+        except BaseException as error:  # every part puts one result, or `run` would wait for ever
             self._results.put((part, error))
 
     def _next(self) -> Progress:

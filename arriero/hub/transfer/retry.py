@@ -66,4 +66,4 @@ def retried(ask: Callable[[], T], what: str) -> T:
 
 def is_busy(status: int) -> bool:
     """Whether an HTTP status may be another one a moment later."""
-    return status in (408, 429) or status >= 500
+    return status in (408, 429) or status >= 500  # request timeout, too many requests, the server's own faults

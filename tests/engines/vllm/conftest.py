@@ -20,7 +20,7 @@ def renderer(embedded_model):
 
 @pytest.fixture(scope="module")
 def prompts(renderer):
-    """The last one is longer than the blocks, 128 tokens each, in which vLLM caches keys and values."""
+    """The last one is longer than the blocks, 128 tokens each, of which its KV cache is made."""
     found = [renderer.prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     return [*found, [*range(1000, 1300), *found[1]]]
 

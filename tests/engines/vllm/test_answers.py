@@ -21,7 +21,7 @@ def test_greedy_answers_are_those_of_the_reference(engine, prompts, expected, ha
 
 
 def test_adapters_side_by_side_answer_as_each_alone(engine, prompts, expected, handles):
-    """Twice at once, so that base and adapters share steps of the model, and keys and values are found in the cache."""
+    """Twice at once, so that base and adapters share steps of the model, and prompts are found in the KV cache."""
     jobs = [key for _ in range(2) for key in expected]
     running = [(key, submit(engine, prompts[key[1]], adapter=handles[key[0]])) for key in jobs]
     assert all(list(generation) == expected[key] for key, generation in running)
