@@ -1,4 +1,4 @@
-"""What a model's own generation_config.json says about sampling."""
+"""A model's own sampling defaults: what its generation_config.json says."""
 
 from __future__ import annotations
 

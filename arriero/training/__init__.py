@@ -10,7 +10,7 @@
     pack.py       a step's examples -> packed rows
     layout.py     where things are in a packed row
     attention.py  attention over a packed row, its common prefix computed once
-    loss.py       cross-entropy, slice by slice, together with its gradient
+    loss.py       the training loss: cross-entropy, slice by slice, together with its gradient
     inputs.py     a packed row as tensors on the device
     steps.py      loss and gradients of a step, divided once however it is split
     compat.py     private names of torch and transformers that have no public one

@@ -1,4 +1,4 @@
-"""Summed cross-entropy with its gradient computed along with it, slice by slice.
+"""The training loss: summed cross-entropy, its gradient computed along with it, slice by slice.
 
 HeadLoss    of the language-model head's product: the logits never exist as a whole
 LogitsLoss  of logits, for heads that do more than one matrix product
