@@ -42,7 +42,7 @@ class Batch(Protocol):
 class PrefillBatch:
     """Prompts in prefill together, at most `chunk` cache positions of each at a time.
 
-    Two prompts of 3 and 5 tokens, with a `chunk` of 4:
+    Two prompts of 3 and 5 tokens, with a `chunk` of 4 (the scheduler puts together only what one chunk holds):
 
         ids        0  0  p  p | p        padded at the left, so that all end at once and the logits
                    p  p  p  p | p        of the last cache position are those of every request
