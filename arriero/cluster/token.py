@@ -43,6 +43,8 @@ def authenticate(*, make: bool) -> None:
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or what is left of Serve starts a cluster to report to
+    # or SIGTERM would end this process at once, whatever it had set to be done then: the server drains
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ["RAY_AUTH_MODE"] = "token"
     reread_environment()
 
