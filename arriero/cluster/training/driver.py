@@ -116,7 +116,8 @@ class _Driver:
             ray.get(fitting)
         except ray.exceptions.RayError as lost:
             raise ArrieroError(
-                f"workers were lost more than {self.cluster_options.max_failures} times: {_last_line(lost)}",
+                f"workers were lost more often than --max-failures {self.cluster_options.max_failures} allows: "
+                f"{_last_line(lost)}",
                 hint="the same command with --resume goes on from the last checkpoint; --max-failures N for more",
             ) from lost
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from arriero.cli.main import main
 from arriero.cluster.connect import connect
 from arriero.cluster.training import driver
+from arriero.errors import ArrieroError
 from tests.cluster.training.killing import KILL_AFTER, KillingActor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -80,6 +81,23 @@ def test_a_worker_that_is_killed_is_replaced_and_the_adapter_is_torchrun_s(
     storage = ["--storage", str(tmp_path / "storage")]
     report = run(command(rows_file, model_dir, tmp_path / "run", *RAY, *storage), capsys)
     assert KILL_AFTER - 2 * SAVE_STEPS < report["resumed_from"] < KILL_AFTER
+    is_the_run_of(tmp_path / "run", of_torchrun)
+
+
+def test_workers_lost_too_often_leave_a_checkpoint_that_the_same_command_goes_on_from(
+    rows_file, model_dir, tmp_path, of_torchrun, capsys, monkeypatch
+):
+    arguments = command(rows_file, model_dir, tmp_path / "run", *RAY, "--max-failures", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "ProgressActor", KillingActor)
+        assert main(arguments) == ArrieroError.exit_code
+    errors = capsys.readouterr().err
+    assert "workers were lost more often than --max-failures 0 allows" in errors
+    assert "the same command with --resume goes on from the last checkpoint; --max-failures N for more" in errors
+    assert "Traceback" not in errors
+    steps = [int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*")]
+    assert KILL_AFTER - 2 * SAVE_STEPS < max(steps) < KILL_AFTER
+    assert run([*arguments, "--resume"], capsys)["resumed_from"] == max(steps)
     is_the_run_of(tmp_path / "run", of_torchrun)
 
 
