@@ -34,7 +34,7 @@ from arriero.errors import EngineError, EngineLostError
 from arriero.messages import Sampling
 
 TRIES = 4  # the first one, and three elsewhere
-CHUNK_SECONDS = 0.0005  # that this process computes for a chunk, about: with more of them it would fall behind
+CHUNK_SECONDS = 0.001  # of computing, about, that a chunk costs: with more of them this process would fall behind
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, EngineLostError)
 log = logging.getLogger(__name__)
 

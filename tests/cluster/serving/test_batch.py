@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(250)]
-ROWS = [f"r{number}" for number in range(80)]
+ROWS = [f"r{number}" for number in range(48)]
 
 
 def line(name):
     messages = [{"role": "user", "content": f"Count to {name}."}]
-    body = {"messages": messages, "max_tokens": 24, "temperature": 0}
+    body = {"messages": messages, "max_tokens": 16, "temperature": 0}
     return json.dumps({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body})
 
 
