@@ -12,6 +12,7 @@ asking.py      what the parts that look at our server alone ask of it
 client.py      the HTTP client
 servers.py     servers in processes of their own
 sheets.py      the parts' figures as tables
+ray_data.py    `python -m benchmarks.serving.ray_data`: `arriero batch --ray` beside a pipeline of Ray Data
 scale.py       `python -m benchmarks.serving.scale`: what Ray costs, and what replicas bring
 paced.py       the engine without a model that scale.py has in its replicas, and how it is read
 """
