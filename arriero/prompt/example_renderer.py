@@ -85,6 +85,7 @@ class ExampleRenderer:
     def _together(self, learnt: Sequence[int]) -> RenderedText | None:
         """The conversation as the template writes it; None where its answers are not behind their prompts there."""
         text = self._text(self.messages)
+        # every trained answer has to be there, and behind exactly the prompt that answering would give
         if not all(self._shows(self.messages, turn, text) for turn in learnt):
             return None
         starts = earlier_answer_starts(text, self.answers, self._prompt)
@@ -92,10 +93,12 @@ class ExampleRenderer:
 
     def _alone(self, turn: int) -> RenderedText:
         """The conversation up to an answer, as the template writes it or, where it leaves some out, as it would."""
+        # what follows the answer is cut off: with it the template might render the answer otherwise
         before, messages = self._prompt(turn), self.messages[: turn + 1]
         text = self._text(messages)
         if not self._shows(messages, turn, text):
             text = before + self._written(turn)
+        # nothing is learnt of earlier answers, but tokens must not merge across their beginnings either
         starts = earlier_answer_starts(before, [answer for answer in self.answers if answer < turn], self._prompt)
         return _rendered(text, {**starts, turn: len(before)}, (turn,))
 
@@ -113,6 +116,7 @@ class ExampleRenderer:
             return False
         answer = _squeezed(self._until_end(text[len(before) :]))
         content = _squeezed(message.content)
+        # the prompt has written the opening tag already
         if self._begins(turn) == "opened":
             content = content.removeprefix(self.tags.opening)
         if content not in answer or not all(_squeezed(call.name) in answer for call in message.tool_calls):
@@ -138,6 +142,7 @@ class ExampleRenderer:
         """What the model would have to write after the prompt: the answer, its calls and the end of the turn."""
         message = self.messages[turn]
         marked = replace(message, content=MARK, reasoning_content=None)
+        # the mark shows where the template puts an answer's text; what stands behind it ends the turn
         _, mark, ending = self._text((*self.messages[:turn], marked)).rpartition(MARK)
         if not mark:
             what = "the text beside the calls of " if message.tool_calls else ""
@@ -159,6 +164,7 @@ class ExampleRenderer:
             )
         if closing not in text and (message.reasoning_content or begins == "opened"):
             text = f"{opening}\n{(message.reasoning_content or '').strip()}\n{closing}\n\n{text.lstrip()}"
+        # the prompt ends with the tag, perhaps with blanks after it: neither may come twice
         if begins == "opened" and text.lstrip().startswith(opening):
             text = text.lstrip().removeprefix(opening).removeprefix(before[len(before.rstrip()) :])
         return text

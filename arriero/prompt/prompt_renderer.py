@@ -77,10 +77,12 @@ class PromptRenderer:
         """
         last = turns[-1]
         if self.ending == "continued" and not (last.content or last.reasoning_content) and len(turns) > 1:
+            # an empty text continued is an answer begun
             return replace(self, ending="begun").render(turns[:-1])
         try:
             return self._rendered(turns)
         except UsageError:
+            # two questions in a row, say: templates that insist on alternating roles take them as one
             merged = joined(turns)
             if len(merged) == len(turns):
                 raise
@@ -126,6 +128,7 @@ class PromptRenderer:
     def _text(self, turns: Sequence[Message], *, traced: bool = False) -> str:
         shown = list(self._shown(turns))
         if self.ending == "continued":
+            # templates strip texts and close turns; what stands before the mark is neither
             shown[-1] = replace(shown[-1], content=shown[-1].content + MARK)
         text = self.template.text(shown, answer_follows=self.ending == "begun", tools=self.tools, traced=traced)
         if self.ending != "continued":

@@ -111,6 +111,7 @@ class Renderer:
         """
         output_spec = output_spec or OutputSpec()
         turns = with_system(turns_of(messages), self.system)
+        # of the turns as they came: calls and instructions change them below
         ending = ending_of(turns, ends.get("continue_final_message"), ends.get("add_generation_prompt"))
         if ending == "continued" and (output_spec.schema is not None or output_spec.must_call):
             raise UsageError(
@@ -120,11 +121,13 @@ class Renderer:
         check_unicode((*turns, Message("system", output_spec.instruction)), output_spec.tools)
         tools, tools_shown = output_spec.tools, ""
         calls = any(message.tool_calls or message.role == "tool" for message in turns)
+        # earlier calls need a form too, even where no tool may be called any more
         call_format = self.tool_call_format if tools or calls else None
         if call_format is GENERIC:
             turns, tools, tools_shown = tuple(in_plain_turns(turns)), (), generic_instruction(tools)
         if instruction := "\n\n".join(filter(None, (tools_shown, output_spec.instruction))):
             turns = instructed(turns, instruction, takes_system=self._takes_system)
+        # last, for an instruction may only now have made a system prompt
         turns = folded(turns) if self.fold_system else turns
         variables = agreeing(ends.get("chat_template_kwargs") or {}, self.variables, self.frozen)
         template = self.chat_template.given(variables) if variables else self.chat_template
@@ -136,6 +139,7 @@ class Renderer:
         if self.tags is None:
             return None
         ids = self.tokenizer.get_vocab()
+        # None where a tag is no token of its own: then reasoning cannot be limited
         pair = ids.get(self.tags.opening), ids.get(self.tags.closing)
         return Reasoning(self.tags, *pair, self.tags.begins(prompt, continued), self.stop_token_ids)
 
@@ -148,8 +152,10 @@ class Renderer:
         """The ids of a rendered text, in which special tokens are nothing but structure."""
         structure = rendered.structure or ()
         (encoding,) = self._encoder.encode([rendered.text])
+        # nearly always no text holds a special token, and the tokenizer as it is does
         if self._encoder.astray(rendered.text, encoding, structure) is None:
             return self._encoder.starts(rendered, encoding)[0]
+        # else those of the structure move to the private-use area, and all others are encoded as text
         rendered = replace(rendered, text=lifted(rendered.text, structure))
         (encoding,) = self._literal_encoder.encode([rendered.text])
         if (special := self._literal_encoder.astray(rendered.text, encoding, structure)) is not None:
@@ -214,6 +220,7 @@ class Renderer:
         messages = folded(messages) if self.fold_system else messages
         self.chat_template.check(messages, tools)
         if tools or any(message.tool_calls for message in messages):
+            # no generic form here: what is learnt is the model's own
             messages = self.native_call_format.normalized(messages)
         ends = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         tags = {} if self.tags is None else {"tags": self.tags}
@@ -227,6 +234,7 @@ class Renderer:
 
     def surely_longer(self, text: str, tokens: int) -> bool:
         """Whether a text has more than `tokens` tokens, judged by its beginning; False where that does not suffice."""
+        # tokens are rarely longer than 8 characters; 64 of slack, for at the cut they may come out differently
         size = 8 * (tokens + 64)  # characters
         if len(text) <= 2 * size:
             return False
@@ -264,6 +272,7 @@ class Renderer:
 
     def _end_of_turn(self, ids: Ids, start: int, turn: int) -> int:
         """The position after the first stop token at or after `start`."""
+        # the loss includes the stop token: a model that never sees it learnt never stops
         for position in range(start, len(ids)):
             if ids[position] in self.stop_token_ids:
                 return position + 1

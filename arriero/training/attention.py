@@ -46,12 +46,14 @@ def attention(
     for name in REFUSED:
         if not _harmless(name, options.get(name), layout):
             raise UnsupportedAttentionError(f"its attention uses {name}")
+    # 0 is no scale that a model asks for, so `or` may decide
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # (tokens, heads, dim)
     half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
     kernel = layout.kernel or (flash() if query.is_cuda and half else None)
     if kernel is not None:
         return shared_varlen(kernel, query, key, value, layout, scale).unsqueeze(0), None
+    # autocast would cast the products in forward only, and backward be that of others
     with torch.autocast(query.device.type, enabled=False):
         out: Tensor = GroupedAttention.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout, scale)
     return out.unsqueeze(0), None
@@ -94,6 +96,7 @@ class GroupedAttention(torch.autograd.Function):
         query, key, value, *kept = ctx.saved_tensors
         heads, dim = query.shape[1:]
         grad = grads[0].contiguous().view(-1, value.shape[2])
+        # every query is in one block, and written once; a path's keys are in many, and added up in float32
         to_query = torch.empty_like(query)
         to_key, to_value = (
             torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32)) for part in (key, value)
@@ -106,6 +109,7 @@ class GroupedAttention(torch.autograd.Function):
             to_out = grad.index_select(0, index.queries).index_fill_(0, index.padding, 0)
             to_out = to_out.view(*queries.shape[:2], -1)
             _add(to_value, torch.bmm(weights.transpose(1, 2), to_out), block, index)
+            # weights * (grad - sum(grad * weights)), (count * key heads, group * queries, keys)
             to_scores = compat.softmax_backward(torch.bmm(to_out, values.transpose(1, 2)), weights)
             back = torch.bmm(to_scores, keys).view(-1, dim).index_select(0, index.back)
             to_query[block.queries] = back.view(-1, heads, dim)
@@ -129,6 +133,7 @@ def _gather(
 
 def _attention_weights(queries: Tensor, keys: Tensor, bias: Tensor, scale: float) -> Tensor:
     """How much each query takes of each key: (batch, queries, keys), rows sum to 1."""
+    # the mask goes in as the sum's first term: no pass over the scores of its own
     start = bias.expand(queries.shape[0], -1, -1)
     return torch.softmax(torch.baddbmm(start, queries, keys.transpose(1, 2), alpha=scale), -1)
 
@@ -139,5 +144,6 @@ def _add(total: Tensor, part: Tensor, block: Block, index: BlockIndex) -> None:
     own = part.view(-1, dim).index_select(0, index.keys_back).view(-1, key_heads, dim)
     total[block.start : block.start + len(own)] += own
     if block.prefix:
+        # (count, key heads, path + own, dim): all segments attended to the same path, so their gradients are summed
         shared = part.view(block.count, key_heads, -1, dim)[:, :, : block.prefix]
         total.index_add_(0, index.path, shared.sum(0, dtype=total.dtype).transpose(0, 1))

@@ -90,6 +90,7 @@ class RowLayout:
         for length, (*above_it, _) in zip(self.lengths, self.sequences(), strict=True):
             path = tuple(above_it)
             longest = max([length, *group])
+            # padding to the longest may add at most 30 % to the work
             wasted = longest * (len(group) + 1) > 1.3 * (sum(group) + length)
             size = heads * (len(group) + 1) * longest * (sum(map(len, path)) + longest)
             if group and (wasted or path != above or size > LARGEST):
@@ -133,6 +134,7 @@ def _index(block: Block, heads: int, key_heads: int, like: Tensor) -> BlockIndex
     lengths = torch.tensor(block.lengths)
     starts = block.start + lengths.cumsum(0) - lengths
     at, own = torch.arange(block.first, block.last), torch.arange(block.last)
+    # rows shorter than the block repeat their last token: padding, masked on the way back
     tokens = starts[:, None] + torch.minimum(at, lengths[:, None] - 1)  # (count, queries)
     head = torch.arange(heads).view(key_heads, -1)
     queries = tokens[:, None, None, :] * heads + head[None, :, :, None]  # (count, key heads, group, queries)

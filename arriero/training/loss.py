@@ -31,6 +31,7 @@ class HeadLoss(torch.autograd.Function):
         for at in range(0, len(hidden), SLICE):
             part = slice(at, at + SLICE)
             logits = hidden[part] @ weight.t()
+            # the logits are overwritten by their own gradient: one buffer of (SLICE, vocabulary)
             total += loss_into_gradient(logits, targets[part], logits, None if kept is None else kept[part])
             torch.mm(logits, weight, out=to_hidden[part])
         ctx.save_for_backward(to_hidden if kept is None else to_hidden.mul_(kept[:, None]))
@@ -81,5 +82,6 @@ def loss_into_gradient(logits: Tensor, targets: Tensor, gradient: Tensor, kept: 
         log_norm = largest - probabilities.amax(1, keepdim=True).log()
         nats = log_norm - picked
         total += (nats if kept is None else nats * kept[part, None]).sum()
+        # d nats / d logits = probabilities - one-hot(target)
         gradient[part] = probabilities.scatter_add_(1, target, torch.full_like(picked, -1))
     return total

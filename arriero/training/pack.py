@@ -77,12 +77,15 @@ def split(examples: Sequence[Rendered], row_tokens: int, *, share: bool, at_leas
     An example that is longer gets a row of its own. `at_least` rows are made where there are as many examples.
     """
     shared = _shared(examples, share=share)
+    # tokens that each example adds to the one before it in sorted order, the root once
     own = [len(examples[index].ids) - common for index, common in zip(shared.order, shared.common, strict=True)]
     rows_needed = min(len(examples), max(at_least, -(-sum(own) // row_tokens)))
+    # no more than a balanced row holds, so that a run fits somewhere; the root is in every row again
     runs = _runs(shared, own, min(row_tokens, shared.root + -(-(sum(own) - shared.root) // rows_needed)), rows_needed)
     sized = [(sum(own[first:last]) + shared.common[first] - shared.root, first, last) for first, last in runs]
     rows: list[list[Rendered]] = [[] for _ in range(rows_needed)]
     sizes = [shared.root] * rows_needed
+    # largest first into the emptiest row (Graham 1969)
     for size, first, last in sorted(sized, reverse=True):
         emptiest = min(range(len(rows)), key=lambda row: (sizes[row], len(rows[row])))
         if rows[emptiest] and sizes[emptiest] + size > row_tokens:
@@ -103,8 +106,10 @@ def _runs(shared: Shared, own: Sequence[int], limit: int, at_least: int) -> list
     size = own[0]
     for at in range(1, len(own)):
         size += own[at]
+        # cut where nothing but the root is shared, which costs nothing, or where the run is full
         if shared.common[at] <= shared.root or size > limit:
             bounds.append(at)
+            # a cut computes again what the two sides shared
             size = own[at] + shared.common[at]
     runs = list(zip(bounds, [*bounds[1:], len(own)], strict=True))
     while len(runs) < at_least:
@@ -130,6 +135,7 @@ def pack(examples: Sequence[Rendered], *, share: bool) -> PackedRow:
     for example, leaf in zip(examples, leaves, strict=True):
         for start, end in example.loss_spans:
             first = max(start, 1)
+            # the logits that predict a token are those of the token before it
             loss_positions.append(columns[leaf][first - 1 : max(end, first) - 1])
             targets += example.ids[first:end]
     return PackedRow(
@@ -155,10 +161,12 @@ def _tree(examples: Sequence[Rendered], shared: Shared) -> tuple[list[_Segment],
 
     segments: list[_Segment] = []
     leaves = [-1] * len(examples)
+    # breadth first, so that children of one parent stand side by side and the attention takes them as one block
     waiting = deque([(0, len(examples), 0, -1)])  # (first, last) of a group, the ids it has already, and in which one
     while waiting:
         first, last, depth, parent = waiting.popleft()
         common = end(first, last)
+        # else the group has nothing more in common than its parent: no segment of its own
         if common > depth:
             segments.append(_Segment(shared.order[first], depth, common, parent))
             parent = len(segments) - 1

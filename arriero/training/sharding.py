@@ -53,6 +53,7 @@ def chosen(wish: Literal["auto", "on", "off"], weight_bytes: Callable[[], int], 
     if wish != "auto" or obstacle is not None:
         return wish == "on"
     size = weight_bytes() if gpus() else 0
+    # workers have to agree: sharding gathers in all of them at once
     if not workers.anywhere(bool(size) and size > SHARE * _memory()):
         return False
     log.info("sharding: %.0f GB of weights would leave a GPU too little room for the rest", size / 1e9)
@@ -75,6 +76,7 @@ def shard(model: Any) -> None:
     # embeddings, last norm and head stay gathered: the loss multiplies by the head after the forward pass
     fully_shard(base, mesh=mesh, ignored_params=trained, reshard_after_forward=False)
     for weight in trained:
+        # ignored_params stay where they were; FSDP has moved the others only
         weight.data = weight.data.to(base.device)
     log.info("sharding: base weights are shared out among %d workers", workers.count())
 
@@ -87,6 +89,7 @@ def is_sharded(model: nn.Module) -> bool:
 def exchanging(model: nn.Module) -> DistributedDataParallel:
     """A sharded model whose workers exchange the gradients of what is whole in all of them."""
     shared_out = [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)]
+    # DDP would make all workers' parts those of worker 0
     compat.leave_out_of_ddp(model, shared_out)
     return DistributedDataParallel(model)
 

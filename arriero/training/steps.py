@@ -84,6 +84,7 @@ class Steps:
         if not plan.fused:
             self.kernels = Kernels(None)
         if plan.recomputed:
+            # the reentrant kind needs an input with a gradient, which a frozen embedding has not
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         for index, layer in enumerate(self.layers):
             layer.gradient_checkpointing = index < plan.recomputed
@@ -102,6 +103,7 @@ class Steps:
     def backward(self, examples: Sequence[Rendered], worker: Worker | None = None) -> StepResult:
         """Add the gradients of the step's mean loss to the parameters' `.grad`."""
         worker = worker or Worker()
+        # DDP takes the mean over workers, and the sum is meant: hence times their number
         weight = worker.count / loss_tokens(examples)
         parts = split(examples, self.plan.row_tokens, share=self.plan.mode.share, at_least=worker.count)
         mine = self.rows_of(worker, parts)
@@ -109,6 +111,7 @@ class Steps:
         with self.active():
             for number, (part, counts) in enumerate(mine):
                 last = number == len(mine) - 1
+                # gradients of a step are exchanged once, with its last row
                 with nullcontext() if last else worker.unsynchronised():
                     loss += self._row_backward(part, weight if counts else 0.0)
         logical = sum(len(example.ids) for example in examples)
@@ -122,6 +125,7 @@ class Steps:
         """
         mine = [(part, True) for part in parts[worker.rank :: worker.count]]
         least = -(-len(parts) // worker.count) if self.sharded else 1
+        # it costs the least, and its loss is multiplied by 0
         shortest = min(parts, key=self.computed)
         return mine + [(shortest, False)] * (least - len(mine))
 
@@ -165,6 +169,7 @@ class Steps:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within the block the model has the plan's attention and the fused pieces; outside it is its plain self."""
+        # evaluation, samples and saving see the model as transformers made it
         before = compat.attention_of(self.base)
         if self.plan.mode.own_attention:
             self.base.set_attn_implementation(attention.NAME)
@@ -176,6 +181,7 @@ class Steps:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 for LoRA layers that would compute in float32, where there are such."""
+        # PEFT casts the input up to LoRA's float32; the fused layers cast the matrices down instead
         needed = self.base.dtype == torch.bfloat16 and not self.kernels.covers_lora
         return torch.autocast(self.device.type, torch.bfloat16) if needed else nullcontext()
 
@@ -194,6 +200,7 @@ class Steps:
         last_layer = self.kernels.last_layer
         options: dict[str, Any] = {}
         if last_layer is not None:
+            # logits (1, loss positions, vocabulary), or hidden states of that shape where the head is whole
             last_layer.positions = row.loss_positions
         elif self._selects:
             options["logits_to_keep"] = row.loss_positions
@@ -206,6 +213,7 @@ class Steps:
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:
         batch = {name: to_device(part, self.device) for name, part in collate(examples).items()}
+        # labels (batch, tokens), -100 where nothing is learnt; the logits before the last token predict them
         labels = batch.pop("labels")[:, 1:]
         learnt = labels >= 0
         hidden = self.wrapped(**batch, use_cache=False).logits[:, :-1][learnt]

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-_STRUCTURE = re.compile(r'\\.|["{}]', re.DOTALL)
+_STRUCTURE = re.compile(r'\\.|["{}]', re.DOTALL)  # of JSON: all that decides where an object ends
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _WORD = re.compile(r"[^,:{}\[\]<]+")
 _PARAMETER = re.compile(r"\s*<parameter=([^<>\n]+)>")
 _PARAMETER_PART = re.compile(r"<parameter=[^<>\n]*")
-_END_OF_CALL = re.compile(r"\s*</function>|(?=\s*</tool_call>)")
+_END_OF_CALL = re.compile(r"\s*</function>|(?=\s*</tool_call>)")  # models leave </function> out
 _END_OF_VALUE = re.compile(r"\n?</parameter>|\n?(?=</function>)")
 _VALUE_ENDS = ("\n</parameter>", "</parameter>", "\n</function>", "</function>")
 _BETWEEN_VALUES = ("<parameter=", "</function>", "</tool_call>")
@@ -55,6 +55,7 @@ class JsonArguments:
                 if not self._depth:
                     self.done = True
                     return at, "".join(made)
+        # an escape at the very end may be half of one: it waits for the next text, unless it is the last
         end = len(text) - (text.endswith("\\") and at < len(text) and not final)
         return end, "".join([*made, self._plain(text[at:end])])
 
@@ -112,6 +113,7 @@ class XmlArguments:
             self._fresh = False
             skip += text.startswith("\n", at)
         ended = _END_OF_VALUE.search(text, skip)
+        # all but what may begin a closing tag can go out now
         end = ended.start() if ended else len(text) if final else len(text) - overlap(text[skip:], _VALUE_ENDS)
         taken, made = (ended.end() if ended else end) - at, self._part(text[skip:end], last=bool(ended) or final)
         if ended:
@@ -122,6 +124,7 @@ class XmlArguments:
     def _part(self, text: str, *, last: bool) -> str:
         if self._is_text:
             return _quoted(text)[1:-1]
+        # a number or an object is JSON or not only as a whole
         self._value += text
         return _as_json(self._value, self._kinds or frozenset()) if last else ""
 
@@ -200,6 +203,7 @@ class GemmaArguments:
         level = self._levels[-1] if self._levels else None
         if level is None:
             return ""
+        # a value after its key: the colon has separated the two
         if level.is_object and not level.key:
             level.key = True
             return ""
@@ -249,5 +253,6 @@ def _as_json(text: str, kinds: frozenset[str]) -> str:
     except (ValueError, RecursionError):
         return _quoted(text)
     kind = _KINDS.get(type(value), "null")
+    # an integer is a number too
     fits = not kinds or kind in kinds or (kind == "integer" and "number" in kinds)
     return json.dumps(value, ensure_ascii=False) if fits else _quoted(text)

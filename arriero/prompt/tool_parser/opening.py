@@ -28,18 +28,18 @@ _HEAD = re.compile(
     r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{\s*["}])'
 )
 _FIRST_KEY = re.compile(r'\{\s*(?:"([^"]*)("\s*(:\s*(?:"([^"]*)("?))?)?)?)?')
-_KEYS = ("name", "type", "parameters", "arguments", "id")
-_OBJECT = re.compile(r'\{\s*["}]')
-_OBJECT_PART = re.compile(r"\{?\s*")
+_KEYS = ("name", "type", "parameters", "arguments", "id")  # of an object that is a call, in whatever order
+_OBJECT = re.compile(r'\{\s*["}]')  # its first key, or its end
+_OBJECT_PART = re.compile(r"\{?\s*")  # _PART: what may still become the form above it
 _FUNCTION_NAME = re.compile(r"([^<>\s]+)>\s*")
-_FUNCTION_PART = re.compile(r"[^<>\s]{0,128}")
-_MISTRAL_NAME = re.compile(r"([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
+_FUNCTION_PART = re.compile(r"[^<>\s]{0,128}")  # 128: the longest name; no endless wait for text that is none
+_MISTRAL_NAME = re.compile(r"([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")  # the id is its own, ours replaces it
 _MISTRAL_PART = re.compile(r"[\w.-]{0,128}(?:\[[A-Z_]{0,8}\]?\w{0,64}){0,2}\s*")
 _GEMMA_NAME = re.compile(r"\s*call:\s*([\w.-]+)\s*(?=\{)")
 _GEMMA_PART = re.compile(r"\s*(?:call:\s*[\w.-]{0,128}\s*)?")
 _BUILTIN = re.compile(r"([A-Za-z_][\w-]*)\.call\(")
 _BUILTIN_PART = re.compile(r"[A-Za-z_][\w-]{0,127}(\.(c(a(l(l\(?)?)?)?)?)?")
-_LIST = re.compile(r"\[\s*([A-Za-z_]\w*)\(")
+_LIST = re.compile(r"\[\s*([A-Za-z_]\w*)\(")  # Python: only a known name makes it a call
 _LIST_PART = re.compile(r"\[\s*([A-Za-z_]\w{0,127})?")
 
 
@@ -172,7 +172,7 @@ class Opening:
             if head[1] not in self._tools:
                 return "no call"
             return Begun(head.end(), head[1], JsonArguments(), wrapped=True, listed=listed)
-        self._object = self._object or _ObjectEnd(start)
+        self._object = self._object or _ObjectEnd(start)  # goes on where it was
         end = self._object.find(text)
         if end is None:
             return "undecided" if tagged or self._may_be_call(text, start) else "no call"
@@ -217,7 +217,7 @@ class Opening:
 
     def _builtin(self, text: str, name: str, start: int) -> Verdict:
         """The call that ends with the first parenthesis that makes it one."""
-        for closing in re.finditer(r"\)", text[self._tried :]):
+        for closing in re.finditer(r"\)", text[self._tried :]):  # one in a quoted text is none
             end = self._tried + closing.end()
             if end > start and (called := _python(f"f({text[start:end]}")):
                 call = self._made(name, self._values(name, called[0]))

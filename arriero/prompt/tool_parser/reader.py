@@ -127,6 +127,7 @@ class CallReader:
         elif verdict == "undecided" and self._demanded and not self._calls:
             self._cut_off(parts)
         else:
+            # no call after all: the mark is text, and what follows it is looked at anew
             marker = _OPENING.match(self._held)
             self._show(parts, self._take(marker.end() if marker else 1))
         return True
@@ -134,6 +135,7 @@ class CallReader:
     def _begin(self, parts: list[Part], begun: Begun) -> None:
         self._call = _Call(begun, self._calls)
         self._start(begun.listed)
+        # blanks before a call are the call's: they are counted, but never shown
         length = len(self._blank + self._take(begun.length))
         parts.append(Part("", length, CallDelta(self._call.index, "", self._call.id, self._call.name)))
         self._blank = ""
@@ -143,6 +145,7 @@ class CallReader:
         for name, arguments in whole.calls:
             call = ToolCall(new_id(), name, arguments)
             parts.append(Part("", length, CallDelta(self._calls, arguments, call.id, name), call))
+            # of several calls in one stretch, the first takes its whole length
             length = 0
             self._start(whole.listed)
         self._blank, self._after_call = "", True
@@ -150,12 +153,14 @@ class CallReader:
     def _start(self, listed: bool) -> None:
         self._calls += 1
         self._listed = listed or (self._listed and self._after_call)
+        # Llama writes several calls in a row, all without a mark
         self._bare, self._after_call = True, False
 
     def _continue(self, parts: list[Part], *, final: bool) -> bool:
         call = self._call
         assert call is not None  # noqa: S101  for mypy; `_step` has looked
         length, arguments = call.source.read(self._held, final=final)
+        # cut off: the arguments stay as far as they came, and the call counts as unfinished
         if final and not call.source.done:
             length, self.unfinished = len(self._held), True
         ended = call.source.done or final
@@ -188,6 +193,7 @@ class CallReader:
             if self._held.startswith(closing):
                 return len(closing)
         if any(closing.startswith(self._held) for closing in CLOSINGS):
+            # at the end a tag that was cut off is dropped, but "<" and "</" are text
             return (len(self._held) if len(self._held) > 2 else None) if final else 0
         return None
 
@@ -211,6 +217,7 @@ class CallReader:
         return match.start() if match else len(self._held) - overlap(self._held, OPENINGS)
 
     def _take(self, count: int) -> str:
+        # an Opening remembers how far it has looked, so it holds for one beginning only
         taken, self._held = self._held[:count], self._held[count:]
         self._opening = Opening(self._tools)
         return taken
@@ -230,6 +237,7 @@ class CallReader:
             visible = visible.replace(marker, "")
         if shown:
             parts.append(Part(visible, len(shown)))
+        # text between calls ends the row of calls: a bracket in it is no call
         if visible.strip():
             self._bare = self._after_call = self._listed = False
 

@@ -63,6 +63,7 @@ def filled(row: PackedRow, bucket: Bucket, weight: float) -> dict[str, Tensor]:
         "targets": pad(row.targets, positions),
         "kept": pad(torch.ones(len(row.targets)), positions),
         "index": pad(sequences.index, keys),
+        # a fill-up key reads token 0 and gives its gradient to the row behind the last
         "home": pad(sequences.home, keys, value=bucket.tokens),
         "queries": _bounds(sequences.queries, bucket),
         "keys": _bounds(sequences.keys, bucket),
@@ -71,6 +72,7 @@ def filled(row: PackedRow, bucket: Bucket, weight: float) -> dict[str, Tensor]:
 
 
 def _bounds(ends: Tensor, bucket: Bucket) -> Tensor:
+    # bounds that repeat the last one are sequences of no tokens
     return pad(ends, (0, bucket.sequences + 1 - len(ends)), value=int(ends[-1]))
 
 
@@ -84,5 +86,6 @@ def static_inputs(given: dict[str, Tensor], row: PackedRow, bucket: Bucket, kern
         most_queries=bucket.longest,
         most_keys=bucket.longest,
     )
+    # lengths and parents are the first row's, but the attention reads the cached tensors only
     layout = RowLayout(row.lengths, row.parents, {"varlen": sequences}, kernel)
     return RowInputs(given["ids"], given["positions"], given["loss_positions"], given["targets"], layout, given["kept"])

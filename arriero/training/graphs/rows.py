@@ -105,6 +105,7 @@ class RowGraphs:
         before = [None if one.grad is None else one.grad.clone() for one in self.trained]
         self._clear()
         loss = self._computed(row, weight)
+        # what this row alone adds, apart from what rows before it have
         own = [one.grad for one in self.trained]
         try:
             apart = self._capture(bucket, earlier, row, weight, own)
@@ -123,6 +124,7 @@ class RowGraphs:
         self, bucket: Bucket, earlier: PackedRow, row: PackedRow, weight: float, own: list[Tensor | None]
     ) -> float:
         """Capture `earlier`; returns how far the gradients of `row` by that graph are from its own."""
+        # a graph writes to fixed addresses, so gradients of all graphs share these buffers
         self.buffers = self.buffers or [
             (parameter, torch.zeros_like(parameter))
             for parameter, grad in zip(self.trained, own, strict=True)
@@ -135,6 +137,7 @@ class RowGraphs:
         put(self.graphs, bucket, Graph(static, captured), MOST)
         self._clear()
         self._replayed(bucket, row, weight)
+        # another row than the captured one: constants that were captured by mistake would show
         ours = [buffer for _, buffer in self.buffers]
         theirs = [grad for grad in own if grad is not None]
         apart, whole = (
@@ -145,6 +148,7 @@ class RowGraphs:
 
     def _replayed(self, bucket: Bucket, row: PackedRow, weight: float) -> Tensor:
         graph = self.graphs[bucket]
+        # weight is an input too, a scalar on the device: it changes with every step
         for name, part in filled(row, bucket, weight).items():
             refill(graph.static[name], part)
         self._attach()

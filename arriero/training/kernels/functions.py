@@ -28,7 +28,9 @@ class LoraLinears(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         source = flat if dropped is None else dropped.reshape(flat.shape)
         weights, biases, all_a, all_b = parts[0::4], parts[1::4], parts[2::4], parts[3::4]
+        # A of all layers one above the other, (sum of ranks, in): x is read once for all of them
         stacked = _flat(all_a, x.dtype).view(-1, x.shape[-1])
+        # low (tokens, sum of ranks); cast holds all B, (elements,)
         low, cast = source @ stacked.t(), _flat(all_b, x.dtype)
         outs = []
         lowers = low.split([len(a) for a in all_a], 1)
@@ -50,16 +52,19 @@ class LoraLinears(torch.autograd.Function):
         lowers = zip(low.split(ranks, 1), to_low.split(ranks, 1), strict=True)
         thin = zip(_shaped(cast, all_b), _shaped(to_cast, all_b), ctx.scales, lowers, strict=True)
         for weight, grad, (b, to_b, s, (lower, to_lower)) in zip(weights, flat, thin, strict=True):
+            # d low = s * grad B and d B = s * grad^T low; beta=0: the outputs are uninitialised
             torch.addmm(to_lower, grad, b, beta=0, alpha=s, out=to_lower)
             torch.addmm(to_b, grad.t(), lower, beta=0, alpha=s, out=to_b)
             if ctx.needs_input_grad[0]:
                 to_x = grad @ weight if to_x is None else to_x.addmm_(grad, weight)
         to_parts: list[Tensor | None] = [None] * len(parts)
+        # d A of all layers in one product, (sum of ranks, in)
         to_parts[2::4] = (to_low.t() @ source).to(all_a[0].dtype).split(ranks)
         to_parts[3::4] = _shaped(to_cast.to(all_b[0].dtype), all_b)
         shape, to_dropped = (*grads[0].shape[:-1], source.shape[-1]), None
         if ctx.separate and ctx.needs_input_grad[1]:
             to_dropped = (to_low @ stacked).view(shape)
+        # without dropout the update read x itself, so its gradient belongs to x
         elif to_x is not None and not ctx.separate:
             to_x.addmm_(to_low, stacked)
         return None if to_x is None else to_x.view(shape), to_dropped, None, *to_parts
@@ -92,6 +97,7 @@ class RMSNorm(torch.autograd.Function):
         """Gradient of x."""
         x, weight, rate = ctx.saved_tensors
         wide, grad = x.float(), (grads[0] * weight).float()
+        # d rate / d x = -rate^3 x / size: the part of grad along x, (…, 1)
         along = (grad * wide).sum(-1, keepdim=True).mul_(rate.pow(3)).div_(-x.shape[-1])
         return grad.mul_(rate).addcmul_(wide, along).to(x.dtype), None, None
 

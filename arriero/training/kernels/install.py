@@ -52,6 +52,7 @@ class Kernels:
         plain = [layer for layer in lora if pieces.fits_lora(layer)]
         last, rotaries = LastLayer(model), pieces.rotaries(model)
         head = model.get_output_embeddings()
+        # one forward pass records them all; the probes then replay single calls
         watched = {*(module for piece in candidates for module in piece.modules), *plain, last.layer, head} - {None}
         try:
             seen = record(model, watched, rotaries)
@@ -59,6 +60,7 @@ class Kernels:
             self._leave_out("all", f"probing raises {type(error).__name__}: {error}")
             return
         self._prove(model, [*candidates, *pieces.loras(plain, seen.order)], seen)
+        # one layer that is left out computes in float32, so then autocast is needed for all
         self.covers_lora = self.counts["lora"] == len(lora)
         for name, (holder, attribute) in rotaries.items():
             self._prove_rotary(holder, attribute, seen.functions[name], liger.get("rotary") or pieces.rotary)
@@ -128,6 +130,7 @@ class Kernels:
             yield
         finally:
             for module, _ in [*self.forwards, *whole]:
+                # an attribute of the instance hides the class's method; without it the model is its own again
                 del module.forward
             for holder, name, own, _ in self.functions:
                 setattr(holder, name, own)

@@ -35,6 +35,7 @@ class LastLayer:
         """Hidden states (1, tokens, size) before the layer -> (1, positions, size) behind it."""
         layer = self.layer
         attended = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **options)[0]
+        # (1, tokens, size) -> (1, positions, size): from here on a token needs no other
         hidden = (hidden + attended).index_select(1, self.positions)
         out: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return out
@@ -44,6 +45,7 @@ class LastLayer:
 
         The layers below hand on what they are given, so that only the end of the model is computed again.
         """
+        # the first and the last, which a position that is off by one would miss
         self.positions = torch.tensor([0, logits.shape[1] - 1], device=logits.device)
         try:
             for layer in self.below:

@@ -119,10 +119,12 @@ def of_one_input(layers: Sequence[Any], order: Sequence[tuple[nn.Module, Any]]) 
     """Layers that are given the same tensor one after the other, as q, k and v are, in the order they are called."""
     called = [(layer, x) for layer, x in order if layer in set(layers)]
     times = Counter(layer for layer, _ in called)
+    # a layer that is called several times, or drops out, has no one input to share
     groups = [[layer] for layer in layers if times[layer] != 1 or _drops(layer)]
     last: Any = None
     for layer, x in called:
         alone = times[layer] != 1 or _drops(layer)
+        # the same tensor object, not an equal one: only then is one product right
         if not alone and x is not None and x is last:
             groups[-1].append(layer)
         elif not alone:
@@ -149,6 +151,7 @@ def _lora(group: list[Any], scales: tuple[float, ...]) -> list[Forward]:
         dropped = group[0].lora_dropout[name](x) if _drops(group[0]) else None
         parts = itertools.chain.from_iterable(map(_weights, modules))
         out, *others = LoraLinears.apply(x, dropped, scales, *parts)
+        # taken out by `other`, so that nothing of one pass is left for the next
         waiting.update({index: (x, torch.is_grad_enabled(), other) for index, other in enumerate(others, 1)})
         return out
 

@@ -50,6 +50,7 @@ def record(model: Any, modules: Iterable[nn.Module], functions: Mapping[str, tup
         seen.calls.setdefault(module, Call(args, kwargs, output))
         seen.order.append((module, args[0] if args else None))
 
+    # hooks see what a module is really given, whatever wraps it
     hooks = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
     own = {name: getattr(*held) for name, held in functions.items()}
     try:
@@ -110,6 +111,7 @@ def difference(
         ours, theirs = (_outputs_and_gradients(function, call, leading, trained) for function in (fused, own))
     except Exception as error:  # what cannot be compared is left out, whatever the reason
         return f"raises {type(error).__name__}: {error}"
+    # outputs (each like the call's) and gradients in the same order
     reasons = (apart(mine, other, call.args[0].dtype) for mine, other in zip(ours, theirs, strict=True))
     return next((reason for reason in reasons if reason is not None), None)
 
@@ -132,6 +134,7 @@ def _outputs_and_gradients(
         output = function(*inputs, *call.args[leading:], **call.kwargs)
         outputs = [output] if isinstance(output, Tensor) else list(output)
         generator = torch.Generator().manual_seed(1)
+        # gradients of a fixed random direction, the same for both: a sum would hide faults that cancel out
         upstream = [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
         gradients = torch.autograd.grad(outputs, [*inputs, *trained], upstream)
     return [*(out.detach() for out in outputs), *gradients]

@@ -62,6 +62,7 @@ class Sequences:
     @classmethod
     def of(cls, layout: RowLayout) -> Sequences:
         """Those of a row, on the CPU."""
+        # keys of a sequence: its path, then its own; causal to the lower right lets query i see path + own[: i + 1]
         sequences, queries = layout.sequences(), layout.lengths
         keys = [sum(map(len, sequence)) for sequence in sequences]
         ends = [torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32) for sizes in (queries, keys)]
@@ -92,6 +93,7 @@ class Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         """Gradient of x."""
+        # a row more, for keys of no sequence: what a kernel left there is added where nothing reads it
         total = grads[0].new_zeros(ctx.tokens + 1, *grads[0].shape[1:])
         return total.index_add_(0, ctx.saved_tensors[0], grads[0])[: ctx.tokens], None, None
 
@@ -117,6 +119,7 @@ def shared_varlen(
         sequences.most_queries,
         sequences.most_keys,
         scale=scale,
+        # no limit to the left, nothing to the right: causal
         window_size=(-1, 0),
         **grouped,
     )
