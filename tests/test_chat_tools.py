@@ -1,21 +1,17 @@
-"""Chat with tools, schemas and log-probabilities: what the engine is asked, and what becomes of its answer."""
+"""Chat with tools and schemas: what the engine is asked, and what becomes of its answer."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
-import json
 
 import pytest
 
-from arriero.chat import Chat, Reply
+from arriero.chat import Reply
 from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.errors import ContextLengthError, UnsupportedError, UsageError
 from arriero.messages import NamedTool, Sampling, Tool
-from arriero.prompt import Renderer
-from tests.conftest import TEMPLATE, TOOL_TEMPLATE, ScriptedEngine, ids_of
-from tests.prompt.templates import HERMES
+from tests.conftest import TEMPLATE, TOOL_TEMPLATE, ids_of
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = Tool("weather", "Weather now", CITY)
@@ -114,7 +110,7 @@ def test_without_parallel_calls_the_answer_ends_with_the_first(chat):
         assert len(whole.complete(HELLO, tools=[WEATHER], parallel_tool_calls=False).tool_calls) == 1
 
 
-def test_a_cut_off_call_is_sent_back_and_gone_on_from(chat):
+def test_a_cut_off_call_is_sent_back_and_continued(chat):
     made = chat(CALL, "Sorry.")
     first = made.complete(HELLO, Sampling(max_new_tokens=50), tools=[WEATHER])
     result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "these arguments are no JSON"}
@@ -213,158 +209,3 @@ def test_unknown_options_are_refused(chat):
     for wrong in (21, -1, True, 0.5):
         with pytest.raises(UsageError, match="logprobs must be a whole number from 0 to 20"):
             chat("x").stream(HELLO, logprobs=wrong)
-
-
-# --- log-probabilities: the scripted engine gives its n-th token -n ---
-
-
-def ranks(piece):
-    return [int(-token.logprob) for token in piece.logprobs]
-
-
-def test_each_piece_has_the_log_probabilities_of_its_own_tokens(chat):
-    pieces = list(chat("a骆b").stream(HELLO, logprobs=0))
-    assert [(piece.text, ranks(piece)) for piece in pieces] == [("a", [0]), ("骆", [1, 2, 3]), ("b", [4]), ("", [])]
-    assert [token.token_id for token in pieces[1].logprobs] == ids_of("骆")
-    assert all(piece.logprobs == () for piece in chat("a").stream(HELLO))
-
-
-def test_no_log_probabilities_of_what_a_stop_string_cuts_away(chat):
-    pieces = list(chat("abSTOPc").stream(HELLO, Sampling(stop=("STOP",)), logprobs=0))
-    assert [(piece.text, ranks(piece)) for piece in pieces] == [("a", [0]), ("b", [1]), ("", [])]
-    held = list(chat("abSTc").stream(HELLO, Sampling(stop=("STOP",)), logprobs=0))
-    assert [(piece.text, ranks(piece)) for piece in held] == [("a", [0]), ("b", [1]), ("STc", [2, 3, 4]), ("", [])]
-    end = list(chat("abST").stream(HELLO, Sampling(stop=("STOP",)), logprobs=0))
-    assert (end[-1].text, ranks(end[-1])) == ("ST", [2, 3])
-
-
-def test_log_probabilities_of_text_and_not_of_calls(chat):
-    reply = chat(f"Hm.\n{CALL}\nOk").complete(HELLO, tools=[WEATHER], logprobs=0)
-    assert reply.text == "Hm.Ok"
-    assert bytes(token.token_id - 6 for token in reply.logprobs).decode() == "Hm.Ok"
-
-
-def test_no_log_probabilities_of_special_tokens_which_are_no_text(chat):
-    made = chat("ab")
-    made.engine.encode = lambda text: [ids_of("a")[0], 3, *ids_of("b")]  # 3 is <sys>
-    pieces = list(made.stream(HELLO, logprobs=0))
-    assert [(piece.text, ranks(piece)) for piece in pieces] == [("a", [0]), ("b", [2]), ("", [])]
-
-
-# --- the real Llama 3.1 vocabulary, whose <|python_tag|> is a special token ---
-
-
-@pytest.fixture
-def llama(llama_tokenizer):
-    def build(*answers, end="<|eot_id|>"):
-        stops = tuple(llama_tokenizer.convert_tokens_to_ids(["<|eom_id|>", "<|eot_id|>"]))
-        engine = ScriptedEngine(
-            *answers,
-            encode=lambda text: llama_tokenizer.encode(text, add_special_tokens=False),
-            end=llama_tokenizer.convert_tokens_to_ids(end),
-        )
-        defaults = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
-        renderer = Renderer(llama_tokenizer, stops)
-        return Chat(engine, renderer, model="llama", adapter=None, window=8192, defaults=defaults)
-
-    return build
-
-
-SEARCH = Tool("brave_search", "", {"type": "object", "properties": {"query": {"type": "string"}}})
-PYTHON = '<|python_tag|>brave_search.call(query="骆驼")'
-
-
-@pytest.mark.parametrize("end", ["<|eom_id|>", "<|eot_id|>"])
-@pytest.mark.parametrize(
-    "answer",
-    [
-        PYTHON,
-        '<|python_tag|>{"name": "brave_search", "parameters": {"query": "骆驼"}}',
-        '{"name": "brave_search", "parameters": {"query": "骆驼"}}',
-        '<function=brave_search>{"query": "骆驼"}</function>',
-    ],
-)
-def test_the_three_forms_of_llama(llama, answer, end):
-    reply = llama(answer, end=end).complete(HELLO, tools=[SEARCH])
-    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
-    assert [(call.name, call.values) for call in reply.tool_calls] == [("brave_search", {"query": "骆驼"})]
-
-
-def test_special_tokens_are_seen_by_the_reader_of_calls_and_by_nobody_else(llama):
-    without = PYTHON.removeprefix("<|python_tag|>")
-    assert llama(PYTHON).complete(HELLO).text == without
-    reply = llama(PYTHON.replace("brave", "bing")).complete(HELLO, tools=[SEARCH], logprobs=0)
-    assert (reply.text, reply.finish_reason) == (without.replace("brave", "bing"), "stop")
-    tokens = [token.token_id for token in reply.logprobs]
-    assert llama("").renderer.tokenizer.decode(tokens) == reply.text
-
-
-def test_a_demanded_call_has_the_form_of_the_model(llama):
-    made = llama('{"name": "brave_search", "parameters": {"query": "x"}}')
-    reply = made.complete(HELLO, tools=[SEARCH], tool_choice="required")
-    series = made.engine.options[0]["constraint"]
-    assert [part.text for part in series.parts[::2]] == ['{"name": "brave_search", "parameters": ', "}"]
-    assert json.loads(reply.tool_calls[0].arguments) == {"query": "x"}
-
-
-# --- a real model and a real grammar ---
-
-
-@pytest.fixture(scope="module")
-def small(embedded_model, session_home):
-    """The embedded model, which was never taught to call tools, under a template that takes them."""
-    from arriero.engines import load_engine
-    from arriero.prompt import load_tokenizer, stop_token_ids
-
-    tokenizer = load_tokenizer(embedded_model)
-    tokenizer.chat_template = HERMES
-    stops = stop_token_ids(tokenizer, embedded_model)
-    engine = load_engine(embedded_model, stops, engine="transformers")
-    defaults = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0,
-                        frequency_penalty=0.0)  # fmt: skip
-    made = Chat(engine, Renderer(tokenizer, stops), model="small", adapter=None, window=8192, defaults=defaults)
-    yield made
-    made.close()
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_demanded_call_always_comes(small, seed):
-    clock = Tool(
-        "clock", "", {"type": "object", "properties": {"zone": {"enum": ["UTC", "BOT"]}}, "required": ["zone"]}
-    )
-    options = {"tools": [WEATHER, clock], "tool_choice": NamedTool("clock")}
-    reply = small.complete(HELLO, Sampling(max_new_tokens=80, seed=seed), **options)
-    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
-    assert [call.name for call in reply.tool_calls] == ["clock"]
-    assert reply.tool_calls[0].values["zone"] in ("UTC", "BOT")
-
-
-@pytest.mark.model
-def test_a_schema_always_holds(small):
-    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"],
-              "additionalProperties": False}  # fmt: skip
-    for tools in ([], [WEATHER]):
-        reply = small.complete(HELLO, Sampling(max_new_tokens=80, seed=3), schema=schema, tools=tools)
-        if reply.tool_calls:
-            assert set(reply.tool_calls[0].values) == {"city"}
-        else:
-            assert isinstance(json.loads(reply.text)["yes"], bool)
-
-
-@pytest.mark.model
-def test_the_embedded_model_calls_tools_by_its_own_template(small, embedded_model):
-    """Its template has no place for tools, so it was refused."""
-    from arriero.prompt import load_tokenizer
-
-    made = copy.copy(small)
-    made.renderer = Renderer(load_tokenizer(embedded_model), small.renderer.stop_token_ids)
-    asked = [{"role": "user", "content": "What is the weather in Cusco?"}]
-    options = {"tools": [WEATHER], "tool_choice": "required"}
-    reply = made.complete(asked, Sampling(max_new_tokens=80, temperature=0.0), **options)
-    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
-    assert set(reply.tool_calls[0].values) == {"city"}
-    result = {"role": "tool", "tool_call_id": reply.tool_calls[0].id, "content": "12 °C"}
-    assert made.complete([*asked, reply.message, result], Sampling(max_new_tokens=8), tools=[WEATHER]).text
-    cut = made.complete(asked, Sampling(max_new_tokens=16, temperature=0.0), **options)
-    assert (cut.text, cut.finish_reason, cut.tool_calls[0].name) == ("", "length", "weather")
