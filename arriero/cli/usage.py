@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from cyclopts import Argument, ArgumentCollection
 
 DESTRUCTIVE = {"remove"}  # never suggested: who mistypes may mean something else
-OPTIONS = {"constraint": "--schema", "constraint_after_reasoning": "--schema, or --max-reasoning-tokens,"}
+OPTIONS = {
+    "precision": "--precision",
+    "constraint": "--schema",
+    "constraint_after_reasoning": "--schema, or --max-reasoning-tokens,",
+}
 TEXTS = {"--system"}  # options whose value is a sentence
 
 
@@ -35,8 +39,11 @@ def explained(error: CycloptsError, verbs: Iterable[str]) -> tuple[str, str]:
 
 def lacking(error: UnsupportedError) -> str:
     """What an engine does not do, under the name of the option that asks for it."""
-    option = OPTIONS.get(error.feature, f"--{error.feature.replace('_', '-')}")
-    return error.message.replace(error.feature, option) if error.feature.isidentifier() else error.message
+    name = error.feature.partition(" ")[0]  # "precision int4" has a value
+    if name not in OPTIONS and not error.feature.isidentifier():
+        return error.message
+    option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+    return error.message.replace(error.feature, option + error.feature.removeprefix(name))
 
 
 def _unknown(word: str, known: Iterable[str], before: str = "") -> str:

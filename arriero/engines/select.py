@@ -55,7 +55,7 @@ def _checked(entry: Entry, model_dir: Path | None, options: EngineOptions, why: 
     if options.precision not in ("auto", *entry.precisions):
         able = next((other.name for other in ENTRIES if options.precision in other.precisions), None)
         hint = f"use --engine {able}" if able is not None else f"one of {', '.join(get_args(Precision))}"
-        raise UnsupportedError(f"--precision {options.precision}", entry.name, hint=hint)
+        raise UnsupportedError(f"precision {options.precision}", entry.name, hint=hint)
     if entry.missing:
         raise UsageError(f"the {entry.name} engine is not installed: {entry.missing}", hint=entry.install)
     if (reason := entry.lacks(model_dir, options)) is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from arriero.chat import Options
 from arriero.errors import BusyError, EngineError, OfflineError
@@ -22,6 +22,7 @@ from arriero.messages import Message, NamedTool, Piece, Sampling, Tool, Usage
 from arriero.remote import ChunkReader, Server, completion_body
 
 KEY = "ARRIERO_API_KEY"  # the environment variable that `arriero web --server` takes its key from too
+BACKOFF = wait_exponential(multiplier=0.5) + wait_random(0, 1)  # seconds
 LONGEST = 120.0  # seconds between two tries, whatever the server asks for; as OpenAI's clients have it
 Result = TypeVar("Result")
 AChunks = tuple[AsyncGenerator[dict[str, Any]], list[dict[str, Any]]]
@@ -45,7 +46,7 @@ def retried(retries: int) -> dict[str, Any]:
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
     asked_for = error.retry_after if isinstance(error, BusyError) else None
-    return min(asked_for, LONGEST) if asked_for is not None else wait_exponential_jitter(initial=0.5, max=8.0)(state)
+    return min(asked_for, LONGEST) if asked_for is not None else min(BACKOFF(state), 8.0)
 
 
 class RemoteChat:

@@ -109,7 +109,7 @@ class Admission:
         if not self._queues and self.running + slots <= self.limits.max_running:
             return self._take(slots)
         if self.waiting >= self.limits.max_waiting:
-            raise _busy("queue_full", f"{self.running} answers are under way and {self.waiting} requests wait")
+            raise _busy("queue_full", f"{self.running} answers are in flight and {self.waiting} requests wait")
         entry = _Waiting(slots, asyncio.get_running_loop().create_future(), tag)
         self._queues.setdefault(key, deque()).append(entry)
         self.waiting += 1

@@ -111,6 +111,7 @@ def run(
     try:
         server.run(sockets=[listener])
     finally:
+        listener.close()  # uvicorn does so, unless it fails at startup
         for models in loaded:
             models.close()
     if failed and server.ended_by is None:

@@ -110,7 +110,7 @@ async def test_from_python_where_a_loop_runs_as_in_a_notebook(tmp_path, model_di
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_is_gone_on_from_and_no_row_answered_twice(run, tmp_path, model_dir, how):
+def test_a_killed_run_is_continued_and_no_row_answered_twice(run, tmp_path, model_dir, how):
     rows = [line(f"row-{n}", "/v1/completions", prompt=f"q{n}", max_tokens=12, temperature=0) for n in range(20)]
     file, output = written(tmp_path / "in.jsonl", *rows), tmp_path / "out.jsonl"
     partial = tmp_path / "out.jsonl.partial"

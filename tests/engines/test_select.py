@@ -238,7 +238,7 @@ def test_an_adapter_for_another_model_is_refused(model_dir, adapter):
 
 def test_a_precision_that_no_engine_does_is_refused_by_name():
     """It was a StopIteration, from looking for the engine that does it."""
-    with pytest.raises(UnsupportedError, match="transformers engine does not do --precision int3") as caught:
+    with pytest.raises(UnsupportedError, match="transformers engine does not do precision int3") as caught:
         select_engine("transformers", options=EngineOptions(precision="int3"))
     assert caught.value.hint == "one of auto, float32, bfloat16, int8, int4"
 

@@ -42,7 +42,7 @@ def test_an_answer_takes_a_slot_until_it_ends(app):
     stream = admitted.stream(HELLO)
     assert next(stream).text == "a"
     assert made.service.admission.running == 1
-    with pytest.raises(ArrieroError, match="1 answers are under way and 0 requests wait"):
+    with pytest.raises(ArrieroError, match="1 answers are in flight and 0 requests wait"):
         next(admitted.stream(HELLO))
     refused = TestClient(made).post("/", json={"prompt": "hi"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
@@ -107,6 +107,6 @@ def test_an_adapter_put_on_later_waits_for_its_slot_too(app, trained_adapter):
     _, admitted = app
     stream = admitted.stream(HELLO)
     next(stream)
-    with pytest.raises(ArrieroError, match="1 answers are under way"):
+    with pytest.raises(ArrieroError, match="1 answers are in flight"):
         next(admitted.with_adapter(trained_adapter).stream(HELLO))
     stream.close()

@@ -40,7 +40,7 @@ def refused(status, act, *arguments):
     assert caught.value.status == status
 
 
-def test_an_owner_has_so_many_files_and_bytes_and_others_have_their_own(store, tmp_path):
+def test_an_owner_has_at_most_so_much_and_others_have_their_own(store, tmp_path):
     assert store.add_file("ana", file("a"), io.BytesIO(b"12345")).bytes == 5
     refused(413, store.add_file, "ana", file("b"), io.BytesIO(b"123456"))
     assert not store.path("b").exists(), "what is refused stays nowhere"
@@ -56,7 +56,7 @@ def test_an_owner_has_so_many_files_and_bytes_and_others_have_their_own(store, t
     assert stat.S_IMODE(store.path("c").stat().st_mode) == 0o600
 
 
-def test_an_owner_has_so_many_batches_that_have_not_ended_and_their_files_stay(store):
+def test_an_owner_has_at_most_n_batches_that_have_not_ended_and_their_files_stay(store):
     store.add_file("ana", file("file-a"), io.BytesIO(b"1"))
     store.add_batch("ana", batch("a"))
     refused(429, store.add_batch, "ana", batch("b"))

@@ -12,7 +12,7 @@ from arriero.messages import TokenLogprob
 from tests.conftest import ScriptedEngine, ids_of
 
 
-def test_a_text_is_gone_on_from_without_the_chat_template(openai_client):
+def test_a_text_is_continued_without_the_chat_template(openai_client):
     asked, engine = openai_client(" there")
     answer = asked.completions.create(model="tiny", prompt="Hello", max_tokens=9)
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == (" there", "stop")

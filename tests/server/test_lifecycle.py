@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from arriero.server import create_app
+from arriero.server.lifecycle import listen, run
 from tests.cli.served import Program
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -84,6 +86,17 @@ def test_a_model_that_cannot_be_loaded_ends_it_with_the_errors_exit_code(program
     assert "Traceback" not in said
 
 
+def test_a_server_that_cannot_start_leaves_its_port(tmp_path):
+    """The listener stayed open: clients' connections were taken, and waited for nobody."""
+    (tmp_path / "server.pem").write_text("no certificate")
+    listener = listen("127.0.0.1", 0)
+    ended = threading.Event()
+    with pytest.raises(ssl.SSLError):
+        run(create_app(None), listener, ended.wait, print, tls=(tmp_path / "server.pem", None))
+    assert listener.fileno() == -1
+    ended.set()
+
+
 class Asking(threading.Thread):
     """A request in a thread; `answer` is what came of it, `begun` is set with the first chunk of a stream."""
 
@@ -108,7 +121,7 @@ class Asking(threading.Thread):
         return self.text
 
 
-def test_what_is_under_way_is_finished_and_nothing_new_is_begun(program):
+def test_what_is_in_flight_is_finished_and_nothing_new_is_begun(program):
     served = program("--log-json", gate=2)
     url = served.ready()
     asking = Asking(url, stream=True)

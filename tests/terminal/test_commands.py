@@ -154,7 +154,7 @@ def test_conversations_are_listed_opened_and_deleted(scripted_chat, talk, histor
     assert [saved.id for saved in history.find()] == [1]
 
 
-def test_deleting_the_conversation_under_way_begins_another(scripted_chat, talk, history):
+def test_deleting_the_current_conversation_begins_another(scripted_chat, talk, history):
     talk(scripted_chat("one", "two"), "a", "/delete 1", "b")
     assert [message.content for message in history.messages(history.get().id)] == ["b", "two"]
 

@@ -53,7 +53,7 @@ def test_the_question_is_kept_before_the_answer_comes(talk, history):
     assert stored(history) == ["a", "one"]
 
 
-def test_an_answer_under_way_is_kept(talk, history, monkeypatch):
+def test_an_answer_in_flight_is_kept(talk, history, monkeypatch):
     monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
     dialogue, seen = talk("one"), []
     dialogue.ask("a", lambda text: seen.append(stored(history)))

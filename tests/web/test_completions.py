@@ -174,7 +174,7 @@ class Waiting:
         self.ahead = None
 
 
-def test_the_place_in_the_queue_is_told(scripted_chat, site, monkeypatch):
+def test_the_position_in_the_queue_is_told(scripted_chat, site, monkeypatch):
     here, pieces = site(tiny=scripted_chat("abc")), Waiting()
     monkeypatch.setattr(here.backend, "astream", lambda *_, **__: pieces)
     answer = begin(here)

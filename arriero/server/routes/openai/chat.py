@@ -20,7 +20,7 @@ from arriero.chat import Chat, Reply, Stream
 from arriero.messages import Piece, Sampling, TokenLogprob, Usage
 from arriero.server.errors import RequestError, describe
 from arriero.server.lenient import Ignored, NullOnly, RefusedUnless, Unsupported, note_ignored
-from arriero.server.routes.openai.logprobs import token_entries
+from arriero.server.routes.openai.logprobs import prepare, token_entries
 from arriero.server.routes.openai.messages import PromptBody, Turns, conversation
 from arriero.server.routes.openai.schemas import DONE, SamplingBody, Streamed, TokenCounts, counts, now
 from arriero.server.schemas import Choices, MaxTokens, Whole
@@ -150,8 +150,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         limit, top_logprobs = body.limit(), body.alternatives()
 
         def start(number: int) -> Stream:
-            if top_logprobs is not None:
-                chat.spell(0)  # the first time takes long, and this is not the event loop
+            prepare(chat, top_logprobs)
             return chat.stream(messages, body.sampling_for(limit, number), logprobs=top_logprobs, **options)
 
         streams = await service.begin(request, served, start, body.n or 1)

@@ -22,7 +22,7 @@ from arriero.chat import Chat, Stream
 from arriero.messages import TokenLogprob, Usage
 from arriero.server.errors import RequestError, describe
 from arriero.server.lenient import RefusedUnless, Unsupported, note_ignored
-from arriero.server.routes.openai.logprobs import logprob
+from arriero.server.routes.openai.logprobs import logprob, prepare
 from arriero.server.routes.openai.schemas import DONE, SamplingBody, Streamed, TokenCounts, counts, now
 from arriero.server.schemas import Choices, TokenIds, Whole
 from arriero.server.service import Service
@@ -104,8 +104,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
         def start(number: int) -> Stream:
             prompt = prompts[number // answers_per_prompt]
-            if body.logprobs is not None:
-                chat.spell(0)  # the first time takes long, and this is not the event loop
+            prepare(chat, body.logprobs)
             stream = body.start(chat, prompt, number % answers_per_prompt)
             echoed = prompt if body.echo else []
             texts.append(_TextBuilder(chat, stream, echoed, spelled=body.logprobs is not None))

@@ -1,4 +1,4 @@
-"""Log-probabilities on the wire."""
+"""Log-probabilities as OpenAI writes them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from arriero.chat import Chat
 from arriero.messages import TokenLogprob
 
 IMPOSSIBLE = -9999.0
+
+
+def prepare(chat: Chat, asked: int | None) -> None:
+    """Have ready what spells tokens, where log-probabilities are `asked` for; once it takes long: not on the loop."""
+    if asked is not None:
+        chat.spell(0)
 
 
 def logprob(value: float) -> float:

@@ -17,6 +17,7 @@ from arriero.errors import ArrieroError
 from arriero.messages import Message
 from arriero.server.errors import RequestError
 from arriero.server.lenient import note_ignored
+from arriero.server.routes.openai.logprobs import prepare
 from arriero.server.routes.openai.responses.builder import ResponseBuilder, head
 from arriero.server.routes.openai.responses.items import Item, ReferenceItem, from_stored, kept, to_messages
 from arriero.server.routes.openai.responses.schemas import ResponseRequest
@@ -75,8 +76,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         note_ignored(request, body)
 
         def start(_: int) -> Stream:
-            if top_logprobs is not None:
-                served.chat.spell(0)  # the first time takes long, and this is not the event loop
+            prepare(served.chat, top_logprobs)
             return served.chat.stream(
                 messages, body.sampling_for(body.max_output_tokens), logprobs=top_logprobs, **prompt_options
             )
