@@ -93,7 +93,7 @@ def _described(fault: ValidationError) -> str:
     """Where a schema is wrong, as `$ref` would write it, and why."""
     branches = getattr(fault.kind, "context", ())  # of alternatives, the one that came furthest says most
     fault = max((branch[0] for branch in branches), key=lambda branch: len(branch.instance_path), default=fault)
-    pointer = "/".join(["#", *(str(part).replace("~", "~0").replace("/", "~1") for part in fault.instance_path)])
+    pointer = "/".join(["#", *(str(key).replace("~", "~0").replace("/", "~1") for key in fault.instance_path)])
     return f"{pointer}: {fault.message}, got {reprlib.repr(fault.instance)}"
 
 

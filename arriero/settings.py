@@ -60,8 +60,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except ValueError as error:
-        reason, _, place = str(error).partition(" (at ")  # "line 2, column 3)" or "end of document)"
-        number = re.match(r"line (\d+)", place)
+        reason, _, position = str(error).partition(" (at ")  # "line 2, column 3)" or "end of document)"
+        number = re.match(r"line (\d+)", position)
         line = int(number[1]) if number is not None else len(text.splitlines())
         raise UsageError(f"{path}, line {line}: {reason}") from error
 

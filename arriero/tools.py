@@ -60,7 +60,7 @@ class ToolCall:
             return value
         function = _function(value, "a tool call")
         made = cls(value.get("id", ""), function.get("name", ""), function.get("arguments") or "{}")
-        if not all(isinstance(part, str) and part for part in (made.id, made.name, made.arguments)):
+        if not all(isinstance(text, str) and text for text in (made.id, made.name, made.arguments)):
             raise UsageError(f"a tool call needs an id, a name and arguments, all of them text, got {dict(value)}")
         return made
 

@@ -110,15 +110,15 @@ def _read(
     stream: Stream, show: AbstractContextManager[Callable[[str], None]], watch: Callable[[Piece], None]
 ) -> _TimedCompletion:
     """Show an answer as it comes; Ctrl-C and a reader who goes away stop the engine."""
-    said: list[Piece] = []
+    pieces: list[Piece] = []
     begun, piece = 0.0, Piece("")
     with contextlib.closing(stream), show as take:
         for piece in stream:
             begun = begun or time.perf_counter()
-            said.append(piece)
+            pieces.append(piece)
             watch(piece)
             take(piece.text)
-    return _TimedCompletion(*text_and_reasoning(said), piece, begun, time.perf_counter())
+    return _TimedCompletion(*text_and_reasoning(pieces), piece, begun, time.perf_counter())
 
 
 @contextlib.contextmanager

@@ -217,14 +217,14 @@ class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
 
 
 def named(given: tuple[str, ...]) -> dict[str, Path]:
-    """Adapter directories by name, from NAME=PLACE or PLACE alone: a directory, or an adapter's name on a hub."""
-    named_places = []
+    """Adapter directories by name, from NAME=PATH or PATH alone: a directory, or an adapter's name on a hub."""
+    named_paths = []
     for text in given:
-        name, _, place = text.partition("=")
-        if not place or Path(text).is_dir():  # a path with a = in it
-            name, place = "", text
-        named_places.append((name, place))
-    return hub.adapters.by_name(named_places)
+        name, _, path = text.partition("=")
+        if not path or Path(text).is_dir():  # a path with a = in it
+            name, path = "", text
+        named_paths.append((name, path))
+    return hub.adapters.by_name(named_paths)
 
 
 def examples(*commands: str) -> str:

@@ -129,8 +129,8 @@ def check_question(app: App, words: Sequence[str]) -> None:
     """Raise UsageError where the words of a question without quotation marks could be meant for an option."""
     asked = [run for run in runs(words, app.assemble_argument_collection()) if run.words]
     if len(asked) > 1:
-        places = " … ".join(" ".join(run.words) for run in asked)
-        raise UsageError(f"the question stands in {len(asked)} places: {places}", hint="put it in quotation marks")
+        listed = " … ".join(" ".join(run.words) for run in asked)
+        raise UsageError(f"the question stands in {len(asked)} places: {listed}", hint="put it in quotation marks")
     for run in asked:
         if run.option is not None and run.option.name == "--file" and Path(run.words[0]).is_file():
             raise UsageError(f"--file takes one file, got {run.words[0]} as well", hint=run.repaired(run.words[0]))

@@ -168,11 +168,11 @@ class _Reader:
         raise DataError(self._names[0], reason, hint=f"{hint}, or --columns instruction=question,output=answer")
 
     def _records(self) -> Iterator[tuple[int, int, Any]]:
-        options, known = self._options, KNOWN.union(self._columns.values())
+        options, columns = self._options, KNOWN.union(self._columns.values())
         every = (
             (index, row, record)
             for index, file in enumerate(self._files)
-            for row, record in read(file, encoding=options.encoding, known=known)
+            for row, record in read(file, encoding=options.encoding, known=columns)
         )
         head = [(file, row, self._ours(record)) for file, row, record in itertools.islice(every, 100)]
         formats = Counter(shape.format for _, _, record in head if (shape := shape_of(record)) is not None)

@@ -155,14 +155,14 @@ class PromptRenderer:
         Where all marked texts stand one after the other, there is none. Where they don't, each is changed in turn to
         see whether that changes the prompt. An assistant's turn with calls is in the prompt by its calls.
         """
-        said = [index for index, turn in enumerate(turns) if turn.content.strip() and not turn.tool_calls]
+        with_text = [index for index, turn in enumerate(turns) if turn.content.strip() and not turn.tool_calls]
         position = 0
-        for index in said:
+        for index in with_text:
             content = turns[index].content.strip()
             mark = self.template.tracer.mark(content)
             at = traced.find(mark, position) if traced is not None and mark != content else -1
             if at < 0:
-                return next((turn for turn in said if not self._shows(turns, turn, text)), None)
+                return next((turn for turn in with_text if not self._shows(turns, turn, text)), None)
             position = at + len(mark)
         return None
 

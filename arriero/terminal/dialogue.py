@@ -125,30 +125,30 @@ class Dialogue:
 
     def _answer(self, before: Sequence[Message], question: str, show: Show) -> FinishReason:
         asked = [*before, Message("user", question)]
-        said: list[Piece] = []
+        pieces: list[Piece] = []
         try:
             with contextlib.closing(self.chat.stream(self._under_system(asked), self.sampling)) as stream:
                 self._save(asked)
-                reason = self._read(stream, asked, said, show)
+                reason = self._read(stream, asked, pieces, show)
         except (ArrieroError, KeyboardInterrupt):
             self._save(self.turns)
             raise
-        answer = _said(said)
+        answer = _answered(pieces)
         if answer is None and reason == "stop":
             self.notices.append("the model said nothing, so the question is taken back")
         self.remember(self.turns if answer is None else [*asked, answer])
         return reason
 
-    def _read(self, stream: Stream, asked: list[Message], said: list[Piece], show: Show) -> FinishReason:
+    def _read(self, stream: Stream, asked: list[Message], pieces: list[Piece], show: Show) -> FinishReason:
         first, due = 0.0, time.monotonic() + SAVE_SECONDS
         piece = Piece("")
         try:
             for piece in stream:
                 first = first or time.monotonic()
-                said.append(piece)
+                pieces.append(piece)
                 self.watch(piece)
                 show(piece.text)
-                if time.monotonic() > due and (answer := _said(said)) is not None:
+                if time.monotonic() > due and (answer := _answered(pieces)) is not None:
                     self._save([*asked, answer])
                     due = time.monotonic() + SAVE_SECONDS
         except KeyboardInterrupt:
@@ -173,7 +173,7 @@ class Dialogue:
             self.history = None
 
 
-def _said(pieces: Sequence[Piece]) -> Message | None:
+def _answered(pieces: Sequence[Piece]) -> Message | None:
     """What was answered so far; None for blanks."""
     text, reasoning = text_and_reasoning(pieces)
     message = Message("assistant", text, reasoning_content=reasoning or None)

@@ -48,7 +48,7 @@ def attention(
             raise UnsupportedAttentionError(f"its attention uses {name}")
     # 0 is no scale that a model asks for, so `or` may decide
     scale = options.get("scaling") or query.shape[-1] ** -0.5
-    query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # (tokens, heads, dim)
+    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # (tokens, heads, dim)
     half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
     kernel = layout.kernel or (flash() if query.is_cuda and half else None)
     if kernel is not None:
@@ -99,7 +99,7 @@ class GroupedAttention(torch.autograd.Function):
         # every query is in one block, and written once; a path's keys are in many, and added up in float32
         to_query = torch.empty_like(query)
         to_key, to_value = (
-            torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32)) for part in (key, value)
+            torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in (key, value)
         )
         for (block, index), weights in zip(ctx.plan, kept, strict=True):
             queries, keys, values = _gather(query, key, value, block, index)
@@ -114,7 +114,7 @@ class GroupedAttention(torch.autograd.Function):
             back = torch.bmm(to_scores, keys).view(-1, dim).index_select(0, index.back)
             to_query[block.queries] = back.view(-1, heads, dim)
             _add(to_key, torch.bmm(to_scores.transpose(1, 2), queries), block, index)
-        kinds = (part.dtype for part in (query, key, value))
+        kinds = (tensor.dtype for tensor in (query, key, value))
         totals = (to_query.mul_(ctx.scale), to_key.mul_(ctx.scale), to_value)
         return *(total.to(kind) for total, kind in zip(totals, kinds, strict=True)), None, None
 
@@ -138,12 +138,12 @@ def _attention_weights(queries: Tensor, keys: Tensor, bias: Tensor, scale: float
     return torch.softmax(torch.baddbmm(start, queries, keys.transpose(1, 2), alpha=scale), -1)
 
 
-def _add(total: Tensor, part: Tensor, block: Block, index: BlockIndex) -> None:
+def _add(total: Tensor, grads: Tensor, block: Block, index: BlockIndex) -> None:
     """Add a block's gradients of its keys to those of the row."""
     key_heads, dim = total.shape[1:]
-    own = part.view(-1, dim).index_select(0, index.keys_back).view(-1, key_heads, dim)
+    own = grads.view(-1, dim).index_select(0, index.keys_back).view(-1, key_heads, dim)
     total[block.start : block.start + len(own)] += own
     if block.prefix:
         # (count, key heads, path + own, dim): all segments attended to the same path, so their gradients are summed
-        shared = part.view(block.count, key_heads, -1, dim)[:, :, : block.prefix]
+        shared = grads.view(block.count, key_heads, -1, dim)[:, :, : block.prefix]
         total.index_add_(0, index.path, shared.sum(0, dtype=total.dtype).transpose(0, 1))

@@ -62,10 +62,10 @@ def prepare(loaded: Loaded, renderer: Renderer, options: TrainOptions, window: i
         raise DataError(loaded.files[0], f"all {len(held_out)} rows are held out", hint="lower --eval-fraction")
     if options.eval_fraction and not len(held_out):
         _none_held_out(len(rows), options)
-    part = rows.table.select(train)
+    trained = rows.table.select(train)
     held = [(int(rows.row_ids[index]), example) for index in held_out for example in rows[int(index)]]
     return Examples(
-        train=part,
+        train=trained,
         held_out=[example for _, example in held],
         held_out_row_ids=[row_id for row_id, _ in held],
         dropped=rows.dropped,
@@ -90,13 +90,13 @@ def _sample(loaded: Loaded, indices: Iterable[int]) -> Conversation:
 
 def _none_held_out(rows: int, options: TrainOptions) -> None:
     """Say that nothing is evaluated; raises UsageError where that was to decide something."""
-    said = f"nothing is held out for evaluation: {rows} rows are few for a part of {options.eval_fraction}"
+    reason = f"nothing is held out for evaluation: {rows} rows are few for a part of {options.eval_fraction}"
     if options.early_stopping_patience or options.keep == "best":
         raise UsageError(
-            f"{said}, so there is no best adapter to keep or to stop at",
+            f"{reason}, so there is no best adapter to keep or to stop at",
             hint="give more rows, a larger --eval-fraction or another --seed, or leave those options out",
         )
-    log.warning("%s; a larger --eval-fraction holds some out", said)
+    log.warning("%s; a larger --eval-fraction holds some out", reason)
 
 
 def collate(examples: Sequence[Rendered]) -> Batch:

@@ -30,6 +30,6 @@ class RowInputs:
     def of(cls, row: PackedRow, device: torch.device) -> RowInputs:
         """Those of a row as it is."""
         ids, positions, loss_positions, targets = (
-            to_device(part, device) for part in (row.ids, row.positions, row.loss_positions, row.targets)
+            to_device(tensor, device) for tensor in (row.ids, row.positions, row.loss_positions, row.targets)
         )
         return cls(ids, positions, loss_positions, targets, row.layout)

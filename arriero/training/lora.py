@@ -66,9 +66,9 @@ def _fresh(base: PreTrainedModel, options: TrainOptions, tokens: int) -> PeftMod
     try:
         model: PeftModel = get_peft_model(base, config)
     except (ValueError, NotImplementedError) as error:
-        told = ", ".join(options.target_modules)
+        names = ", ".join(options.target_modules)
         raise UsageError(
-            f"{Path(base.name_or_path).name} takes no LoRA matrices with --target-modules {told}: {error}",
+            f"{Path(base.name_or_path).name} takes no LoRA matrices with --target-modules {names}: {error}",
             hint="give the names of other layers",
         ) from error
     if options.target_modules == (AUTO,):

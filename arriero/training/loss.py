@@ -29,11 +29,11 @@ class HeadLoss(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden)
         total = hidden.new_zeros((), dtype=torch.float32)
         for at in range(0, len(hidden), SLICE):
-            part = slice(at, at + SLICE)
-            logits = hidden[part] @ weight.t()
+            rows = slice(at, at + SLICE)
+            logits = hidden[rows] @ weight.t()
             # the logits are overwritten by their own gradient: one buffer of (SLICE, vocabulary)
-            total += loss_into_gradient(logits, targets[part], logits, None if kept is None else kept[part])
-            torch.mm(logits, weight, out=to_hidden[part])
+            total += loss_into_gradient(logits, targets[rows], logits, None if kept is None else kept[rows])
+            torch.mm(logits, weight, out=to_hidden[rows])
         ctx.save_for_backward(to_hidden if kept is None else to_hidden.mul_(kept[:, None]))
         return total
 
@@ -52,9 +52,9 @@ class LogitsLoss(torch.autograd.Function):
         to_logits = torch.empty_like(logits)
         total = logits.new_zeros((), dtype=torch.float32)
         for at in range(0, len(logits), SLICE):
-            part = slice(at, at + SLICE)
-            kept_part = None if kept is None else kept[part]
-            total += loss_into_gradient(logits[part], targets[part], to_logits[part], kept_part)
+            rows = slice(at, at + SLICE)
+            kept_rows = None if kept is None else kept[rows]
+            total += loss_into_gradient(logits[rows], targets[rows], to_logits[rows], kept_rows)
         ctx.save_for_backward(to_logits if kept is None else to_logits.mul_(kept[:, None]))
         return total
 
@@ -73,15 +73,15 @@ def loss_into_gradient(logits: Tensor, targets: Tensor, gradient: Tensor, kept: 
     total = logits.new_zeros((), dtype=torch.float32)
     size = CACHED if logits.device.type == "cpu" else len(logits)
     for at in range(0, len(logits), size):
-        part = slice(at, at + size)
-        wide = logits[part].float()
-        target = targets[part, None]
+        rows = slice(at, at + size)
+        wide = logits[rows].float()
+        target = targets[rows, None]
         picked, largest = wide.gather(1, target), wide.amax(1, keepdim=True)
         probabilities = torch.softmax(wide, 1)
         # of the largest logit, since its probability cannot be rounded to 0
         log_norm = largest - probabilities.amax(1, keepdim=True).log()
         nats = log_norm - picked
-        total += (nats if kept is None else nats * kept[part, None]).sum()
+        total += (nats if kept is None else nats * kept[rows, None]).sum()
         # d nats / d logits = probabilities - one-hot(target)
-        gradient[part] = probabilities.scatter_add_(1, target, torch.full_like(picked, -1))
+        gradient[rows] = probabilities.scatter_add_(1, target, torch.full_like(picked, -1))
     return total

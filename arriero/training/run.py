@@ -196,7 +196,7 @@ class _Run:
 
     def _saved(self, step: int) -> dict[str, torch.Tensor]:
         """The adapter of a checkpoint, which only the first worker is sure to have on its disk."""
-        file = checkpoint.found(self._checkpoints)[step] / WEIGHTS if self.first else None
+        file = checkpoint.by_step(self._checkpoints)[step] / WEIGHTS if self.first else None
         return workers.gathered(load_file(file) if file is not None else {})[0]
 
     def _describe(self, folder: Path) -> None:

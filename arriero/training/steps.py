@@ -105,28 +105,28 @@ class Steps:
         worker = worker or Worker()
         # DDP takes the mean over workers, and the sum is meant: hence times their number
         weight = worker.count / loss_tokens(examples)
-        parts = split(examples, self.plan.row_tokens, share=self.plan.mode.share, at_least=worker.count)
-        mine = self.rows_of(worker, parts)
+        rows = split(examples, self.plan.row_tokens, share=self.plan.mode.share, at_least=worker.count)
+        mine = self.rows_of(worker, rows)
         loss = torch.zeros((), device=self.device)
         with self.active():
-            for number, (part, counts) in enumerate(mine):
+            for number, (row, counts) in enumerate(mine):
                 last = number == len(mine) - 1
                 # gradients of a step are exchanged once, with its last row
                 with nullcontext() if last else worker.unsynchronised():
-                    loss += self._row_backward(part, weight if counts else 0.0)
+                    loss += self._row_backward(row, weight if counts else 0.0)
         logical = sum(len(example.ids) for example in examples)
-        return StepResult(loss, logical, sum(self.computed(part) for part in parts))
+        return StepResult(loss, logical, sum(self.computed(row) for row in rows))
 
-    def rows_of(self, worker: Worker, parts: Sequence[list[Rendered]]) -> list[tuple[list[Rendered], bool]]:
+    def rows_of(self, worker: Worker, rows: Sequence[list[Rendered]]) -> list[tuple[list[Rendered], bool]]:
         """The rows that a worker computes, and whether each counts.
 
         Those that do not are there because workers wait for each other: in a step's exchange of gradients, and where
         weights are shared out in every row.
         """
-        mine = [(part, True) for part in parts[worker.rank :: worker.count]]
-        least = -(-len(parts) // worker.count) if self.sharded else 1
+        mine = [(row, True) for row in rows[worker.rank :: worker.count]]
+        least = -(-len(rows) // worker.count) if self.sharded else 1
         # it costs the least, and its loss is multiplied by 0
-        shortest = min(parts, key=self.computed)
+        shortest = min(rows, key=self.computed)
         return mine + [(shortest, False)] * (least - len(mine))
 
     def loss(self, examples: Sequence[Rendered]) -> Tensor:
@@ -185,10 +185,10 @@ class Steps:
         needed = self.base.dtype == torch.bfloat16 and not self.kernels.covers_lora
         return torch.autocast(self.device.type, torch.bfloat16) if needed else nullcontext()
 
-    def _row_backward(self, part: Sequence[Rendered], weight: float) -> Tensor:
+    def _row_backward(self, examples: Sequence[Rendered], weight: float) -> Tensor:
         if self.graphs is not None:
-            return self.graphs.backward(self._row(part), weight)
-        loss = self.loss(part) * weight
+            return self.graphs.backward(self._row(examples), weight)
+        loss = self.loss(examples) * weight
         loss.backward()
         return loss.detach()
 
@@ -212,7 +212,7 @@ class Steps:
         return self._head(hidden, row.targets, row.kept)
 
     def _padded(self, examples: Sequence[Rendered]) -> Tensor:
-        batch = {name: to_device(part, self.device) for name, part in collate(examples).items()}
+        batch = {name: to_device(tensor, self.device) for name, tensor in collate(examples).items()}
         # labels (batch, tokens), -100 where nothing is learnt; the logits before the last token predict them
         labels = batch.pop("labels")[:, 1:]
         learnt = labels >= 0

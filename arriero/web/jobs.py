@@ -148,11 +148,11 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def process_of(folder: Path) -> psutil.Process | None:
     """The job's process if it is alive: the same one, not another that was given its number."""
-    if (told := _read(folder / "process.json")) is None:
+    if (recorded := _read(folder / "process.json")) is None:
         return None
     try:
-        process = psutil.Process(told["pid"])
-        if process.create_time() != told["began"] or process.status() == psutil.STATUS_ZOMBIE:
+        process = psutil.Process(recorded["pid"])
+        if process.create_time() != recorded["began"] or process.status() == psutil.STATUS_ZOMBIE:
             return None
     except psutil.NoSuchProcess:
         return None

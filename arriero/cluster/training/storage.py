@@ -34,7 +34,7 @@ class RunStorage:
         record = read_json(checkpoints / RECORD)
         if record:
             return cls(**record)._reopened(output, storage)
-        if checkpoint.found(checkpoints):
+        if checkpoint.by_step(checkpoints):
             raise UsageError(f"the run in {output} was not begun on Ray", hint="go on with it without --ray")
         if storage is None and not single_machine:
             raise UsageError(
@@ -52,7 +52,7 @@ class RunStorage:
                 f"the run in {output} keeps its checkpoints in {self.storage}, not in {storage}",
                 hint="leave --storage out, or give another --output",
             )
-        if checkpoint.found(output / directory.CHECKPOINTS) and self.latest() is None:
+        if checkpoint.by_step(output / directory.CHECKPOINTS) and self.latest() is None:
             raise UsageError(
                 f"{self.storage} has no checkpoints of the run in {output} any more",
                 hint="the same command without --ray goes on from the last one here",

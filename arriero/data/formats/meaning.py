@@ -18,13 +18,13 @@ UNHEARD = ("refusal", *UNSEEN)
 
 def is_trained(fields: Mapping[str, Any], what: str) -> bool:
     """Whether `what` is to be learnt: what its fields weight, train and loss say, 1 and true or 0 and false."""
-    said = {name: fields[name] for name in LOSS if fields.get(name) is not None}
-    for name, value in said.items():
+    flags = {name: fields[name] for name in LOSS if fields.get(name) is not None}
+    for name, value in flags.items():
         if value not in (0, 1):
             raise UsageError(f"{what} has {name} {value!r}: a loss can only be taken (1, true) or not (0, false)")
-    if len({bool(value) for value in said.values()}) > 1:
-        raise UsageError(f"{what} has fields that contradict each other: {said}")
-    return all(said.values())
+    if len({bool(value) for value in flags.values()}) > 1:
+        raise UsageError(f"{what} has fields that contradict each other: {flags}")
+    return all(flags.values())
 
 
 def refuse_other_tasks(record: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ def _alpaca(record: Mapping[str, Any], options: DataOptions) -> list[Message]:
         raise UsageError("the output is empty")
     messages = _system(record)
     for turn in as_list(record.get("history") or [], "history"):
-        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn)):
+        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
             raise UsageError("history must be a list of [question, answer] pairs")
         messages += [Message("user", turn[0]), Message("assistant", turn[1])]
     between = "\n" if options.join_input == "newline" else ""

@@ -139,8 +139,8 @@ def _message(turn: Mapping[str, Any], speaker: Speaker, content: str, calls: tup
 def _calls(turn: Mapping[str, Any], speaker: Speaker, content: str, number: int) -> tuple[ToolCall, ...]:
     """The calls that a turn makes; `number` counts those before it."""
     if speaker == "call":
-        said = _json(content, "a call")
-        listed = said if isinstance(said, list) else [said]
+        parsed = _json(content, "a call")
+        listed = parsed if isinstance(parsed, list) else [parsed]
     elif legacy := turn.get("function_call"):
         listed = [legacy]
     else:

@@ -33,7 +33,7 @@ def files_of(source: Path) -> list[Path]:
 
 
 def _is_data(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    hidden = any(name.startswith(".") for name in file.relative_to(root).parts)
     described = file.name in ("dataset_info.json", "dataset_infos.json", MANIFEST)
     return file.suffix.lower() in ENDINGS and file.is_file() and not hidden and not described
 

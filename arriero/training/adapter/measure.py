@@ -68,8 +68,8 @@ class Predictions:
         """Logits (some of n, vocabulary) in float32, a bounded piece at a time: all at once would be many GB."""
         size = max(1, CHUNK // self.logits.shape[-1])
         for start in range(0, len(self.targets), size):
-            part = slice(start, start + size)
-            yield part, self.logits[self.row[part], self.position[part]].float()
+            chunk = slice(start, start + size)
+            yield chunk, self.logits[self.row[chunk], self.position[chunk]].float()
 
 
 def measure(
@@ -93,10 +93,10 @@ def measure(
         for batch in _batches(lengths, batch_size):
             predicted = predict(model, [examples[index] for index in batch])
             stops = stops.to(predicted.logits.device)
-            for part, logits in predicted.chunks():
-                targets = predicted.targets[part]
+            for chunk, logits in predicted.chunks():
+                targets = predicted.targets[chunk]
                 total += float(cross_entropy(logits, targets, reduction="none").double().sum())
-                ending = predicted.ends[part] & torch.isin(targets, stops)
+                ending = predicted.ends[chunk] & torch.isin(targets, stops)
                 ends += int(ending.sum())
                 stopped += int(torch.isin(logits[ending].argmax(-1), stops).sum())
             tokens += len(predicted.targets)
@@ -134,7 +134,7 @@ def predict(model: torch.nn.Module, examples: Sequence[Rendered]) -> Predictions
         inputs["logits_to_keep"] = kept
         position = torch.searchsorted(kept, position)
     logits = model(**inputs).logits
-    return Predictions(logits, *(part.to(logits.device) for part in (row, position, targets, ends)))
+    return Predictions(logits, *(tensor.to(logits.device) for tensor in (row, position, targets, ends)))
 
 
 def _nothing() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -128,17 +128,18 @@ def _check_quantised(model_dir: Path, adapter_dir: Path, *, allowed: bool) -> bo
     """
     stored = hub.read_json(model_dir / "config.json").get("quantization_config")
     if stored:
-        told = f"the base model is stored quantised ({stored.get('quant_method', 'by an unnamed method')})"
+        reason = f"the base model is stored quantised ({stored.get('quant_method', 'by an unnamed method')})"
     elif trained_options(adapter_dir).get("load_in_4bit"):
-        told = "the adapter was trained on its base model in 4 bits (load_in_4bit)"
+        reason = "the adapter was trained on its base model in 4 bits (load_in_4bit)"
     else:
         return False
     if not allowed:
         raise UsageError(
-            f"{told}; merged into weights of full precision it would be neither as small nor exactly what was trained",
+            f"{reason}; merged into weights of full precision it would be neither as small nor exactly what "
+            "was trained",
             hint="--allow-quantised merges all the same; or use the adapter unmerged",
         )
-    log.warning("%s; merging into weights of full precision all the same", told)
+    log.warning("%s; merging into weights of full precision all the same", reason)
     return True
 
 

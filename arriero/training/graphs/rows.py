@@ -131,7 +131,7 @@ class RowGraphs:
             if grad is not None
         ]
         self._attach()
-        static = {name: part.to(self.device) for name, part in filled(earlier, bucket, weight).items()}
+        static = {name: tensor.to(self.device) for name, tensor in filled(earlier, bucket, weight).items()}
         inputs = static_inputs(static, earlier, bucket, self.options.kernel)
         captured = self.capture(lambda: self.compute(inputs, static["weight"]))
         put(self.graphs, bucket, Graph(static, captured), MOST)
@@ -149,8 +149,8 @@ class RowGraphs:
     def _replayed(self, bucket: Bucket, row: PackedRow, weight: float) -> Tensor:
         graph = self.graphs[bucket]
         # weight is an input too, a scalar on the device: it changes with every step
-        for name, part in filled(row, bucket, weight).items():
-            refill(graph.static[name], part)
+        for name, tensor in filled(row, bucket, weight).items():
+            refill(graph.static[name], tensor)
         self._attach()
         replay, loss = graph.captured
         replay()

@@ -78,7 +78,7 @@ def _flat(matrices: Sequence[Any], kind: torch.dtype) -> Tensor:
 
 def _shaped(flat: Tensor, like: Sequence[Any]) -> list[Tensor]:
     """The matrices that `_flat` put together."""
-    return [part.view(one.shape) for part, one in zip(flat.split([one.numel() for one in like]), like, strict=True)]
+    return [matrix.view(one.shape) for matrix, one in zip(flat.split([one.numel() for one in like]), like, strict=True)]
 
 
 class RMSNorm(torch.autograd.Function):

@@ -89,7 +89,7 @@ class Kernels:
 
     def _prove_rotary(self, holder: Any, attribute: str, calls: list[Call], ours: Any) -> None:
         own = getattr(holder, attribute)
-        by_shape = {tuple(part.shape for part in call.args if isinstance(part, Tensor)): call for call in calls}
+        by_shape = {tuple(tensor.shape for tensor in call.args if isinstance(tensor, Tensor)): call for call in calls}
         reasons = [difference(own, ours, call, leading=2) for call in by_shape.values()]
         if calls and self._proven("rotary", next((reason for reason in reasons if reason is not None), None)):
             self.functions.append((holder, attribute, own, ours))

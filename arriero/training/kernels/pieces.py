@@ -62,10 +62,10 @@ def _norm(norm: Callable[..., Tensor], module: Any, eps: float, x: Tensor) -> Te
 def gates(model: nn.Module, gated: Callable[..., Tensor] | None) -> Iterator[Piece]:
     """Feed-forward blocks of three linear layers, gated by SiLU. The layers compute themselves, quantised or not."""
     for module in model.modules():
-        parts = [getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down")]
+        layers = [getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down")]
         silu = "silu" in type(getattr(module, "act_fn", None)).__name__.lower()
-        if silu and all(isinstance(part, nn.Module) for part in parts):
-            yield Piece("gate", (module,), (functools.partial(_gate, gated or SwiGLU.apply, *parts),))
+        if silu and all(isinstance(layer, nn.Module) for layer in layers):
+            yield Piece("gate", (module,), (functools.partial(_gate, gated or SwiGLU.apply, *layers),))
 
 
 def _gate(gated: Callable[..., Tensor], gate: Any, up: Any, down: Any, x: Tensor) -> Tensor:

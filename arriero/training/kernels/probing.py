@@ -129,7 +129,7 @@ def apart(ours: Tensor, own: Tensor, computed: torch.dtype) -> str | None:
 def _outputs_and_gradients(
     function: Callable[..., Any], call: Call, leading: int, trained: Sequence[Tensor]
 ) -> list[Tensor]:
-    inputs = [part.detach().clone().requires_grad_() for part in call.args[:leading]]
+    inputs = [argument.detach().clone().requires_grad_() for argument in call.args[:leading]]
     with torch.enable_grad():
         output = function(*inputs, *call.args[leading:], **call.kwargs)
         outputs = [output] if isinstance(output, Tensor) else list(output)

@@ -72,7 +72,7 @@ class Sequences:
     def to(self, device: torch.device) -> Sequences:
         """The same on `device`."""
         index, home, queries, keys = (
-            to_device(part, device) for part in (self.index, self.home, self.queries, self.keys)
+            to_device(tensor, device) for tensor in (self.index, self.home, self.queries, self.keys)
         )
         return Sequences(index, home, queries, keys, self.most_queries, self.most_keys)
 
@@ -125,6 +125,6 @@ def shared_varlen(
     )
 
 
-def to_device(part: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on `device`; on the way to a GPU without waiting for it, which takes pinned memory."""
-    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -34,7 +34,7 @@ STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 
 
-def found(checkpoints: Path) -> dict[int, Path]:
+def by_step(checkpoints: Path) -> dict[int, Path]:
     """Checkpoints by optimizer step, ascending."""
     steps = {int(path.name.removeprefix(PREFIX)): path for path in checkpoints.glob(f"{PREFIX}*")}
     return dict(sorted(steps.items()))
@@ -57,7 +57,7 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
         _onto_disk(checkpoints)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        last = max(found(checkpoints), default=None)
+        last = max(by_step(checkpoints), default=None)
         kept = "there is no earlier one" if last is None else f"that of step {last} is kept"
         raise ArrieroError(
             f"the checkpoint of step {step} could not be written: {error}; {kept}",
@@ -68,7 +68,7 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
 
 def rotate(checkpoints: Path, limit: int, best: int | None) -> None:
     """Remove the oldest checkpoints until `limit` are left, not counting that of step `best`."""
-    for _, path in [item for item in found(checkpoints).items() if item[0] != best][:-limit]:
+    for _, path in [item for item in by_step(checkpoints).items() if item[0] != best][:-limit]:
         _remove(path)
 
 

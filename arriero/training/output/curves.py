@@ -25,7 +25,7 @@ MOST_POINTS = 800  # of one line: more than a screen shows
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A place on an axis and what stands there."""
+    """A position on an axis and what stands there."""
 
     at: float
     label: str
@@ -61,7 +61,7 @@ class Chart:
 
 
 def series(metrics: Metrics, name: str) -> Series:
-    """(step, value) of the lines that have this value, by step; a step told twice counts as told last."""
+    """(step, value) of the lines that have this value, by step; of a step that comes twice the last."""
     ticks = {line["step"]: line[name] for line in metrics if _is_number(line.get("step"), line.get(name))}
     return np.array(sorted(ticks.items()), dtype=np.float64).reshape(-1, 2)
 
@@ -75,9 +75,9 @@ def decimated(points: Series, most: int = MOST_POINTS) -> Series:
     if len(points) <= most:
         return points
     kept = {0, len(points) - 1}
-    for part in np.array_split(np.arange(len(points)), most // 2 - 1):
-        values = points[part, 1]
-        kept |= {int(part[values.argmin()]), int(part[values.argmax()])}
+    for indices in np.array_split(np.arange(len(points)), most // 2 - 1):
+        values = points[indices, 1]
+        kept |= {int(indices[values.argmin()]), int(indices[values.argmax()])}
     return points[sorted(kept)]
 
 
@@ -85,7 +85,7 @@ def smoothed(points: Series, most: int = MOST_POINTS // 2) -> Series:
     """At most `most` points, each a mean over its neighbours under a Hann window; few points stay as they are."""
     if len(points) < 16:
         return points
-    means = np.array([part.mean(axis=0) for part in np.array_split(points, min(most, len(points)))])
+    means = np.array([some.mean(axis=0) for some in np.array_split(points, min(most, len(points)))])
     window = np.hanning(2 * (len(means) // 16) + 3)
     weights = np.convolve(np.ones(len(means)), window, "same")  # less at both ends, where neighbours are missing
     return np.column_stack([means[:, 0], np.convolve(means[:, 1], window, "same") / weights])

@@ -152,9 +152,9 @@ def _same_run(output: Path, before: Identity, now: Identity) -> None:
     before, now = {**defaults, **_flat(before)}, _flat(now)
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
-        told = "; ".join(f"{name} was {before.get(name)!r}, is now {now.get(name)!r}" for name in changed)
+        differences = "; ".join(f"{name} was {before.get(name)!r}, is now {now.get(name)!r}" for name in changed)
         hint = "repeat the options of the first run, --config included, or give another --output"
-        raise UsageError(f"{output} holds a run that differs: {told}", hint=hint)
+        raise UsageError(f"{output} holds a run that differs: {differences}", hint=hint)
 
 
 def _flat(identity: Identity) -> Identity:
@@ -179,7 +179,7 @@ def _release(output: Path) -> None:
 
 def last_checkpoint(output: Path) -> tuple[Path | None, int | None]:
     """The newest checkpoint and its step."""
-    checkpoints = checkpoint.found(output / CHECKPOINTS)
+    checkpoints = checkpoint.by_step(output / CHECKPOINTS)
     return (checkpoints[max(checkpoints)], max(checkpoints)) if checkpoints else (None, None)
 
 

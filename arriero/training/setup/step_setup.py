@@ -95,9 +95,9 @@ def _own_code() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        told = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0]
         raise ArrieroError(
-            f"the model cannot compute the first step: its own code raises {type(error).__name__}: {told}",
+            f"the model cannot compute the first step: its own code raises {type(error).__name__}: {message}",
             hint="see whether its config.json fits its weights: arriero models verify, or download it again",
         ) from error
 

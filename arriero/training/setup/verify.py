@@ -158,7 +158,7 @@ def _worst(differences: Differences, explained: Differences) -> tuple[float, str
 
 def _kind(name: str) -> str:
     """A parameter's name without the numbers of layers and experts."""
-    return ".".join(part for part in name.split(".") if not part.isdigit())
+    return ".".join(word for word in name.split(".") if not word.isdigit())
 
 
 def failed(verification: Verification) -> Verification:

@@ -27,8 +27,8 @@ def show_error(error: ArrieroError | None = None) -> None:
     """Show this error, or what went wrong with the last click."""
     error = error or st.session_state.pop("error", None)
     if error is not None:
-        told = [f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in (error.message, error.hint) if part]
-        st.error(as_text(" ".join(told)), icon=":material/error:")
+        sentences = [f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in (error.message, error.hint) if text]
+        st.error(as_text(" ".join(sentences)), icon=":material/error:")
 
 
 def export(kind: Literal["markdown", "json"], make: Callable[[], str], file: str, *, key: str) -> None:

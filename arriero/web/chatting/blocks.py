@@ -39,9 +39,9 @@ def finished(text: str) -> list[str]:
     starts = [token.map[0] for token in PARSER.parse(complete) if token.map and token.level == 0]
     parts, begun = [], 0
     for start in starts[1:]:
-        part = "".join(lines[begun:start])
-        if part and part.count("$$") % 2 == 0 and part.count("\\[") == part.count("\\]"):
-            parts.append(part)
+        block = "".join(lines[begun:start])
+        if block and block.count("$$") % 2 == 0 and block.count("\\[") == block.count("\\]"):
+            parts.append(block)
             begun = start
     return parts
 

@@ -119,7 +119,7 @@ class Desk:
     def reword(self, node: int, question: str, sampling: Sampling) -> None:
         """Ask a question anew in other words; the old one and what followed it stay as a branch."""
         self.stop()
-        before = next((known.parent for known in self.path if known.id == node), None)
+        before = next((asked.parent for asked in self.path if asked.id == node), None)
         st.session_state.pop("editing", None)
         self._ask(before, question, sampling)
 
@@ -189,7 +189,7 @@ class Desk:
 
 def spoken(path: Sequence[Node], system: str | None) -> list[Message]:
     """The turns the model receives: not a question that was given up for another one, nor an answer of blanks."""
-    said = [node.message for node in path if node.message.content.strip() or node.message.reasoning_content]
-    given_up = [message.role == after.role == "user" for message, after in pairwise(said)]
-    kept = [message for message, gone in zip(said, [*given_up, False], strict=False) if not gone]
+    messages = [node.message for node in path if node.message.content.strip() or node.message.reasoning_content]
+    given_up = [message.role == after.role == "user" for message, after in pairwise(messages)]
+    kept = [message for message, gone in zip(messages, [*given_up, False], strict=False) if not gone]
     return [*([Message("system", system)] if system is not None else ()), *kept]

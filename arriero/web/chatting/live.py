@@ -45,19 +45,19 @@ class Live:
         self._slot = container.empty()
         self._container = self._slot.container()
         self._thought: Growing | None = None
-        self._said: Growing | None = None
+        self._answer: Growing | None = None
 
     def draw(self, text: str, thought: str | None = None) -> None:
         """Draw an answer that has grown, and the reasoning that came apart from it."""
-        thought, said = apart(text, thought)
+        thought, answer = apart(text, thought)
         if thought is not None and self._thought is None:
-            self._container, self._said = self._slot.container(), None  # what was drawn as the answer was reasoning
+            self._container, self._answer = self._slot.container(), None  # what was drawn as the answer was reasoning
             self._thought = Growing(self._container.expander(say("chat.reasoning"), icon=":material/psychology:"))
         if thought is not None and self._thought is not None:
-            self._thought.draw(thought, whole=bool(said))
-        if said:
-            self._said = self._said or Growing(self._container.container())
-            self._said.draw(said)
+            self._thought.draw(thought, whole=bool(answer))
+        if answer:
+            self._answer = self._answer or Growing(self._container.container())
+            self._answer.draw(answer)
 
 
 def follow(answer: LiveCompletion, container: DeltaGenerator) -> None:
@@ -79,12 +79,12 @@ def status_of(answer: LiveCompletion) -> str:
         return say("chat.queued", ahead=ahead) if ahead else say("chat.next_in_turn")
     if answer.first is None:
         return say("chat.prefill")
-    info, told = answer.info, []
+    info, remarks = answer.info, []
     if info.completion_tokens:
-        told.append(say("chat.tokens", count=info.completion_tokens))
+        remarks.append(say("chat.tokens", count=info.completion_tokens))
     if info.tokens_per_second is not None:
-        told.append(say("chat.speed", speed=f"{info.tokens_per_second:.1f}"))
-    return " · ".join(told)
+        remarks.append(say("chat.speed", speed=f"{info.tokens_per_second:.1f}"))
+    return " · ".join(remarks)
 
 
 def stop_button() -> None:

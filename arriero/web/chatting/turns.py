@@ -56,11 +56,11 @@ def _turn(desk: Desk, node: Node) -> None:
 
 
 def _answer(node: Node) -> None:
-    thought, said = apart(node.message.content, node.message.reasoning_content)
+    thought, answer = apart(node.message.content, node.message.reasoning_content)
     if thought is not None:
         with st.expander(say("chat.reasoning"), icon=":material/psychology:"):
             st.markdown(to_streamlit(thought))
-    st.markdown(to_streamlit(said))
+    st.markdown(to_streamlit(answer))
 
 
 def _actions(desk: Desk, node: Node) -> None:
@@ -77,8 +77,8 @@ def _actions(desk: Desk, node: Node) -> None:
             _button(node, "continue", "play_arrow", lambda desk: desk.go_on(sampling()))
     if len(node.siblings) > 1:
         _branches(node)
-    if node.info is not None and (told := remarks(node.info)):
-        st.caption(told, width="content")
+    if node.info is not None and (remark := remarks(node.info)):
+        st.caption(remark, width="content")
 
 
 def _button(node: Node, name: str, icon: str, what: object) -> None:
@@ -149,11 +149,11 @@ def _unanswered(node: Node, answer: LiveCompletion | None) -> None:
 
 def remarks(info: AnswerInfo) -> str:
     """Who answered, how it ended and what it took."""
-    told = [info.model.replace("_", r"\_")]
+    facts = [info.model.replace("_", r"\_")]
     if info.finish_reason in ("length", "cancelled"):
-        told.append(say("chat.cut_off" if info.finish_reason == "length" else "chat.stopped"))
+        facts.append(say("chat.cut_off" if info.finish_reason == "length" else "chat.stopped"))
     if info.completion_tokens is not None:
-        told.append(say("chat.tokens", count=info.completion_tokens))
+        facts.append(say("chat.tokens", count=info.completion_tokens))
     if info.tokens_per_second is not None:
-        told.append(say("chat.speed", speed=f"{info.tokens_per_second:.1f}"))
-    return " · ".join(told)
+        facts.append(say("chat.speed", speed=f"{info.tokens_per_second:.1f}"))
+    return " · ".join(facts)

@@ -70,8 +70,8 @@ def _draw_side(side: Side) -> None:
     if side.text:
         st.markdown(to_streamlit(side.text))
     if side.error is not None:
-        said = [f"{part[:1].upper()}{part[1:]}." for part in (side.error.message, side.error.hint) if part]
-        st.error(to_streamlit(" ".join(said)), icon=":material/error:")
+        sentences = [f"{text[:1].upper()}{text[1:]}." for text in (side.error.message, side.error.hint) if text]
+        st.error(to_streamlit(" ".join(sentences)), icon=":material/error:")
     elif not side.ended and not (side.text or side.thought):
         st.caption(say("compare.waiting"))
     else:

@@ -103,8 +103,8 @@ def _save(files: list[Path], made: dict[tuple[int, int], Any], target: Path, rep
         draw_fault(error)
         return None
     made.clear()
-    told = say("data.saved_as", path=saved.path, rows=f"{saved.rows:,}")
+    message = say("data.saved_as", path=saved.path, rows=f"{saved.rows:,}")
     if saved.unreadable:
-        told += " " + say("data.saved_without", rows=f"{saved.unreadable:,}")
-    st.session_state["data_told"] = told
+        message += " " + say("data.saved_without", rows=f"{saved.unreadable:,}")
+    st.session_state["data_message"] = message
     return str(saved.path)

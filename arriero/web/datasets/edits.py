@@ -41,7 +41,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedRows:
     """The new file; `unreadable` rows of the old one could not be copied, being no JSON."""
 
     path: Path
@@ -73,13 +73,13 @@ def texts(record: Mapping[str, Any], name: FormatName) -> list[Text]:
 
 
 def _turn(field: str, index: int, turn: Any) -> Iterator[Text]:
-    said = next((name for name in ("content", "value") if isinstance(turn, Mapping) and name in turn), "content")
-    if isinstance(turn, Mapping) and isinstance(turn.get(said), str):
+    key = next((name for name in ("content", "value") if isinstance(turn, Mapping) and name in turn), "content")
+    if isinstance(turn, Mapping) and isinstance(turn.get(key), str):
         who = turn.get("role", turn.get("from"))
-        yield Text((field, index, said), f"{field} {index + 1}, {who}", turn[said])
-    for part, text in enumerate(turn if isinstance(turn, list) else ()):
+        yield Text((field, index, key), f"{field} {index + 1}, {who}", turn[key])
+    for position, text in enumerate(turn if isinstance(turn, list) else ()):
         if isinstance(text, str):
-            yield Text((field, index, part), f"{field} {index + 1}.{part + 1}", text)
+            yield Text((field, index, position), f"{field} {index + 1}.{position + 1}", text)
 
 
 def changed(record: Mapping[str, Any], values: Mapping[Inside, str]) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def changed(record: Mapping[str, Any], values: Mapping[Inside, str]) -> dict[str
     edited = copy.deepcopy(dict(record))
     for path, value in values.items():
         holder: Any = edited
-        for part in path[:-1]:
-            holder = holder[part]
+        for key in path[:-1]:
+            holder = holder[key]
         holder[path[-1]] = value
     return edited
 
@@ -98,7 +98,7 @@ def check(record: Any, name: FormatName, options: DataOptions) -> None:
     parse(record, name, options)
 
 
-def save(files: Sequence[Path], edits: Edits, target: Path, *, replace: bool = False) -> Saved:
+def save(files: Sequence[Path], edits: Edits, target: Path, *, replace: bool = False) -> SavedRows:
     """Write the rows of `files` to `target`, .json or .jsonl, with edits in place; whole or not at all.
 
     Raises UsageError for another ending, for a file that exists unless `replace`, and where no row is left; DataError
@@ -128,7 +128,7 @@ def save(files: Sequence[Path], edits: Edits, target: Path, *, replace: bool = F
         raise ArrieroError(f"cannot write {target}: {reason}", hint="choose another directory") from error
     finally:
         partial.unlink(missing_ok=True)
-    return Saved(target, rows.written, rows.unreadable)
+    return SavedRows(target, rows.written, rows.unreadable)
 
 
 class _Rows:

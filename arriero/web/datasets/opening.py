@@ -34,8 +34,8 @@ def choose() -> str | None:
     if path != chosen:
         st.session_state["data_path"] = path
         st.session_state.pop("data_editing", None)
-    if told := st.session_state.pop("data_told", None):
-        st.success(told, icon=":material/check:")
+    if message := st.session_state.pop("data_message", None):
+        st.success(message, icon=":material/check:")
     return path
 
 

@@ -123,10 +123,10 @@ def _rows(records: Records, loaded: Loaded, data: RenderedData) -> Iterator[dict
     reasons = {(drop.file, drop.row): drop.reason for drop in data.dropped}
     kept = _kept(data)
     for index, row, record in records:
-        text, said = as_text(record)
+        text, shown = as_text(record)
         outcome = {"reason": reasons.get((loaded.files[index], row))}
         outcome |= {"kind": kind_of(outcome["reason"])} if outcome["reason"] else next(kept)
-        yield {"file": index, "row": row, "record": text, "text": said, **outcome}
+        yield {"file": index, "row": row, "record": text, "text": shown, **outcome}
 
 
 def _records(files: list[Path], options: DataOptions) -> Records:

@@ -23,8 +23,8 @@ def main() -> None:
     try:
         draw(get_site().visitor(st.context.headers).owner)
     except ArrieroError as error:
-        said = [f"{part[:1].upper()}{part[1:]}" for part in (error.message, error.hint) if part]
-        st.error(to_streamlit(". ".join(said)), icon=":material/error:")
+        sentences = [f"{text[:1].upper()}{text[1:]}" for text in (error.message, error.hint) if text]
+        st.error(to_streamlit(". ".join(sentences)), icon=":material/error:")
 
 
 def draw(owner: str | None) -> None:

@@ -77,8 +77,8 @@ class Turn(LenientBody):
         text = _text([block for block in self.content if isinstance(block, TextBlock)])
         thoughts = [block.thinking for block in self.content if isinstance(block, ThinkingBlock) and block.thinking]
         reasoning = "\n".join(thoughts) if self.role == "assistant" and thoughts else None
-        said = Message(self.role, text, calls, reasoning_content=reasoning)
-        return [*results, said] if text or calls or not results else results
+        turn = Message(self.role, text, calls, reasoning_content=reasoning)
+        return [*results, turn] if text or calls or not results else results
 
 
 class ToolBody(LenientBody):
