@@ -225,7 +225,7 @@ class Sampling:
     logit_bias
         Token ids and what is added to their logits, -100 to 100.
     max_reasoning_tokens
-        After so many tokens of reasoning its closing tag is forced and the answer begins. Default: no limit.
+        At most this many tokens of reasoning; then its closing tag is forced and the answer begins. Default: no limit.
 
     """
 

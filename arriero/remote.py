@@ -129,7 +129,7 @@ def completion_body(
 
 
 class ChunkReader:
-    """Chunks of one answer -> pieces. `usage` is there once the server has told it."""
+    """Chunks of one answer -> pieces. `usage` is there once the server has sent it."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None

@@ -22,7 +22,7 @@ NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 class ToolCall:
     """A function the model wants called.
 
-    `arguments` is the text of a JSON object, as on OpenAI's wire, unless the model wrote it wrong or was cut off.
+    `arguments` is the text of a JSON object, as in OpenAI's API, unless the model wrote it wrong or was cut off.
     """
 
     id: str

@@ -1,6 +1,6 @@
 """Files that set options: ARRIERO_HOME/config.toml for every verb, and the one given to `train --config`.
 
-Each value goes to cyclopts with the file and line it comes from, so that whatever is wrong with it is told with both.
+Each value goes to cyclopts with the file and line it comes from, so that what is wrong with it names both.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ConfigFiles:
         return {name: table for name, table in configured.items() if name not in TOP}
 
     def blame(self, message: str) -> str:
-        """A message about an option, with the place that set it if it was a file."""
+        """A message about an option, with the file and line that set it, if it was a file."""
         source = self.sources.get(message.partition(" ")[0])
         return f"{source}: {message}" if source is not None else message
 

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _outside(error: BaseException) -> int:
-    """What comes from the machine and not from Arriero: told without a traceback; returns the exit code."""
+    """Report what comes from the machine and not from Arriero, without a traceback; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         output.error("interrupted")
         return 130

@@ -83,7 +83,7 @@ class RayOptions:
     storage
         Where checkpoints are kept: a directory or URI that all machines reach.
     max_failures
-        How often lost workers are replaced, going on from the last checkpoint. Default: 3.
+        How often lost workers are replaced, continuing from the last checkpoint. Default: 3.
 
     """
 

@@ -194,7 +194,7 @@ def serve(
     Parameters
     ----------
     drain_seconds
-        How long answers may still take once the server is told to end.
+        How long answers in flight may still take once the server receives a signal to end.
     log_json
         Write the log as one JSON object for each line.
 

@@ -45,9 +45,9 @@ def web(
         Address of an OpenAI-compatible server, such as http://machine:6006. No model is loaded here then; the key in
         --api-key-file, or in ARRIERO_API_KEY, is sent to it.
     browser
-        Open the browser. Without it the address is only told.
+        Open the browser. Without it the address is only printed.
     drain_seconds
-        How long answers may still take once the server is told to end.
+        How long answers in flight may still take once the server receives a signal to end.
 
     """
 
@@ -76,7 +76,7 @@ def _page(server: str, access: AccessOptions, opened: Callable[[str], None]) -> 
     if len(keys) > 1:
         raise UsageError(f"{access.api_key_file} must hold the one key of {server}, got {len(keys)}")
     backend = Remote(server, next(iter(keys), None))
-    backend.choices()  # a wrong address or key is told here
+    backend.choices()  # a wrong address or key raises here
     listener = listen(access.host, 0 if access.port == ACCESS.port else access.port)
     address = f"http://{access.host}:{listener.getsockname()[1]}"
     output.note(f"the page is at {address}, over the models of {backend.address}; Ctrl-C stops")

@@ -24,7 +24,7 @@ class DataOptions:
         What the rows' fields are called, as OURS=THEIRS: instruction=question,output=answer. Well-known names, such as
         question and answer, are understood without it.
     encoding
-        Of text files. auto: UTF-8, UTF-16 with its mark, GB18030 and other wide ones as told from the bytes.
+        Of text files. auto: UTF-8, UTF-16 with its mark, GB18030 and other wide ones as recognised from the bytes.
     join_input
         What stands between instruction and a non-empty input: a newline, or nothing as in the tutorial.
     answers

@@ -68,7 +68,7 @@ class Tracer:
         return value
 
     def structure(self, text: str, traced: str) -> Spans | None:
-        """Where in `text` the template wrote special tokens; None where that cannot be told.
+        """Where in `text` the template wrote special tokens; None where that is ambiguous.
 
         A template that decides by what people wrote renders something else from the marked text. Then all special
         tokens are structure if there are the same ones in both.

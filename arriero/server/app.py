@@ -83,7 +83,7 @@ class Unpaged(APIRoute):
 
 
 class Application(FastAPI):
-    """FastAPI behind a Gate, which all requests pass before anything of FastAPI's."""
+    """FastAPI behind our middleware, which all requests pass before anything of FastAPI's."""
 
     def __init__(self, service: Service, origins: re.Pattern[str], hosts: Collection[str]) -> None:
         # The pages of documentation would load their scripts from another machine.

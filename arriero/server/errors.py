@@ -92,7 +92,7 @@ class ErrorBody(BaseModel):
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body for an error. What is not the client's doing is logged and not told, for it may name paths."""
+    """Status and body for an error. What is not the client's doing is logged and not sent, for it may name paths."""
     param = code = None
     message = error.message if isinstance(error, ArrieroError) else ""
     match error:

@@ -45,7 +45,7 @@ class RefusedUnless:
         return {"enum": [None, *self.neutral]}
 
     def _checked(self, value: object) -> object:
-        # True == 1 and False == 0 in Python, but not on the wire.
+        # True == 1 and False == 0 in Python, but not in JSON.
         matches = (value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.neutral)
         if value is None or any(matches):
             return value

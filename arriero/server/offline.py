@@ -107,7 +107,7 @@ def _run(
             journal.finish(output)
         except KeyboardInterrupt:
             message = f"stopped; {len(journal)} of {len(requests.rows)} rows are answered and kept"
-            raise InterruptedRun(message, hint="the same command goes on from there") from None
+            raise InterruptedRun(message, hint="the same command continues from there") from None
         finally:
             journal.close()
     return BatchReport(output, len(requests.rows), len(journal) - before, len(journal.failed), seconds)

@@ -70,7 +70,7 @@ def count(number: float) -> str:
 
 
 def percent(part: float) -> str:
-    """A part of one as per cent; a part that is neither nothing nor all is never told as 0% or 100%."""
+    """A part of one as per cent; a part that is neither nothing nor all is never 0% or 100%."""
     return f"{min(max(part, 0.01), 0.99):.0%}" if 0 < part < 1 else f"{part:.0%}"
 
 

@@ -64,7 +64,7 @@ class Dialogue:
 
     @property
     def used(self) -> int | None:
-        """Tokens of the window that the conversation takes with the shortest next question; None: cannot be told."""
+        """Tokens of the window that the conversation takes with the shortest next question; None: unknown."""
         try:
             return len(self.chat.render([*self.messages, Message("user", "?")]))
         except ArrieroError:
@@ -158,7 +158,7 @@ class Dialogue:
         return piece.finish_reason or "cancelled"
 
     def _save(self, turns: Sequence[Message]) -> None:
-        """Keep `turns` on disk. Where that fails the conversation goes on, but the user is told."""
+        """Keep `turns` on disk. Where that fails the conversation goes on, and the user receives a notice."""
         if self.history is None:
             return
         current = replace(self.saved, system=self.system)

@@ -4,7 +4,7 @@
     examples.py   conversations -> rendered examples, and what had to be left out
     evaluation.py  evaluation mode for a while
     request.py    what a run is asked to do
-    continued.py  going on from an adapter
+    continued.py  training that continues an adapter
     lora.py       the base model with LoRA matrices
     targets.py    which modules get them
     pack.py       a step's examples -> packed rows
@@ -15,7 +15,7 @@
     steps.py      loss and gradients of a step, divided once however it is split
     compat.py     private names of torch and transformers that have no public one
     workers.py    the processes that train together, and what all agree on
-    sharding.py   base weights shared out among them
+    sharding.py   base weights sharded among them
     trainer.py    one run of transformers.Trainer over such steps; checkpoints
     progress.py   metrics, interruption, what people see
     run.py        train(): the whole way

@@ -1,4 +1,4 @@
-"""Going on from an adapter: its LoRA settings are the run's, for they are the shape of its matrices."""
+"""Continued training of an adapter: its LoRA settings are the run's, for they are the shape of its matrices."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def continued(options: TrainOptions, adapter_dir: Path) -> TrainOptions:
 
 
 def config_of(options: TrainOptions) -> LoraConfig:
-    """The configuration of the adapter to go on from, with this run's dropout."""
+    """The configuration of the adapter to continue, with this run's dropout."""
     from peft import LoraConfig
 
     config: LoraConfig = LoraConfig.from_pretrained(str(options.from_adapter), local_files_only=True)

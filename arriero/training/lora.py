@@ -28,8 +28,8 @@ def with_lora(model_dir: Path, options: TrainOptions, dtype: torch.dtype, tokens
     """The base in `dtype`, or in 4 bits, with LoRA matrices in float32, where it is going to be trained.
 
     With `options.resize_embeddings` the embedding gets rows for all `tokens` of the tokenizer, which are trained too.
-    Several workers may share the base out. Raises UsageError where the model lacks a target layer, or this machine
-    cannot hold weights in 4 bits or share them out.
+    Several workers may shard the base. Raises UsageError where the model lacks a target layer, or this machine
+    cannot hold weights in 4 bits or shard them.
     """
     extra: dict[str, Any] = {}
     if options.load_in_4bit:

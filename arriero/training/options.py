@@ -35,7 +35,7 @@ class TrainOptions(DataOptions):
     weight_decay
         AdamW's weight decay.
     from_adapter
-        Adapter directory to go on from, with its own LoRA settings and system prompt. Default: a new adapter.
+        Adapter directory to continue from, with its own LoRA settings and system prompt. Default: a new adapter.
     rank
         Rank r of the LoRA matrices.
     alpha
@@ -70,7 +70,7 @@ class TrainOptions(DataOptions):
     eval_steps
         Optimizer steps between evaluations on the held-out part. Default: one epoch.
     early_stopping_patience
-        Stop after so many evaluations without a lower loss; 0 never stops early. The best adapter is then kept.
+        Stop after this many evaluations without a lower loss; 0 never stops early. The best adapter is then kept.
     keep
         Which adapter is written at the end: the last, or that with the lowest held-out loss.
     save_steps
@@ -136,7 +136,7 @@ class TrainOptions(DataOptions):
             self._one_of(name, "auto", "on", "off")
         self._one_of("recompute", "auto", "off", "all")
         self._one_of("keep", "last", "best")
-        self._need("load_in_4bit", not self.load_in_4bit or self.shard != "on", "off where weights are shared out")
+        self._need("load_in_4bit", not self.load_in_4bit or self.shard != "on", "off where weights are sharded")
         self._need("target_modules", bool(self.target_modules), "at least one layer name")
         alone = len(self.target_modules) == 1 or not {"auto", "all-linear"} & {*self.target_modules}
         self._need("target_modules", alone, "auto, all-linear, or names of layers")

@@ -1,4 +1,4 @@
-"""What happens during a run, told to people and to metrics.jsonl; and signals that end it in good order."""
+"""What happens during a run, for people and in metrics.jsonl; and signals that end it in good order."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class _Pending:
 
 
 class Recorder(TrainerCallback):
-    """Counts tokens, writes `metrics` (metrics.jsonl), reports every step, and stops the run when told to.
+    """Counts tokens, writes `metrics` (metrics.jsonl), reports every step, and stops the run when asked to.
 
     `files` are the names of the data files, for errors that name rows.
     """

@@ -57,7 +57,7 @@ def train(
 
     `options` are the fields of TrainOptions, and those of `prompt.PromptSettings`: the system prompt and the template's
     variables, by default as a merged model has them, if it is one, else the chat template; with `from_adapter`
-    model and prompt are the adapter's. `resume` goes on from the last checkpoint in `output`, starts from the beginning
+    model and prompt are the adapter's. `resume` continues from the last checkpoint in `output`, starts over
     where there is none, and returns the old report where the run is finished. `on_step` is called after every optimizer
     step, in the first of several workers; True ends the run as a signal does. `on_checkpoint` is called in all workers
     with the step of every checkpoint; who gives it keeps them elsewhere, and lists the run himself. Raises DataError,
@@ -169,7 +169,7 @@ class _Run:
             peak_memory_bytes=_peak_memory(),
             resumed_from=self.resumed_from,
         )
-        if self.first or self.setup.steps.sharded:  # to look at a model that is shared out takes all workers
+        if self.first or self.setup.steps.sharded:  # a sharded model takes all workers to look at
             compared = compare(self.model, self.context)
             if self.first:
                 self._write(report, compared)

@@ -1,10 +1,10 @@
-"""Base weights shared out among workers (FSDP2): each keeps a part, and gathers a layer while it is computed.
+"""Base weights sharded among workers (FSDP2): each keeps a shard, and gathers a layer while it is computed.
 
-    weights    share of layer 0 | share of layer 1 | … | share of the rest     of the frozen base, a part in each worker
+    weights    shard of layer 0 | shard of layer 1 | … | shard of the rest     of the frozen base, in each worker
     LoRA       whole in every worker, gradients exchanged by DDP
     forward    gather layer 0 -> compute -> let go -> gather layer 1 …          backward: the same from the end
 
-What is trained is a hundredth of the weights, so that sharing it out too would save next to nothing; whole, it is
+What is trained is a hundredth of the weights, so that sharding it too would save next to nothing; whole, it is
 saved, resumed, clipped and verified by the very code of a run without sharding. Every gathering takes all workers:
 they have to make the same passes through the model. (Zhao et al. 2023: PyTorch FSDP)
 """
@@ -30,20 +30,20 @@ from arriero.hardware import gpus
 from arriero.training import compat, workers
 
 log = logging.getLogger(__name__)
-SHARE = 0.5  # of a GPU's memory that the weights may take before auto shares them out
+SHARE = 0.5  # of a GPU's memory that the weights may take before auto shards them
 AT_ONCE = 2  # layers that are whole at a time: one is gathered while another is computed
 
 
 def chosen(wish: Literal["auto", "on", "off"], weight_bytes: Callable[[], int], *, four_bits: bool = False) -> bool:
-    """Whether to share out weights of `weight_bytes`, the same in every worker; announced where that was "auto".
+    """Whether to shard weights of `weight_bytes`, the same in every worker; announced where that was "auto".
 
     Raises UsageError where it is wished ("on") and impossible.
     """
     reasons = {
-        "there is one worker, so nothing to share with": workers.count() == 1,
+        "there is one worker, so nothing to shard among": workers.count() == 1,
         f"torch {torch.__version__} cannot leave parameters out of it": "ignored_params"
         not in inspect.signature(fully_shard).parameters,
-        "weights in 4 bits are not shared out": four_bits,
+        "weights in 4 bits are not sharded": four_bits,
     }
     obstacle = next((reason for reason, holds in reasons.items() if holds), None)
     if wish == "on" and obstacle is not None:
@@ -66,7 +66,7 @@ def _memory() -> int:
 
 
 def shard(model: Any) -> None:
-    """Share out the frozen weights of `model` (PEFT's, on the CPU); all of it is then where it is trained."""
+    """Shard the frozen weights of `model` (PEFT's, on the CPU); all of it is then where it is trained."""
     base = model.get_base_model()
     trained = {weight for weight in model.parameters() if weight.requires_grad}
     mesh = init_device_mesh("cuda" if gpus() else "cpu", (workers.count(),))
@@ -78,19 +78,19 @@ def shard(model: Any) -> None:
     for weight in trained:
         # ignored_params stay where they were; FSDP has moved the others only
         weight.data = weight.data.to(base.device)
-    log.info("sharding: base weights are shared out among %d workers", workers.count())
+    log.info("sharding: base weights are sharded among %d workers", workers.count())
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether weights of `model` are shared out."""
+    """Whether weights of `model` are sharded."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def exchanging(model: nn.Module) -> DistributedDataParallel:
     """A sharded model whose workers exchange the gradients of what is whole in all of them."""
-    shared_out = [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)]
+    sharded = [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)]
     # DDP would make all workers' parts those of worker 0
-    compat.leave_out_of_ddp(model, shared_out)
+    compat.leave_out_of_ddp(model, sharded)
     return DistributedDataParallel(model)
 
 

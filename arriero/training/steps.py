@@ -121,7 +121,7 @@ class Steps:
         """The rows that a worker computes, and whether each counts.
 
         Those that do not are there because workers wait for each other: in a step's exchange of gradients, and where
-        weights are shared out in every row.
+        weights are sharded in every row.
         """
         mine = [(row, True) for row in rows[worker.rank :: worker.count]]
         least = -(-len(rows) // worker.count) if self.sharded else 1

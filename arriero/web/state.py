@@ -26,7 +26,7 @@ COOKIE = "arriero_browser"
 class Visitor:
     """One person. `owner` is whose conversations these are: None is who sits at this machine, as in the terminal.
 
-    "" is somebody who cannot be told from others, so that his conversations are his for one visit. `admin` may train,
+    "" is somebody who is not recognised, so that his conversations are his for one visit. `admin` may train,
     change data and models.
     """
 

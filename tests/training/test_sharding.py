@@ -1,4 +1,4 @@
-"""Base weights shared out among workers: the gradients, checkpoints and adapters of weights that are whole."""
+"""Base weights sharded among workers: the gradients, checkpoints and adapters of weights that are whole."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_shared_out_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert sharding.chosen("on", lambda: 0)
     assert not sharding.chosen("auto", lambda: 1 << 60, four_bits=True)
-    with pytest.raises(UsageError, match="load_in_4bit must be off where weights are shared out"):
+    with pytest.raises(UsageError, match="load_in_4bit must be off where weights are sharded"):
         TrainOptions(shard="on", load_in_4bit=True)
 
 

@@ -37,7 +37,7 @@ def test_the_stop_button_stops_the_engine_and_keeps_what_was_said(scripted_chat,
     site(tiny=chat)
     page = tab()
     send(page, "Hi")
-    expect(messages(page).last).to_contain_text(kept or "Reading the prompt …")
+    expect(messages(page).last).to_contain_text(kept or "Processing the prompt …")
     press(page, "stop")
     expect(messages(page).last).to_contain_text("stopped")
     assert chat.engine.generations[0].cancelled

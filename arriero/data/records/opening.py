@@ -23,8 +23,8 @@ from arriero.errors import DataError
 
 log = logging.getLogger(__name__)
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-WIDE = ["gb18030", "big5", "shift_jis", "euc_kr"]  # encodings that are told apart
-SAMPLE = 1 << 18  # bytes from which an encoding is told
+WIDE = ["gb18030", "big5", "shift_jis", "euc_kr"]  # encodings that are recognised
+SAMPLE = 1 << 18  # bytes from which an encoding is recognised
 Errors = Literal["strict", "surrogateescape"]
 
 

@@ -15,7 +15,7 @@ from arriero.data.records.json_text import Records, decoded
 from arriero.data.records.opening import Errors, Part, encoding_of, failing, parts_of
 from arriero.errors import DataError, UsageError
 
-HEAD = 1 << 20  # characters from which the kind of a text is told
+HEAD = 1 << 20  # characters from which the kind of a text is recognised
 LOOKS_LIKE_JSON = re.compile(r"""\s*(\{\s*["'}/#]|\[\s*([\[{"\]/#]|$))""")
 _SIMPLE = r'"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.\dEe]+|true|false|null)\s*,\s*'
 # An object whose list of rows may come after a few simple fields.

@@ -51,7 +51,7 @@ def obstacle(steps: Steps) -> str | None:
         "layers are computed again in the backward pass": steps.plan.recomputed > 0,
         "dropout is drawn anew in every step": any(isinstance(one, torch.nn.Dropout) and one.p > 0 for one in modules),
         "base weights are quantised": not all(weight.is_floating_point() for weight in steps.model.parameters()),
-        "base weights are shared out among workers": sharding.is_sharded(steps.model),
+        "base weights are sharded among workers": sharding.is_sharded(steps.model),
         "several workers exchange gradients during the backward pass": workers.count() > 1,
         "this machine has no CUDA GPU": steps.device.type != "cuda",
         "the model does not compute in 16 bits": steps.base.dtype not in (torch.bfloat16, torch.float16),

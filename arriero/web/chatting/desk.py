@@ -65,7 +65,7 @@ class Desk:
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """The models there are now, the default first. Raises ArrieroError where they cannot be told."""
+        """The models there are now, the default first. Raises ArrieroError where they cannot be listed."""
         return self.backend.choices()
 
     @property

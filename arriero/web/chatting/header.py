@@ -17,7 +17,7 @@ from arriero.web.words import say
 
 
 def header(desk: Desk) -> None:
-    """Draw it. Raises ArrieroError where the models cannot be told."""
+    """Draw it. Raises ArrieroError where the models cannot be listed."""
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
         choice = _model(desk)
         if choice is not None:

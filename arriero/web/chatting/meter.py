@@ -10,7 +10,7 @@ from arriero.web.words import say
 
 
 def context(desk: Desk) -> None:
-    """Draw the context meter. Raises ArrieroError where the models cannot be told."""
+    """Draw the context meter. Raises ArrieroError where the models cannot be listed."""
     used = taken(desk)
     if used is None or desk.choice is None:
         return

@@ -26,7 +26,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "settings": ("Settings", "设置"),
     "system": ("System prompt or persona", "系统提示词或人设"),
     "system_help": (
-        "What the model is told before the conversation. It holds from the next answer on.",
+        "What the model receives before the conversation. It holds from the next answer on.",
         "在对话开始之前告诉模型的内容，从下一个回答起生效。",
     ),
     "none": ("none", "无"),
@@ -70,7 +70,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "frequency_penalty_help": ("The same, times how often it is there.", "同上，再乘以出现的次数。"),
     "max_reasoning_tokens": ("Max reasoning tokens", "最大思考长度"),
     "max_reasoning_tokens_help": (
-        "After so many tokens of reasoning the answer begins.",
+        "At most this many tokens of reasoning; then the answer begins.",
         "思考达到这么多词元后开始回答。",
     ),
     "thinking": ("Think before answering", "先思考再回答"),
@@ -96,7 +96,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "stop": ("Stop", "停止"),
     "next_in_turn": ("Next in turn …", "马上轮到您……"),
     "queued": ("{ahead} before you …", "前面还有 {ahead} 个……"),
-    "prefill": ("Reading the prompt …", "正在读取提示词……"),
+    "prefill": ("Processing the prompt …", "正在读取提示词……"),
     "tokens": ("{count} tokens", "{count} 个词元"),
     "speed": ("{speed} tokens/s", "{speed} 词元/秒"),
     "context": ("Context: {used} of {window} tokens", "上下文：{used} / {window} 个词元"),

@@ -89,7 +89,7 @@ WORDS: dict[str, tuple[str, str]] = options.WORDS | {
     "exit_code": ("(exit code {code})", "（退出码 {code}）"),
     "killed": ("It was killed: often because memory ran out.", "进程被强行终止：通常是内存不足。"),
     "stopped_text": (
-        "It goes on from its last checkpoint and ends as if it had not been stopped.",
+        "It continues from its last checkpoint and ends as if it had not been stopped.",
         "可以从最近的检查点继续，结果与未停止时相同。",
     ),
     "gone_text": (

@@ -44,7 +44,7 @@ class Details(BaseModel):
 
 
 class Tag(BaseModel):
-    """A model that can be asked for. `digest` changes when it is replaced; its `size` on disk is not told."""
+    """A model that can be asked for. `digest` changes when it is replaced; its `size` on disk is not given."""
 
     name: str
     model: str

@@ -115,7 +115,7 @@ class CallBody(LenientBody):
 
 
 class MessageBody(LenientBody):
-    """One turn. A result of a tool says whose it is by `tool_call_id` or `tool_name`, or by its place."""
+    """One turn. A result of a tool says whose it is by `tool_call_id` or `tool_name`, or by its position."""
 
     role: Role
     content: str | None = None

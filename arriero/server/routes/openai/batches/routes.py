@@ -55,7 +55,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             try:
                 await runner.resume()
             except ArrieroError as error:
-                log.warning("batches of before are not gone on with: %s", error.message)
+                log.warning("earlier batches are not continued: %s", error.message)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:

@@ -33,7 +33,7 @@ from arriero.server.service import Service
 
 log = logging.getLogger(__name__)
 MOST_ROWS = 50_000
-LEAVING = ("draining", "broken_off")  # what requests are told while the server ends
+LEAVING = ("draining", "broken_off")  # codes that requests receive while the server ends
 UNANSWERED = {
     "expired": "the request was not answered within the completion window",
     "cancelled": "the batch was cancelled before the request was answered",
@@ -108,7 +108,7 @@ class Runner:
                 journal.unlink(missing_ok=True)
                 log.info("the batch %s is %s", batch.id, batch.status)
         except _ShutdownError:
-            log.info("the batch %s is gone on with by the next server", batch.id)
+            log.info("the batch %s is continued by the next server", batch.id)
         except _LockedError:
             log.info("the batch %s is answered by another server", batch.id)
         except Exception:

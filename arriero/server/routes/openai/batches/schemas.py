@@ -1,4 +1,4 @@
-"""Files and batches on the wire; times are in seconds since 1970."""
+"""Files and batches as the API has them; times are in seconds since 1970."""
 
 from __future__ import annotations
 
