@@ -42,9 +42,9 @@ class OpGraph(TorchDispatchMode):
         indices = args[1] if name == "index" else ()
         if name in READS or any(index is not None and index.dtype == torch.bool for index in indices):
             raise waits(name)
-        found = function(*args, **(kwargs or {}))
-        self.calls.append((function, args, kwargs or {}, found))
-        return found
+        output = function(*args, **(kwargs or {}))
+        self.calls.append((function, args, kwargs or {}, output))
+        return output
 
     def replay(self):
         with torch._C._AutoDispatchBelowAutograd():

@@ -127,5 +127,5 @@ def test_a_token_that_ends_the_turn_by_the_contract_ends_the_answer(chat):
     reply = chat("Yes<bot>No", template=QWEN3)
     reply.engine.encode = lambda text: [*ids_of("Yes"), 5, *ids_of("No")]
     reply.renderer = Renderer(reply.renderer.tokenizer, (2, 5))
-    found = reply.complete(HELLO)
-    assert (found.text, found.finish_reason, found.usage.completion_tokens) == ("Yes", "stop", 4)
+    joined = reply.complete(HELLO)
+    assert (joined.text, joined.finish_reason, joined.usage.completion_tokens) == ("Yes", "stop", 4)

@@ -41,10 +41,15 @@ def history(file):
 def test_what_was_saved_is_there_for_the_next_program(history, file):
     saved = history.save(replace(HERE, adapter="/runs/killa", system="Be brief."), turns("你好？", "骆驼 🦙\n"))
     other = History(file)
-    found = other.get()
-    assert (found.id, found.model, found.adapter, found.system) == (saved.id, "tiny", "/runs/killa", "Be brief.")
-    assert (found.title, found.length) == ("你好？", 2)
-    assert other.messages(found.id) == turns("你好？", "骆驼 🦙\n")
+    latest = other.get()
+    assert (latest.id, latest.model, latest.adapter, latest.system) == (
+        saved.id,
+        "tiny",
+        "/runs/killa",
+        "Be brief.",
+    )
+    assert (latest.title, latest.length) == ("你好？", 2)
+    assert other.messages(latest.id) == turns("你好？", "骆驼 🦙\n")
     other.close()
 
 
@@ -172,9 +177,9 @@ def test_several_programs_write_at_once_and_are_killed(tmp_path):
         writer.kill()
         writer.communicate()
     history = History(tmp_path / "conversations.sqlite3")
-    found = history.find()
-    assert sorted(saved.title for saved in found) == [f"writer {index} 0" for index in range(4)]
-    for saved in found:
+    conversations = history.find()
+    assert sorted(saved.title for saved in conversations) == [f"writer {index} 0" for index in range(4)]
+    for saved in conversations:
         name = saved.title.removesuffix(" 0")
         assert [message.content for message in history.messages(saved.id)] == [f"{name} {index}" for index in range(20)]
     history.close()

@@ -85,10 +85,10 @@ def test_what_cannot_be_asked(answered, tmp_path, monkeypatch, arguments, fed, c
     (tmp_path / "list.json").write_text("[]")
     with (tmp_path / "huge.txt").open("wb") as huge:
         huge.truncate(16_000_001)
-    found = answered(*arguments, fed=fed)
-    assert found[:2] == (code, "")
-    assert found[2].startswith("error: ")
-    assert told in found[2]
+    result = answered(*arguments, fed=fed)
+    assert result[:2] == (code, "")
+    assert result[2].startswith("error: ")
+    assert told in result[2]
 
 
 def test_too_long_a_prompt_names_both_numbers(answered, tmp_path):

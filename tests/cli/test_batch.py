@@ -122,13 +122,13 @@ def test_a_killed_run_is_continued_and_no_row_answered_twice(run, tmp_path, mode
             assert process.poll() is None, process.stderr.read()
             pause.wait(0.01)
         process.send_signal(how)
-        told = process.stderr.read()
+        interrupted = process.stderr.read()
     assert process.returncode == (-9 if how is signal.SIGKILL else 130)
-    assert ("the same command goes on" in told) == (how is signal.SIGINT)
+    assert ("the same command goes on" in interrupted) == (how is signal.SIGINT)
     kept = [each for each in partial.read_bytes().splitlines(keepends=True) if each.endswith(b"\n")]
     assert 3 <= len(kept) < 20
-    code, out, told = run(*options, "--json")
-    assert (code, json.loads(out)["answered"]) == (0, 20 - len(kept)), told
+    code, out, err = run(*options, "--json")
+    assert (code, json.loads(out)["answered"]) == (0, 20 - len(kept)), err
     lines = output.read_bytes().splitlines(keepends=True)
     assert [json.loads(each)["custom_id"] for each in lines] == [row["custom_id"] for row in rows]
     assert set(kept) <= set(lines), "an answer that was there was asked for again"

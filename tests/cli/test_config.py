@@ -44,8 +44,8 @@ def test_without_a_file_there_are_the_environment_and_the_defaults(run, home, mo
     }
     monkeypatch.setenv("ARRIERO_MODEL", "tiny")
     monkeypatch.setenv("ARRIERO_API_KEY", "top-secret")
-    found = values(run)
-    assert (found["model"], found["api_key"]) == (
+    seen = values(run)
+    assert (seen["model"], seen["api_key"]) == (
         ("tiny", "environment, ARRIERO_MODEL"),
         ("(set)", "environment, ARRIERO_API_KEY"),
     )
@@ -62,11 +62,11 @@ def test_what_a_file_sets_is_shown_with_its_line(run, configured, monkeypatch):
     file = configured(
         'model = "tiny"', "[chat]", "seed = 1", "[ask]", "max-new-tokens = 5", "seed = 2", "[serve]", "port = 9"
     )
-    found = values(run)
-    assert found["model"] == ("tiny", f"{file}, line 1")
-    assert found["chat.seed"] == ("1", f"{file}, line 3")
-    assert found["ask.max_new_tokens"] == ("5", f"{file}, line 5")
-    assert found["ask.seed"] == ("2", f"{file}, line 6")
+    seen = values(run)
+    assert seen["model"] == ("tiny", f"{file}, line 1")
+    assert seen["chat.seed"] == ("1", f"{file}, line 3")
+    assert seen["ask.max_new_tokens"] == ("5", f"{file}, line 5")
+    assert seen["ask.seed"] == ("2", f"{file}, line 6")
     monkeypatch.setenv("ARRIERO_MODEL", "other")
     assert values(run)["model"][0] == "other"
     options = values(run, "serve")

@@ -58,14 +58,14 @@ def test_on_a_gpu_it_says_what_full_speed_lacks_and_how_to_get_it(doctor, gpu, p
     """It named the engine only: training without Liger was slow, and nothing said so."""
     packages("liger_kernel")
     document, text = doctor()
-    found = document["full_speed"]
+    packages = document["full_speed"]
     assert document["gpus"] == "NVIDIA H200"
-    assert found["liger-kernel"] == "installed"
-    assert found["vllm"] == 'not installed; answers many requests at once: pip install "arriero[vllm]"'
-    assert found["bitsandbytes"] == 'not installed; holds base weights in 4 bits: pip install "arriero[cuda]"'
-    assert found["flash-attn-3"].startswith("not installed; flash attention 3")
-    assert "pip install" in found["flash-attn-3"]
-    assert all(f"  {name:18} {value}\n" in text for name, value in found.items())
+    assert packages["liger-kernel"] == "installed"
+    assert packages["vllm"] == 'not installed; answers many requests at once: pip install "arriero[vllm]"'
+    assert packages["bitsandbytes"] == 'not installed; holds base weights in 4 bits: pip install "arriero[cuda]"'
+    assert packages["flash-attn-3"].startswith("not installed; flash attention 3")
+    assert "pip install" in packages["flash-attn-3"]
+    assert all(f"  {name:18} {value}\n" in text for name, value in packages.items())
 
 
 def test_with_everything_installed_it_says_so(doctor, gpu, packages):

@@ -111,11 +111,11 @@ def test_a_file_that_cannot_be_read_on_is_an_error_with_file_and_row(tmp_path, n
     ],
 )
 def test_a_bad_line_does_not_hide_the_next(tmp_path, line, reason):
-    found = list(read(write(tmp_path, "x.jsonl", b'{"a": 1}\n' + line + b'\n{"a": 3}\n')))
-    assert found[0] == (0, {"a": 1})
-    assert found[2] == (2, {"a": 3})
-    assert isinstance(found[1][1], Fault)
-    assert reason in found[1][1].reason
+    records = list(read(write(tmp_path, "x.jsonl", b'{"a": 1}\n' + line + b'\n{"a": 3}\n')))
+    assert records[0] == (0, {"a": 1})
+    assert records[2] == (2, {"a": 3})
+    assert isinstance(records[1][1], Fault)
+    assert reason in records[1][1].reason
 
 
 def test_more_fields_than_the_header_is_a_fault(tmp_path):

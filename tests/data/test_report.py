@@ -51,8 +51,8 @@ def test_the_prefix_ends_before_the_first_answer(home, tmp_path):
     """Equal rows share their answers too, but a shared prefix must hold no loss token."""
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([{"instruction": "q", "output": "same"}] * 3))
-    found = inspect(load(file), RENDERER, DataOptions(), window=256)
-    assert found.prefix_tokens == 7 + 1 + 2
+    report = inspect(load(file), RENDERER, DataOptions(), window=256)
+    assert report.prefix_tokens == 7 + 1 + 2
 
 
 def test_the_page_shows_figures_and_escapes_what_the_data_says(report, home, tmp_path):
@@ -74,8 +74,8 @@ def test_the_page_shows_figures_and_escapes_what_the_data_says(report, home, tmp
 def test_the_tutorial_s_data_with_the_tutorial_s_model(home, llama_tokenizer):
     """112 exact duplicates; 47 of 106 tokens a row are the same everywhere, so sharing them is worth 1.7 times."""
     renderer = Renderer(llama_tokenizer, (128001, 128008, 128009), system="现在你要扮演皇帝身边的女人--甄嬛")
-    found = inspect(load(SHARED_DATA / "huanhuan.json"), renderer, DataOptions(), window=131072)
-    assert (found.rows, found.kept, found.duplicates) == (3729, 3729, 112)
-    assert found.prefix_tokens == 47
-    assert found.tokens // found.kept == 106
-    assert found.tokens - found.computed_tokens == 47 * (3729 - 234)
+    report = inspect(load(SHARED_DATA / "huanhuan.json"), renderer, DataOptions(), window=131072)
+    assert (report.rows, report.kept, report.duplicates) == (3729, 3729, 112)
+    assert report.prefix_tokens == 47
+    assert report.tokens // report.kept == 106
+    assert report.tokens - report.computed_tokens == 47 * (3729 - 234)

@@ -77,15 +77,15 @@ def test_an_answer_that_was_cut_at_a_stop_string_is_an_error(structured, method,
 @every_way
 def test_with_include_raw_the_error_is_returned_beside_what_was_written(structured, method, way):
     model, limit = structured(method, include_raw=True)
-    found = WAYS[way](model, max_tokens=limit)
-    assert (found["parsed"], type(found["parsing_error"])) == (None, CutOffError)
-    assert found["raw"].response_metadata["finish_reason"] == "length"
+    message = WAYS[way](model, max_tokens=limit)
+    assert (message["parsed"], type(message["parsing_error"])) == (None, CutOffError)
+    assert message["raw"].response_metadata["finish_reason"] == "length"
 
 
 @every_way
 def test_a_plain_answer_that_was_cut_says_so_and_is_returned(scripted_chat, way):
     model = ChatArriero(chat=scripted_chat("Hello there"))
-    found = WAYS[way](model, max_tokens=5)
-    assert isinstance(found, AIMessage)
+    message = WAYS[way](model, max_tokens=5)
+    assert isinstance(message, AIMessage)
     whole = sum((parts := list(model.stream("hi", max_tokens=5)))[1:], parts[0])
     assert (whole.text, whole.response_metadata["finish_reason"]) == ("Hello", "length")

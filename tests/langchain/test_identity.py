@@ -99,8 +99,8 @@ def test_no_key_is_written(monkeypatch):
     model = ChatArriero(base_url="http://127.0.0.1:9", api_key="anna-secret", model="tiny", adapter="killa", timeout=3)
     assert "anna-secret" not in dumps(model) + repr(model)
     monkeypatch.setenv("ARRIERO_API_KEY", "anna-secret")
-    found = again(model)
-    assert (found.api_key, key(found), found.timeout) == (model.api_key, key(model), 3)
+    copied = again(model)
+    assert (copied.api_key, key(copied), copied.timeout) == (model.api_key, key(model), 3)
 
 
 def test_a_chat_that_was_handed_in_cannot_be_written(scripted_chat):

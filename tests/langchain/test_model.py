@@ -80,5 +80,5 @@ def test_an_agent_with_two_tools(example):
 
 
 def test_extraction(example):
-    found = json.loads(example("langchain_extract.py", "Ana is 31, a vet."))
-    assert found.keys() == {"name", "age", "job"}
+    content = json.loads(example("langchain_extract.py", "Ana is 31, a vet."))
+    assert content.keys() == {"name", "age", "job"}

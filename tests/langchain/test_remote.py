@@ -64,11 +64,11 @@ def seen(message) -> dict:
     """What there is in an answer but its id and how long it took."""
     if isinstance(message, str):
         return {"text": message}
-    found = message.model_dump(exclude={"id", "type", "chunk_position", "tool_call_chunks"})
-    found["response_metadata"].pop("timings")
-    for call in (*found["tool_calls"], *found["invalid_tool_calls"]):
+    fields = message.model_dump(exclude={"id", "type", "chunk_position", "tool_call_chunks"})
+    fields["response_metadata"].pop("timings")
+    for call in (*fields["tool_calls"], *fields["invalid_tool_calls"]):
         call.pop("id")
-    return found
+    return fields
 
 
 async def streamed(model, prompt):
@@ -119,8 +119,8 @@ def test_structured_output(pair, method):
     call = f'<tool_call>\n{{"name": "City", "arguments": {city.model_dump_json()}}}\n</tool_call>'
     answer = call if method == "function_calling" else city.model_dump_json()
     here, there, engine = pair(answer, template=TOOL_TEMPLATE)
-    found = [model.with_structured_output(City, method=method).invoke("hi") for model in (here, there)]
-    assert found == [city, city]
+    cities = [model.with_structured_output(City, method=method).invoke("hi") for model in (here, there)]
+    assert cities == [city, city]
     assert len({str(each["constraint"]) for each in engine.options}) == 1
 
 

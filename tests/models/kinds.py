@@ -104,8 +104,8 @@ def _seeing(kind: str) -> torch.nn.Module:
     """A model that sees, whose language model is of the usual sizes."""
     own = SEEING[kind]
     sizes = {name: TEXT[name] for name in NAMES if kind != "qwen3_vl" or name != "sliding_window"}
-    known = transformers.AutoConfig.for_model(kind)
-    config = type(known)(**{**own, "text_config": sizes | own["text_config"]}, bos_token_id=1, eos_token_id=2)
+    standard = transformers.AutoConfig.for_model(kind)
+    config = type(standard)(**{**own, "text_config": sizes | own["text_config"]}, bos_token_id=1, eos_token_id=2)
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     for weight in model.parameters():

@@ -40,8 +40,8 @@ def committed() -> str:
 
 
 def write(kind: str, row: Row) -> None:
-    """Keep what was found of a kind, in the record and on the page."""
-    found = {**record(), kind: row}
-    RECORD.write_text(json.dumps({kind: found[kind] for kind in KINDS if kind in found}, indent=1) + "\n", "utf-8")
+    """Keep what was measured of a kind, in the record and on the page."""
+    rows = {**record(), kind: row}
+    RECORD.write_text(json.dumps({kind: rows[kind] for kind in KINDS if kind in rows}, indent=1) + "\n", "utf-8")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")

@@ -48,11 +48,11 @@ def test_a_kind_does_what_the_table_says(kind, tmp_path, home, rows_file):
     receipt = merge(adapter, tmp_path / "merged", model=model_dir)
     assert receipt.max_logit_difference < 1e-4
     assert greedy(hub.load_weights(tmp_path / "merged")) == answers[adapter]
-    found = row | {"merge": "yes", "why": "; ".join(why)}
-    assert "\n" not in found["why"], "a sentence for each"
+    measured = row | {"merge": "yes", "why": "; ".join(why)}
+    assert "\n" not in measured["why"], "a sentence for each"
     if os.environ.get("ARRIERO_RECORD"):
-        write(kind, found)
-    assert found == record()[kind]
+        write(kind, measured)
+    assert measured == record()[kind]
 
 
 def learns(model_dir):

@@ -112,13 +112,13 @@ def test_auto_answers_with_the_reference_engine_what_openvino_cannot(kind, model
     engine = load_engine(models(kind), [2])
     engine.close()
     assert engine.name == "transformers"
-    told = [message for message in caplog.messages if message.startswith("engine: transformers")]
-    assert told
+    lines = [message for message in caplog.messages if message.startswith("engine: transformers")]
+    assert lines
     assert (
-        "openvino does not do this: it is a mixture of experts" in told[0]
-        or "cannot be exported for OpenVINO" in told[0]
+        "openvino does not do this: it is a mixture of experts" in lines[0]
+        or "cannot be exported for OpenVINO" in lines[0]
     )
-    assert all("\n" not in message for message in told)
+    assert all("\n" not in message for message in lines)
 
 
 def test_an_engine_asked_for_by_name_says_why_it_cannot(models, home):

@@ -89,8 +89,8 @@ def test_a_token_for_images_needs_no_embedding(engine, tmp_path, home):
     assert len(resolve(model_dir).renderer.tokenizer) == ROWS + 1
     loaded = load_engine(model_dir, [END], engine, EngineOptions(precision="float32"))
     try:
-        found = loaded.submit(PROMPT, GREEDY, max_new_tokens=8, constraint=Text("yes"))
-        assert resolve(model_dir).renderer.tokenizer.decode(list(found), skip_special_tokens=True) == "yes"
+        generation = loaded.submit(PROMPT, GREEDY, max_new_tokens=8, constraint=Text("yes"))
+        assert resolve(model_dir).renderer.tokenizer.decode(list(generation), skip_special_tokens=True) == "yes"
     finally:
         loaded.close()
 
@@ -159,8 +159,8 @@ def test_a_server_leaves_out_the_base_model_that_lacks_tokens(grown, caplog):
 
 def test_figures_of_new_rows_beside_a_base_model_without(grown, rows):
     model_dir, adapter = grown
-    found = evaluate(rows, model=model_dir, adapter=adapter, precision="float32")
-    assert found.nll < found.base.nll
+    evaluation = evaluate(rows, model=model_dir, adapter=adapter, precision="float32")
+    assert evaluation.nll < evaluation.base.nll
 
 
 def test_who_keeps_where_the_embeddings_are_is_told_when_they_grow(grown):

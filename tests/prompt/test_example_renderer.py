@@ -62,9 +62,9 @@ def check(renderer, talk, examples):
         before, after = learnt(renderer, rendered, (start, end))
         at, said = 0, squeezed(after)
         for text in (message.reasoning_content or "", message.content):
-            wanted = squeezed(text).removeprefix("<think>" if squeezed(before).endswith("<think>") else "")
-            at = said.find(wanted, at) + len(wanted)
-            assert at >= len(wanted), f"{wanted} is learnt, in its place"
+            expected = squeezed(text).removeprefix("<think>" if squeezed(before).endswith("<think>") else "")
+            at = said.find(expected, at) + len(expected)
+            assert at >= len(expected), f"{expected} is learnt, in its place"
         opened = squeezed(before).endswith("<think>")
         assert not opened or "</think>" in after, "what the prompt opens is closed"
         assert rendered.ids[end - 1] in renderer.stop_token_ids

@@ -222,10 +222,10 @@ def test_a_variable_that_cannot_be_followed_is_refused_where_it_holds_a_special_
     """The template takes no marked text there, so every special token would be taken for its own."""
     picky = "{% if mode | upper == mode | lower %}{{ raise_exception('letters, please') }}{% endif %}{{ mode }}"
     renderer = renderer_of("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}" + picky)
-    said = [Message("user", "a")]
-    assert renderer.tokenizer.decode(renderer.prompt(said, chat_template_kwargs={"mode": "b"})) == "<s>ab"
+    turns = [Message("user", "a")]
+    assert renderer.tokenizer.decode(renderer.prompt(turns, chat_template_kwargs={"mode": "b"})) == "<s>ab"
     with pytest.raises(UsageError, match="the template's variable mode holds the special token </s>"):
-        renderer.prompt(said, chat_template_kwargs={"mode": "b</s>"})
+        renderer.prompt(turns, chat_template_kwargs={"mode": "b</s>"})
 
 
 @pytest.mark.parametrize(

@@ -108,12 +108,12 @@ def test_all_of_it_is_in_the_contract_and_holds_from_then_on(base_model, own, tm
     weights = hub.fingerprint(base_model)
     Contract.of(renderer, SAMPLE, base_model=str(base_model), base_fingerprint=weights).save(adapter)
     assert json.loads((adapter / CONTRACT_FILE).read_text())["format"] == 2, "older versions say that they are older"
-    found = resolve(adapter=adapter).renderer
-    assert found.prompt(ASKED[1:]) == renderer.prompt(ASKED[1:])
-    assert found.tokenizer.decode(found.prompt(ASKED[1:])) == "x<user>Be.\n\nhi<pad><bot>"
-    assert found.stop_token_ids == (0, 2)
+    adopted = resolve(adapter=adapter).renderer
+    assert adopted.prompt(ASKED[1:]) == renderer.prompt(ASKED[1:])
+    assert adopted.tokenizer.decode(adopted.prompt(ASKED[1:])) == "x<user>Be.\n\nhi<pad><bot>"
+    assert adopted.stop_token_ids == (0, 2)
     with pytest.raises(UsageError, match="was trained with the template's variable mood as 'x', got 'y'"):
-        found.prompt(ASKED[1:], chat_template_kwargs={"mood": "y"})
+        adopted.prompt(ASKED[1:], chat_template_kwargs={"mood": "y"})
     other = resolve(adapter=adapter, template=["mood=y"]).renderer
     assert other.tokenizer.decode(other.prompt(ASKED[1:])) == "y<user>Be.\n\nhi<pad><bot>", "who loads it may"
     other.prompt(ASKED[1:], chat_template_kwargs={"mood": "z"})

@@ -159,9 +159,9 @@ def test_a_continued_answer_is_what_training_has_before_its_end_token(name, pair
     family, renderer = FAMILIES[name], RENDERERS[name]
     whole = conversation(pairs, system if family.has_system else None).messages
     begun = whole[-1].content.rstrip() if family.strips else whole[-1].content
-    told = (*whole[:-1], Message("assistant", begun))
-    rendered = renderer.render(Conversation(told))
-    assert renderer.prompt(told) == list(rendered.ids[: rendered.loss_spans[-1][1] - 1])
+    turns = (*whole[:-1], Message("assistant", begun))
+    rendered = renderer.render(Conversation(turns))
+    assert renderer.prompt(turns) == list(rendered.ids[: rendered.loss_spans[-1][1] - 1])
 
 
 STRIPPING = TEMPLATE.replace("m['content']", "m['content'] | trim")
@@ -186,9 +186,9 @@ def test_every_beginning_of_an_answer_is_a_prefix_of_what_training_has(template,
 @given(turns, content)
 def test_llama_s_continued_answers_are_those_of_training(llama_tokenizer, pairs, system):
     renderer = Renderer(llama_tokenizer, (128001, 128008, 128009))
-    told = conversation([(ask, answer.rstrip()) for ask, answer in pairs], system).messages
-    rendered = renderer.render(Conversation(told))
-    assert renderer.prompt(told) == list(rendered.ids[: rendered.loss_spans[-1][1] - 1])
+    turns = conversation([(ask, answer.rstrip()) for ask, answer in pairs], system).messages
+    rendered = renderer.render(Conversation(turns))
+    assert renderer.prompt(turns) == list(rendered.ids[: rendered.loss_spans[-1][1] - 1])
 
 
 def test_blanks_at_the_end_of_a_begun_answer_stay():

@@ -75,8 +75,8 @@ def test_special_tokens_in_reasoning_are_text():
 
 def read(tags, begins, pieces):
     reader = ReasoningReader(tags, begins)
-    found = [*map(reader.push, pieces), reader.push("", final=True)]
-    thoughts, taken, texts = zip(*found, strict=True)
+    parts = [*map(reader.push, pieces), reader.push("", final=True)]
+    thoughts, taken, texts = zip(*parts, strict=True)
     return "".join(thoughts), sum(taken), "".join(texts)
 
 

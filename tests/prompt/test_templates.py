@@ -38,8 +38,8 @@ def test_every_prompt_is_a_prefix_and_every_span_is_an_answer(name, pairs, syste
     for index, (start, end) in zip(answers, rendered.loss_spans, strict=True):
         prompt = renderer.prompt(talk.messages[:index])
         assert prompt == list(rendered.ids[:start])
-        said = talk.messages[index].content
-        expected = family.before_answer + (said.strip() if family.strips else said) + family.end
+        answer = talk.messages[index].content
+        expected = family.before_answer + (answer.strip() if family.strips else answer) + family.end
         assert tokenizer.decode(list(rendered.ids[start:end])) == expected
         assert rendered.ids[end - 1] in renderer.stop_token_ids
     whole = tokenizer.apply_chat_template(
@@ -163,7 +163,7 @@ def by_meta(meta, messages) -> list[int]:
 @settings(max_examples=60, deadline=None)
 @given(turns, st.none() | content, content)
 def test_llama_prompts_are_meta_s(llama_tokenizer, meta, pairs, system, question):
-    """The template strips contents and puts a date block into the system turn; Meta's code does neither."""
+    """The template strips answer and puts a date block into the system turn; Meta's code does neither."""
     renderer = Renderer(llama_tokenizer, (128001, 128008, 128009))
     talk = (*conversation(pairs, system).messages, Message("user", question))
     stripped = [Message(m.role, m.content.strip()) for m in talk if m.role != "system"]

@@ -152,9 +152,9 @@ def test_a_template_without_a_place_for_tools_gets_the_generic_form(template, ca
     assert '<tool_call>\n{"name": "function_name"' in system
     assert "tool" not in question
     rendered(renderer.with_system("Be kind."), ASKED, [WEATHER])
-    said = [record.message for record in caplog.records if "generic form" in record.message]
-    assert len(said) == 1
-    assert "has no place for tools" in said[0]
+    lines = [record.message for record in caplog.records if "generic form" in record.message]
+    assert len(lines) == 1
+    assert "has no place for tools" in lines[0]
 
 
 def test_calls_and_results_are_plain_turns_in_the_generic_form():

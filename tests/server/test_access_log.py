@@ -72,12 +72,12 @@ def lines_of(stream: io.StringIO) -> list[dict]:
 
 def test_one_line_of_json_for_each_request(client_of, logged):
     client, stream = client_of("hello", keys=KEYS), logged(as_json=True)
-    found = client.post(COMPLETIONS, json=ASK, headers={**ANNA, "x-request-id": "mine"})
+    response = client.post(COMPLETIONS, json=ASK, headers={**ANNA, "x-request-id": "mine"})
     client.post(COMPLETIONS, json=ASK)
     client.get("/ready")
     client.get(quote("/x\u2028y\x1b[1m\u0085" + "z" * 300), headers=ANNA)
     answered, refused, probe, odd = lines_of(stream)
-    assert found.headers["x-request-id"] == answered["request_id"] == "mine"
+    assert response.headers["x-request-id"] == answered["request_id"] == "mine"
     assert (answered["client"], answered["method"], answered["path"]) == ("anna", "POST", COMPLETIONS)
     assert (answered["status"], answered["model"], answered["finish_reasons"]) == (200, "tiny", ["stop"])
     assert (answered["prompt_tokens"], answered["completion_tokens"]) == (6, 6)

@@ -112,8 +112,8 @@ def test_what_runs_and_what_waits_keep_their_adapter_and_what_comes_after_gets_t
 
         def ask():
             body = {"model": "mine", "messages": HELLO, "temperature": 0, "max_tokens": 40}
-            found = client.post("/v1/chat/completions", json=body).json()
-            return found["choices"][0]["message"]["content"]
+            answer = client.post("/v1/chat/completions", json=body).json()
+            return answer["choices"][0]["message"]["content"]
 
         def until(line):
             while line not in client.get("/metrics").text:  # the test's own time limit ends this

@@ -53,10 +53,10 @@ def fault_of(response: httpx.Response, status: int, kind: str = "invalid_request
 
 def test_a_text_is_answered(asked):
     post, chat = asked("Hello")
-    found = post(system="Be brief.", temperature=0.5, top_p=0.9, top_k=5.0).json()
-    assert found.pop("id").startswith("msg_")
+    body = post(system="Be brief.", temperature=0.5, top_p=0.9, top_k=5.0).json()
+    assert body.pop("id").startswith("msg_")
     prompt = chat.render([{"role": "system", "content": "Be brief."}, *HI])
-    assert found == {
+    assert body == {
         "type": "message",
         "role": "assistant",
         "model": "tiny",
@@ -87,11 +87,11 @@ def test_blocks_are_lines_of_one_turn(asked):
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_why_an_answer_ends(asked, change, text, reason, stop, stream):
-    found = asked("abcdef")[0](**change, stream=stream)
-    ended = events_of(found)[-2]["delta"] if stream else found.json()
+    response = asked("abcdef")[0](**change, stream=stream)
+    ended = events_of(response)[-2]["delta"] if stream else response.json()
     assert (ended["stop_reason"], ended["stop_sequence"]) == (reason, stop)
     if not stream:
-        assert found.json()["content"] == [{"type": "text", "text": text}]
+        assert response.json()["content"] == [{"type": "text", "text": text}]
 
 
 def test_the_events_of_a_stream(asked):
@@ -139,9 +139,9 @@ def test_the_events_of_a_stream(asked):
 
 def test_a_call_goes_out_and_its_result_comes_back(asked):
     post, chat = asked(CALL, "sunny")
-    found = post(tools=[WEATHER]).json()
-    [block] = found["content"]
-    assert (found["stop_reason"], block["name"], block["input"]) == ("tool_use", "weather", {"city": "Cusco"})
+    body = post(tools=[WEATHER]).json()
+    [block] = body["content"]
+    assert (body["stop_reason"], block["name"], block["input"]) == ("tool_use", "weather", {"city": "Cusco"})
     result = {"type": "tool_result", "tool_use_id": block["id"], "content": [{"type": "text", "text": "no"}]}
     turns = [
         *HI,
@@ -165,11 +165,11 @@ def test_parallel_calls_can_be_switched_off(asked, stream):
     post, _ = asked(f"{CALL}\n{CALL}")
     for off, count in ((False, 2), (True, 1)):
         choice = {"type": "auto", "disable_parallel_tool_use": off}
-        found = post(tools=[WEATHER], tool_choice=choice, stream=stream, max_tokens=400)
+        response = post(tools=[WEATHER], tool_choice=choice, stream=stream, max_tokens=400)
         blocks = (
-            [event["content_block"] for event in events_of(found) if event["type"] == "content_block_start"]
+            [event["content_block"] for event in events_of(response) if event["type"] == "content_block_start"]
             if stream
-            else found.json()["content"]
+            else response.json()["content"]
         )
         assert [block["type"] for block in blocks] == ["tool_use"] * count
 
@@ -236,8 +236,8 @@ def test_what_changes_nothing_is_taken_and_named_once(asked, caplog):
         answers = [post(**extra, messages=[turn]) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert "messages.content.a_new_field" in answers[0].headers["x-arriero-ignored"]
-    told = [entry.getMessage() for entry in caplog.records if "a_new_field" in entry.getMessage()]
-    assert told == ["/v1/messages: the field 'messages.content.a_new_field' is taken and has no effect"]
+    lines = [entry.getMessage() for entry in caplog.records if "a_new_field" in entry.getMessage()]
+    assert lines == ["/v1/messages: the field 'messages.content.a_new_field' is taken and has no effect"]
 
 
 def test_a_client_that_keeps_threads_is_told_to_send_everything(asked):

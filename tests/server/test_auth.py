@@ -45,8 +45,8 @@ def basic(user_and_password: str) -> str:
     ],
 )
 def test_who_is_known_by_a_header(authorization, name):
-    found = KEYS.caller(Headers({"authorization": authorization}))
-    assert found == (None if name is None else Caller(name, admin=name == "admin"))
+    who = KEYS.caller(Headers({"authorization": authorization}))
+    assert who == (None if name is None else Caller(name, admin=name == "admin"))
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_who_is_known_by_a_header(authorization, name):
     ids=str,
 )
 def test_who_is_known_by_anthropics_header(headers, name):
-    found = KEYS.caller(Headers(headers))
-    assert found == (None if name is None else Caller(name, admin=name == "admin"))
+    who = KEYS.caller(Headers(headers))
+    assert who == (None if name is None else Caller(name, admin=name == "admin"))
 
 
 def sent(cookie: str) -> Headers:

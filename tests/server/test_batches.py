@@ -50,11 +50,11 @@ def ended(api, batch):
     """The batch once it has ended. Asking is all that the API has; each try is a request of its own."""
     pause = threading.Event()
     for _ in range(600):
-        found = api.batches.retrieve(batch.id)
-        if found.status in ("completed", "failed", "expired", "cancelled"):
-            return found
+        retrieved = api.batches.retrieve(batch.id)
+        if retrieved.status in ("completed", "failed", "expired", "cancelled"):
+            return retrieved
         pause.wait(0.05)
-    raise AssertionError(f"the batch is still {found.status}")
+    raise AssertionError(f"the batch is still {retrieved.status}")
 
 
 def lines_of(api, identity):

@@ -46,11 +46,11 @@ def ended(store, owner, *names):
     """The batches, once they have ended."""
     pause = threading.Event()
     for _ in range(600):
-        found = [store.batch(owner, f"batch_{name}") for name in names]
-        if not any(batch.active for batch in found):
-            return found
+        batches = [store.batch(owner, f"batch_{name}") for name in names]
+        if not any(batch.active for batch in batches):
+            return batches
         pause.wait(0.05)
-    raise AssertionError(found)
+    raise AssertionError(batches)
 
 
 def test_a_started_server_goes_on_with_its_models_batches(left, scripted_chat):

@@ -70,8 +70,8 @@ def test_text_parts_are_joined(serve, client_of):
 def test_sampling_reaches_the_engine(serve, client_of, scripted_chat):
     served = serve(chat=remade(scripted_chat("abcdef"), temperature=0.7))
     client = client_of(served)
-    wanted = {"temperature": 0.0, "top_p": 0.0, "seed": 0, "stop": ["x", "y"], "n": 1, "user": "someone"}
-    reply = client.chat.completions.create(**ASK, **wanted, max_tokens=3).choices[0]
+    request = {"temperature": 0.0, "top_p": 0.0, "seed": 0, "stop": ["x", "y"], "n": 1, "user": "someone"}
+    reply = client.chat.completions.create(**ASK, **request, max_tokens=3).choices[0]
     assert (reply.message.content, reply.finish_reason) == ("abc", "length")
     client.chat.completions.create(**ASK, max_completion_tokens=4)
     (_, first, limit), (_, second, other_limit) = served.chat.engine.asked

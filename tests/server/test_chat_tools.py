@@ -67,11 +67,13 @@ def test_every_parameter_of_sampling_arrives(openai_client):
 @pytest.mark.parametrize("stream", [False, True])
 def test_log_probabilities(openai_client, stream):
     asked, engine = openai_client("é!")
-    found = asked.chat.completions.create(model="tiny", messages=HELLO, logprobs=True, top_logprobs=2, stream=stream)
+    completion = asked.chat.completions.create(
+        model="tiny", messages=HELLO, logprobs=True, top_logprobs=2, stream=stream
+    )
     if stream:
-        tokens = [t for chunk in found for c in chunk.choices if c.logprobs for t in c.logprobs.content]
+        tokens = [t for chunk in completion for c in chunk.choices if c.logprobs for t in c.logprobs.content]
     else:
-        tokens = found.choices[0].logprobs.content
+        tokens = completion.choices[0].logprobs.content
     assert engine.options[0]["logprobs"] == 2
     # the n-th token of a scripted answer has the log-probability -n; é is two tokens of one byte each
     assert [(token.bytes, token.logprob) for token in tokens] == [([0xC3], 0.0), ([0xA9], -1.0), ([0x21], -2.0)]

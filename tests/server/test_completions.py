@@ -53,10 +53,10 @@ def test_answers_are_in_the_order_of_the_prompts(openai_client):
 
 def test_log_probabilities_in_the_older_shape(openai_client):
     asked, _ = openai_client("é!")
-    found = asked.completions.create(model="tiny", prompt="a", logprobs=0).choices[0].logprobs
-    assert found.tokens == ["bytes:\\xc3", "bytes:\\xa9", "!"]
-    assert found.token_logprobs == [0.0, -1.0, -2.0]
-    assert len(found.text_offset) == 3
+    completion = asked.completions.create(model="tiny", prompt="a", logprobs=0).choices[0].logprobs
+    assert completion.tokens == ["bytes:\\xc3", "bytes:\\xa9", "!"]
+    assert completion.token_logprobs == [0.0, -1.0, -2.0]
+    assert len(completion.text_offset) == 3
 
 
 class ImpossibleEngine(ScriptedEngine):
@@ -75,10 +75,10 @@ def test_a_log_probability_of_minus_infinity_is_written_as_openai_writes_it(clie
     """The older completions gave HTTP 500, and in a stream the word -Infinity, which is no JSON."""
     chat = scripted_chat()
     chat.engine = ImpossibleEngine("abcd")
-    wanted = {"prompt": "a", "logprobs": 2}
+    request = {"prompt": "a", "logprobs": 2}
     if "chat" in path:
-        wanted = {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 2}
-    text = client_of(chat=chat).post(path, json={"model": "tiny", "stream": stream, **wanted}).text
+        request = {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 2}
+    text = client_of(chat=chat).post(path, json={"model": "tiny", "stream": stream, **request}).text
     lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")] if stream else [text]
     chosen, ranked = [], []
     for part in [json.loads(line, parse_constant=pytest.fail)["choices"][0]["logprobs"] or {} for line in lines]:
@@ -118,19 +118,19 @@ def test_echo_with_logprobs_scores_the_prompt(openai_client, stream):
     asked, engine = openai_client("b", "")
     body = {"model": "tiny", "prompt": [ids_of("aé"), ids_of("xyz")], "echo": True, "logprobs": 1, "max_tokens": 1}
     if stream:
-        found = [{}, {}]
+        by_index = [{}, {}]
         for chunk in asked.completions.create(**body, stream=True):
             for choice in chunk.choices:
                 for name, part in choice.logprobs or ():
-                    found[choice.index][name] = found[choice.index].get(name, []) + part
+                    by_index[choice.index][name] = by_index[choice.index].get(name, []) + part
     else:
-        found = [dict(choice.logprobs) for choice in asked.completions.create(**body).choices]
-    assert found[0]["tokens"] == ["a", "bytes:\\xc3", "bytes:\\xa9", "b"]
-    assert found[0]["token_logprobs"] == [None, -0.5, -0.5, 0.0]
-    assert found[0]["text_offset"] == [0, 1, 1, 2]
-    assert found[0]["top_logprobs"] == [None, {"bytes:\\xc3": -0.5}, {"bytes:\\xa9": -0.5}, {"b": 0.0}]
-    assert found[1]["tokens"] == ["x", "y", "z", "</s>"]
-    assert found[1]["text_offset"] == [0, 1, 2, 3]
+        by_index = [dict(choice.logprobs) for choice in asked.completions.create(**body).choices]
+    assert by_index[0]["tokens"] == ["a", "bytes:\\xc3", "bytes:\\xa9", "b"]
+    assert by_index[0]["token_logprobs"] == [None, -0.5, -0.5, 0.0]
+    assert by_index[0]["text_offset"] == [0, 1, 1, 2]
+    assert by_index[0]["top_logprobs"] == [None, {"bytes:\\xc3": -0.5}, {"bytes:\\xa9": -0.5}, {"b": 0.0}]
+    assert by_index[1]["tokens"] == ["x", "y", "z", "</s>"]
+    assert by_index[1]["text_offset"] == [0, 1, 2, 3]
     assert [options["prompt_logprobs"] for options in engine.options] == [True, True]
 
 

@@ -36,10 +36,10 @@ def kinds() -> set[tuple[str, str, str]]:
 def test_the_docs_table_is_what_the_server_does():
     text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (used|taken|refused) \|$", text, re.MULTILINE)
-    told = {
+    documented = {
         (name, where, what)
         for fields, places, what in rows
         for name in re.findall(r"`([a-z_]+)`", fields)
         for where in places.split(", ")
     }
-    assert told == kinds()
+    assert documented == kinds()

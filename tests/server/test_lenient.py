@@ -185,18 +185,18 @@ def test_whole_numbers_may_be_written_with_a_point(client):
 
 def test_an_answer_that_was_a_refusal_is_shown_as_what_was_said(client):
     chat = client.app.state.service.models.default.chat
-    said = [HELLO, {"role": "assistant", "content": "No."}, HELLO]
+    turns = [HELLO, {"role": "assistant", "content": "No."}, HELLO]
     for turn in ({"content": None, "refusal": "No."}, {"content": [{"type": "refusal", "refusal": "No."}]}):
         assert client.post(CHAT, json=BODIES[CHAT] | answered(**turn)).status_code == 200
-        assert chat.engine.asked[-1][0] == chat.render(said)
+        assert chat.engine.asked[-1][0] == chat.render(turns)
 
 
 def test_what_is_ignored_is_named_once_in_the_log_and_always_in_the_header(client, caplog):
     with caplog.at_level(logging.INFO, "arriero.server.lenient"):
         responses = [client.post(CHAT, json=BODIES[CHAT] | {"field_of_this_test": 1}) for _ in range(2)]
     assert [named(response) for response in responses] == [["field_of_this_test"]] * 2
-    told = [entry.getMessage() for entry in caplog.records if "field_of_this_test" in entry.getMessage()]
-    assert told == [f"{CHAT}: the field 'field_of_this_test' is taken and has no effect"]
+    lines = [entry.getMessage() for entry in caplog.records if "field_of_this_test" in entry.getMessage()]
+    assert lines == [f"{CHAT}: the field 'field_of_this_test' is taken and has no effect"]
 
 
 def test_a_page_of_an_allowed_site_may_read_the_header(client_of):

@@ -42,11 +42,11 @@ def asked(schema):
     """Each place of the API that takes a schema: (path, body, the parameter that is named)."""
     tool = {"type": "function", "function": {"name": "t", "parameters": schema}}
     chat = {"model": "tiny", "messages": HELLO}
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    yield "/v1/chat/completions", {**chat, "response_format": wanted}, "response_format.json_schema.schema"
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    yield "/v1/chat/completions", {**chat, "response_format": response_format}, "response_format.json_schema.schema"
     yield "/v1/chat/completions", {**chat, "tools": [tool]}, "tools"
     yield "/v1/chat/completions", {**chat, "tools": [tool], "tool_choice": "required"}, "tools"
-    yield "/tokenize", {**chat, "response_format": wanted}, "response_format.json_schema.schema"
+    yield "/tokenize", {**chat, "response_format": response_format}, "response_format.json_schema.schema"
     text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
     yield "/v1/responses", {"model": "tiny", "input": "hi", "text": text}, "text.format.schema"
 

@@ -75,9 +75,9 @@ def test_a_clients_own_id_is_taken(client_of, mine):
 @pytest.mark.parametrize("mine", ["", "x" * 129, "a b", "a\tb", "ä", 'a"', "a\n", "a\r\nset-cookie: x=1", "a/b"])
 def test_an_id_that_could_be_mischief_is_not(client_of, mine):
     headers = [(b"x-request-id", mine.encode("latin-1"))]
-    found = client_of().get("/health", headers=headers)
-    assert OWN_ID.fullmatch(found.headers["x-request-id"])
-    assert "set-cookie" not in found.headers
+    response = client_of().get("/health", headers=headers)
+    assert OWN_ID.fullmatch(response.headers["x-request-id"])
+    assert "set-cookie" not in response.headers
 
 
 PATHS = [
@@ -154,17 +154,17 @@ def test_an_allowed_site_may_ask_and_read_also_what_was_refused(client_of, origi
     client = client_of(keys=KEYS, origins=origins, limits=Limits(max_body=2000))
     origin = {"origin": "https://site.example"}
     preflight = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
-    found = client.options(COMPLETIONS, headers=preflight)  # without a key: browsers send none with it
-    assert found.status_code == 200
-    assert "POST" in found.headers["access-control-allow-methods"]
-    assert "authorization" in found.headers["access-control-allow-headers"].lower()
+    allowed = client.options(COMPLETIONS, headers=preflight)  # without a key: browsers send none with it
+    assert allowed.status_code == 200
+    assert "POST" in allowed.headers["access-control-allow-methods"]
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
     requests = {
         200: client.post(COMPLETIONS, json=ASK, headers={**origin, **ANNA}),
         401: client.post(COMPLETIONS, json=ASK, headers=origin),
         413: client.post(COMPLETIONS, content=b" " * 2001, headers={**origin, **ANNA}),
         400: client.post(COMPLETIONS, content=b"{", headers={**origin, **ANNA}),
     }
-    for status, response in [*requests.items(), (200, found)]:
+    for status, response in [*requests.items(), (200, allowed)]:
         assert response.status_code == status
         assert response.headers["access-control-allow-origin"] in (origins[0], "https://site.example")
         assert "access-control-allow-credentials" not in response.headers
@@ -180,10 +180,10 @@ def test_an_allowed_site_may_ask_and_read_also_what_was_refused(client_of, origi
 )  # fmt: skip
 def test_a_name_that_is_not_this_servers(client_of, host, status):
     client = client_of(hosts=("localhost", "127.0.0.1", "[::1]"))
-    found = client.get("/v1/models", headers={"host": host})
-    assert found.status_code == status
+    response = client.get("/v1/models", headers={"host": host})
+    assert response.status_code == status
     if status == 403:
-        assert code_of(found, 403) == "unknown_host"
+        assert code_of(response, 403) == "unknown_host"
 
 
 def test_websockets_of_other_sites_and_without_key_are_refused(client_of):

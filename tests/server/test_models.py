@@ -96,12 +96,12 @@ def test_tokens_are_what_the_engine_receives(serve, scripted_chat):
     chat = scripted_chat("x")
     served = serve(chat=chat)
     with httpx.Client(base_url=served.url) as client:
-        found = client.post("/tokenize", json={"messages": HELLO}).json()
+        tokenized = client.post("/tokenize", json={"messages": HELLO}).json()
         client.post("/v1/chat/completions", json={"model": "tiny", "messages": HELLO})
-        assert found == {"tokens": chat.engine.asked[0][0], "count": 6, "max_model_len": 256}
+        assert tokenized == {"tokens": chat.engine.asked[0][0], "count": 6, "max_model_len": 256}
         assert client.post("/tokenize", json={"prompt": "hé"}).json()["tokens"] == ids_of("hé")
-        text = client.post("/detokenize", json={"tokens": found["tokens"]}).json()["prompt"]
-        assert text == chat.renderer.tokenizer.decode(found["tokens"])
+        text = client.post("/detokenize", json={"tokens": tokenized["tokens"]}).json()["prompt"]
+        assert text == chat.renderer.tokenizer.decode(tokenized["tokens"])
         for path, body in (
             ("/tokenize", {}),
             ("/tokenize", {"prompt": "a", "messages": HELLO}),

@@ -100,8 +100,8 @@ def test_options_are_the_sampling(asked):
         "mirostat": 0,
         "typical_p": 1.0,
     }
-    found = post(options=options, keep_alive="5m").json()
-    assert (found["message"]["content"], found["done_reason"]) == ("abc", "stop")
+    body = post(options=options, keep_alive="5m").json()
+    assert (body["message"]["content"], body["done_reason"]) == ("abc", "stop")
     [(_, sampling, limit)] = chat.engine.asked
     assert (sampling.temperature, limit, sampling.top_k, sampling.top_p) == (1.0, 50, 5, 0.5)
     assert (sampling.min_p, sampling.repetition_penalty, sampling.seed) == (0.1, 1.2, 0)
@@ -131,10 +131,10 @@ def test_the_form_of_an_answer(asked, path, form, constrained):
 @pytest.mark.parametrize("naming", [{}, {"tool_name": "weather"}, {"tool_call_id": "mine"}], ids=str)
 def test_a_call_goes_out_and_its_result_comes_back(asked, naming):
     post, chat = asked(f"See. {CALL}", "sunny")
-    found = post(tools=[WEATHER]).json()
-    [call] = found["message"]["tool_calls"]
-    assert found["message"]["content"] == "See."
-    assert found["done_reason"] == "stop"
+    body = post(tools=[WEATHER]).json()
+    [call] = body["message"]["tool_calls"]
+    assert body["message"]["content"] == "See."
+    assert body["done_reason"] == "stop"
     assert call["function"] == {"name": "weather", "arguments": {"city": "Cusco"}}
     sent = {"function": call["function"], **({"id": "mine"} if "tool_call_id" in naming else {})}
     turns = [*HI, {"role": "assistant", "content": "See.", "tool_calls": [sent]}, {"role": "tool", "content": "hot"}]
@@ -206,8 +206,8 @@ def test_what_changes_nothing_is_taken(asked):
 def test_nothing_to_answer_is_the_model_loaded(asked, path):
     post, chat = asked("x")
     nothing = {"messages": []} if path == CHAT else {"prompt": ""}
-    found = without_times(post(path, **nothing).json())
-    assert found == {"model": "tiny", **said(path, ""), "done": True, "done_reason": "load"}
+    body = without_times(post(path, **nothing).json())
+    assert body == {"model": "tiny", **said(path, ""), "done": True, "done_reason": "load"}
     assert chat.engine.asked == []
 
 

@@ -43,41 +43,41 @@ def post(serving, embedder):
 @pytest.mark.parametrize("texts", ["who drives a llama", ["who drives a llama", "vet"]])
 def test_texts_become_the_models_vectors(post, embedder, name, texts):
     """It was a 404: Ollama's clients for retrieval had answers here and no vectors."""
-    found = post(model=name, input=texts, keep_alive="5m", options={"num_ctx": 512}).json()
+    body = post(model=name, input=texts, keep_alive="5m", options={"num_ctx": 512}).json()
     given = [texts] if isinstance(texts, str) else texts
-    np.testing.assert_allclose(found.pop("embeddings"), embedder.embed(given), atol=1e-6)
-    assert found.pop("total_duration") > 0
-    assert found == {"model": name, "load_duration": 0, "prompt_eval_count": sum(map(len, embedder.encode(given)))}
+    np.testing.assert_allclose(body.pop("embeddings"), embedder.embed(given), atol=1e-6)
+    assert body.pop("total_duration") > 0
+    assert body == {"model": name, "load_duration": 0, "prompt_eval_count": sum(map(len, embedder.encode(given)))}
 
 
 def test_the_older_path_takes_one_text(post, embedder):
-    found = post(EMBEDDINGS, prompt="vet").json()
-    assert list(found) == ["embedding"]
-    np.testing.assert_allclose(found["embedding"], embedder.embed(["vet"])[0], atol=1e-6)
-    found = post(EMBEDDINGS, prompt=LONG).json()
-    np.testing.assert_allclose(found["embedding"], embedder.embed(["a " * 22])[0], atol=1e-6)
+    body = post(EMBEDDINGS, prompt="vet").json()
+    assert list(body) == ["embedding"]
+    np.testing.assert_allclose(body["embedding"], embedder.embed(["vet"])[0], atol=1e-6)
+    body = post(EMBEDDINGS, prompt=LONG).json()
+    np.testing.assert_allclose(body["embedding"], embedder.embed(["a " * 22])[0], atol=1e-6)
     assert post(EMBEDDINGS).json() == post(EMBEDDINGS, prompt="").json() == {"embedding": []}
 
 
 @pytest.mark.parametrize("truncate", [{}, {"truncate": True}, {"truncate": None}])
 def test_a_text_beyond_the_window_is_cut_unless_told_otherwise(post, embedder, truncate):
-    found = post(input=[LONG, "vet"], **truncate).json()
-    np.testing.assert_allclose(found["embeddings"], embedder.embed(["a " * 22, "vet"]), atol=1e-6)
-    assert found["prompt_eval_count"] == 24 + 3
+    body = post(input=[LONG, "vet"], **truncate).json()
+    np.testing.assert_allclose(body["embeddings"], embedder.embed(["a " * 22, "vet"]), atol=1e-6)
+    assert body["prompt_eval_count"] == 24 + 3
     assert "window" in fault_of(post(input=[LONG, "vet"], truncate=False), 400)
 
 
 @pytest.mark.parametrize("nothing", [{}, {"input": None}, {"input": ""}, {"input": []}])
 def test_nothing_to_embed_is_the_model_loaded(post, nothing):
-    found = post(**nothing).json()
-    assert (found["embeddings"], found["prompt_eval_count"]) == ([], 0)
+    body = post(**nothing).json()
+    assert (body["embeddings"], body["prompt_eval_count"]) == ([], 0)
 
 
 def test_shorter_vectors(serving, embedder, tmp_path):
     with Embedder(build_embedding_model(tmp_path / "m", matryoshka_dimensions=[4])) as made:
         client, _ = serving(made)
-        found = client.post(EMBED, json={"model": "m", "input": "vet", "dimensions": 4}).json()
-        np.testing.assert_allclose(found["embeddings"], made.embed(["vet"], dimensions=4), atol=1e-6)
+        body = client.post(EMBED, json={"model": "m", "input": "vet", "dimensions": 4}).json()
+        np.testing.assert_allclose(body["embeddings"], made.embed(["vet"], dimensions=4), atol=1e-6)
         whole = client.post(EMBED, json={"model": "m", "input": "vet", "dimensions": 0}).json()
         assert np.shape(whole["embeddings"]) == (1, 16)
 

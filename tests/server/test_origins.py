@@ -79,8 +79,8 @@ def test_every_other_page_stays_outside(client_of, origin):
 
 def test_older_browsers_that_ask_about_private_networks_are_answered(client_of):
     headers = {"origin": "https://site.example", **PREFLIGHT, "access-control-request-private-network": "true"}
-    found = client_of(origins=["https://site.example"]).options(COMPLETIONS, headers=headers)
-    assert (found.status_code, found.headers["access-control-allow-private-network"]) == (200, "true")
+    response = client_of(origins=["https://site.example"]).options(COMPLETIONS, headers=headers)
+    assert (response.status_code, response.headers["access-control-allow-private-network"]) == (200, "true")
     head = {**headers, "access-control-request-method": "HEAD"}
     assert client_of(origins=["https://site.example"]).options("/v1/models", headers=head).status_code == 200
 
@@ -101,8 +101,8 @@ def test_without_options_it_is_so_and_with_keys_it_is_not(program, client_of):
     local = {"origin": "http://localhost:3000"}
     with httpx.Client(base_url=program.url) as client:
         assert client.options(COMPLETIONS, headers={**local, **PREFLIGHT}).status_code == 200
-        found = client.get("/v1/models", headers=local)
-        assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, local["origin"])
+        response = client.get("/v1/models", headers=local)
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, local["origin"])
         rebound = client.get("/v1/models", headers={**local, "host": "rebound.invalid"})
         assert code_of(rebound, 403) == "unknown_host"
         assert code_of(client.get("/v1/models", headers={"origin": "null"}), 403) == "origin_not_allowed"
@@ -206,18 +206,18 @@ def test_in_a_real_browser_local_pages_may_and_a_foreign_name_may_not(program):
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *names])
             tab = browser.new_page()
-            found = {}
+            results = {}
             for name in ("localhost", "127.0.0.1", "site.example"):
                 tab.goto(f"http://{name}:{other.server_port}/")
-                found[name] = tab.evaluate(ASKING, f"{program.url}/v1")
+                results[name] = tab.evaluate(ASKING, f"{program.url}/v1")
             sandboxed = "<iframe sandbox='allow-scripts' srcdoc='<p>'></iframe>"
             tab.goto(f"http://localhost:{other.server_port}/")
             tab.set_content(sandboxed)
-            found["sandbox"] = tab.frames[1].evaluate(ASKING, f"{program.url}/v1")
+            results["sandbox"] = tab.frames[1].evaluate(ASKING, f"{program.url}/v1")
             browser.close()
     finally:
         other.shutdown()
         thread.join()
         other.server_close()
     mine = [200, "hello"]
-    assert found == {"localhost": mine, "127.0.0.1": mine, "site.example": ["TypeError"], "sandbox": ["TypeError"]}
+    assert results == {"localhost": mine, "127.0.0.1": mine, "site.example": ["TypeError"], "sandbox": ["TypeError"]}

@@ -142,8 +142,8 @@ def test_ollama_s_thinking_is_a_field_beside_the_text(post, path, field):
 
     body = {} if path == OLLAMA else {"prompt": "hi"}
     assert read(post(path, stream=False, **body).json()) == (THOUGHT, "Yes.")
-    found = [read(json.loads(line)) for line in post(path, **body).text.splitlines()]
-    assert ("".join(thought for thought, _ in found), "".join(text for _, text in found)) == (THOUGHT, "Yes.")
+    parts = [read(json.loads(line)) for line in post(path, **body).text.splitlines()]
+    assert ("".join(thought for thought, _ in parts), "".join(text for _, text in parts)) == (THOUGHT, "Yes.")
     if path == OLLAMA:
         chat = made()
         post(path, chat, stream=False, messages=[HELLO, {"role": "assistant", "content": "Y", "thinking": THOUGHT}])

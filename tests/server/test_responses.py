@@ -51,8 +51,8 @@ def test_an_answer_is_sent_back_as_it_came(client):
 
 def test_an_answer_that_is_too_long_is_incomplete(client):
     asked, _, _ = client("abcdef")
-    found = asked.responses.create(model="tiny", input="hi", max_output_tokens=3)
-    assert (found.output_text, found.status, found.incomplete_details.reason) == (
+    response = asked.responses.create(model="tiny", input="hi", max_output_tokens=3)
+    assert (response.output_text, response.status, response.incomplete_details.reason) == (
         "abc",
         "incomplete",
         "max_output_tokens",
@@ -100,8 +100,8 @@ class Place(BaseModel):
 
 def test_structured_output_is_parsed(client):
     asked, engine, _ = client('{"city": "Cusco"}', template=TOOL_TEMPLATE)
-    found = asked.responses.parse(model="tiny", input="hi", text_format=Place)
-    assert found.output_parsed == Place(city="Cusco")
+    response = asked.responses.parse(model="tiny", input="hi", text_format=Place)
+    assert response.output_parsed == Place(city="Cusco")
     assert engine.options[0]["constraint"] is not None
 
 
@@ -149,17 +149,17 @@ def test_a_refusal_names_the_type_and_the_place(client, body, named, param):
 def test_what_does_not_change_the_answer_is_taken_and_told_back(client):
     """All of these were refused by name, though OpenAI's clients and agents send them as they please."""
     asked, engine, _ = client("Hello")
-    told = {"metadata": {"run": "7"}, "reasoning": {"effort": "low"}, "max_tool_calls": 3, "prompt_cache_key": "k",
+    ignored = {"metadata": {"run": "7"}, "reasoning": {"effort": "low"}, "max_tool_calls": 3, "prompt_cache_key": "k",
             "safety_identifier": "s", "user": "u"}  # fmt: skip
     taken = {"background": False, "truncation": "auto", "service_tier": "flex", "a_new_field": 1, "conversation": None,
              "include": ["reasoning.encrypted_content"], "stream_options": {"include_obfuscation": True}}  # fmt: skip
-    found = asked.responses.create(
-        input="hi", max_output_tokens=16.0, text={"verbosity": "low"}, extra_body={**told, **taken, "model": None}
+    response = asked.responses.create(
+        input="hi", max_output_tokens=16.0, text={"verbosity": "low"}, extra_body={**ignored, **taken, "model": None}
     )
-    assert found.output_text == "Hello"
-    assert {name: found.model_dump(exclude_none=True)[name] for name in told} == told
-    assert (found.text.verbosity, found.text.format.type, found.truncation) == ("low", "text", "disabled")
-    assert (found.model, found.service_tier, engine.asked[0][2]) == ("tiny", "default", 16)
+    assert response.output_text == "Hello"
+    assert {name: response.model_dump(exclude_none=True)[name] for name in ignored} == ignored
+    assert (response.text.verbosity, response.text.format.type, response.truncation) == ("low", "text", "disabled")
+    assert (response.model, response.service_tier, engine.asked[0][2]) == ("tiny", "default", 16)
 
 
 @pytest.mark.parametrize("more", [{"include": ["message.output_text.logprobs"]}, {"top_logprobs": 2}])
@@ -168,12 +168,12 @@ def test_log_probabilities(client, more, stream):
     asked, engine, _ = client("é!")
     if stream:
         events = list(asked.responses.create(model="tiny", input="hi", stream=True, **more))
-        found = events[-1].response
+        made = events[-1].response
         deltas = [each for event in events if event.type == "response.output_text.delta" for each in event.logprobs]
         assert [each.logprob for each in deltas] == [0.0, -1.0, -2.0]
     else:
-        found = asked.responses.create(model="tiny", input="hi", **more)
-    tokens = found.output[0].content[0].logprobs
+        made = asked.responses.create(model="tiny", input="hi", **more)
+    tokens = made.output[0].content[0].logprobs
     assert [(token.bytes, token.logprob) for token in tokens] == [([0xC3], 0.0), ([0xA9], -1.0), ([0x21], -2.0)]
     assert engine.options[0]["logprobs"] == more.get("top_logprobs", 0)
 

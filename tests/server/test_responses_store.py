@@ -98,18 +98,20 @@ def test_items_are_listed_in_pages_and_each_is_one_of_the_clients(client):
     call = {"type": "function_call", "call_id": "c", "name": "t", "arguments": "{}", "id": "same"}
     result = {"type": "function_call_output", "call_id": "c", "output": "1", "id": "same"}
     user = {"role": "user", "content": "hi"}
-    said = {"role": "assistant", "content": "ho"}
-    turns = [user, said, {"type": "reasoning", "id": "rs_1", "summary": []}, call, result] * 5
-    found = asked.responses.create(model="tiny", input=turns)
+    answer = {"role": "assistant", "content": "ho"}
+    turns = [user, answer, {"type": "reasoning", "id": "rs_1", "summary": []}, call, result] * 5
+    response = asked.responses.create(model="tiny", input=turns)
     kinds = ["message", "message", "reasoning", "function_call", "function_call_output"] * 5
-    up = list(asked.responses.input_items.list(found.id, order="asc", limit=7))
+    up = list(asked.responses.input_items.list(response.id, order="asc", limit=7))
     assert [item.type for item in up] == kinds
     assert len({item.id for item in up}) == 25
-    assert [item.id for item in asked.responses.input_items.list(found.id, limit=3)] == [item.id for item in up[::-1]]
-    sdk.ResponseItemList.model_validate(asked.get(f"/responses/{found.id}/input_items", cast_to=object), strict=True)
+    assert [item.id for item in asked.responses.input_items.list(response.id, limit=3)] == [
+        item.id for item in up[::-1]
+    ]
+    sdk.ResponseItemList.model_validate(asked.get(f"/responses/{response.id}/input_items", cast_to=object), strict=True)
     for wrong in ({"limit": 0}, {"order": "sideways"}, {"after": "nope"}):
         with pytest.raises(openai.BadRequestError) as refused:
-            asked.responses.input_items.list(found.id, **wrong)
+            asked.responses.input_items.list(response.id, **wrong)
         assert refused.value.param == next(iter(wrong))
 
 

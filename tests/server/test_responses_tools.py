@@ -127,9 +127,14 @@ def shape(item) -> dict:
 
 def test_a_call_that_was_cut_off_is_incomplete(client):
     asked, _ = client(CALL)
-    found = asked.responses.create(model="tiny", input="hi", tools=[WEATHER], max_output_tokens=len(CALL) - 20)
-    [call] = found.output
-    assert (found.status, call.type, call.name, call.status) == ("incomplete", "function_call", "weather", "incomplete")
+    response = asked.responses.create(model="tiny", input="hi", tools=[WEATHER], max_output_tokens=len(CALL) - 20)
+    [call] = response.output
+    assert (response.status, call.type, call.name, call.status) == (
+        "incomplete",
+        "function_call",
+        "weather",
+        "incomplete",
+    )
     assert call.arguments.startswith('{"city"')
 
 
@@ -137,8 +142,8 @@ def test_a_call_that_was_cut_off_is_incomplete(client):
 def test_a_call_that_was_whole_before_the_limit_is_complete(client, stream):
     asked, _ = client(f"{CALL}\n\n\n")
     body = {"input": "hi", "tools": [WEATHER], "max_output_tokens": len(CALL) + 1}
-    found = streamed(asked, **body)[-1].response if stream else asked.responses.create(model="tiny", **body)
-    assert (found.status, found.output[0].status) == ("incomplete", "completed")
+    made = streamed(asked, **body)[-1].response if stream else asked.responses.create(model="tiny", **body)
+    assert (made.status, made.output[0].status) == ("incomplete", "completed")
 
 
 def test_the_clients_own_helpers_put_a_stream_together(client):
@@ -168,11 +173,11 @@ def test_the_clients_own_helpers_put_a_stream_together(client):
 )
 def test_a_choice_of_tools_holds(client, choice, chosen):
     asked, engine = client("{}")
-    found = asked.responses.create(model="tiny", input="hi", tools=[WEATHER, TIME], tool_choice=choice)
+    response = asked.responses.create(model="tiny", input="hi", tools=[WEATHER, TIME], tool_choice=choice)
     constraint = json.dumps(str(engine.options[0]["constraint"]))
     assert [name for name in ("weather", "time") if name in constraint] == chosen
-    assert (found.tool_choice if isinstance(choice, str) else found.tool_choice.to_dict()) == choice
-    assert [tool.name for tool in found.tools] == ["weather", "time"]
+    assert (response.tool_choice if isinstance(choice, str) else response.tool_choice.to_dict()) == choice
+    assert [tool.name for tool in response.tools] == ["weather", "time"]
 
 
 def test_a_choice_that_is_not_there_is_refused(client):
@@ -187,9 +192,9 @@ def test_a_choice_that_is_not_there_is_refused(client):
 def test_without_parallel_calls_the_first_is_kept(client, stream, parallel, count):
     asked, _ = client(f"{CALL}\n{OTHER}")
     body = {"input": "hi", "tools": [WEATHER, TIME], "parallel_tool_calls": parallel}
-    found = streamed(asked, **body)[-1].response if stream else asked.responses.create(model="tiny", **body)
-    assert len(found.output) == count
-    assert found.parallel_tool_calls is (parallel is not False)
+    made = streamed(asked, **body)[-1].response if stream else asked.responses.create(model="tiny", **body)
+    assert len(made.output) == count
+    assert made.parallel_tool_calls is (parallel is not False)
 
 
 def test_items_in_all_their_shapes_are_one_prompt(client):

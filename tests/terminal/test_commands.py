@@ -53,10 +53,10 @@ def talk(monkeypatch, capsys, history):
     ],
 )
 def test_what_makes_no_sense_is_told_and_the_conversation_goes_on(scripted_chat, talk, line, told):
-    found = talk(scripted_chat("one"), line, "a")
-    assert found.err.startswith("error: ")
-    assert told in found.err
-    assert found.out == "one\n"
+    output = talk(scripted_chat("one"), line, "a")
+    assert output.err.startswith("error: ")
+    assert told in output.err
+    assert output.out == "one\n"
 
 
 def test_a_question_may_begin_with_a_path(scripted_chat, talk):
@@ -83,8 +83,8 @@ def test_settings(scripted_chat, talk):
 
 def test_the_system_prompt(scripted_chat, talk, history):
     chat = scripted_chat("one", "two")
-    told = talk(chat, "/system", "/system Be brief.", "a", "/system default", "b").err
-    assert "the model's own" in told
+    errors = talk(chat, "/system", "/system Be brief.", "a", "/system default", "b").err
+    assert "the model's own" in errors
     with_system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
     assert chat.engine.asked[0][0] == chat.render(with_system)
     assert chat.engine.asked[1][0][:2] == chat.render(with_system[1:])[:2] != chat.engine.asked[0][0][:2]
@@ -104,8 +104,8 @@ def test_tokens_are_those_the_engine_got(scripted_chat, talk):
 def test_saved_to_a_file_and_loaded_again(scripted_chat, talk, tmp_path, history):
     chat = scripted_chat("one", "two")
     file = tmp_path / "kept.json"
-    told = talk(chat, "/system Be brief.", "a", f"/save {file}", f"/save {file}", "/clear", f"/load {file}", "b").err
-    assert "was left as it is" in told, "there is nobody to ask"
+    errors = talk(chat, "/system Be brief.", "a", f"/save {file}", f"/save {file}", "/clear", f"/load {file}", "b").err
+    assert "was left as it is" in errors, "there is nobody to ask"
     texts = [("system", "Be brief."), ("user", "a"), ("assistant", "one"), ("user", "b")]
     messages = [{"role": role, "content": text} for role, text in texts]
     assert json.loads(file.read_text())["messages"] == messages[:3]
@@ -118,8 +118,8 @@ def test_saved_to_a_file_and_loaded_again(scripted_chat, talk, tmp_path, history
 )
 def test_a_file_that_holds_no_conversation(scripted_chat, talk, tmp_path, content):
     (tmp_path / "bad.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    found = talk(scripted_chat("one"), f"/load {tmp_path}/bad.json")
-    assert "bad.json holds no conversation: " in found.err
+    output = talk(scripted_chat("one"), f"/load {tmp_path}/bad.json")
+    assert "bad.json holds no conversation: " in output.err
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,15 @@ def test_turns_are_loaded_in_whatever_order_the_template_takes_them(scripted_cha
 
 def test_conversations_are_listed_opened_and_deleted(scripted_chat, talk, history):
     chat = scripted_chat("one", "two", "three", "four")
-    told = talk(
+    output = talk(
         chat, "first", "/clear", "second", "/history", "/history fir", "/open 1", "more", "/delete 2", "/open 2"
     )
-    lines = [line.split() for line in told.err.splitlines() if line.startswith("   ")]
+    lines = [line.split() for line in output.err.splitlines() if line.startswith("   ")]
     assert [(line[0], line[-1]) for line in lines] == [("2", "second"), ("1", "first"), ("1", "first")]
     texts = [("user", "first"), ("assistant", "one"), ("user", "more")]
     assert chat.engine.asked[2][0] == chat.render([{"role": role, "content": text} for role, text in texts])
-    assert "> first\none" in told.err, "what was said last is shown again"
-    assert "no conversation has the number 2" in told.err
+    assert "> first\none" in output.err, "what was said last is shown again"
+    assert "no conversation has the number 2" in output.err
     assert [saved.id for saved in history.find()] == [1]
 
 
@@ -162,18 +162,18 @@ def test_deleting_the_current_conversation_begins_another(scripted_chat, talk, h
 def test_a_resumed_conversation(scripted_chat, talk, history):
     saved = history.save(SavedConversation("other"), [Message("user", "a"), Message("assistant", "\x1b[2Jb")])
     chat = scripted_chat("one")
-    told = talk(chat, "c", new=SavedConversation("tiny"), resumed=saved)
-    assert "held with other; tiny goes on" in told.err
-    assert "> a\n[2Jb\n" in told.err
+    output = talk(chat, "c", new=SavedConversation("tiny"), resumed=saved)
+    assert "held with other; tiny goes on" in output.err
+    assert "> a\n[2Jb\n" in output.err
     assert history.get().length == 4
 
 
 def test_nothing_is_kept_without_a_history(scripted_chat, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("a\n/history\n/open 1\n/delete 1\n"))
     converse(scripted_chat("one"), Sampling())
-    told = capsys.readouterr().err
-    assert "nothing is there" in told
-    assert told.count("no conversations are kept") == 2
+    errors = capsys.readouterr().err
+    assert "nothing is there" in errors
+    assert errors.count("no conversations are kept") == 2
 
 
 def test_lines_that_are_no_text(scripted_chat, monkeypatch):
@@ -187,6 +187,6 @@ def test_lines_that_are_no_text(scripted_chat, monkeypatch):
 def test_help_names_every_command(scripted_chat, talk):
     from arriero.terminal.commands import NAMES
 
-    told = talk(scripted_chat("one"), "/help").err
-    assert all(f"  /{name} " in told for name in NAMES)
-    assert max(map(len, told.splitlines())) <= 80
+    errors = talk(scripted_chat("one"), "/help").err
+    assert all(f"  /{name} " in errors for name in NAMES)
+    assert max(map(len, errors.splitlines())) <= 80

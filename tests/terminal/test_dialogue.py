@@ -195,9 +195,9 @@ def test_reasoning_is_kept_beside_the_answer_and_shown_in_its_place(talk, histor
     assert "".join(shown) == "yes"
     assert dialogue.turns[-1] == Message("assistant", "yes", reasoning_content="hm")
     assert history.messages(history.get().id) == dialogue.turns
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "[thinking …]"
-    assert re.fullmatch(r"\[thought for \d+\.\d s; /reasoning shows what\]", told[1])
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0] == "[thinking …]"
+    assert re.fullmatch(r"\[thought for \d+\.\d s; /reasoning shows what\]", errors[1])
     Commands(dialogue).obey("/reasoning")
     assert capsys.readouterr().err == "hm\n"
 

@@ -33,9 +33,9 @@ def said(tmp_path):
 
     def read():
         history = History(tmp_path / "conversations.sqlite3")
-        found = [[message.content for message in history.messages(saved.id)] for saved in history.find()]
+        kept = [[message.content for message in history.messages(saved.id)] for saved in history.find()]
         history.close()
-        return found
+        return kept
 
     return read
 

@@ -43,9 +43,9 @@ def test_words_of_other_programs_leave(scripted_chat, talk, line):
 
 def test_a_question_mark_asks_for_help_and_exit_in_a_question_is_a_question(scripted_chat, talk):
     chat = scripted_chat("one")
-    told = talk(chat, "/?", "exit where?")
-    assert "/help" in told.err
-    assert told.out == "one\n"
+    output = talk(chat, "/?", "exit where?")
+    assert "/help" in output.err
+    assert output.out == "one\n"
 
 
 def test_what_deletes_is_never_suggested(scripted_chat, talk):
@@ -54,9 +54,9 @@ def test_what_deletes_is_never_suggested(scripted_chat, talk):
 
 def test_a_question_that_does_not_fit_is_told_and_taken_back(scripted_chat, talk):
     chat = scripted_chat("one", "two")
-    told = talk(chat, "a", "x" * 300, "b")
-    assert "window holds 256" in told.err
-    assert told.out == "one\ntwo\n"
+    output = talk(chat, "a", "x" * 300, "b")
+    assert "window holds 256" in output.err
+    assert output.out == "one\ntwo\n"
     assert len(chat.engine.asked[1][0]) < 30
 
 

@@ -61,10 +61,10 @@ def tiny(model_type: str, dtype: torch.dtype = torch.float32, **extra: object) -
     """Two small layers with random weights, large enough that an answer depends on what is asked."""
     name = transformers.models.auto.configuration_auto.model_type_to_module_name(model_type)
     own = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-    known = transformers.AutoConfig.for_model(model_type)
-    accepted = set(inspect.signature(type(known).__init__).parameters) | set(known.to_dict())
+    standard = transformers.AutoConfig.for_model(model_type)
+    accepted = set(inspect.signature(type(standard).__init__).parameters) | set(standard.to_dict())
     sizes = SIZES | (LATENT if "kv_lora_rank" in accepted else {}) | OWN.get(model_type, {}) | extra
-    config = type(known)(**{size: value for size, value in sizes.items() if size in accepted})
+    config = type(standard)(**{size: value for size, value in sizes.items() if size in accepted})
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in getattr(own, CLASSES[model_type])(config).parameters())
     if parameters > LARGEST:

@@ -50,11 +50,11 @@ def attempt(rows: str, model: str, output: Path, *, resume: bool, kill_at: int =
         finally:
             os._exit(status)
     os.close(writer)
-    told = os.read(reader, 100)
+    content = os.read(reader, 100)
     os.close(reader)
     status = os.waitpid(process, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed"
-    return int(told) if told else -1
+    return int(content) if content else -1
 
 
 def outcome(output: Path) -> tuple[str, list[int]]:

@@ -42,9 +42,9 @@ def compared(dtype, row_tokens, recomputed):
     steps = steps_of(model, row_tokens, recomputed)
     steps.wrapped = sharding.exchanging(model)
     steps.backward(GROUP, Worker(workers.rank(), workers.count(), partial(steps.wrapped.no_sync)))
-    found = gradients_of(model)
+    gradients = gradients_of(model)
     return {
-        "apart": float((found - whole).norm() / whole.norm()),
+        "apart": float((gradients - whole).norm() / whole.norm()),
         "checked": checked.passed and not checked.fell_back,
         "kernels": dict(steps.kernels.counts),
         "share": bytes_here(model) / bytes_whole,

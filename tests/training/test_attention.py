@@ -82,11 +82,11 @@ def test_it_is_dense_attention_under_the_mask(layout, heads, largest, kept, valu
 def test_blocks_hold_every_query_once_and_stay_within_the_bound(monkeypatch):
     monkeypatch.setattr(layouts, "LARGEST", 500)
     layout = flat(5, (2, 2, 3, 40, 90))
-    found = []
+    gradients = []
     for block in layout.blocks(heads=2):
-        found += range(block.queries.start, block.queries.stop)
+        gradients += range(block.queries.start, block.queries.stop)
         assert 2 * block.count * (block.last - block.first) * block.keys <= 500
-    assert found == list(range(layout.tokens))
+    assert gradients == list(range(layout.tokens))
 
 
 @pytest.mark.parametrize(
@@ -112,21 +112,25 @@ def test_a_model_that_does_not_hand_options_on_is_refused():
 
 def test_sequences_for_flash_attention_spelled_out():
     """The prefix by itself, then each example with the prefix's keys before its own; queries end where keys end."""
-    found = Sequences.of(flat(2, (1, 3)))
-    assert found.index.tolist() == found.home.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
-    assert found.queries.tolist() == [0, 2, 3, 6]
-    assert found.keys.tolist() == [0, 2, 5, 10]
-    assert (found.most_queries, found.most_keys) == (3, 5)
-    found = Sequences.of(flat(0, (2, 1)))
-    assert (found.index.tolist(), found.queries.tolist(), found.keys.tolist()) == ([0, 1, 2], [0, 2, 3], [0, 2, 3])
+    sequences = Sequences.of(flat(2, (1, 3)))
+    assert sequences.index.tolist() == sequences.home.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
+    assert sequences.queries.tolist() == [0, 2, 3, 6]
+    assert sequences.keys.tolist() == [0, 2, 5, 10]
+    assert (sequences.most_queries, sequences.most_keys) == (3, 5)
+    sequences = Sequences.of(flat(0, (2, 1)))
+    assert (sequences.index.tolist(), sequences.queries.tolist(), sequences.keys.tolist()) == (
+        [0, 1, 2],
+        [0, 2, 3],
+        [0, 2, 3],
+    )
 
 
 TREE = RowLayout((2, 1, 3, 2, 1, 4), (-1, 0, 0, 2, 2, -1))
 
 
 def test_sequences_of_a_tree_have_the_keys_of_the_path():
-    found = Sequences.of(TREE)
-    assert found.index.tolist() == [
+    sequences = Sequences.of(TREE)
+    assert sequences.index.tolist() == [
         0,
         1,
         0,
@@ -141,8 +145,8 @@ def test_sequences_of_a_tree_have_the_keys_of_the_path():
         *(0, 1, 3, 4, 5, 8),
         *range(9, 13),
     ]
-    assert found.queries.diff().tolist() == list(TREE.lengths)
-    assert found.keys.diff().tolist() == [2, 3, 5, 7, 6, 4]
+    assert sequences.queries.diff().tolist() == list(TREE.lengths)
+    assert sequences.keys.diff().tolist() == [2, 3, 5, 7, 6, 4]
 
 
 def before_grouped(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
@@ -187,8 +191,8 @@ def test_a_kernel_is_usable_with_or_without_the_flag(monkeypatch, kernel):
     module = types.ModuleType("torch.nn.attention.varlen")
     module.varlen_attn = kernel
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    found = varlen.flash.__wrapped__()
-    assert found is (None if kernel is causal_at_the_upper_left else kernel)
+    chosen = varlen.flash.__wrapped__()
+    assert chosen is (None if kernel is causal_at_the_upper_left else kernel)
 
 
 @pytest.fixture

@@ -90,9 +90,9 @@ def plain(model, examples):
 
 
 def gradients_of(model):
-    found = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    gradients = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
     model.zero_grad(set_to_none=True)
-    return found
+    return gradients
 
 
 def agree(model, steps, examples, tolerance=1e-5, worker=None):
@@ -102,29 +102,29 @@ def agree(model, steps, examples, tolerance=1e-5, worker=None):
     """
     loss, gradients = plain(model, examples)
     ours = steps.backward(examples, worker).loss.item()
-    found = gradients_of(model)
+    computed = gradients_of(model)
     assert ours == pytest.approx(loss, rel=tolerance)
-    if (found - gradients).norm() > tolerance * gradients.norm():
+    if (computed - gradients).norm() > tolerance * gradients.norm():
         _, exact = plain(copy.deepcopy(model).double(), examples)
-        assert (found - exact).norm() <= tolerance * exact.norm()
+        assert (computed - exact).norm() <= tolerance * exact.norm()
 
 
 @st.composite
 def some_examples(draw, most=6):
     tokens = st.integers(3, 63)
     prefix = draw(st.lists(tokens, max_size=8))
-    found = []
+    examples = []
     for _ in range(draw(st.integers(1, most))):
         ids, spans = [1, *prefix], []
-        if found and draw(st.booleans()):  # nested prefixes: go on within another example
-            ids = list(draw(st.sampled_from(found)).ids[: len(ids) + draw(st.integers(0, 12))])
+        if examples and draw(st.booleans()):  # nested prefixes: go on within another example
+            ids = list(draw(st.sampled_from(examples)).ids[: len(ids) + draw(st.integers(0, 12))])
         for _ in range(draw(st.integers(1, 2))):
             ids += draw(st.lists(tokens, min_size=1, max_size=5))
             answer = [*draw(st.lists(tokens, max_size=6)), 2]
             spans.append((len(ids), len(ids) + len(answer)))
             ids += answer
-        found.append(Rendered(tuple(ids), tuple(spans)))
-    return found
+        examples.append(Rendered(tuple(ids), tuple(spans)))
+    return examples
 
 
 GROUP = [

@@ -126,9 +126,9 @@ def test_tensorboard_by_name(tmp_path, rows_file, model_dir):
     output = train_tiny(rows_file, model_dir, tmp_path / "run", report_to=("tensorboard",), eval_fraction=0.3)
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
-    told = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
     lines = [(line["step"], line["loss"]) for line in lines_of(output) if "loss" in line]
-    assert told == [(step, pytest.approx(loss)) for step, loss in lines]
+    assert losses == [(step, pytest.approx(loss)) for step, loss in lines]
     assert events.Scalars("eval/loss")
 
 

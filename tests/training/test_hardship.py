@@ -37,13 +37,13 @@ def test_out_of_memory_in_a_step_makes_the_plan_smaller_and_tries_again(tmp_path
     so the two adapters agree to 1e-3 only."""
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps([{"instruction": f"q{at}", "output": "ab" * 110 + str(at)} for at in range(192)]))
-    told = {}
+    events = {}
     for name, room in (("plenty", 0), ("short", 10_000_000)):
         done = run("tests.training.short_of_memory", rows, model_dir, tmp_path / name, room)
-        told[name] = json.loads(done.stdout.splitlines()[-1])
-    assert told["plenty"] == {"steps": 1, "told": []}
-    assert told["short"]["steps"] == 1
-    assert "out of memory: trying the step again with rows of up to 25000 tokens" in told["short"]["told"][0]
+        events[name] = json.loads(done.stdout.splitlines()[-1])
+    assert events["plenty"] == {"steps": 1, "told": []}
+    assert events["short"]["steps"] == 1
+    assert "out of memory: trying the step again with rows of up to 25000 tokens" in events["short"]["told"][0]
     same_adapter(tmp_path / "plenty", tmp_path / "short", 1e-3)
 
 

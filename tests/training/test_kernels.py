@@ -84,8 +84,8 @@ def test_weights_that_are_not_numbers_do_not_break_the_probes(weight):
     """Whoever trains such a model is told of the loss, and of the rows of its step."""
     base = tiny("llama")
     next(module for name, module in base.named_modules() if name.endswith(weight)).weight.data[1] = torch.nan
-    found = set_up(tuned(base), GROUP, 10, TrainOptions(), None)
-    assert found.verification.fell_back
+    setup = set_up(tuned(base), GROUP, 10, TrainOptions(), None)
+    assert setup.verification.fell_back
 
 
 def chosen_steps(model):
@@ -122,9 +122,9 @@ def test_every_architecture_with_a_rotary_function_learns_what_its_plain_model_d
     model = tuned(tiny(kind), linear_layers)
     loss, gradients = by_name(model, GROUP)
     ours = chosen_steps(model).backward(GROUP).loss.item()
-    found = taken(model)
+    pieces = taken(model)
     assert ours == pytest.approx(loss, rel=1e-5)
-    apart = sum((found.get(name, torch.zeros(())) - own).norm() ** 2 for name, own in gradients.items()) ** 0.5
+    apart = sum((pieces.get(name, torch.zeros(())) - own).norm() ** 2 for name, own in gradients.items()) ** 0.5
     assert apart <= 1e-4 * sum(own.norm() ** 2 for own in gradients.values()) ** 0.5
 
 
@@ -152,9 +152,9 @@ def by_name(model, examples):
 
 
 def taken(model):
-    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad(set_to_none=True)
-    return found
+    return gradients
 
 
 @since_transformers("5.20", "some of the list came later")

@@ -40,8 +40,8 @@ def check(model, examples=(*GROUP, LONG), steps=None, breaking=contextlib.nullco
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_right_models_are_not_refused(family, dtype):
-    found = check(build(family, dtype=dtype))
-    assert found.passed, found
+    verification = check(build(family, dtype=dtype))
+    assert verification.passed, verification
 
 
 @contextlib.contextmanager
@@ -112,8 +112,8 @@ def test_subtle_faults_are_found(family, fault, dtype):
     """In bfloat16 as in float32."""
     model = build(family, dtype=dtype)
     assert check(model).passed, "or this test shows nothing"
-    found = check(model, breaking=fault)
-    assert not found.passed, found
+    verification = check(model, breaking=fault)
+    assert not verification.passed, verification
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -137,9 +137,9 @@ def test_a_wrong_scale_in_one_layer_is_found(factor, dtype):
             forwards[at] = layer, fused
 
     assert check(model, steps=steps).passed
-    found = check(model, steps=steps, breaking=wrong)
-    assert not found.passed
-    assert "layers.1.mlp.down_proj" in found.where or "layer 1" in found.where
+    verification = check(model, steps=steps, breaking=wrong)
+    assert not verification.passed
+    assert "layers.1.mlp.down_proj" in verification.where or "layer 1" in verification.where
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,21 +156,21 @@ def test_a_fault_that_only_long_examples_have_is_found(dtype):
         finally:
             steps_module.pack = own
 
-    found = check(model, breaking=wrapping)
-    assert not found.passed
-    assert "longest" in found.where
+    verification = check(model, breaking=wrapping)
+    assert not verification.passed
+    assert "longest" in verification.where
 
 
 def test_a_fused_piece_that_raises_in_the_check_gives_way_to_the_plain_model(caplog, monkeypatch):
     """Nothing but "out of memory" was expected of the first step."""
     model = build("Llama")
     monkeypatch.setattr("arriero.training.steps.HeadLoss", Raising)
-    found = set_up(model, GROUP, 10, TrainOptions(), None)
-    assert not found.steps.fused
-    assert found.verification.fell_back
+    setup = set_up(model, GROUP, 10, TrainOptions(), None)
+    assert not setup.steps.fused
+    assert setup.verification.fell_back
     assert "raised RuntimeError: no such kernel; falling back to padded batches" in caplog.text
-    agree(model, found.steps, GROUP)
-    again = set_up(model, GROUP, 10, TrainOptions(), found.steps.plan)
+    agree(model, setup.steps, GROUP)
+    again = set_up(model, GROUP, 10, TrainOptions(), setup.steps.plan)
     assert not again.steps.fused, "a resumed run computes as it did"
 
 
@@ -188,10 +188,10 @@ def test_a_fused_piece_that_raises_in_the_first_step_gives_way_to_the_plain_mode
         return own(steps, *arguments)
 
     monkeypatch.setattr(Steps, "backward", backward)
-    found = train_tiny(rows_file, model_dir, tmp_path / "found", **options)
+    report = train_tiny(rows_file, model_dir, tmp_path / "found", **options)
     assert "raised RuntimeError: no such kernel; falling back to padded batches" in caplog.text
-    assert json.loads((found / "report.json").read_text())["plan"]["mode"] == "padded"
-    ours, wanted = (load_file(path / "adapter_model.safetensors") for path in (found, expected))
+    assert json.loads((report / "report.json").read_text())["plan"]["mode"] == "padded"
+    ours, wanted = (load_file(path / "adapter_model.safetensors") for path in (report, expected))
     for name, tensor in wanted.items():  # AdamW makes full steps of what is next to 0
         assert (ours[name] - tensor).norm() <= 1e-2 * tensor.norm()
 
@@ -207,10 +207,10 @@ class Raising:
 def test_the_check_leaves_a_fault_behind_with_the_plain_way(caplog):
     model = build("Llama")
     with positions_off_by_one():
-        found = set_up(model, GROUP, 10, TrainOptions(), None)
-    assert found.verification.fell_back
+        setup = set_up(model, GROUP, 10, TrainOptions(), None)
+    assert setup.verification.fell_back
     assert "times what rounding explains" in caplog.text
-    agree(model, found.steps, GROUP)
+    agree(model, setup.steps, GROUP)
 
 
 @pytest.mark.slow
@@ -231,5 +231,5 @@ def test_the_embedded_model_is_checked(embedded_model, dtype):
     right = check(model, examples, steps)
     assert right.passed, right
     for fault in (positions_off_by_one, one_token_leaks):
-        found = check(model, examples, steps, fault)
-        assert not found.passed, found
+        verification = check(model, examples, steps, fault)
+        assert not verification.passed, verification

@@ -49,11 +49,11 @@ def test_pieces_are_found_in_shards_and_read_weights_when_called(alone):
     whole = dict(steps_of(build("Llama")).kernels.counts)
     build.cache_clear()
     model = sharded_model()
-    found = set_up(model, GROUP, 10, TrainOptions(), None)
-    assert dict(found.steps.kernels.counts) == whole
-    assert found.verification.passed
-    assert found.steps.plan.fused
-    agree(model, found.steps, GROUP)
+    setup = set_up(model, GROUP, 10, TrainOptions(), None)
+    assert dict(setup.steps.kernels.counts) == whole
+    assert setup.verification.passed
+    assert setup.steps.plan.fused
+    agree(model, setup.steps, GROUP)
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
@@ -162,8 +162,8 @@ def test_a_sharded_run_killed_and_resumed_writes_what_one_with_whole_weights_doe
 @pytest.mark.slow
 def test_a_signal_to_one_worker_stops_all_after_the_same_step(rows_file, model_dir, tmp_path):
     """The others waited for it in the next step, until they were killed."""
-    told = two_workers(tmp_path / "run", rows_file, model_dir, "off", act="interrupt").split("\n")
-    (said,) = {line for line in told if line}
+    lines = two_workers(tmp_path / "run", rows_file, model_dir, "off", act="interrupt").split("\n")
+    (said,) = {line for line in lines if line}
     step = max(int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     assert said.startswith(f"stopped at step {step} of 12")
 

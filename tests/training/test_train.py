@@ -58,8 +58,8 @@ def test_the_first_step_s_loss_is_the_plain_one(rows_file, model_dir, rendered, 
 
 
 def test_the_directory_is_complete_and_names_no_machine_path(trained_adapter, model_dir):
-    found = {file.name for file in trained_adapter.iterdir()}
-    assert found == {
+    names = {file.name for file in trained_adapter.iterdir()}
+    assert names == {
         "adapter_config.json", "adapter_model.safetensors", "arriero.json", "metrics.jsonl", "report.json",
         "report.html", "README.md", "checkpoints",
     }  # fmt: skip

@@ -49,7 +49,7 @@ def undeclared(source: str) -> list[tuple[int, str]]:
     """Line and text of all that a module draws without the table; whole sentences anywhere in a module that draws."""
     tree = ast.parse(source)
     constants = _constants(tree)
-    found = [
+    texts = [
         (text.lineno, text.value)
         for call in ast.walk(tree)
         if isinstance(call, ast.Call) and _draws(call)
@@ -57,7 +57,7 @@ def undeclared(source: str) -> list[tuple[int, str]]:
         for text in _texts(argument, constants)
         if _matters(text.value)
     ]
-    return sorted({*found, *((line, text) for line, text in _sentences(tree))})
+    return sorted({*texts, *((line, text) for line, text in _sentences(tree))})
 
 
 def keys(source: str) -> tuple[set[str], set[str], set[str]]:

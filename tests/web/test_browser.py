@@ -27,8 +27,8 @@ def test_two_questions_and_their_streamed_answers(scripted_chat, site, tab):
     send(page, "And?")
     expect(messages(page)).to_have_count(4)
     expect(messages(page).last).to_contain_text("4 tokens")
-    said = [Message("user", "Hi"), Message("assistant", "Hello **you**"), Message("user", "And?")]
-    assert chat.engine.asked[1][0] == chat.render(said)
+    turns = [Message("user", "Hi"), Message("assistant", "Hello **you**"), Message("user", "And?")]
+    assert chat.engine.asked[1][0] == chat.render(turns)
 
 
 @pytest.mark.parametrize(("gate", "kept"), [(5, "Hello"), (0, "")])

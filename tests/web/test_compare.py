@@ -173,8 +173,8 @@ def votes(tmp_path, *winners, answer="x"):
 def test_votes_belong_to_who_cast_them_and_are_written_out(tmp_path):
     kept = votes(tmp_path, "a", None)
     assert (kept.file.stat().st_mode & 0o777, kept.of("you")) == (0o600, [])
-    found = json.loads(as_json(kept.of("me")))
-    assert [(vote["winner"], vote["sampling"]) for vote in found] == [("a", {"seed": 1}), (None, {"seed": 1})]
+    content = json.loads(as_json(kept.of("me")))
+    assert [(vote["winner"], vote["sampling"]) for vote in content] == [("a", {"seed": 1}), (None, {"seed": 1})]
     rows = list(csv.DictReader(io.StringIO(as_csv(kept.of("me")))))
     assert [(row["winner"], row["model_1"], row["answer_1"], row["model_2"]) for row in rows] == [
         ("a", "a", "x", "b"),

@@ -15,9 +15,9 @@ ERRAND = "tests.web.errand"
 
 def ended(folder) -> jobs.Job:
     """The job, once its process has come to its end."""
-    told = json.loads((folder / "process.json").read_text())
-    if psutil.pid_exists(told["pid"]):
-        psutil.wait_procs([psutil.Process(told["pid"])], timeout=100)
+    content = json.loads((folder / "process.json").read_text())
+    if psutil.pid_exists(content["pid"]):
+        psutil.wait_procs([psutil.Process(content["pid"])], timeout=100)
     job = jobs.find(folder)
     assert not job.running
     return job

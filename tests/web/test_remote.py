@@ -143,8 +143,8 @@ async def test_reasoning_that_is_sent_apart(foreign, name):
 async def test_reasoning_of_earlier_answers_stays_here(serve, scripted_chat):
     """Some servers refuse a conversation that holds it."""
     chat = scripted_chat("abc")
-    said = [*HELLO, Message("assistant", "x", reasoning_content="hm"), *HELLO]
-    pieces = Remote(serve(chat=chat).url).astream("tiny", said, Sampling())
+    turns = [*HELLO, Message("assistant", "x", reasoning_content="hm"), *HELLO]
+    pieces = Remote(serve(chat=chat).url).astream("tiny", turns, Sampling())
     assert (await read(pieces))[0] == "abc"
     assert chat.engine.asked[0][0] == chat.render([*HELLO, Message("assistant", "x"), *HELLO])
 

@@ -29,27 +29,32 @@ def run(capsys):
 
 def test_it_agrees_with_a_plain_forward_pass(rows_file, model_dir, make_adapter, rendered):
     adapter = make_adapter(model_dir)
-    found = evaluate(rows_file, model=model_dir, adapter=adapter, precision="float32")
+    evaluation = evaluate(rows_file, model=model_dir, adapter=adapter, precision="float32")
     for figures, model in [
-        (found, tuned(model_dir, adapter, dtype=torch.float32)),
-        (found.base, plain(model_dir, dtype=torch.float32)),
+        (evaluation, tuned(model_dir, adapter, dtype=torch.float32)),
+        (evaluation.base, plain(model_dir, dtype=torch.float32)),
     ]:
         nll, tokens, stop_rate = loop(model, rendered)
         assert figures.nll == pytest.approx(nll, abs=1e-4)
         assert figures.perplexity == pytest.approx(math.exp(nll), rel=1e-4)
         assert (figures.rows, figures.loss_tokens, figures.stop_rate) == (len(ROWS), tokens, stop_rate)
-    assert (found.model, found.adapter, found.system, found.dropped) == ("tiny", "adapter", "Be Killa.", ())
-    assert found.contract == "adapter"
+    assert (evaluation.model, evaluation.adapter, evaluation.system, evaluation.dropped) == (
+        "tiny",
+        "adapter",
+        "Be Killa.",
+        (),
+    )
+    assert evaluation.contract == "adapter"
 
 
 def test_without_an_adapter_the_caller_s_system_prompt_counts(rows_file, model_dir):
     renderer = renderer_of(model_dir, "Be brief.")
     loaded = data.load(rows_file)
     examples = [renderer.render(loaded.conversation(index)) for index in range(len(ROWS))]
-    found = evaluate(rows_file, model=model_dir, system="Be brief.", precision="float32")
-    assert found.nll == pytest.approx(loop(plain(model_dir, dtype=torch.float32), examples)[0], abs=1e-4)
-    assert found.base is None
-    assert evaluate(rows_file, model=model_dir, precision="float32").nll != pytest.approx(found.nll, abs=1e-4)
+    evaluation = evaluate(rows_file, model=model_dir, system="Be brief.", precision="float32")
+    assert evaluation.nll == pytest.approx(loop(plain(model_dir, dtype=torch.float32), examples)[0], abs=1e-4)
+    assert evaluation.base is None
+    assert evaluate(rows_file, model=model_dir, precision="float32").nll != pytest.approx(evaluation.nll, abs=1e-4)
 
 
 def test_held_out_rows_are_those_of_the_training(rows_file, model_dir, make_adapter):
@@ -61,10 +66,10 @@ def test_held_out_rows_are_those_of_the_training(rows_file, model_dir, make_adap
         assert 0 < len(places) < len(ROWS)
         report(adapter, eval_fraction=0.4, seed=seed, rank=4)
         examples = [renderer_of(model_dir).render(loaded.conversation(int(place))) for place in places]
-        found = evaluate(rows_file, model=model_dir, adapter=adapter, held_out=True, precision="float32")
-        assert (found.rows, found.held_out) == (len(places), True)
+        evaluation = evaluate(rows_file, model=model_dir, adapter=adapter, held_out=True, precision="float32")
+        assert (evaluation.rows, evaluation.held_out) == (len(places), True)
         nll, _, _ = loop(tuned(model_dir, adapter, dtype=torch.float32), examples)
-        assert found.nll == pytest.approx(nll, abs=1e-4)
+        assert evaluation.nll == pytest.approx(nll, abs=1e-4)
     given = evaluate(rows_file, model=model_dir, held_out=True, eval_fraction=0.4, seed=1, precision="float32")
     assert given.rows == len(data.split(keys, 0.4, 1)[1])
 
@@ -72,8 +77,8 @@ def test_held_out_rows_are_those_of_the_training(rows_file, model_dir, make_adap
 def test_the_loss_that_training_reported_is_found_again(tmp_path, rows_file, model_dir):
     adapter = train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1, eval_fraction=0.4)
     result = json.loads((adapter / "report.json").read_text())["result"]
-    found = evaluate(rows_file, model=model_dir, adapter=adapter, held_out=True, precision="float32")
-    assert found.nll == pytest.approx(result["eval_loss"], abs=1e-4)
+    evaluation = evaluate(rows_file, model=model_dir, adapter=adapter, held_out=True, precision="float32")
+    assert evaluation.nll == pytest.approx(result["eval_loss"], abs=1e-4)
 
 
 def test_rows_are_read_as_in_training_unless_told_otherwise(tmp_path, model_dir, make_adapter):

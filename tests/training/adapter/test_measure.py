@@ -98,9 +98,9 @@ def test_flags_are_left_as_they_were_and_progress_is_told(model_dir, rendered):
     model = plain(model_dir, dtype=torch.float32).train()
     model.model.norm.eval()
     before = [part.training for part in model.modules()]
-    told = []
-    measure(model, rendered, STOP, batch_size=3, on_done=lambda done, rows: told.append((done, rows)))
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    progress = []
+    measure(model, rendered, STOP, batch_size=3, on_done=lambda done, rows: progress.append((done, rows)))
+    assert progress == [(3, 8), (6, 8), (8, 8)]
     assert [part.training for part in model.modules()] == before
     assert all(weight.grad is None for weight in model.parameters())
 

@@ -44,9 +44,9 @@ def test_plain_transformers_computes_what_the_unmerged_adapter_does(
     adapter = make_adapter(base, **kind)
     receipt = merge(adapter, tmp_path / "merged", model=base)
     expected = torch.cat(logits(tuned(base, adapter, dtype=torch.float32).double(), rendered))
-    found = torch.cat(logits(plain(tmp_path / "merged", dtype="auto").double(), rendered))
+    ours = torch.cat(logits(plain(tmp_path / "merged", dtype="auto").double(), rendered))
     without = torch.cat(logits(plain(base, dtype=torch.float32).double(), rendered))
-    assert (expected - found).abs().max() < 1e-5
+    assert (expected - ours).abs().max() < 1e-5
     assert (expected - without).abs().max() > 0.1
     assert (receipt.dtype, receipt.rows, receipt.same_choice) == ("float32", 1, 1.0)
     assert 0 <= receipt.mean_logit_difference <= receipt.max_logit_difference < 1e-4
@@ -133,7 +133,7 @@ def shown(capsys, *arguments):
 def test_a_merged_model_is_asked_and_answers_as_its_adapter_everywhere(home, merged_from, rows_file, capsys):
     """It lost system prompt, date and variables: what was trained was not what was served."""
     base, adapter, merged = merged_from
-    found = []
+    answers = []
     for where in ({"model": base, "adapter": adapter}, {"model": merged}):
         chat = load(**where, engine="transformers", precision="float32")
         client = TestClient(create_app(chat))
@@ -143,7 +143,7 @@ def test_a_merged_model_is_asked_and_answers_as_its_adapter_everywhere(home, mer
         options = [text for name, value in where.items() for text in (f"--{name}", value)]
         asked = shown(capsys, "ask", "who 1?", *options, "--engine", "transformers", "--precision", "float32")
         figures = shown(capsys, "evaluate", rows_file, *options, "--precision", "float32")
-        found.append(
+        answers.append(
             {
                 "render": chat.render(QUESTION),
                 "tokenize": client.post("/tokenize", json={"messages": QUESTION}).json()["tokens"],
@@ -154,8 +154,8 @@ def test_a_merged_model_is_asked_and_answers_as_its_adapter_everywhere(home, mer
             }
         )
         chat.close()
-    assert found[0] == found[1]
-    text = load_tokenizer(base).decode(found[1]["render"])
+    assert answers[0] == answers[1]
+    text = load_tokenizer(base).decode(answers[1]["render"])
     assert text == "<s><sys>1532, 04 May 2031</s><sys>Be Killa.</s><user>who 1?</s><bot>"
 
 

@@ -115,11 +115,11 @@ def test_a_value_that_json_lacks_is_refused_with_its_row(tmp_path):
 @pytest.mark.parametrize("name", FORMS)
 def test_every_text_of_a_record_can_be_edited_in_its_place(name):
     record = FORMS[name]
-    found = texts(record, name)
-    assert {"who?", "me"} <= {text.value for text in found}
-    edited = changed(record, {text.path: f"{text.value}!" for text in found})
-    assert changed(edited, {text.path: text.value for text in found}) == record
-    assert {text.value for text in texts(edited, name)} == {f"{text.value}!" for text in found}
+    shown = texts(record, name)
+    assert {"who?", "me"} <= {text.value for text in shown}
+    edited = changed(record, {text.path: f"{text.value}!" for text in shown})
+    assert changed(edited, {text.path: text.value for text in shown}) == record
+    assert {text.value for text in texts(edited, name)} == {f"{text.value}!" for text in shown}
     check(changed(record, {}), name, DataOptions())
 
 
@@ -127,11 +127,11 @@ def test_every_text_of_a_record_can_be_edited_in_its_place(name):
 @pytest.mark.parametrize("name", FORMS)
 def test_a_faulty_record_offers_the_texts_it_lacks_and_can_be_mended(record, name):
     base = begun(record, name)
-    found = texts(base, name)
-    assert len(found) == 2
+    shown = texts(base, name)
+    assert len(shown) == 2
     with pytest.raises(UsageError, match="empty"):
-        check(changed(base, {text.path: text.value for text in found}), name, DataOptions())
-    check(changed(base, {text.path: "text" for text in found}), name, DataOptions())
+        check(changed(base, {text.path: text.value for text in shown}), name, DataOptions())
+    check(changed(base, {text.path: "text" for text in shown}), name, DataOptions())
     assert not any(text.value for text in texts(begun(None, name), name)), "what is empty stays empty"
 
 

@@ -43,8 +43,8 @@ def prepared(folder, file, model_dir, **options) -> Prepared:
 
 
 def test_every_row_of_the_file_is_there_with_what_becomes_of_it(home, tmp_path, faulty, model_dir):
-    found = prepared(tmp_path / "job", faulty, model_dir)
-    rows = [found.row(place) for place in range(len(found.table))]
+    outcome = prepared(tmp_path / "job", faulty, model_dir)
+    rows = [outcome.row(place) for place in range(len(outcome.table))]
     assert [row.row for row in rows] == list(range(6))
     records = [None if line.endswith(",") else json.loads(line) for line in FAULTY]
     assert [row.record for row in rows] == records
@@ -57,19 +57,19 @@ def test_every_row_of_the_file_is_there_with_what_becomes_of_it(home, tmp_path, 
         (),
         (),
     ]
-    assert found.report["dropped"] == 3
-    assert sum(number for _, number in found.report["faults"]) == 3
+    assert outcome.report["dropped"] == 3
+    assert sum(number for _, number in outcome.report["faults"]) == 3
 
 
 def test_ids_and_loss_are_those_of_training(home, tmp_path, rows_file, model_dir):
-    found = prepared(tmp_path / "job", rows_file, model_dir)
-    row = found.row(5)
+    outcome = prepared(tmp_path / "job", rows_file, model_dir)
+    row = outcome.row(5)
     renderer = resolve(model_dir, system="Be Killa.").renderer
     expected = inspect(load(rows_file), renderer, DataOptions(), window=256, limit=6).examples[5]
     assert (list(row.ids), row.mask) == (expected.ids, expected.mask)
-    assert found.decode(list(row.ids)) == expected.text
+    assert outcome.decode(list(row.ids)) == expected.text
     assert [token for token, loss in zip(row.ids, row.mask, strict=True) if loss] == [*ids_of("骆驼"), 2]
-    assert found.specials == renderer.special_ids
+    assert outcome.specials == renderer.special_ids
 
 
 @pytest.mark.parametrize(

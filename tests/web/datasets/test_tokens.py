@@ -33,9 +33,9 @@ def test_a_character_of_several_ids_is_one_piece_and_specials_stand_alone():
 @given(st.lists(st.tuples(st.integers(0, 261), st.booleans()), max_size=40))
 def test_every_id_is_in_one_piece_of_its_own_colour_whatever_the_bytes(row):
     ids, mask = [token for token, _ in row], [loss for _, loss in row]
-    found = cut(ids, mask)
-    assert [token for piece in found for token in piece.ids] == ids
-    assert [piece.loss for piece in found for _ in piece.ids] == mask
+    seen = cut(ids, mask)
+    assert [token for piece in seen for token in piece.ids] == ids
+    assert [piece.loss for piece in seen for _ in piece.ids] == mask
 
 
 @given(st.text())
@@ -47,12 +47,12 @@ def test_the_pieces_of_a_text_read_as_the_text(text):
 def test_a_leading_space_that_a_tokenizer_drops_at_the_beginning_is_shown():
     """Metaspace decoders, as of Llama 2 and Mistral, gave "twowords" for two words."""
     words = {1: " two", 2: " words"}
-    found = pieces([1, 2], [True, True], lambda ids: "".join(words[i] for i in ids).removeprefix(" "), lambda _: False)
-    assert [piece.text for piece in found] == ["two", " words"]
+    seen = pieces([1, 2], [True, True], lambda ids: "".join(words[i] for i in ids).removeprefix(" "), lambda _: False)
+    assert [piece.text for piece in seen] == ["two", " words"]
 
 
 def test_what_a_file_holds_is_text_and_line_ends_are_visible():
-    found = [Piece((7, 8), "<img src=x onerror=1>\n", True, False), Piece((9,), "a\nb", False, False)]
-    html = as_html(found)
+    seen = [Piece((7, 8), "<img src=x onerror=1>\n", True, False), Piece((9,), "a\nb", False, False)]
+    html = as_html(seen)
     assert '<span class="l" title="7 8">&lt;img src=x onerror=1&gt;↵</span>\n<span' in html
     assert ">a↵\nb</span></div>" in html

@@ -54,12 +54,12 @@ def test_only_an_administrator_sees_the_page_even_by_its_address(home):
 
 
 def test_the_report_tells_what_training_would_see(inspected, mixed):
-    said = text(inspected(mixed))
+    shown = text(inspected(mixed))
     for name, value in {"Rows": 30, "Kept": 29, "Left out": 1, "Duplicates": 1, "Contradictions": 0}.items():
-        assert f"<dt>{name}</dt><dd>{value}</dd>" in said
-    assert "Why rows are left out" in said
-    assert "Rows that repeat" in said
-    assert "mixed.jsonl · alpaca format" in said
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in shown
+    assert "Why rows are left out" in shown
+    assert "Rows that repeat" in shown
+    assert "mixed.jsonl · alpaca format" in shown
 
 
 def test_rows_are_drawn_as_tokens_a_page_at_a_time(inspected, mixed):
@@ -83,10 +83,10 @@ def test_rows_are_filtered(inspected, mixed, kind, search, found):
 def test_a_row_is_gone_to_by_its_number(inspected, mixed):
     page = rows_of(inspected(mixed))
     page.number_input(key="data_jump").set_value(9)
-    said = text(drawn(page))
-    assert "Row 9" in said
-    assert "Training leaves this row out" in said
-    assert "the output is empty" in said
+    shown = text(drawn(page))
+    assert "Row 9" in shown
+    assert "Training leaves this row out" in shown
+    assert "the output is empty" in shown
 
 
 def test_a_long_row_sends_its_beginning_until_all_is_asked_for(inspected, monkeypatch, model_dir, tmp_path):

@@ -36,11 +36,11 @@ def test_only_an_administrator_sees_the_page_even_by_its_address(stored):
 
 def test_what_is_served_and_what_is_on_disk(stored):
     page = opened("models", Choice("owner/one", window=256, engine="scripted"), Choice("killa", parent="owner/one"))
-    said = text(page).replace("\\", "")
-    assert "**owner/one**  \n:gray[window of 256 tokens · scripted]" in said
-    assert "**killa**  \n:gray[adapter of owner/one]" in said
-    assert "**owner/one** :green-badge[served]" in said
-    assert "from huggingface 0123456789ab" in said
+    shown = text(page).replace("\\", "")
+    assert "**owner/one**  \n:gray[window of 256 tokens · scripted]" in shown
+    assert "**killa**  \n:gray[adapter of owner/one]" in shown
+    assert "**owner/one** :green-badge[served]" in shown
+    assert "from huggingface 0123456789ab" in shown
     assert page.button(key="models_remove_owner--one").disabled
     assert not page.button(key="models_remove_owner--two").disabled
 

@@ -54,6 +54,6 @@ def after_jobs(page: AppTest, folder: Path) -> AppTest:
 def text(page: AppTest) -> str:
     """Everything the page says, without the escapes of Markdown."""
     kinds = ("title", "header", "subheader", "markdown", "caption", "text", "error", "info", "success")
-    said = [element.value for kind in kinds for element in page.get(kind)]
-    said += [element.proto.body for element in page.get("html")]
-    return re.sub(r"\\([^A-Za-z0-9\s])", r"\1", "\n".join(map(str, said)))
+    content = [element.value for kind in kinds for element in page.get(kind)]
+    content += [element.proto.body for element in page.get("html")]
+    return re.sub(r"\\([^A-Za-z0-9\s])", r"\1", "\n".join(map(str, content)))
