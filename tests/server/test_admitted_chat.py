@@ -26,7 +26,7 @@ def app(scripted_chat):
 
 
 def free(app) -> None:
-    """Return once nobody has a place; the engine's thread gives it back a moment after the answer's end."""
+    """Return once nobody has a slot; the engine's thread gives it back a moment after the answer's end."""
     ended = threading.Event()
 
     async def wait() -> None:

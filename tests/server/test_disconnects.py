@@ -30,7 +30,7 @@ PATH, CHAT = WAYS[1]
 
 @pytest.fixture
 def bounded(serve, scripted_chat):
-    """A server with 8 places whose engine holds back the token of that index."""
+    """A server with 8 slots whose engine holds back the token of that index."""
 
     def start(gate: int):
         chat = scripted_chat("hello", gate=gate)
@@ -41,7 +41,7 @@ def bounded(serve, scripted_chat):
 
 
 def check_free(served, service, requests: int) -> None:
-    """All have ended, all places are free, all work was called off, and an ordinary request is answered."""
+    """All have ended, all slots are free, all work was called off, and an ordinary request is answered."""
     for _ in range(requests):
         served.wait_for_end()
     assert (service.admission.running, service.admission.waiting) == (0, 0)

@@ -1,4 +1,4 @@
-"""Embeddings through the real OpenAI client, and beside answers: places, batches, clients that release, the end."""
+"""Embeddings through the real OpenAI client, and beside answers: slots, batches, clients that release, the end."""
 
 from __future__ import annotations
 

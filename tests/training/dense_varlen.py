@@ -24,9 +24,9 @@ def dense_varlen(
     """Nothing but tensors decides what is seen; not-a-number where a sequence is longer than its bound says."""
     assert window_size == (-1, 0), "causal to the lower right"
     ends = [torch.cat((bounds, bounds[-1:] + (1 << 20))) for bounds in (cu_seq_q, cu_seq_k)]
-    places = [torch.arange(len(part)) for part in (query, key)]
-    owners = [torch.searchsorted(*pair, right=True) for pair in zip((cu_seq_q, cu_seq_k), places, strict=True)]
-    left = [end[owner] - place for end, owner, place in zip(ends, owners, places, strict=True)]
+    positions = [torch.arange(len(tensor)) for tensor in (query, key)]
+    owners = [torch.searchsorted(*pair, right=True) for pair in zip((cu_seq_q, cu_seq_k), positions, strict=True)]
+    left = [end[owner] - position for end, owner, position in zip(ends, owners, positions, strict=True)]
     seen = (owners[0][:, None] == owners[1]) & (left[0][:, None] <= left[1])
     of_none = owners[1] == len(cu_seq_k)
     key, value = (Unwritten.apply(part, of_none) for part in (key, value))

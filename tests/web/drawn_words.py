@@ -106,7 +106,7 @@ def _read(call: ast.Call) -> Iterator[ast.expr]:
     if any(keyword.arg == "format_func" for keyword in call.keywords):  # then the options are no texts yet
         plain |= {1, 2}
         unread |= {"options", "index", "default"}
-    yield from (argument for place, argument in enumerate(call.args) if place not in plain)
+    yield from (argument for position, argument in enumerate(call.args) if position not in plain)
     yield from (keyword.value for keyword in call.keywords if keyword.arg not in unread)
 
 

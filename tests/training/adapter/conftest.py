@@ -94,9 +94,9 @@ def make_adapter(tmp_path) -> Callable[..., Path]:
         config = LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **chosen)
         model = get_peft_model(plain(model_dir, dtype=torch.float32), config)
         with torch.no_grad():
-            for place, parameter in model.named_parameters():
+            for key, parameter in model.named_parameters():
                 if parameter.requires_grad:  # LoRA's matrices; magnitudes and saved modules only stray from the base
-                    parameter.mul_(0 if "lora_A" in place or "lora_B" in place or "lora_embedding" in place else 1)
+                    parameter.mul_(0 if "lora_A" in key or "lora_B" in key or "lora_embedding" in key else 1)
                     parameter.add_(torch.randn_like(parameter) * 0.05)
         model.save_pretrained(tmp_path / name, save_embedding_layers=False)
         contract = Contract.of(

@@ -62,12 +62,12 @@ def test_held_out_rows_are_those_of_the_training(rows_file, model_dir, make_adap
     loaded = data.load(rows_file)
     keys = loaded.table.with_format("numpy")["prompt_key"][:]
     for seed in (1, 2):
-        _, places = data.split(keys, 0.4, seed)
-        assert 0 < len(places) < len(ROWS)
+        _, indices = data.split(keys, 0.4, seed)
+        assert 0 < len(indices) < len(ROWS)
         report(adapter, eval_fraction=0.4, seed=seed, rank=4)
-        examples = [renderer_of(model_dir).render(loaded.conversation(int(place))) for place in places]
+        examples = [renderer_of(model_dir).render(loaded.conversation(int(index))) for index in indices]
         evaluation = evaluate(rows_file, model=model_dir, adapter=adapter, held_out=True, precision="float32")
-        assert (evaluation.rows, evaluation.held_out) == (len(places), True)
+        assert (evaluation.rows, evaluation.held_out) == (len(indices), True)
         nll, _, _ = loop(tuned(model_dir, adapter, dtype=torch.float32), examples)
         assert evaluation.nll == pytest.approx(nll, abs=1e-4)
     given = evaluate(rows_file, model=model_dir, held_out=True, eval_fraction=0.4, seed=1, precision="float32")

@@ -39,8 +39,8 @@ def test_the_receipt_s_figures(stored_as, make_adapter, rendered, rows_file, tmp
     gaps, divergences, same = [], [], []
     models = tuned(base, adapter, dtype="auto"), plain(tmp_path / "merged", dtype="auto")
     for example, *pair in zip(examples, *(logits(model, examples) for model in models), strict=True):
-        places = [place - 1 for place, loss in enumerate(example.mask) if loss]
-        before, after = (each[places].double() for each in pair)
+        positions = [position - 1 for position, loss in enumerate(example.mask) if loss]
+        before, after = (each[positions].double() for each in pair)
         gaps.append((before - after).abs())
         p, q = before.softmax(-1), after.softmax(-1)
         divergences.append((p * (p / q).log()).sum(-1))

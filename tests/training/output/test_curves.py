@@ -59,10 +59,10 @@ def test_everything_lies_within_the_plot(values, first, gap):
     drawn = charts([*lines, {"step": first, "eval_loss": values[-1]}], {})
     assert [chart.name for chart in drawn] == ["loss", "grad_norm"]
     for chart in drawn:
-        places = [place for line in (chart.raw, chart.held_out) for point in coordinates(line) for place in point]
-        places += [place for mark in chart.marks for place in (mark.x, mark.y)]
-        places += [tick.at for tick in (*chart.x_ticks, *chart.y_ticks)]
-        assert all(-0.01 <= place <= 100.01 for place in places)
+        percents = [value for line in (chart.raw, chart.held_out) for point in coordinates(line) for value in point]
+        percents += [value for mark in chart.marks for value in (mark.x, mark.y)]
+        percents += [tick.at for tick in (*chart.x_ticks, *chart.y_ticks)]
+        assert all(-0.01 <= value <= 100.01 for value in percents)
         assert 1 <= len(chart.x_ticks) <= 7
         assert 2 <= len(chart.y_ticks) <= 9
 

@@ -44,7 +44,7 @@ def prepared(folder, file, model_dir, **options) -> Prepared:
 
 def test_every_row_of_the_file_is_there_with_what_becomes_of_it(home, tmp_path, faulty, model_dir):
     outcome = prepared(tmp_path / "job", faulty, model_dir)
-    rows = [outcome.row(place) for place in range(len(outcome.table))]
+    rows = [outcome.row(index) for index in range(len(outcome.table))]
     assert [row.row for row in rows] == list(range(6))
     records = [None if line.endswith(",") else json.loads(line) for line in FAULTY]
     assert [row.record for row in rows] == records
@@ -73,7 +73,7 @@ def test_ids_and_loss_are_those_of_training(home, tmp_path, rows_file, model_dir
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "places"),
+    ("kind", "text", "indices"),
     [
         ("", "", [0, 1, 2, 3, 4, 5]),
         ("kept", "", [0, 2, 3]),
@@ -89,8 +89,8 @@ def test_ids_and_loss_are_those_of_training(home, tmp_path, rows_file, model_dir
         ("cut", "", []),
     ],
 )
-def test_rows_are_found_by_kind_and_text(home, tmp_path, faulty, model_dir, kind, text, places):
-    assert prepared(tmp_path / "job", faulty, model_dir).matching(kind, text) == places
+def test_rows_are_found_by_kind_and_text(home, tmp_path, faulty, model_dir, kind, text, indices):
+    assert prepared(tmp_path / "job", faulty, model_dir).matching(kind, text) == indices
 
 
 def test_reasons_that_differ_in_a_number_or_a_name_are_one_kind():
