@@ -96,7 +96,8 @@ def make_adapter(tmp_path) -> Callable[..., Path]:
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 if parameter.requires_grad:  # LoRA's matrices; magnitudes and saved modules only stray from the base
-                    parameter.mul_(0 if "lora_A" in key or "lora_B" in key or "lora_embedding" in key else 1)
+                    of_lora = any(half in key for half in ("lora_A", "lora_B", "lora_embedding"))
+                    parameter.mul_(0 if of_lora else 1)
                     parameter.add_(torch.randn_like(parameter) * 0.05)
         model.save_pretrained(tmp_path / name, save_embedding_layers=False)
         contract = Contract.of(
