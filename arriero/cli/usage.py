@@ -46,8 +46,8 @@ def lacking(error: UnsupportedError) -> str:
     return error.message.replace(error.feature, option + error.feature.removeprefix(name))
 
 
-def _unknown(word: str, known: Iterable[str], before: str = "") -> str:
-    near = nearest(word, set(known) - DESTRUCTIVE)
+def _unknown(word: str, names: Iterable[str], before: str = "") -> str:
+    near = nearest(word, set(names) - DESTRUCTIVE)
     return f'Unknown command "{before}{word}".' + (f' Did you mean "{before}{near}"?' if near else "")
 
 

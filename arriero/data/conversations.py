@@ -172,7 +172,7 @@ class _Reader:
         every = (
             (index, row, record)
             for index, file in enumerate(self._files)
-            for row, record in read(file, encoding=options.encoding, known=columns)
+            for row, record in read(file, encoding=options.encoding, columns=columns)
         )
         head = [(file, row, self._ours(record)) for file, row, record in itertools.islice(every, 100)]
         formats = Counter(shape.format for _, _, record in head if (shape := shape_of(record)) is not None)

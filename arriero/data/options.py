@@ -85,8 +85,8 @@ class DataOptions:
                     hint=f"did you mean {near}?" if near else "",
                 )
 
-    def _one_of(self, name: str, *known: str) -> None:
-        self._need(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+    def _one_of(self, name: str, *choices: str) -> None:
+        self._need(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
     def _need(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -24,16 +24,16 @@ ROWS = 'expected [{"instruction": …, "input": "", "output": …}, …]'
 JSON, TABLES = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv")
 
 
-def read(file: Path, *, encoding: str = "auto", known: Collection[str] = ()) -> Records:
-    """(row, record) of a file, row being its 0-based index. `known` are the names of columns that mean something.
+def read(file: Path, *, encoding: str = "auto", columns: Collection[str] = ()) -> Records:
+    """(row, record) of a file, row being its 0-based index. `columns` are the names that mean something.
 
     Raises DataError where the file, or what it is packed in, cannot be read on.
     """
-    parts = (_records(part, encoding, known) for part in parts_of(file))
+    parts = (_records(part, encoding, columns) for part in parts_of(file))
     return enumerate(itertools.chain.from_iterable(parts))
 
 
-def _records(part: Part, encoding: str, known: Collection[str]) -> Iterator[Any]:
+def _records(part: Part, encoding: str, columns: Collection[str]) -> Iterator[Any]:
     magic = part.head(4)
     with failing(part.file):
         if magic == b"PAR1" or part.ending == ".parquet":
@@ -46,7 +46,7 @@ def _records(part: Part, encoding: str, known: Collection[str]) -> Iterator[Any]
             reason = "is an archive within an archive, or an old Excel file"
             raise DataError(part.file, f"{reason}: {part.name}", hint="unpack it, or save the sheet as CSV")
         else:
-            yield from _text_records(part, _known_encoding(encoding_of(part, encoding)), known)
+            yield from _text_records(part, _known_encoding(encoding_of(part, encoding)), columns)
 
 
 def _known_encoding(name: str) -> str:
@@ -58,7 +58,7 @@ def _known_encoding(name: str) -> str:
     return "utf-8-sig" if codec == "utf-8" else codec
 
 
-def _text_records(part: Part, encoding: str, known: Collection[str]) -> Iterator[Any]:
+def _text_records(part: Part, encoding: str, columns: Collection[str]) -> Iterator[Any]:
     with part.text(encoding, errors=_lenient(encoding)) as stream:
         head = decoded(part.file, lambda: stream.read(HEAD))
     if not head.strip():
@@ -67,10 +67,10 @@ def _text_records(part: Part, encoding: str, known: Collection[str]) -> Iterator
         yield from _json(part, encoding, head)
         return
     header = head.lstrip().partition("\n")[0].rstrip("\r")
-    if part.ending not in TABLES and not tables.has_header(header, known):
+    if part.ending not in TABLES and not tables.has_header(header, columns):
         raise DataError(part.file, "is neither JSON nor a table whose columns are known", hint=ROWS)
     with part.text(encoding, newline="") as stream:
-        yield from tables.delimited(part.file, stream, tables.separator_of(header, known))
+        yield from tables.delimited(part.file, stream, tables.separator_of(header, columns))
 
 
 def _lenient(encoding: str) -> Errors:

@@ -16,20 +16,20 @@ SEPARATORS = ",\t;|"
 QUOTED = "a text that holds the separator, a quote or a line break stands in double quotes, a quote in it twice"
 
 
-def separator_of(header: str, known: Collection[str]) -> str:
-    """What separates the columns of a header: what makes the most `known` names of it, then the most names."""
+def separator_of(header: str, columns: Collection[str]) -> str:
+    """What separates the columns of a header: what makes the most names of `columns` of it, then the most names."""
 
     def named(separator: str) -> tuple[int, int]:
         names = _names(header, separator)
-        return len(set(known).intersection(names)), len(names)
+        return len(set(columns).intersection(names)), len(names)
 
     return max(SEPARATORS, key=named)
 
 
-def has_header(header: str, known: Collection[str]) -> bool:
-    """Whether a line names at least one column that is `known`, and another one."""
-    names = _names(header, separator_of(header, known))
-    return len(names) > 1 and not set(known).isdisjoint(names)
+def has_header(header: str, columns: Collection[str]) -> bool:
+    """Whether a line names at least one of `columns`, and another one."""
+    names = _names(header, separator_of(header, columns))
+    return len(names) > 1 and not set(columns).isdisjoint(names)
 
 
 def _names(header: str, separator: str) -> list[str]:

@@ -151,11 +151,11 @@ def _lora(group: list[Any], scales: tuple[float, ...]) -> list[Forward]:
         dropped = group[0].lora_dropout[name](x) if _drops(group[0]) else None
         parts = itertools.chain.from_iterable(map(_weights, modules))
         out, *others = LoraLinears.apply(x, dropped, scales, *parts)
-        # taken out by `other`, so that nothing of one pass is left for the next
         waiting.update({index: (x, torch.is_grad_enabled(), other) for index, other in enumerate(others, 1)})
         return out
 
     def other(index: int, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        # popped: an output is handed out once, or a second call would get the first one's graph
         given, with_gradients, out = waiting.pop(index, (None, False, None))
         # somebody calls the layer by itself, or computes only the first without gradients
         if out is None or given is not x or with_gradients != torch.is_grad_enabled():
@@ -200,4 +200,5 @@ def head_of(model: Any, logits: Tensor, given: Tensor, returned: Tensor) -> nn.L
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         return None
     plain = head.weight.is_floating_point() and given.shape[-1] == head.in_features
+    # bit for bit: logits that are scaled or capped after the head differ
     return head if plain and torch.equal(returned, logits) else None

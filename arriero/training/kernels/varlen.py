@@ -106,6 +106,7 @@ def shared_varlen(
     `kernel` is `flash()`. Keys and values of the path are repeated before each segment's own; causal to the lower
     right. Fewer key heads than query heads have to be asked for since torch 2.13, and just work before.
     """
+    # made at the first layer; all layers of a row attend alike
     if "varlen" not in layout.cache:
         layout.cache["varlen"] = Sequences.of(layout).to(query.device)
     sequences: Sequences = layout.cache["varlen"]

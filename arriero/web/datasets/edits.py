@@ -140,7 +140,7 @@ class _Rows:
 
     def __iter__(self) -> Iterator[str]:
         for index, file in enumerate(self._files):
-            for row, original in read(file, known=KNOWN):
+            for row, original in read(file, columns=KNOWN):
                 record = self._edits.get((index, row), original)
                 if record is None and (index, row) in self._edits:
                     continue

@@ -132,7 +132,7 @@ def _rows(records: Records, loaded: Loaded, data: RenderedData) -> Iterator[dict
 def _records(files: list[Path], options: DataOptions) -> Records:
     columns = KNOWN.union(options.renamed.values())
     for index, file in enumerate(files):
-        for row, record in read(file, encoding=options.encoding, known=columns):
+        for row, record in read(file, encoding=options.encoding, columns=columns):
             yield index, row, record
 
 
