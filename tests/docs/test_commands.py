@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -16,6 +17,10 @@ from tests.docs.written import ROOT, Written, inline, lines
 COMMANDS = [(each, command) for each in (*lines(), *inline()) for command in each.commands()]
 TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+OPTION = re.compile(r"(?<![\w-])--[a-z0-9][a-z0-9-]*")
+OPTIONS = {*OPTION.findall((ROOT / "docs" / "cli.md").read_text(encoding="utf-8")), "--help"}  # held to the help pages
+RAYS = {"--node-ip-address", "--dashboard-host"}
+BARE = [each for each in inline() if each.text.startswith("--") and each.file.name not in {"benchmarks.md", "cli.md"}]
 STANDS_FOR = {"N": "1", "K": "1", "MIN:MAX": "1:2"}  # in prose: `--workers N`
 
 
@@ -26,9 +31,10 @@ def named(program: str):
     return pytest.mark.parametrize(("written", "command"), cases)
 
 
-def parse(words: list[str], *, whole: bool) -> None:
+@functools.cache  # most are named many times
+def parse(typed: tuple[str, ...], *, whole: bool) -> None:
     """Hold a command line against the parser; unless it is `whole`, what it leaves out is filled in."""
-    words = meant([STANDS_FOR.get(word, word) for word in words])
+    words = meant([STANDS_FOR.get(word, word) for word in typed])
     for _ in range(9):
         try:
             app.parse_args(words, exit_on_error=False, print_error=False)
@@ -48,15 +54,20 @@ def parse(words: list[str], *, whole: bool) -> None:
 @named("arriero")
 def test_the_parser_takes_it(written: Written, command: list[str]):
     try:
-        parse(command[1:], whole=not written.inline)
+        parse(tuple(command[1:]), whole=not written.inline)
     except CycloptsError as error:
         pytest.fail(f"{written}\n{error}", pytrace=False)
+
+
+@pytest.mark.parametrize("written", BARE, ids=str)
+def test_an_option_in_a_sentence_is_one(written: Written):
+    assert set(OPTION.findall(written.text)) <= OPTIONS | RAYS, written
 
 
 @named("torchrun")
 def test_what_torchrun_starts_is_a_command(written: Written, command: list[str]):
     if "arriero.cli" in command:
-        parse(command[command.index("arriero.cli") + 1 :], whole=True)
+        parse(tuple(command[command.index("arriero.cli") + 1 :]), whole=True)
 
 
 @named("python")
@@ -85,7 +96,7 @@ def test_an_option_that_is_gone_fails_with_file_and_line():
     with pytest.raises(pytest.fail.Exception, match=r"README\.md:7: .*\n.*epoch-count"):
         test_the_parser_takes_it(gone, command)
     with pytest.raises(CycloptsError):
-        parse(["serve", "--rays"], whole=False)
+        parse(("serve", "--rays"), whole=False)
 
 
 def test_commands_are_told_from_prose():
