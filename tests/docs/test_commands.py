@@ -86,7 +86,7 @@ def test_the_makefile_has_the_target(written: Written, command: list[str]):
 @named("pip")
 def test_the_extra_is_declared(written: Written, command: list[str]):
     for word in command:
-        extras = re.fullmatch(r"arriero\[(.+)\]", word)
+        extras = re.fullmatch(r"(?:arriero|\.)\[(.+)\]", word)
         assert extras is None or set(extras[1].split(",")) <= set(EXTRAS), written
 
 
