@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 from dataclasses import fields
 
 import pytest
 
+import arriero
 from arriero.loading import Loading
 from arriero.server.offline import BatchOptions
 from arriero.training.options import TrainOptions
@@ -35,7 +37,8 @@ def taken(written: Written) -> None:
             case ast.Attribute(value=ast.Name(id="arriero"), attr=name):
                 assert pkgutil.resolve_name(f"arriero.{name}")
             case ast.Call(func=ast.Attribute(value=ast.Name(id="arriero"), attr=name), keywords=keywords):
-                assert {each.arg for each in keywords} <= KEYWORDS.get(name, set())
+                takes = KEYWORDS.get(name) or set(inspect.signature(getattr(arriero, name)).parameters)
+                assert {each.arg for each in keywords} <= takes
 
 
 @pytest.mark.parametrize("written", [*PYTHON, *CALLS], ids=lambda each: str(each).partition("\n")[0])
@@ -54,6 +57,7 @@ def test_a_dotted_name_is_there(written):
         "from arriero.langchain import ArrieroChat",
         'chat = arriero.laod(adapter="runs/mine")',
         'arriero.train("my.json", output="runs/mine", epoch=2)',
+        "arriero.Sampling(max_tokens=2)",
         'print("Who are you?',
     ],
 )
