@@ -25,7 +25,6 @@ FREE = "too small: it calls no tool by itself where nothing demands it"
 TOO_SMALL = {"test_structured_output": LONG, "test_json_mode": LONG, "test_agent_loop": FREE}
 
 
-@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 class TestSuite(ChatModelIntegrationTests):
     has_tool_calling = has_tool_choice = has_structured_output = supports_json_mode = True
 

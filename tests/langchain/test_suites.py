@@ -97,29 +97,22 @@ class TestUnitOverHttp(ChatModelUnitTests):
         super().test_serdes(model, snapshot)
 
 
-beta = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
-
-
-@beta
 class TestBySchema(OverScriptedChat, ChatModelIntegrationTests):
     """Once for each way to structured output, `json_schema` being the default."""
 
 
-@beta
 class TestByJsonMode(OverScriptedChat, ChatModelIntegrationTests):
     @property
     def structured_output_kwargs(self):
         return {"method": "json_mode"}
 
 
-@beta
 class TestByCalls(OverScriptedChat, ChatModelIntegrationTests):
     @property
     def structured_output_kwargs(self):
         return {"method": "function_calling"}
 
 
-@beta
 class TestOverHttp(OverScriptedChat, ChatModelIntegrationTests):
     """The same class over `arriero serve`."""
 

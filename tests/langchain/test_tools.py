@@ -195,7 +195,6 @@ def test_a_call_that_was_cut_off_is_an_invalid_one(model):
     assert [(call["name"], call["args"]) for call in message.invalid_tool_calls] == [("weather", '{"city": "')]
 
 
-@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 class TestAgents:
     """LangChain's own agent, whose loop is its business; ours is what the engine is asked in it."""
 

@@ -27,8 +27,9 @@ def checkpoint(model_dir, tmp_path_factory):
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "up_proj"]))
     rows = [{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8], "attention_mask": [1] * 4}] * 4
     arguments = TrainingArguments(
-        output_dir=str(output), max_steps=2, learning_rate=0.5, save_steps=2, report_to=[], disable_tqdm=True
-    )
+        output_dir=str(output), max_steps=2, learning_rate=0.5, save_steps=2, report_to=[], disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
     Trainer(model=model, args=arguments, train_dataset=rows).train()
     return output / "checkpoint-2"
 

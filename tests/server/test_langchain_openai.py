@@ -10,7 +10,7 @@ from tests.conftest import TOOL_TEMPLATE
 from tests.langchain.test_suites import ObedientEngine
 
 
-@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+@pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema:UserWarning")
 @pytest.mark.filterwarnings("ignore:PydanticSerializationUnexpectedValue|.*Pydantic serializer warnings:UserWarning")
 class TestChatOpenAIOnOurServer(ChatModelIntegrationTests):
     has_tool_calling = has_tool_choice = has_structured_output = supports_json_mode = True
