@@ -10,17 +10,16 @@ import copy
 import functools
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines import Adapter, Engine, Generation, load_engine, select_engine
+from arriero.engines import Adapter, Engine, Generation, load_engine
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
-from arriero.engines.unloaded import UnloadedEngine
+from arriero.engines.unloaded import rehearsed
 from arriero.errors import ContextLengthError, UsageError
 from arriero.loading import Loading as Loading
 from arriero.loading import LoadPlan
@@ -276,9 +275,9 @@ def load(
     model_dir, options = plan.resolved.model_dir, plan.options
     defaults = default_sampling(model_dir, plan.resolved.adapter_dir)
     if rehearse is not None:
-        unloaded = UnloadedEngine(select_engine(plan.engine, model_dir, options).entry)
-        rehearse(over(unloaded, plan.resolved, defaults))
-        options = replace(options, needs=tuple(unloaded.needed))
+        options = rehearsed(
+            lambda unloaded: rehearse(over(unloaded, plan.resolved, defaults)), plan.engine, model_dir, options
+        )
     engine = load_engine(model_dir, plan.resolved.renderer.stop_token_ids, plan.engine, options)
     return over(engine, plan.resolved, defaults)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
@@ -54,7 +54,8 @@ class EngineOptions:
     that do not depend on what else is computed. `cuda_graphs` is whether decode steps are captured: where they can be,
     or else it is an error, or never. With `process` an engine that can do without one computes in a process of its own,
     as the others do. `room_for` are adapters that will be loaded into it. `needs` are features that requests will ask
-    for: an engine that turns out to lack one is an UnsupportedError before the weights are loaded.
+    for: an engine that turns out to lack one is an UnsupportedError before the weights are loaded. `refused` is what
+    the engines of those names would refuse of them.
     """
 
     precision: Precision = "auto"
@@ -63,6 +64,7 @@ class EngineOptions:
     process: bool = False
     room_for: Sequence[Path] = ()
     needs: tuple[Feature, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULT_OPTIONS = EngineOptions()
@@ -136,6 +138,7 @@ class Entry:
             reasons.append("answers that are the same beside others (--deterministic)")
         if options.cuda_graphs != "auto" and not self.cuda_graphs:
             reasons.append(f"decode steps captured or not as one likes (--cuda-graphs {options.cuda_graphs})")
+        reasons.append(options.refused.get(self.name))
         return next((reason for reason in reasons if reason is not None), None)
 
     def load(self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Engine:

@@ -1,16 +1,45 @@
-"""An engine that is not loaded yet: it refuses what the loaded one will refuse, and computes nothing."""
+"""What an engine will refuse of a request is refused before it is loaded, by one that computes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from arriero.constraint import Constraint
-from arriero.engines.base import Adapter, Feature, needed_features, require
+from arriero.engines.base import Adapter, Engine, Feature, needed_features, require
 from arriero.engines.generation import Generation
-from arriero.engines.registry import Entry
+from arriero.engines.registry import EngineName, EngineOptions, Entry
+from arriero.engines.select import select_engine
+from arriero.errors import ArrieroError
 from arriero.messages import Sampling
+
+
+def rehearsed(
+    request: Callable[[Engine], object], engine: EngineName, model_dir: Path, options: EngineOptions
+) -> EngineOptions:
+    """`options` for an engine that `request` can be asked of; it is called with one that computes nothing.
+
+    Where "auto" would select an engine that refuses it, such as for a schema that OpenVINO cannot guarantee, it
+    selects another one that does not, if there is one. Raises what `request` does, and as `select_engine`.
+    """
+    entry = select_engine(engine, model_dir, options).entry
+    try:
+        return _needing(request, entry, options)
+    except ArrieroError as error:
+        refused = replace(options, refused={entry.name: error.message})
+        try:
+            other = select_engine(engine, model_dir, refused).entry
+            return _needing(request, other, refused)
+        except ArrieroError:
+            raise error from None
+
+
+def _needing(request: Callable[[Engine], object], entry: Entry, options: EngineOptions) -> EngineOptions:
+    unloaded = UnloadedEngine(entry)
+    request(unloaded)
+    return replace(options, needs=tuple(unloaded.needed))
 
 
 class UnloadedEngine:

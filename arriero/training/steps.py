@@ -200,7 +200,7 @@ class Steps:
         last_layer = self.kernels.last_layer
         options: dict[str, Any] = {}
         if last_layer is not None:
-            # logits (1, loss positions, vocabulary), or hidden states of that shape where the head is whole
+            # (1, loss positions, vocabulary): logits, or where the head is whole hidden states, of the hidden size
             last_layer.positions = row.loss_positions
         elif self._selects:
             options["logits_to_keep"] = row.loss_positions

@@ -120,6 +120,15 @@ def test_a_schema_that_the_engine_cannot_guarantee_is_refused_before_the_model_i
     assert "engine: " not in err
 
 
+def test_a_schema_that_only_transformers_guarantees_is_answered_by_it(run, home, model_dir, tmp_path):
+    """It was refused, also for a model that OpenVINO does not take and transformers had answered for."""
+    (tmp_path / "schema.json").write_text('{"type": "number", "minimum": 0.5}')
+    code, out, err = run("ask", "hi", "--model", model_dir, "--schema", tmp_path / "schema.json", "--temperature", 0)
+    assert "engine: transformers (" in err
+    assert "openvino does not do this: bounds of a number must be whole here, got 0.5)" in err
+    assert (code, float(out) >= 0.5) == (0, True)
+
+
 def test_openvino_that_cannot_spell_tokens_refuses_a_schema_before_it_loads(
     run, home, model_dir, tmp_path, monkeypatch
 ):

@@ -143,7 +143,7 @@ def _add_lora(model: openvino.Model, adapter: Weights) -> None:
     for layer, (a, b) in matrices(Path(adapter.file)).items():
         linear = layers[layer]
         consumers = list(linear.output(0).get_target_inputs())
-        # x (ids, in), A (rank, in) and B (out, rank), both transposed; the factor is multiplied into B once
+        # x (batch, ids, in), A (rank, in) and B (out, rank), both transposed; the factor is multiplied into B once
         low = ops.matmul(linear.input_value(0), ops.constant(a), False, True)
         change = ops.matmul(low, ops.constant(b * np.float32(adapter.scale)), False, True)
         changed = ops.add(linear.output(0), change)

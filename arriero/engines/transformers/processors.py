@@ -128,9 +128,8 @@ class GrammarMask:
                 grammar.fill(bits, at)
             except ArrieroError as error:
                 failed[self._rows.numbers[at]] = error
-        words = torch.from_numpy(bits).to(self._rows.device, non_blocking=True)[
-            :, :, None
-        ]  # (rows, words of 32 ids, 1)
+        # (rows, words of 32 ids, 1)
+        words = torch.from_numpy(bits).to(self._rows.device, non_blocking=True)[:, :, None]
         allowed = ((words >> self._bit) & 1).flatten(1)[:, : self._vocabulary].bool()
         own = self._rows.of(scores)
         missing = own.shape[1] - allowed.shape[1]  # below 0 where the tokenizer has more ids than the model
@@ -179,9 +178,8 @@ class Filters:
         """Scores without the least probable ids that together have no more than what is outside the nucleus."""
         count = min(candidates, scores.shape[1])
         ordered, ids = scores.topk(count)  # (rows, candidates) each, the most probable first
-        probabilities = (
-            ordered - scores.logsumexp(dim=-1, keepdim=True)
-        ).exp()  # among all ids, not among the candidates
+        # among all ids, not among the candidates
+        probabilities = (ordered - scores.logsumexp(dim=-1, keepdim=True)).exp()
         others = 1 - probabilities.sum(dim=-1, keepdim=True) if count < scores.shape[1] else 0.0
         self.enough = ~(others > self._rest).any()  # where logits are no numbers it is enough, too
         outside = others + probabilities.flip(-1).cumsum(dim=-1).flip(-1) <= self._rest  # with all less probable ids

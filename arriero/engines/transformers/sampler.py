@@ -153,7 +153,7 @@ class BatchSampler:
         logprobs = self._read_logprobs(values)
         tokens = list(map(int, values[: len(self._samplers)]))
         for row, token in enumerate(tokens):
-            if token < 0:  # -1 is what `_argmax` and `_sample` give where no logit is a finite number
+            if token < 0:  # -1 is what `_argmax` and `_sample` give where a logit is NaN, or none is finite
                 error = EngineError("the model computed logits that are no finite numbers", hint=NO_NUMBERS)
                 failed.setdefault(row, error)
         return [failed.get(row) or (token, logprobs.get(row)) for row, token in enumerate(tokens)]

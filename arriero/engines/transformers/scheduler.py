@@ -6,7 +6,8 @@ a long prompt holds nobody up for longer than a chunk takes, and a cancelled req
     waiting ─> PrefillBatch (one chunk a step) ─┬─> DecodeBatch of the same adapter ─┬─> finished, cancelled, failed
                                                 └─> SingleSequence                   ┘
 
-A request is in one of these at a time, and in none once it has ended.
+A request is in one of these at a time. One that has ended is dropped with the next step, from a PrefillBatch when its
+prefill is over.
 """
 
 from __future__ import annotations
@@ -139,8 +140,9 @@ class Scheduler:
     def _fit(self, requests: Sequence[Request]) -> bool:
         """Whether there is memory for requests beside what is in flight; where nothing is, any single one is tried.
 
-        All are counted at the length that they can come to, not at the one they have, so that a batch that has begun
-        does not outgrow memory later. How much a token needs is measured on the first prompt that was prefilled.
+        Those of its batch are counted at the length that they can come to, not at the one they have, so that a batch
+        that has begun does not outgrow memory later. How much a token needs is measured on the first prompt that
+        was prefilled.
         """
         single = not self._batches and len(requests) == 1
         if self._position_bytes is None:
