@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MODEL = ServedOptions()
 DRAIN_SECONDS = 30.0  # for the rows of a replica that is to end
-CHUNK_SECONDS = 1.0  # nobody reads along
+CHUNK_SECONDS = 0.25  # nobody reads along; a row that is ended here, by a stop string, keeps its slot that long
 app = App(
     name="batch",
     help_epilogue=examples(

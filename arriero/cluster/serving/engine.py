@@ -61,7 +61,7 @@ class RayEngine:
     ) -> None:
         """Over a running deployment's handle; `check_adapter` raises for files that not every node has,
         `end` is called once this is closed, to be rid of the replicas. Ids come `interval` seconds apart, or as seldom
-        as all that are in flight need.
+        as all that were in flight when it began need.
         """
         self._handle = handle
         self._streams = handle.options(stream=True)
