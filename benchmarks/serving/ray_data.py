@@ -69,13 +69,18 @@ def pipeline(source: Path, target: Path, actors: int) -> None:
 
     work = target.with_name(f"{target.name}.work")
     work.mkdir(exist_ok=True)
-    ids = [json.loads(line)["custom_id"] for line in source.read_text().splitlines()]
-    with connect("local", cpus=max(actors, os.cpu_count() or 1) + 1):  # one for what reads and writes
+    lines = source.read_text().splitlines()
+    ids = [json.loads(line)["custom_id"] for line in lines]
+    # checkpoints know rows by a column that is read; and of requests that are read as columns, each has all fields
+    rows = [json.dumps({"custom_id": name, "request": line}) for name, line in zip(ids, lines, strict=True)]
+    (work / "rows.jsonl").write_text("\n".join(rows))
+    # one more for what reads and writes and one for what a rerun has to leave out, or the rerun waits for ever
+    with connect("local", cpus=max(actors, os.cpu_count() or 1) + 2):
         context = ray.data.DataContext.get_current()
         context.checkpoint_config = CheckpointConfig("custom_id", str(work / "checkpoints"))
         context.enable_progress_bars = False
-        rows = ray.data.read_text(str(source)).map(_identified).repartition(target_num_rows_per_block=BLOCK)
-        answers = rows.map(
+        blocks = ray.data.read_json(str(work / "rows.jsonl")).repartition(target_num_rows_per_block=BLOCK)
+        answers = blocks.map(
             Asker,
             fn_constructor_args=[str(work / "log")],
             compute=ray.data.ActorPoolStrategy(size=actors),
@@ -84,13 +89,9 @@ def pipeline(source: Path, target: Path, actors: int) -> None:
         )
         answers.write_json(str(work / "answers"))
     files = (work / "answers").glob("*.json")
-    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    lines.sort(key=lambda line: ids.index(line["custom_id"]))
-    target.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _identified(row: dict[str, Any]) -> dict[str, Any]:
-    return {"custom_id": json.loads(row["text"])["custom_id"], "request": row["text"]}
+    answered = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    answered.sort(key=lambda line: ids.index(line["custom_id"]))
+    target.write_text("".join(json.dumps(line) + "\n" for line in answered))
 
 
 class Run:
