@@ -172,6 +172,7 @@ def test_what_others_have_taken_is_told_instead_of_waited_for(cluster, engine):
         deploy(cluster, Deployment("local", Scale.of(1)), Resources(5, 0), partial(PacedEngine, 0.02), [STOP])
 
 
+@pytest.mark.filterwarnings("ignore:The .metrics_interval_s. field:DeprecationWarning")  # variables come too late
 def test_replicas_come_and_go_with_the_requests_and_no_stream_is_lost(cluster, engine, monkeypatch):
     """The bug: after others of the same name in one process there was one replica for ever. Serve keeps a handle for
     each name; closing the first engine had ended that handle's reports of how many requests there are.
