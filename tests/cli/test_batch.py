@@ -124,7 +124,7 @@ def test_a_killed_run_is_continued_and_no_row_answered_twice(run, tmp_path, mode
         process.send_signal(how)
         interrupted = process.stderr.read()
     assert process.returncode == (-9 if how is signal.SIGKILL else 130)
-    assert ("the same command goes on" in interrupted) == (how is signal.SIGINT)
+    assert ("the same command continues" in interrupted) == (how is signal.SIGINT)
     kept = [each for each in partial.read_bytes().splitlines(keepends=True) if each.endswith(b"\n")]
     assert 3 <= len(kept) < 20
     code, out, err = run(*options, "--json")
