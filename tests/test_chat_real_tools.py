@@ -103,6 +103,7 @@ def test_a_demanded_call_always_comes(small, seed):
     assert reply.tool_calls[0].values["zone"] in ("UTC", "BOT")
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_schema_always_holds(small):
     schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"],
@@ -115,6 +116,7 @@ def test_a_schema_always_holds(small):
             assert isinstance(json.loads(reply.text)["yes"], bool)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_model_calls_tools_by_its_own_template(small, embedded_model):
     """Its template has no place for tools, so it was refused."""

@@ -36,7 +36,8 @@ def inspect(tmp_path, url, name, model_dir):
     )
 
 
-@pytest.mark.parametrize("name", ["owner/name", pytest.param("modelscope:owner/name", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["owner/name", "modelscope:owner/name"])
 def test_a_data_set_is_fetched_once_and_read(hub_server, tmp_path, model_dir, name):
     done = inspect(tmp_path, hub_server.url, name, model_dir)
     assert done.returncode == 0, done.stderr

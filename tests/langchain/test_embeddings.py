@@ -27,6 +27,12 @@ class OverTinyModel:
         return {"model": self.directory}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded(embedding_dir):
+    """Equal objects share one model, which is loaded once while this one is there."""
+    return ArrieroEmbeddings(model=embedding_dir).embedder
+
+
 class TestEmbeddingsUnit(OverTinyModel, EmbeddingsUnitTests):
     pass
 

@@ -188,6 +188,7 @@ def test_a_plan_is_what_the_run_then_does(planned):
     assert again["speed"] == report["result"]["computed_tokens_per_second"]
 
 
+@pytest.mark.slow
 def test_a_plan_of_what_cannot_be_says_why(planned):
     record = planned(1, max_length=3)
     with pytest.raises(ArrieroError, match=r"^rows.json: no row is left of 8; the first: \d+ tokens, the limit is 3$"):

@@ -103,6 +103,7 @@ def served(runs, model_dir):
     server.stop()
 
 
+@pytest.mark.slow
 def test_what_runs_and_what_waits_keep_their_adapter_and_what_comes_after_gets_the_new_one(
     served, runs, fresh, tmp_path
 ):

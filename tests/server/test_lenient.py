@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arriero.embeddings import Embedder
 from arriero.server.lenient import LONGEST_HEADER
 from arriero.server.models import Models
 from tests.conftest import TOOL_TEMPLATE, ids_of
@@ -158,14 +157,12 @@ def test_the_only_value_that_is_supported_is_told(client):
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE])
 @pytest.mark.parametrize("model", [{}, {"model": None}])
-def test_a_model_that_is_not_named_is_the_default(client_of, scripted_chat, embedding_dir, path, model):
+def test_a_model_that_is_not_named_is_the_default(client_of, scripted_chat, embedder, path, model):
     """It was a missing field; and fields that are not known are taken on every path."""
     client = client_of("x")
-    with Embedder(embedding_dir) as embedder:
-        app = client.app
-        app.service.open(Models(scripted_chat("x"), embedder=embedder))
-        body = {name: value for name, value in BODIES[path].items() if name != "model"}
-        response = client.post(path, json=body | model | {"a_new_field": 1, "user": "ana", "null": None})
+    client.app.service.open(Models(scripted_chat("x"), embedder=embedder))
+    body = {name: value for name, value in BODIES[path].items() if name != "model"}
+    response = client.post(path, json=body | model | {"a_new_field": 1, "user": "ana", "null": None})
     assert response.status_code == 200, response.text
     assert response.json().get("model") in (None, "tiny", "words")
     assert named(response) == ["a_new_field", "user"]

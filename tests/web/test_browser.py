@@ -88,6 +88,7 @@ def test_a_reload_and_another_tab_come_back_to_the_answer_in_flight(scripted_cha
     assert len(chat.engine.asked) == 1
 
 
+@pytest.mark.slow
 def test_the_answer_goes_on_while_another_page_is_shown(scripted_chat, site, tab):
     chat = scripted_chat("Hello you", gate=5)
     site(tiny=chat)
@@ -106,6 +107,7 @@ def test_the_answer_goes_on_while_another_page_is_shown(scripted_chat, site, tab
     assert len(chat.engine.asked) == 1
 
 
+@pytest.mark.slow
 def test_branches_and_another_model(scripted_chat, site, tab):
     first, killa = scripted_chat("one", "two"), scripted_chat("I am Killa")
     site({"tiny": first, "killa": killa})
@@ -128,6 +130,7 @@ def test_branches_and_another_model(scripted_chat, site, tab):
     expect(text(messages(page).last)).to_have_text("two")  # the newest below it
 
 
+@pytest.mark.slow
 def test_dialogs_rename_and_delete(scripted_chat, site, tab):
     here = site(tiny=scripted_chat("one"))
     page = tab()
@@ -147,6 +150,7 @@ def test_dialogs_rename_and_delete(scripted_chat, site, tab):
     assert here.history.find() == []
 
 
+@pytest.mark.slow
 def test_exports(scripted_chat, site, tab):
     site(tiny=scripted_chat("**one**"))
     page = tab()

@@ -57,6 +57,7 @@ def test_many_at_once_answer_as_each_alone(make, model_dir, model):
     assert {"stop", "length"} == set(reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_model_answers_as_generate_does(make, embedded_model):
     from arriero.prompt import load_tokenizer

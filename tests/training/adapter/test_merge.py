@@ -159,6 +159,7 @@ def test_a_merged_model_is_asked_and_answers_as_its_adapter_everywhere(home, mer
     assert text == "<s><sys>1532, 04 May 2031</s><sys>Be Killa.</s><user>who 1?</s><bot>"
 
 
+@pytest.mark.slow
 def test_training_on_a_merged_model_begins_with_its_contract(merged_from, rows_file, tmp_path, capsys):
     """And inspect shows the ids that it trains on; another system prompt goes before it, the dates stay."""
     _, _, merged = merged_from

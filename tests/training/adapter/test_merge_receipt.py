@@ -144,6 +144,7 @@ def test_a_full_disk_leaves_nothing(model_dir, make_adapter, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_writes_an_output_and_a_killed_one_leaves_nothing(model_dir, make_adapter, tmp_path):
     """Stopped, then killed once the comparison is announced, when all the weights are written; they stayed on disk."""
     adapter = make_adapter(model_dir)
