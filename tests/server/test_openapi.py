@@ -35,7 +35,7 @@ ALL = "examples,coverage,fuzzing,stateful"
 
 @pytest.mark.parametrize(
     ("examples", "phases"),
-    [(5, "fuzzing"), pytest.param(300, ALL, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    [(5, "fuzzing"), pytest.param(150, ALL, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
 )
 def test_the_server_keeps_to_its_document(serve, scripted_chat, embedding_dir, tmp_path, examples, phases):
     chat = scripted_chat("Hello", "{}", template=TOOL_TEMPLATE)

@@ -78,7 +78,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_adapter(rows_file, model_di
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_each_of_many_moments(rows_file, model_dir, tmp_path):
-    check_kills(rows_file, model_dir, tmp_path, 60)
+    check_kills(rows_file, model_dir, tmp_path, 40)
 
 
 def test_a_run_from_before_an_option_existed_is_resumed(rows_file, model_dir, tmp_path):
