@@ -9,10 +9,10 @@ import pytest
 
 from arriero.constraint import Choice, JsonSchema, Series, Text
 from arriero.errors import UsageError
-from tests.engines.vllm.support import GREEDY, LENGTH, RANDOM, WHO, submit
+from tests.engines.vllm.support import GREEDY, LENGTH, OTHERS_WARNINGS, RANDOM, WHO, submit
 
 pytest.importorskip("vllm", reason="there is no vLLM here: benchmarks/vllm_engine.sh")
-pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(400), OTHERS_WARNINGS]
 
 
 def test_greedy_answers_are_those_of_the_reference(engine, prompts, expected, handles):

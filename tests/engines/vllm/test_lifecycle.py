@@ -19,10 +19,10 @@ import pytest
 
 from arriero.engines import Adapter, EngineOptions, load_engine
 from arriero.errors import ArrieroError, ContextLengthError, EngineError, NotFoundError, UnsupportedError, UsageError
-from tests.engines.vllm.support import GREEDY, WHO, submit
+from tests.engines.vllm.support import GREEDY, OTHERS_WARNINGS, WHO, submit
 
 pytest.importorskip("vllm", reason="there is no vLLM here: benchmarks/vllm_engine.sh")
-pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(400), OTHERS_WARNINGS]
 
 
 def test_cancelling_frees_the_work_while_the_prompt_is_read_and_after(engine, prompts, expected):
