@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import BrowserContext, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect, sync_playwright
 
 from arriero.web import mount
 from tests.web.browsing import CHROMIUM, FLAGS
@@ -45,22 +46,31 @@ def address() -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture
-def context(address) -> Iterator[Callable[[], BrowserContext]]:
-    """Begin a browser of its own; anything it asks of another machine, and anything it complains of, is an error."""
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One process for all: contexts share nothing."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def context(address, chromium) -> Iterator[Callable[[], BrowserContext]]:
+    """Begin a browser of its own; anything it asks of another machine, and anything it complains of, is an error."""
     wrong: list[str] = []
 
     def note(request: Request) -> None:
         if urlsplit(request.url).scheme in ("http", "https", "ws") and urlsplit(request.url).netloc != address:
             wrong.append(request.url)
 
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with contextlib.ExitStack() as begun:
 
         def begin(**options: object) -> BrowserContext:
             made = chromium.new_context(**options)
+            begun.callback(made.close)
             made.set_default_timeout(60_000)
             made.on("requestfinished", note)
             made.on("requestfailed", lambda request: None if request.failure == "csp" else note(request))
@@ -68,7 +78,6 @@ def context(address) -> Iterator[Callable[[], BrowserContext]]:
             return made
 
         yield begin
-        chromium.close()
     assert wrong == []
 
 

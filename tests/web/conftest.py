@@ -12,7 +12,7 @@ from arriero.chat import Chat
 from arriero.history import History
 from arriero.web import Local, Site, set_site
 from tests.server.conftest import serve  # noqa: F401  a fixture
-from tests.web.chat_browser import address, context, tab  # noqa: F401  fixtures
+from tests.web.chat_browser import address, chromium, context, tab  # noqa: F401  fixtures
 from tests.web.chat_page import opened  # noqa: F401  a fixture
 
 

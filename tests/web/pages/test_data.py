@@ -17,18 +17,19 @@ from tests.conftest import ROWS
 from tests.web.pages.visiting import after_jobs, drawn, opened, text
 
 
+def visit(file, home):
+    """The page on a file, once it is inspected."""
+    page = opened("data")
+    page.session_state["data_path"] = str(file)
+    drawn(page)
+    return after_jobs(page, home / "cache" / "page" / "inspected")
+
+
 @pytest.fixture
 def inspected(home, monkeypatch, model_dir):
     """Open the page on a file, inspected for the tiny model."""
     monkeypatch.setenv("ARRIERO_MODEL", str(model_dir))
-
-    def visit(file):
-        page = opened("data")
-        page.session_state["data_path"] = str(file)
-        drawn(page)
-        return after_jobs(page, home / "cache" / "page" / "inspected")
-
-    return visit
+    return lambda file: visit(file, home)
 
 
 def rows_of(page):
@@ -36,15 +37,34 @@ def rows_of(page):
     return drawn(page)
 
 
-@pytest.fixture
-def mixed(tmp_path):
+def mix(file):
     """Thirty rows: a duplicate, an empty output, and the rest."""
     rows = [{"instruction": f"who {n}?", "input": "", "output": f"number {n}"} for n in range(30)]
     rows[7] = rows[3]
     rows[9] = {**rows[9], "output": ""}
-    file = tmp_path / "mixed.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    return mix(tmp_path / "mixed.jsonl")
+
+
+@pytest.fixture(scope="module")
+def inspected_once(tmp_path_factory):
+    """A home for the tests that only look at the mixed rows: the first of them has them inspected."""
+    folder = tmp_path_factory.mktemp("looking")
+    return mix(folder / "mixed.jsonl"), folder / "home"
+
+
+@pytest.fixture
+def looking(inspected_once, monkeypatch, model_dir):
+    """The page on the mixed rows."""
+    file, home = inspected_once
+    monkeypatch.setenv("ARRIERO_HOME", str(home))
+    monkeypatch.setenv("ARRIERO_MODEL", str(model_dir))
+    return visit(file, home)
 
 
 def test_only_an_administrator_sees_the_page_even_by_its_address(home):
@@ -53,8 +73,8 @@ def test_only_an_administrator_sees_the_page_even_by_its_address(home):
     assert not page.selectbox
 
 
-def test_the_report_tells_what_training_would_see(inspected, mixed):
-    shown = text(inspected(mixed))
+def test_the_report_tells_what_training_would_see(looking):
+    shown = text(looking)
     for name, value in {"Rows": 30, "Kept": 29, "Left out": 1, "Duplicates": 1, "Contradictions": 0}.items():
         assert f"<dt>{name}</dt><dd>{value}</dd>" in shown
     assert "Why rows are left out" in shown
@@ -62,8 +82,8 @@ def test_the_report_tells_what_training_would_see(inspected, mixed):
     assert "mixed.jsonl · alpaca format" in shown
 
 
-def test_rows_are_drawn_as_tokens_a_page_at_a_time(inspected, mixed):
-    page = rows_of(inspected(mixed))
+def test_rows_are_drawn_as_tokens_a_page_at_a_time(looking):
+    page = rows_of(looking)
     assert "30 of 30 rows" in text(page)
     assert '<span class="p s" title="5">&lt;bot&gt;</span><span class="l" title="116">n</span>' in text(page)
     assert [button.label for button in page.button] == ["Edit"] * 10
@@ -73,15 +93,15 @@ def test_rows_are_drawn_as_tokens_a_page_at_a_time(inspected, mixed):
     ("kind", "search", "found"),
     [("dropped", "", 1), ("repeat", "", 1), ("the output is empty", "", 1), ("", "NUMBER 2", 11), ("kept", "who 9", 0)],
 )
-def test_rows_are_filtered(inspected, mixed, kind, search, found):
-    page = rows_of(inspected(mixed))
+def test_rows_are_filtered(looking, kind, search, found):
+    page = rows_of(looking)
     page.selectbox(key="data_kind").set_value(kind)
     page.text_input(key="data_text").set_value(search)
     assert f"{found} of 30 rows" in text(drawn(page))
 
 
-def test_a_row_is_gone_to_by_its_number(inspected, mixed):
-    page = rows_of(inspected(mixed))
+def test_a_row_is_gone_to_by_its_number(looking):
+    page = rows_of(looking)
     page.number_input(key="data_jump").set_value(9)
     shown = text(drawn(page))
     assert "Row 9" in shown
