@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -80,7 +81,8 @@ def run(
 
     `load` runs beside the server, which until then answers 503; `opened` is called once it answers. `tls` is a
     certificate file and its key file. From SIGTERM or SIGINT on new work gets 503, what was taken on is finished, and
-    what is not after `drain_seconds`, or when a second signal comes, ends with an error. Raises what `load` raises.
+    what is not after `drain_seconds`, or when a second signal comes, ends with an error. Raises what `load` raises,
+    and ArrieroError where the application cannot start.
     Returns the signal, so that the caller can end the process by it: a loader that is still at work in a library's
     own code would not let it end otherwise.
     """
@@ -109,13 +111,16 @@ def run(
 
     threading.Thread(target=work, name="loader", daemon=True).start()
     try:
-        server.run(sockets=[listener])
+        with contextlib.suppress(SystemExit):  # uvicorn's, where the application cannot start
+            server.run(sockets=[listener])
     finally:
         listener.close()  # uvicorn does so, unless it fails at startup
         for models in loaded:
             models.close()
     if failed and server.ended_by is None:
         raise failed[0]
+    if not server.started and server.ended_by is None:
+        raise ArrieroError("the server could not start, for the reason logged above")
     return server.ended_by
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from arriero.errors import ArrieroError
 from arriero.web import mount
 from arriero.web.backend import Backend
 from arriero.web.state import Site
@@ -28,4 +29,8 @@ def run(backend: Backend, listener: socket.socket, opened: Callable[[], None]) -
     app = FastAPI(lifespan=lifespan, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     mount(app, Site(backend))
-    uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)).run([listener])
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False))
+    with suppress(SystemExit):  # uvicorn's, where the application cannot start
+        server.run([listener])
+    if not server.started:
+        raise ArrieroError("the page could not be started, for the reason logged above")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -9,12 +10,14 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from arriero.errors import ArrieroError
 from arriero.server import create_app
 from arriero.server.lifecycle import listen, run
 from tests.cli.served import Program
@@ -94,6 +97,23 @@ def test_a_server_that_cannot_start_leaves_its_port(tmp_path):
     with pytest.raises(ssl.SSLError):
         run(create_app(None), listener, ended.wait, print, tls=(tmp_path / "server.pem", None))
     assert listener.fileno() == -1
+    ended.set()
+
+
+def test_a_failing_lifespan_is_an_error_of_its_own():
+    """Uvicorn exits with 3 there, "partly done" among our codes; older ones returned, as if all was well."""
+    app = create_app(None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        raise OSError("no space left")
+        yield
+
+    app.router.lifespan_context = lifespan
+    listener, ended = listen("127.0.0.1", 0), threading.Event()
+    with pytest.raises(ArrieroError, match="the server could not start") as raised:
+        run(app, listener, ended.wait, print)
+    assert (raised.value.exit_code, listener.fileno()) == (1, -1)
     ended.set()
 
 
