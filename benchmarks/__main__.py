@@ -28,7 +28,7 @@ from typing import Any
 
 from arriero.settings import EMBEDDED_MODEL
 from benchmarks.lib import command
-from benchmarks.lib.parts import Line, Part, Run, SkippedError, failed, rows, table
+from benchmarks.lib.parts import FailedError, Line, Part, Run, SkippedError, failed, rows, table
 from benchmarks.lib.sheets import seconds
 
 DATA = Path(__file__).parents[1] / "examples" / "data" / "llama-driver.json"
@@ -79,6 +79,8 @@ def training(run: Run) -> Iterator[Line]:
     document = run.call("-m", "benchmarks.training", DATA, *short, "--model", run.model, "--json")
     for variants in document["workloads"].values():
         for variant, figures in variants.items():
+            if "error" in figures:
+                raise FailedError(f"{variant}: {figures['error']}")
             samples, memory = figures["samples_per_second"]["median"], figures["peak_memory_bytes"] / 1e9
             ratio = f"ratio {figures['ratio']:.2f}, peak {memory:.1f} GB"
             yield variant, f"{samples:.2f} samples/s, {ratio}, {figures['share_computed']:.0%} of the matrix rate"

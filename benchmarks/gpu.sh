@@ -4,8 +4,9 @@
 #     OUT=DIRECTORY benchmarks/gpu.sh [--wheels DIRECTORY] [--tiny] [--parts NAME …] [--seconds N]
 #
 # Everything goes into OUT (default: runs/gpu), table.md last: it has a line for every part, also for one that failed or
-# ran out of time. What the machine lacks comes as wheels in a directory; they are unpacked beside its own packages, and
-# removed again. Models have random weights, so no figure says how good an answer is. --tiny runs it all on a CPU.
+# ran out of time. What the machine lacks comes as wheels in a directory (benchmarks/gpu/wheels.txt says which and how);
+# they are unpacked beside its own packages, and removed again. Models have random weights, so no figure says how good an
+# answer is. --tiny runs it all on a CPU. The models take 19 GB of the temporary directory, full rows 72 GB of the GPU.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 export OUT=${OUT:-$here/runs/gpu}
@@ -13,8 +14,8 @@ mkdir -p "$OUT"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ "${1:-}" = --wheels ]; then
-    [ $# -ge 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-    "${PYTHON:-python3}" -m pip install --quiet --no-index --no-deps --target "$work/wheels" "$2"/*.whl
+    [ $# -ge 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+    "${PYTHON:-python3}" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/wheels" "$2"/*.whl
     shift 2
 fi
 export PYTHONPATH="$work/wheels:$here${PYTHONPATH:+:$PYTHONPATH}" ARRIERO_HOME="$work/home" HF_HUB_OFFLINE=1

@@ -95,7 +95,8 @@ def _loaded(bench: Bench, warm_up: Sequence[str], stack: ExitStack) -> tuple[dic
         try:
             child = Child(chosen, bench.folder / f"{name}.log")
             stack.callback(child.close)
-            _asked(child, bench, warm_up)
+            for count in sorted(bench.options.requests, reverse=True):  # CUDA graphs are of one number of requests
+                _asked(child, bench, warm_up[:count])
             children[name] = child
         except ChildError as error:
             reasons[name] = reason(name, error)

@@ -5,14 +5,19 @@
 A part has a limit of its own, and no more than what is left of --seconds. One that fails, takes too long or does not
 apply is a line of the table with the reason, and the others go on. Exits with 1 if any failed.
 
-    train       a small model: arriero train, what its check of the first step said, ask --adapter, merge
+    short_rows  rows as long as the tutorial's on the shape of an 8B, by the tutorial's recipe and by ours, with CUDA
+                graphs and without: tokens/s, share of the matrix rate, launches, the check of the first step
+    full_rows   the same of rows of 4,096 tokens
+    engine      an 8B, 1, 8 and 32 requests at once: our Chat over transformers as `arriero serve` has it, the same
+                without CUDA graphs and without a process of its own, and transformers.generate
+    decode      the same 8B: launches, kernels and time of a decode step, with graphs and without
+    train       a 1B: arriero train, what its check of the first step said, ask --adapter, merge, doctor
     four_bit    the same with the base in 4 bits: train, ask, merge --allow-quantised
-    graphs      arriero train with and without CUDA graphs
-    training    the tutorial's recipe and ours on the shape of an 8B, short and full rows
-    engine      an 8B: our Chat over transformers with CUDA graphs and without, and transformers alone
-    decode      what a decode step launches and copies to the host, with graphs and without
-    vllm        an 8B: our Chat over vLLM
+    vllm        that 8B: our Chat over vLLM
     bare_vllm   vLLM alone
+
+What matters most comes first, and what there is no time for is left out. In two goes of at most 450 s all but vLLM has
+time: `--parts short_rows full_rows train`, and `--parts engine decode four_bit`.
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.parts import FailedError, Line, Part, Run, SkippedError, captured, failed, rows, table
+from benchmarks.lib.parts import FailedError, Line, Part, Row, Run, SkippedError, captured, failed, rows, table
+from benchmarks.lib.sheets import check, launches
 from benchmarks.lib.versions import versions
 
 ROWS = Path(__file__).parents[2] / "examples" / "data" / "llama-driver.json"
@@ -41,9 +47,11 @@ def train(run: Run) -> Iterator[Line]:
     yield from trained(run, adapter)
     report = json.loads((adapter / "report.json").read_text(encoding="utf-8"))
     checked = report["verify"]
-    worst = f"worst {checked['worst']:.2f} of what rounding explains, at most 3" if checked else "not done"
-    yield "check of the first step", f"{worst}{'; it fell back' if checked and checked['fell_back'] else ''}"
+    yield "check of the first step", check(checked) if checked else "not done"
     yield from asked_and_merged(run, adapter)
+    speedups = run.arriero("doctor")["full_speed"] or {}
+    lacking = [name for name, state in speedups.items() if state != "installed"]
+    yield "doctor: lacking for full speed", ", ".join(lacking) or "nothing"
 
 
 def trained(run: Run, adapter: Path, *options: object) -> Iterator[Line]:
@@ -74,24 +82,35 @@ def four_bit(run: Run) -> Iterator[Line]:
     yield from asked_and_merged(run, run.work / "four-bit", "--allow-quantised")
 
 
-def graphs(run: Run) -> Iterator[Line]:
-    """Training with CUDA graphs and without."""
-    from arriero.hardware import gpus
+def training(workload: str, steps: int, *variants: str) -> Callable[[Run], Iterator[Line]]:
+    """A part: a workload of benchmarks.training."""
 
-    if not gpus():
-        raise SkippedError("no GPU is here, and graphs are CUDA's")
-    for choice in ("off", "on"):
-        yield from trained(run, run.work / f"graphs-{choice}", "--cuda-graphs", choice)
+    def part(run: Run) -> Iterator[Line]:
+        size = ("--tiny", "--steps", 1) if run.tiny else ("--steps", steps)
+        chosen = ("--workloads", workload, "--variants", *variants, "--rounds", 1)
+        document = run.call("-m", "benchmarks.training", "--device", "cuda", *chosen, *size, "--json")
+        yield "matrix products", f"{document['matrix_tflops']['after']:,.4g} TFLOP/s on {document['machine']}"
+        for measured in document["workloads"].values():
+            for variant, figures in measured.items():
+                yield variant, f"failed: {figures['error']}" if "error" in figures else speed(figures)
+                yield from ((f"{variant}: {name}", text) for name, text in noted(figures))
+
+    return part
 
 
-def training(run: Run) -> Iterator[Line]:
-    """The table of benchmarks.training."""
-    tiny = ("--tiny",) if run.tiny else ()
-    document = run.call("-m", "benchmarks.training", "--device", "cuda", *tiny, "--rounds", 1, "--steps", 2, "--json")
-    yield "matrix products", f"{document['matrix_tflops']['after']:,.4g} TFLOP/s on {document['machine']}"
-    for workload, variants in document["workloads"].items():
-        for variant, figures in variants.items():
-            yield f"{workload}: {variant}", figures.get("error") or speed(figures)
+def noted(figures: dict[str, Any]) -> Iterator[Line]:
+    """What else is known of a variant."""
+    if launched := figures.get("launched"):
+        yield "in one step, or one full row", launches(launched)
+    if waits := figures.get("host_waits"):
+        yield "the host waits for the GPU", f"{len(waits)} times in a step: {' '.join(sorted(set(waits)))}"
+    if graphs := figures.get("graphs"):
+        yield "CUDA graphs", f"off: {graphs['off']}" if graphs["off"] else f"{graphs['captured']} captured"
+    if checked := figures.get("checked"):
+        yield "check of the first step", check(checked)
+    for name in ("attention", "plan"):
+        if name in figures:
+            yield name, figures[name]
 
 
 def speed(figures: dict[str, Any]) -> str:
@@ -103,31 +122,42 @@ def speed(figures: dict[str, Any]) -> str:
 
 
 def answering(*variants: str) -> Callable[[Run], Iterator[Line]]:
-    """A part: these variants of benchmarks.answering."""
+    """A part: these variants of benchmarks.answering, each for itself, so that none takes another's figures along."""
 
     def part(run: Run) -> Iterator[Line]:
         if any("vllm" in variant for variant in variants) and importlib.util.find_spec("vllm") is None:
             raise SkippedError("vllm is not installed")
-        size = ("--tokens", 8, "--requests", 1, 3) if run.tiny else ("--tokens", 128, "--requests", 1, 8, 32)
-        chosen = ("--model", model(run, "8b"), "--vllm-python", sys.executable, "--variants", *variants)
-        command = ("-m", "benchmarks.answering", *chosen, *size, "--rounds", 1, "--json")
-        speeds = run.call(*command)["parts"]["speed"]
-        for variant, figures in speeds["variants"].items():
-            rates = [f"{each['tokens_per_second']['median']:,.0f}" for each in figures["requests"].values()]
-            yield f"{variant}, {' / '.join(figures['requests'])} at once", f"{' / '.join(rates)} tokens/s"
-        for variant, why in speeds["not_measured"].items():
-            yield variant, f"failed: {why}"
+        for variant in variants:
+            try:
+                yield from answered(run, variant)
+            except FailedError as error:
+                yield variant, f"failed: {error}"
 
     return part
 
 
+def answered(run: Run, variant: str) -> Iterator[Line]:
+    """The speed of one variant."""
+    size = ("--tokens", 8, "--requests", 1, 3) if run.tiny else ("--tokens", 128, "--requests", 1, 8, 32)
+    chosen = ("--model", model(run, "8b"), "--vllm-python", sys.executable, "--variants", variant)
+    speeds = run.call("-m", "benchmarks.answering", *chosen, *size, "--rounds", 1, "--json")["parts"]["speed"]
+    for figures in speeds["variants"].values():
+        rates = [f"{each['tokens_per_second']['median']:,.0f}" for each in figures["requests"].values()]
+        yield f"{variant}, {' / '.join(figures['requests'])} at once", f"{' / '.join(rates)} tokens/s"
+    for why in speeds["not_measured"].values():
+        yield variant, f"failed: {why}"
+
+
 def decode(run: Run) -> Iterator[Line]:
     """The counts of a decode step."""
-    chosen = ("--model", model(run, "1b"), "--parts", "decode", "--requests", 1, 8)
+    chosen = ("--model", model(run, "8b"), "--parts", "decode", "--requests", 1, 8, 32)
     counted = run.call("-m", "benchmarks.answering", *chosen, "--json")["parts"]["decode"]["requests"]
     for count, figures in counted.items():
         for name, each in figures.items():
-            yield f"{name}, {count} at once", f"{each['launches']:,} launches, {each['copies']} copies to the host"
+            took = f", {each['seconds'] * 1000:,.1f} ms" if "seconds" in each else ""
+            yield f"{name}, {count} at once", f"{launches(each)}, {each['copies']} copies to the host{took}"
+            if each["graphs_off"]:
+                yield f"{name}, {count} at once: off", each["graphs_off"]
 
 
 def model(run: Run, size: str) -> Path:
@@ -136,19 +166,19 @@ def model(run: Run, size: str) -> Path:
     if not (path / "tokenizer.json").is_file():
         command = [sys.executable, "-m", "benchmarks.gpu.models", str(path), "tiny" if run.tiny else size]
         with (run.out / f"{run.part}.log").open("ab") as log:
-            if captured(command, log, run.left()) is None:
+            if captured(command, log, run.left())[0]:
                 raise FailedError(f"the random model {size} could not be made")
     return path
 
 
 PARTS: dict[str, Part] = {
-    "train": (110, train),
-    "training": (200, training),
-    "engine": (150, answering("arriero-transformers", "arriero-transformers-eager", "transformers")),
-    "decode": (60, decode),
-    "vllm": (150, answering("arriero-vllm")),
+    "short_rows": (180, training("short", 12, "tutorial", "arriero train", "without CUDA graphs")),
+    "full_rows": (150, training("full", 2, "tutorial", "arriero train")),
+    "engine": (240, answering("arriero-transformers-process", "arriero-transformers-eager", "transformers")),
+    "decode": (80, decode),
+    "train": (120, train),
     "four_bit": (100, four_bit),
-    "graphs": (80, graphs),
+    "vllm": (150, answering("arriero-vllm")),
     "bare_vllm": (150, answering("vllm")),
 }
 
@@ -159,9 +189,11 @@ def main() -> int:
     out = Path(os.environ.get("OUT") or "runs/gpu").resolve()
     out.mkdir(parents=True, exist_ok=True)
     run = Run(out, options.work, time.monotonic() + options.seconds, tiny=options.tiny)
-    measured = [row for name in options.parts for row in rows(run, name, PARTS)]
-    text = table(described(), measured)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    head, text, measured = described(), "", list[Row]()
+    for name in options.parts:
+        measured += rows(run, name, PARTS)
+        text = table(head, measured)
+        (out / "table.md").write_text(text, encoding="utf-8")  # whoever ends this later has what there is
     print(text)
     return 1 if failed(measured) else 0
 

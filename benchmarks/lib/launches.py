@@ -1,11 +1,15 @@
-"""Operators that are kernels on a GPU, counted on any machine."""
+"""What work launches: kernels on a GPU, and on any machine the operators that would be kernels there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode  # no public name; seen with torch 2.13
 
 
@@ -31,3 +35,34 @@ class Operators(TorchDispatchMode):
             yield
         finally:
             self._counting = True
+
+
+HOST = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")  # how such calls begin
+LONGEST = 12  # kernels that are listed
+
+
+def on_gpu(work: Callable[[], Any]) -> dict[str, Any]:
+    """What `work` asks of a GPU, see `summed`."""
+    # CUDA graphs that are replayed after a profiler has ended crash otherwise; seen in torch/profiler/profiler.py, 2.11
+    os.environ |= {"DISABLE_CUPTI_LAZY_REINIT": "1", "TEARDOWN_CUPTI": "0"}
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        work()
+        torch.cuda.synchronize()
+    return summed(seen.key_averages())
+
+
+def summed(events: Iterable[Any]) -> dict[str, Any]:
+    """Of a profiler's `key_averages`: launches and copies by the host, and the kernels and copies that these came to.
+
+    A graph is one launch of many kernels. `busy` are seconds of all kernels, `longest` those that take most of it.
+    """
+    events = [event for event in events if not event.is_user_annotation]
+    calls = [event for event in events if event.device_type == DeviceType.CPU and event.key.startswith(HOST)]
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
+    kernels.sort(key=lambda event: event.self_device_time_total, reverse=True)
+    return {
+        "launches": sum(event.count for event in calls),
+        "kernels": sum(event.count for event in kernels),
+        "busy": sum(event.self_device_time_total for event in kernels) / 1e6,
+        "longest": {event.key[:120]: event.self_device_time_total / 1e6 for event in kernels[:LONGEST]},
+    }

@@ -40,19 +40,21 @@ class Run:
     part_end: float = 0.0
 
     def call(self, *command: object) -> Any:
-        """The JSON document that a Python module writes; `<part>.log` and `<part>.json` in `out` have all it wrote."""
+        """The JSON document that a Python module writes; `<part>.log` and `<part>.json` in `out` have all it wrote.
+
+        A command that fails after it has written its document fails by what the document says.
+        """
         with (self.out / f"{self.part}.log").open("a+b") as log:
             start = log.seek(0, os.SEEK_END)
-            text = captured([sys.executable, *map(str, command)], log, self.left())
-            if text is None:
+            code, text = captured([sys.executable, *map(str, command)], log, self.left())
+            with (self.out / f"{self.part}.json").open("a") as file:
+                file.write(text)
+            try:
+                return json.loads(text)
+            except ValueError as error:
                 log.seek(start)
-                raise FailedError(reason(log.read().decode(errors="replace")))
-        with (self.out / f"{self.part}.json").open("a") as file:
-            file.write(text)
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise FailedError(f"what it wrote is no JSON: {error}") from error
+                wrote = reason(log.read().decode(errors="replace")) if code else f"what it wrote is no JSON: {error}"
+                raise FailedError(wrote) from error
 
     def arriero(self, *command: object) -> Any:
         """The same of the command line."""
@@ -66,8 +68,8 @@ class Run:
 Part = tuple[float, Callable[[Run], Iterator[Line]]]  # seconds at most, and what yields its lines
 
 
-def captured(command: Sequence[str], log: Any, seconds: float) -> str | None:
-    """Standard output of a command, None where it failed; ends all its processes when the time is over."""
+def captured(command: Sequence[str], log: Any, seconds: float) -> tuple[int, str]:
+    """Exit code and standard output of a command; ends all its processes when the time is over."""
     if seconds <= 0:
         raise SkippedError("no time was left")
     with subprocess.Popen(
@@ -80,7 +82,7 @@ def captured(command: Sequence[str], log: Any, seconds: float) -> str | None:
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    return text if process.returncode == 0 else None
+    return process.returncode, text
 
 
 def reason(text: str) -> str:

@@ -48,3 +48,17 @@ def seconds(value: float | None) -> str:
 def spread(rates: dict[str, float]) -> str:
     """Median, lowest and highest."""
     return f"{rates['median']:,.0f} ({rates['low']:,.0f}-{rates['high']:,.0f})"
+
+
+def launches(figures: Document) -> str:
+    """What a step launches, on a GPU or, in operators, elsewhere."""
+    if "kernels" not in figures:
+        return f"{figures['launches']:,} operators that would be one kernel or more each on a GPU"
+    kernels = f"{figures['kernels']:,} kernels and copies that take {figures['busy'] * 1000:,.1f} ms"
+    return f"{figures['launches']:,} launches by the host, {kernels}"
+
+
+def check(verification: Document) -> str:
+    """What the check of the first step of training said."""
+    fell_back = "; it fell back" if verification["fell_back"] else ""
+    return f"worst {verification['worst']:.2f} of what rounding explains, at most 3{fell_back}"

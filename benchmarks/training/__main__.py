@@ -10,7 +10,10 @@ trains longer with both recipes and measures both adapters on the same held-out 
 
 On CUDA: a model of the shape of Llama 3.1 8B with random weights made on the GPU, and two workloads: rows as long as
 DATA's under the tokenizer in `--model` (without it, as long as the tutorial's rows are), and full rows of 4,096
-tokens. Exits with 1 if a step made the host wait for the GPU. `--tiny` runs that on a CPU with a tiny shape.
+tokens. 16 steps go before the counted ones of the former: a CUDA graph is replayed from the third row of its size on.
+`--tiny` runs that on a CPU with a tiny shape.
+
+Exits with 1 if a variant failed, or a step made the host wait for the GPU.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +38,15 @@ from benchmarks.lib import command
 from benchmarks.lib.children import environment
 from benchmarks.lib.machine import Device, matrix_rate
 from benchmarks.lib.shapes import LLAMA_8B, TINY
-from benchmarks.training.figures import BASELINE, CHANGES, figures, with_ratios
+from benchmarks.training.figures import BASELINE, CHANGES, OURS, WITHOUT_GRAPHS, figures, with_ratios
 from benchmarks.training.jobs import SAMPLES, Job, Source, Workload, full, synthetic, within
 from benchmarks.training.sheets import sheets
 
 SYSTEM = "现在你要扮演皇帝身边的女人--甄嬛"
-OURS = "arriero train"
-CUDA_VARIANTS = (BASELINE, OURS)
+CUDA_VARIANTS = (BASELINE, OURS, WITHOUT_GRAPHS)
 FULL_ROW, FULL_ROW_TINY = 4096, 96  # tokens
+WARM_UPS, WARM_UPS_TINY = 16, 2  # steps of rows whose sizes differ
+WORKLOADS = ("short", "full")
 SEEDS = (1, 2)
 HELD_OUT = 128  # rows, about
 
@@ -55,7 +60,7 @@ def main() -> int:
     with prepared(options) as folder:
         document = measure(options, folder)
     command.show(document, list(sheets(document)), options)
-    return 1 if any(figures.get("host_waits") for figures in all_figures(document)) else 0
+    return 1 if any("error" in figures or figures.get("host_waits") for figures in all_figures(document)) else 0
 
 
 def parsed() -> argparse.Namespace:
@@ -68,6 +73,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="counted optimizer steps of 16 rows")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--variants", nargs="+", choices=tuple(CHANGES), default=tuple(CHANGES), metavar="NAME")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS, help="with --device cuda")
     parser.add_argument("--quality", type=int, nargs="?", const=480, default=0, metavar="ROWS")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of --quality")
     parser.add_argument("--tiny", action="store_true", help="with --device cuda: a tiny shape, on the CPU")
@@ -78,8 +84,8 @@ def parsed() -> argparse.Namespace:
         parser.error("--tiny goes with --device cuda")
     if options.device == "cuda" and not options.tiny and not torch.cuda.is_available():
         parser.error("this machine has no CUDA GPU; --tiny runs the same code on its CPU")
-    if options.device == "cuda":
-        options.variants = [name for name in options.variants if name in CUDA_VARIANTS]
+    chosen = CUDA_VARIANTS if options.device == "cuda" else tuple(name for name in CHANGES if name != WITHOUT_GRAPHS)
+    options.variants = [name for name in options.variants if name in chosen]
     return options
 
 
@@ -131,15 +137,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def chosen(options: argparse.Namespace, source: Source | None, shape: dict[str, Any]) -> Iterator[Workload]:
-    """The workloads: a warm-up step and the counted ones."""
-    steps = options.steps + 1
-    if source is None:
-        yield synthetic(steps, shape["vocab_size"])
-    else:
+    """The workloads: warm-up steps and the counted ones."""
+    warm_ups = WARM_UPS_TINY if options.tiny else WARM_UPS if shape else 1
+    if source is not None:
+        steps = warm_ups + options.steps
         workload = source.workload(options.data.name, steps, options.rows or steps * SAMPLES, seed=0)
+        workload = replace(workload, warm_ups=warm_ups)
         yield within(workload, shape["vocab_size"]) if shape else workload
-    if shape:
-        yield full(steps, FULL_ROW_TINY if options.tiny else FULL_ROW, shape["vocab_size"])
+    elif "short" in options.workloads:
+        yield synthetic(options.steps, shape["vocab_size"], warm_ups)
+    if shape and "full" in options.workloads:
+        yield full(options.steps, FULL_ROW_TINY if options.tiny else FULL_ROW, shape["vocab_size"])
 
 
 def quality(options: argparse.Namespace, source: Source, folder: Path) -> dict[str, Any]:
@@ -157,19 +165,19 @@ def quality(options: argparse.Namespace, source: Source, folder: Path) -> dict[s
 
 
 def run(job: Job, folder: Path) -> dict[str, Any]:
-    """A variant's result, from a process of its own; what it prints is shown only if it fails."""
-    print(f"{job.workload.name}: {job.variant}", file=sys.stderr)
+    """A variant's result, from a process of its own, or its error; what it prints goes to standard error."""
+    print(f"{job.workload.name}: {job.variant}", file=sys.stderr, flush=True)
     task, result = folder / "job.pickle", folder / "result.json"
     task.write_bytes(pickle.dumps(job))
+    result.unlink(missing_ok=True)
     alone = {"CUDA_VISIBLE_DEVICES": "0", **environment()}  # with several GPUs the Trainer would use them all
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.training.child", str(task), str(result)],
-        capture_output=True,
-        text=True,
+        stdout=sys.stderr,
         env=alone,
     )
-    if ended.returncode:
-        raise SystemExit(f"{job.variant} failed:\n{ended.stdout[-2000:]}\n{ended.stderr[-6000:]}")
+    if not result.is_file():
+        return {"error": f"its process ended with {ended.returncode}"}
     outcome: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return outcome
 

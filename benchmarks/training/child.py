@@ -1,15 +1,20 @@
 """One variant in a process of its own: `python -m benchmarks.training.child JOB RESULT`.
 
-Every variant makes the same optimizer steps, the first one as a warm-up. RESULT is JSON: seconds, and how many tokens
+Every variant makes the same optimizer steps, the first ones as a warm-up. RESULT is JSON: seconds, and how many tokens
 and logits were computed, of every counted step; the first step's loss in nats per loss token; peak memory in bytes.
+Where it cannot be measured, the error. What is said on the way goes to standard error.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import pickle
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +43,7 @@ class Watch(TrainerCallback):
     """What the tutorial's Trainer computes: time, tokens and logits of every step, and the first step's loss."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.meter = job, Meter(job.device)
+        self.job, self.meter = job, Meter(job.device, job.workload.warm_ups)
         self.tokens: list[int] = []
         self.first = torch.zeros((), dtype=torch.float64, device=job.device)
         self._computed = 0
@@ -89,15 +94,15 @@ def tutorial(job: Job, *, recompute: bool) -> Outcome:
         made.train()
     return {
         **watch.meter.outcome(),
-        "computed": watch.tokens[1:],
-        "head_positions": watch.tokens[1:],
+        "computed": watch.tokens[work.warm_ups :],
+        "head_positions": watch.tokens[work.warm_ups :],
         "first_loss": float(watch.first) / loss_tokens(work.steps[0]),
         "plan": "padded batches of 4",
     }
 
 
-def outcome(job: Job) -> Outcome:
-    """Run the job's variant."""
+def outcome(job: Job, known: Callable[[Outcome], None]) -> Outcome:
+    """Run the job's variant; where a profiler may take it down, what is measured until then is made `known`."""
     match job.variant:
         case "tutorial":
             return tutorial(job, recompute=True)
@@ -112,7 +117,9 @@ def outcome(job: Job) -> Outcome:
         case "fused pieces":
             return by_hand(job, SHARED, fused=True)
         case "arriero train":
-            return as_set_up(job) if job.shape else command(job)
+            return as_set_up(job, known) if job.shape else command(job)
+        case "without CUDA graphs":
+            return as_set_up(job, known, cuda_graphs="off")
     raise ValueError(f"no variant {job.variant!r}")
 
 
@@ -120,11 +127,19 @@ def main() -> None:
     """Read the job, run it, write the result."""
     job: Job = pickle.loads(Path(sys.argv[1]).read_bytes())
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    write = functools.partial(written, Path(sys.argv[2]))
     try:
-        result = outcome(job)
-    except torch.OutOfMemoryError as error:
-        result = {"error": str(error).splitlines()[0]}
-    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+        result = outcome(job, write)
+    except Exception as error:
+        traceback.print_exc()
+        result = {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+    write(result)
+
+
+def written(file: Path, result: Outcome) -> None:
+    """Have the result in a file."""
+    file.write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

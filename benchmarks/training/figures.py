@@ -10,7 +10,7 @@ from arriero.training.pack import loss_tokens
 from benchmarks.training.jobs import SAMPLES, Workload
 from benchmarks.training.variants import distinct
 
-BASELINE = "tutorial"
+BASELINE, OURS, WITHOUT_GRAPHS = "tutorial", "arriero train", "without CUDA graphs"
 CHANGES = {
     "tutorial": "the tutorial's recipe: transformers.Trainer and DataCollatorForSeq2Seq, padded batches of 4, 4 "
     "accumulated, gradient checkpointing, LoRA in float32 with dropout 0.1, the model's loss over all logits, "
@@ -26,6 +26,7 @@ CHANGES = {
     "arriero train": "with its own choice of rows and recomputation, its check of the first step, and (CPU) freed "
     "memory kept for the next step; on a CPU it is the command itself, Trainer, data on disk and metrics included, "
     "and its memory includes those; on CUDA the same pieces in a plain loop, since the model is not on disk",
+    "without CUDA graphs": "the same with --cuda-graphs off; on CUDA only",
 }
 
 
@@ -36,7 +37,7 @@ def figures(
     failed = [result["error"] for result in results if "error" in result]
     if failed:
         return {"error": failed[0]}
-    steps = workload.steps[1:]
+    steps = workload.steps[workload.warm_ups :]
     logical = [sum(len(example.ids) for example in step) for step in steps] * len(results)
     useful = [work(sizes, distinct(step), loss_tokens(step)) for step in steps] * len(results)
     seconds = [value for result in results for value in result["seconds"]]
@@ -44,7 +45,7 @@ def figures(
     positions = [value for result in results for value in result["head_positions"]]
     done = [work(sizes, tokens, heads) for tokens, heads in zip(computed, positions, strict=True)]
     samples = rates([SAMPLES] * len(seconds), seconds)
-    named = ("plan", "fused", "host_waits", "launches")
+    named = ("plan", "fused", "checked", "attention", "graphs", "host_waits", "launched")
     shown = {name: results[0][name] for name in named if results[0].get(name) is not None}
     return {
         "samples_per_second": {

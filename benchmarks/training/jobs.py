@@ -34,9 +34,10 @@ USER, ANSWER = (
 class Workload:
     """The same rows in the same order for every variant.
 
-    `steps` are the examples of every optimizer step as arriero renders them, the first one a warm-up; `features` the
-    same as the tutorial lays them out, with one more end token each if `extra_end`. What the command itself is given
-    are `rows` (alpaca format), from which it deals the same steps by `seed`. `held_out` are examples to measure on.
+    `steps` are the examples of every optimizer step as arriero renders them, the first `warm_ups` of which do not
+    count; `features` the same as the tutorial lays them out, with one more end token each if `extra_end`. What the
+    command itself is given are `rows` (alpaca format), from which it deals the same steps by `seed`. `held_out` are
+    examples to measure on, `profiled` how many of the last step's are computed to see what they launch.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Workload:
     seed: int = 0
     held_out: tuple[Rendered, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    warm_ups: int = 1
+    profiled: int = SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,28 +166,32 @@ def within(workload: Workload, vocabulary: int) -> Workload:
     )  # fmt: skip
 
 
-def synthetic(steps: int, vocabulary: int) -> Workload:
-    """Random tokens in rows as long as the tutorial's under the Llama 3.1 tokenizer: 106 tokens, 27 of them loss."""
+def synthetic(steps: int, vocabulary: int, warm_ups: int = 1) -> Workload:
+    """Random tokens in rows as long as the tutorial's under the Llama 3.1 tokenizer: 106 tokens, 27 of them loss.
+
+    `steps` are the counted ones.
+    """
     chance = random.Random(0)
     prefix = [chance.randrange(vocabulary) for _ in range(PREFIX)]
     examples = []
-    for _ in range(steps * SAMPLES):
+    for _ in range((warm_ups + steps) * SAMPLES):
         prompt = PREFIX + max(7, round(chance.lognormvariate(*USER)))
         total = min(prompt + max(2, round(chance.lognormvariate(*ANSWER))), MAX_LENGTH - 1)
         ids = (*prefix, *(chance.randrange(vocabulary) for _ in range(total - PREFIX)))
         examples.append(Rendered(ids, ((min(prompt, total - 1), total),)))
     features = [feature([*row.ids, row.ids[-1]], row.loss_spans[0][0]) for row in examples]
-    return Workload("rows as long as the tutorial's", _in_steps(examples), features)
+    return Workload("rows as long as the tutorial's", _in_steps(examples), features, warm_ups=warm_ups)
 
 
 def full(steps: int, length: int, vocabulary: int) -> Workload:
-    """Random rows of `length` tokens with nothing in common, a loss on every token."""
+    """Random rows of `length` tokens with nothing in common, a loss on every token; a warm-up and the counted steps."""
     chance = random.Random(1)
     examples = [
-        Rendered(tuple(chance.choices(range(vocabulary), k=length)), ((0, length),)) for _ in range(steps * SAMPLES)
+        Rendered(tuple(chance.choices(range(vocabulary), k=length)), ((0, length),))
+        for _ in range((1 + steps) * SAMPLES)
     ]
     features = [feature(list(row.ids), 0) for row in examples]
-    return Workload(f"full rows of {length:,} tokens", _in_steps(examples), features, extra_end=False)
+    return Workload(f"full rows of {length:,} tokens", _in_steps(examples), features, extra_end=False, profiled=1)
 
 
 def _in_steps(examples: list[Rendered]) -> list[list[Rendered]]:

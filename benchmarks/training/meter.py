@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.lib.launches import Operators
+from benchmarks.lib.launches import Operators, on_gpu
 from benchmarks.lib.machine import Clock, Device
 from benchmarks.lib.processes import core_seconds, others
 
@@ -51,16 +50,13 @@ def host_waits(device: Device, work: Callable[[], Any]) -> list[str] | None:
     return [f"{Path(each.filename).name}:{each.lineno}" for each in caught if SYNC in str(each.message)]
 
 
-def launches(device: Device, work: Callable[[], Any]) -> int:
-    """Kernels that `work` takes on a GPU; on a CPU, operators that would be one or more kernels each."""
+def launched(device: Device, work: Callable[[], Any]) -> dict[str, Any]:
+    """What `work` launches on a GPU; on a CPU, how many operators would be one kernel or more each."""
     if device == "cuda":  # a dispatch mode does not see the backward pass there, which has a thread of its own
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            work()
-            torch.cuda.synchronize()
-        return sum(event.count for event in seen.key_averages() if event.self_device_time_total > 0)
+        return on_gpu(work)
     with Operators() as counted:
         work()
-    return int(counted.count)
+    return {"launches": int(counted.count)}
 
 
 def allocator(device: Device) -> dict[str, int]:
@@ -93,18 +89,18 @@ class Moment:
 
 
 class Meter:
-    """Told of the end of every optimizer step; the first one is a warm-up."""
+    """Told of the end of every optimizer step; the first ones are a warm-up."""
 
-    def __init__(self, device: Device) -> None:
-        self.device, self.clock = device, Clock(device)
+    def __init__(self, device: Device, warm_ups: int) -> None:
+        self.device, self.clock, self.warm_ups = device, Clock(device), warm_ups
         self._moments: list[Moment] = []
 
     def step(self) -> None:
         """A step has ended."""
         self.clock.mark()
-        if not self._moments and self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()  # peaks are those of the counted steps
         self._moments.append(Moment.now(self.device))
+        if len(self._moments) == self.warm_ups and self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # peaks are those of the counted steps
 
     def outcome(self) -> dict[str, Any]:
         """Seconds of each step after the warm-up, peak memory, and what the allocator did.
@@ -112,13 +108,13 @@ class Meter:
         On CUDA all of it is of the steps after the warm-up; on a CPU memory is that of the whole process. `others`
         is the share of the cores' time that other processes took: above a few hundredths, times are worth little.
         """
-        first, last = self._moments[0], self._moments[-1]
+        first, last = self._moments[self.warm_ups - 1], self._moments[-1]
         stats = {
             name: value - (0 if name.endswith("peak") else first.allocator[name])
             for name, value in last.allocator.items()
         }
         return {
-            "seconds": self.clock.seconds(),
+            "seconds": self.clock.seconds()[self.warm_ups - 1 :],
             "peak_memory": last.peak_memory,
             "allocator": stats,
             "others": others(last.total - first.total, last.busy - first.busy, last.own - first.own),

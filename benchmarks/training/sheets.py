@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.lib.channel import Document
-from benchmarks.lib.sheets import Sheet
+from benchmarks.lib.sheets import Sheet, check, launches
 from benchmarks.training.figures import CHANGES
 from benchmarks.training.jobs import SAMPLES
 
@@ -59,9 +59,12 @@ def _details(variant: str, figures: Document) -> Iterator[str]:
     if "host_waits" in figures:
         waits = figures["host_waits"]
         yield f"{variant}: waits of the host for the GPU in one step: {len(waits)} {' '.join(sorted(set(waits)))}"
-    if "launches" in figures:
-        launches = f"{figures['launches']:,}"
-        yield f"{variant}: kernels in one step (on a CPU, operators that would be one or more each): {launches}"
+    if found := figures.get("checked"):
+        yield f"{variant}: check of the first step: {check(found)}"
+    if found := figures.get("graphs"):
+        yield f"{variant}: CUDA graphs: {found['captured']} at the end{found['off'] and ', off: ' + found['off']}"
+    if found := figures.get("launched"):
+        yield f"{variant}: in one step, or one row of full ones: {launches(found)}"
     if stats := figures.get("allocator"):
         yield (
             f"{variant}: {stats['allocated_peak'] / 1e9:.1f} GB of {stats['reserved_peak'] / 1e9:.1f} GB reserved in "

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, set_seed
@@ -22,13 +22,14 @@ from arriero.prompt import Rendered
 from arriero.training import TrainOptions
 from arriero.training.adapter.measure import measure
 from arriero.training.kernels import Kernels
+from arriero.training.kernels.varlen import newest_flash
 from arriero.training.pack import loss_tokens, split, tokens_of
 from arriero.training.planning.mode import Mode
 from arriero.training.planning.plan import PREFERRED, Plan
 from arriero.training.setup.step_setup import set_up
 from arriero.training.steps import StepResult, Steps
 from benchmarks.training.jobs import Job, write_rows
-from benchmarks.training.meter import Meter, host_waits, launches
+from benchmarks.training.meter import Meter, host_waits, launched
 from benchmarks.training.tutorial_recipe import BATCH
 
 PADDED = Mode("padded", "benchmark", own_attention=False)
@@ -84,30 +85,34 @@ def batches(steps: Steps, examples: Sequence[Rendered]) -> StepResult:
     return StepResult(loss, sum(len(example.ids) for example in examples), sum(map(steps.computed, parts)))
 
 
-def as_set_up(job: Job) -> Outcome:
+def as_set_up(job: Job, known: Callable[[Outcome], None], cuda_graphs: Literal["auto", "off"] = "auto") -> Outcome:
     """What `arriero train` computes: its plan, its check of the first step, its pieces and its optimizer."""
     set_seed(job.workload.seed)
     model = lora(base_model(job))
     longest = max(len(example.ids) for step in job.workload.steps for example in step)
-    options, checked = TrainOptions(precision="bfloat16"), ""
+    options = TrainOptions(precision="bfloat16", cuda_graphs=cuda_graphs)
     try:
-        steps = set_up(model, job.workload.steps[0], longest, options, None).steps
+        setup = set_up(model, job.workload.steps[0], longest, options, None)
     except torch.OutOfMemoryError:
         model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        steps = set_up(model, job.workload.steps[0], longest, replace(options, verify=False), None).steps
-        checked = "; there was no memory for the check of the first step, which was left out"
-    outcome = timed(job, steps, steps.backward)
-    return outcome | {"plan": outcome["plan"] + checked}
+        setup = set_up(model, job.workload.steps[0], longest, replace(options, verify=False), None)
+    facts = {} if setup.verification is None else {"checked": asdict(setup.verification)}
+    if job.device == "cuda":
+        facts["attention"] = newest_flash(torch.cuda.get_device_capability()[0])
+    return timed(job, setup.steps, setup.steps.backward, lambda outcome: known(outcome | facts)) | facts
 
 
-def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
-    """Make the steps as the Trainer makes them: gradients clipped, AdamW, a learning rate that falls in a line."""
+def timed(job: Job, steps: Steps, compute: Compute, known: Callable[[Outcome], None] = lambda _: None) -> Outcome:
+    """Make the steps as the Trainer makes them: gradients clipped, AdamW, a learning rate that falls in a line.
+
+    The times are `known` before it is looked at what a step launches.
+    """
     work = job.workload
     trained = [weight for weight in steps.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(work.steps))
-    meter, results = Meter(job.device), list[StepResult]()
+    meter, results = Meter(job.device, work.warm_ups), list[StepResult]()
 
     def step(examples: Sequence[Rendered]) -> None:
         results.append(compute(examples))
@@ -121,21 +126,26 @@ def timed(job: Job, steps: Steps, compute: Compute) -> Outcome:
         meter.step()
     outcome = {
         **meter.outcome(),
-        "computed": [result.computed for result in results[1:]],
-        "head_positions": [loss_tokens(examples) for examples in work.steps[1:]],
+        "computed": [result.computed for result in results[work.warm_ups :]],
+        "head_positions": [loss_tokens(examples) for examples in work.steps[work.warm_ups :]],
         "first_loss": float(results[0].loss),
         "plan": _in_words(steps.plan.mode.name, steps.plan.row_tokens, steps.plan.checkpointing),
         "fused": dict(steps.kernels.counts),
     }
-    last = functools.partial(step, work.steps[-1])
-    return outcome | {"host_waits": host_waits(job.device, last), "launches": launches(job.device, last)}
+    if steps.graphs is not None:
+        outcome["graphs"] = {"captured": len(steps.graphs.graphs), "off": steps.graphs.off}
+    known(outcome)
+    last = functools.partial(step, work.steps[-1][: work.profiled])
+    if steps.graphs is not None:  # a graph is made the second time
+        last(), last()
+    return outcome | {"host_waits": host_waits(job.device, last), "launched": launched(job.device, last)}
 
 
 def command(job: Job) -> Outcome:
     """`arriero train` itself, from a data file to an adapter directory; the time from one step's report to the next."""
     from arriero.training import StepReport, train
 
-    work, meter, losses = job.workload, Meter(job.device), list[float | None]()
+    work, meter, losses = job.workload, Meter(job.device, job.workload.warm_ups), list[float | None]()
 
     def on_step(report: StepReport) -> None:
         meter.step()
@@ -155,11 +165,11 @@ def command(job: Job) -> Outcome:
         plan = json.loads((output / "report.json").read_text(encoding="utf-8"))["plan"]
     share = plan["mode"] == "shared"
     count = padded if plan["mode"] == "padded" else functools.partial(distinct, share=share)
-    rows = [split(examples, plan["row_tokens"], share=share) for examples in work.steps[1:]]
+    rows = [split(examples, plan["row_tokens"], share=share) for examples in work.steps[work.warm_ups :]]
     return {
         **meter.outcome(),
         "computed": [sum(map(count, step)) for step in rows],
-        "head_positions": [loss_tokens(examples) for examples in work.steps[1:]],
+        "head_positions": [loss_tokens(examples) for examples in work.steps[work.warm_ups :]],
         "first_loss": losses[0],
         "plan": _in_words(plan["mode"], plan["row_tokens"], plan["checkpointing"]),
         "fused": plan["fast"],

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch.autograd import DeviceType
 
 from benchmarks.lib.figures import percentiles, slopes
+from benchmarks.lib.launches import summed
 from benchmarks.lib.parts import FailedError, Run, SkippedError, failed, rows, table
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +53,40 @@ def test_a_command_is_ended_when_its_time_is_over(tmp_path):
     run = run_in(tmp_path)
     result = rows(run, "slow", {"slow": (0.5, slow)})
     assert result[0][2].startswith("failed: not done after 0 s")
+
+
+def test_what_a_command_has_measured_is_kept_though_it_fails(tmp_path):
+    # a step of the training benchmark that waited for the GPU took the figures of all others along
+    def measured(run):
+        yield "waits", run.call("-c", "print('{\"waits\": 1}'); raise SystemExit(1)")["waits"]
+        yield "never", run.call("-c", "raise SystemExit('no luck')")
+
+    assert [row[1:] for row in rows(run_in(tmp_path), "part", {"part": (60.0, measured)})[:2]] == [
+        ("waits", 1),
+        ("", "failed: no luck"),
+    ]
+
+
+def test_a_graph_is_one_launch_of_many_kernels():
+    def event(key, device, count, microseconds=0.0, **rest):
+        return SimpleNamespace(
+            key=key, device_type=device, count=count, self_device_time_total=microseconds,
+            **{"is_user_annotation": False} | rest,
+        )  # fmt: skip
+
+    figures = summed(
+        [
+            event("cudaGraphLaunch", DeviceType.CPU, 1),
+            event("cudaLaunchKernelExC", DeviceType.CPU, 5),
+            event("cudaStreamSynchronize", DeviceType.CPU, 3),
+            event("a kernel", DeviceType.CUDA, 400, 2000.0),
+            event("Memcpy HtoD (Pinned -> Device)", DeviceType.CUDA, 2, 3000.0),
+            event("Optimizer.step", DeviceType.CUDA, 1, 9000.0, is_user_annotation=True),
+        ]
+    )
+    longest = figures.pop("longest")
+    assert figures == {"launches": 6, "kernels": 402, "busy": pytest.approx(0.005)}
+    assert list(longest) == ["Memcpy HtoD (Pinned -> Device)", "a kernel"]
 
 
 def test_slopes_are_for_a_thousand_requests():

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+ROOT = Path(__file__).parents[2]
+SCRIPT, WHEELS = ROOT / "benchmarks" / "gpu.sh", ROOT / "benchmarks" / "gpu" / "wheels.txt"
+CONSTRAINTS = ROOT / "constraints-gpu.txt"
 SECONDS = 600  # on a machine that does other things, too
 
 
@@ -31,21 +33,30 @@ def table(tmp_path):
     return run
 
 
+def test_versions_of_the_wheels_to_bring_are_known():
+    """`pip download` would else fetch the newest of one that constraints-gpu.txt has lost."""
+    names = {line for line in WHEELS.read_text().splitlines() if not line.startswith("#")}
+    constrained = {line.partition("==")[0] for line in CONSTRAINTS.read_text().splitlines()}
+    assert names <= constrained
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 def test_every_part_that_a_cpu_can_do_has_its_figures(table):
-    found, code = table("--parts", "train", "training", "engine", "decode", "graphs", "--seconds", SECONDS)
+    found, code = table("--parts", "train", "short_rows", "full_rows", "engine", "decode", "--seconds", SECONDS)
     assert not [figure for figure in found.values() if figure.startswith("failed")], found
     assert code == 0
     assert found["train", "train"].endswith(" GB")
     assert found["train", "check of the first step"].startswith("worst ")
     assert found["train", "ask --adapter"].endswith(" tokens by transformers")
     assert found["train", "merge"].startswith("mean KL ")
-    for workload in ("rows as long as the tutorial's", "full rows of 96 tokens"):
-        assert "of the matrix rate, ratio 1.0," in found["training", f"{workload}: tutorial"]
-        assert "of the matrix rate, ratio " in found["training", f"{workload}: arriero train"]
-    assert found["decode", "graphs, 8 at once"].endswith(" launches, 1 copies to the host")
-    for variant in ("arriero-transformers", "arriero-transformers-eager", "transformers"):
+    for part in ("short_rows", "full_rows"):
+        assert "of the matrix rate, ratio 1.0," in found[part, "tutorial"]
+        assert "of the matrix rate, ratio " in found[part, "arriero train"]
+        assert found[part, "arriero train: check of the first step"].startswith("worst ")
+    assert ("short_rows", "without CUDA graphs") in found
+    assert found["decode", "graphs, 8 at once"].endswith(" on a GPU, 1 copies to the host")
+    for variant in ("arriero-transformers-process", "arriero-transformers-eager", "transformers"):
         rates = found["engine", f"{variant}, 1 / 3 at once"].removesuffix(" tokens/s").split(" / ")
         assert all(float(rate.replace(",", "")) > 0 for rate in rates)
 
@@ -59,6 +70,6 @@ def test_parts_that_fail_or_have_no_time_are_lines_of_the_table(table):
     assert found["vllm", ""] == "skipped: vllm is not installed"
     assert ("train", "seconds") in found
     assert code == 1
-    found, code = table("--parts", "training", "train", "--seconds", 0.5)
-    assert found["training", ""].startswith(("failed: not done after 0 s", "skipped: no time"))
+    found, code = table("--parts", "short_rows", "train", "--seconds", 0.5)
+    assert found["short_rows", ""].startswith(("failed: not done after 0 s", "skipped: no time"))
     assert found["train", ""] == "skipped: no time was left"

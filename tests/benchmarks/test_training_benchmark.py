@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from arriero.training.graphs.bucket import TOKENS, Bucket, up
+from arriero.training.pack import fill, pack
+from benchmarks.training.__main__ import WARM_UPS, run
+from benchmarks.training.jobs import Job, Workload, synthetic
+
 ROOT = Path(__file__).parents[2]
 VARIANTS = [
     "tutorial", "no recomputation", "loss positions only", "packed", "shared prefix", "fused pieces", "arriero train",
@@ -78,8 +83,26 @@ def test_what_runs_on_a_gpu_runs_tiny_on_a_cpu():
     found = document("--device", "cuda", "--tiny", "--steps", 1)
     assert set(found["workloads"]) == {"rows as long as the tutorial's", "full rows of 96 tokens"}
     for variants in found["workloads"].values():
-        assert list(checked(variants)) == ["tutorial", "arriero train"]
-        assert variants["arriero train"]["launches"] > 100
+        assert list(checked(variants)) == ["tutorial", "arriero train", "without CUDA graphs"]
+        assert variants["arriero train"]["launched"]["launches"] > 100
+        assert variants["arriero train"]["checked"]["worst"] < 3
+        assert len(variants["arriero train"]["seconds"][0]) == 1
+
+
+def test_on_a_gpu_counted_steps_are_replays_of_cuda_graphs():
+    """Two counted steps after one of warming up had no size twice, and a graph is replayed from the third time on."""
+    steps = synthetic(12, 128_256, WARM_UPS).steps
+    assert len(steps) == WARM_UPS + 12
+    rows = [pack(step, share=True) for step in steps]
+    buckets = [Bucket.of(fill(row, up(row.computed, TOKENS))) for row in rows]
+    replays = [buckets[:number].count(bucket) >= 2 for number, bucket in enumerate(buckets)]
+    assert sum(replays[WARM_UPS:]) > 6
+
+
+def test_a_variant_that_fails_leaves_its_error(tmp_path, capfd):
+    job = Job("no such", Workload("none", [], []), "cpu", None, {})
+    assert run(job, tmp_path) == {"error": "ValueError: no variant 'no such'"}
+    assert "Traceback" in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -91,9 +114,9 @@ def test_both_recipes_are_measured_on_the_same_held_out_rows(many_rows_file, mod
         ("tutorial", 1), ("arriero train", 1), ("tutorial", 2), ("arriero train", 2),
     ]  # fmt: skip
     assert found["steps"] == 1
-    for run in found["runs"]:
-        assert run["loss_tokens"] == found["base"]["loss_tokens"]
-        assert run["nll"] < found["base"]["nll"]
+    for each in found["runs"]:
+        assert each["loss_tokens"] == found["base"]["loss_tokens"]
+        assert each["nll"] < found["base"]["nll"]
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """A child: what a decode step asks of the device, without CUDA graphs and with, counted on any machine.
 
-An operator that computes or copies is one kernel or more on a GPU. A replay counts as one launch: here it calls what
-was captured. `copies` are the times that a step has the host wait for a value of the device.
+On a GPU a profiler counts, and steps are timed, too. On a CPU operators that compute or copy are counted, which would
+be one kernel or more, and a replay as one launch: there it calls what was captured. `copies` are the times that a step
+has the host wait for a value of the device.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from arriero import hub
-from arriero.cuda_graphs import Captured, Timing
+from arriero.cuda_graphs import Captured, CudaCapture, Timing
 from arriero.engines.generation import Generation
 from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.adapters import Adapters
@@ -24,9 +26,10 @@ from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import PATIENCE, DecodeGraphs
 from arriero.engines.transformers.requests import Request
 from arriero.engines.transformers.scheduler import Scheduler
+from arriero.hardware import gpus
 from arriero.messages import Sampling
 from benchmarks.lib.channel import Answer, Document, serve
-from benchmarks.lib.launches import Operators
+from benchmarks.lib.launches import Operators, on_gpu
 
 PROMPT, STEPS = 100, 20
 NUMBERS = ("tolist", "item", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__")
@@ -71,11 +74,11 @@ class Called:
         return replay, result
 
 
-def measured(model: Any, grammars: Grammars, count: int, *, graphs: bool) -> dict[str, int]:
+def measured(model: Any, grammars: Grammars, count: int, *, graphs: bool) -> Document:
     """Launches and copies of a step of `count` greedy requests."""
-    launches = Operators()
+    launches, cuda = Operators(), model.device.type == "cuda"
     forward = Forward(model)
-    captured = DecodeGraphs(forward, Called(launches)) if graphs else None
+    captured = DecodeGraphs(forward, CudaCapture(model.device) if cuda else Called(launches)) if graphs else None
     scheduler = Scheduler(forward, Adapters(model), grammars, (), captured)
     numbers = torch.Generator().manual_seed(0)
     for _ in range(count):
@@ -86,12 +89,25 @@ def measured(model: Any, grammars: Grammars, count: int, *, graphs: bool) -> dic
     for _ in range(PATIENCE + 1):
         scheduler.step()
     launches.count = 0
-    with Copies() as copies, launches:
+    with Copies() as copies, nullcontext() if cuda else launches:
         scheduler.step()
-    return {"launches": launches.count, "copies": copies.count}
+    figures = {"copies": copies.count, "graphs_off": captured.off if captured else ""}
+    if not cuda:
+        return figures | {"launches": launches.count}
+    return figures | {"seconds": seconds(scheduler)} | on_gpu(scheduler.step)
 
 
-def counted(model: Any, grammars: Grammars, requests: Sequence[int]) -> dict[str, dict[str, dict[str, int]]]:
+def seconds(scheduler: Scheduler) -> float:
+    """Of one of several steps on a GPU."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        scheduler.step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / STEPS
+
+
+def counted(model: Any, grammars: Grammars, requests: Sequence[int]) -> dict[str, Document]:
     """By number of requests, without and with graphs."""
     return {
         str(count): {
@@ -102,9 +118,10 @@ def counted(model: Any, grammars: Grammars, requests: Sequence[int]) -> dict[str
 
 
 def load(job: Document) -> tuple[Answer, Document]:
-    """The model in float32."""
+    """The model, in float32 on a CPU."""
     model_dir = Path(job["model"])
-    model, grammars = hub.load_weights(model_dir, dtype=torch.float32), Grammars(model_dir, ())
+    how = {"dtype": torch.bfloat16, "device_map": "auto"} if gpus() else {"dtype": torch.float32}
+    model, grammars = hub.load_weights(model_dir, **how), Grammars(model_dir, ())
     return lambda command: counted(model, grammars, command["requests"]), {}
 
 
