@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from cyclopts import App
 
-from arriero import hub, settings
+from arriero import __version__, hub, settings
 from arriero.cli import output
 from arriero.cli.options import Json, examples
 from arriero.errors import ArrieroError
@@ -85,7 +85,7 @@ def _examine() -> dict[str, Any]:
     cuda, fast = gpus(), fast_bfloat16()
     computes = f"the {'GPU' if cuda else 'CPU'} {'computes' if fast else 'does not compute'} bfloat16 in hardware"
     return {
-        "arriero": importlib.metadata.version("arriero"),
+        "arriero": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_cores": psutil.cpu_count(logical=False),
