@@ -172,8 +172,8 @@ def model(run: Run, size: str) -> Path:
 
 
 PARTS: dict[str, Part] = {
-    "short_rows": (180, training("short", 12, "tutorial", "arriero train", "without CUDA graphs")),
-    "full_rows": (150, training("full", 2, "tutorial", "arriero train")),
+    "short_rows": (180, training("short", 12, "arriero train", "tutorial", "without CUDA graphs")),
+    "full_rows": (150, training("full", 2, "arriero train", "tutorial")),
     "engine": (240, answering("arriero-transformers-process", "arriero-transformers-eager", "transformers")),
     "decode": (80, decode),
     "train": (120, train),

@@ -165,7 +165,7 @@ def quality(options: argparse.Namespace, source: Source, folder: Path) -> dict[s
 
 
 def run(job: Job, folder: Path) -> dict[str, Any]:
-    """A variant's result, from a process of its own, or its error; what it prints goes to standard error."""
+    """A variant's result, or its error, from a process of its own; it and what that prints go to standard error."""
     print(f"{job.workload.name}: {job.variant}", file=sys.stderr, flush=True)
     task, result = folder / "job.pickle", folder / "result.json"
     task.write_bytes(pickle.dumps(job))
@@ -176,9 +176,10 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
         stdout=sys.stderr,
         env=alone,
     )
-    if not result.is_file():
-        return {"error": f"its process ended with {ended.returncode}"}
-    outcome: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    lost = json.dumps({"error": f"its process ended with {ended.returncode}"})
+    text = result.read_text(encoding="utf-8") if result.is_file() else lost
+    print(text, file=sys.stderr, flush=True)  # whoever is ended before all variants are through has these
+    outcome: dict[str, Any] = json.loads(text)
     return outcome
 
 

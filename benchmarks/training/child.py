@@ -127,7 +127,8 @@ def main() -> None:
     """Read the job, run it, write the result."""
     job: Job = pickle.loads(Path(sys.argv[1]).read_bytes())
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("arriero").setLevel(logging.INFO)  # torch's attention would say at every call which one it is
     write = functools.partial(written, Path(sys.argv[2]))
     try:
         result = outcome(job, write)
