@@ -97,7 +97,7 @@ def as_set_up(job: Job, known: Callable[[Outcome], None], cuda_graphs: Literal["
         model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         setup = set_up(model, job.workload.steps[0], longest, replace(options, verify=False), None)
-    facts = {} if setup.verification is None else {"checked": asdict(setup.verification)}
+    facts: dict[str, Any] = {} if setup.verification is None else {"checked": asdict(setup.verification)}
     if job.device == "cuda":
         facts["attention"] = newest_flash(torch.cuda.get_device_capability()[0])
     return timed(job, setup.steps, setup.steps.backward, lambda outcome: known(outcome | facts)) | facts
