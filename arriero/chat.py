@@ -16,7 +16,7 @@ from typing import Any, Self, Unpack, cast
 
 from arriero import hub
 from arriero.constraint import Constraint
-from arriero.engines import Adapter, Engine, Generation, load_engine
+from arriero.engines import Adapter, Engine, Generation, announce_difference, load_engine
 from arriero.engines.registry import EngineName as EngineName
 from arriero.engines.sampling import default_sampling
 from arriero.engines.unloaded import rehearsed
@@ -89,6 +89,7 @@ class Chat:
         resolved = resolve(self.renderer.tokenizer.name_or_path, directory, **prompting)
         chat = copy.copy(self)
         chat.adapter = self.engine.load_adapter(resolved.adapter_dir) if resolved.adapter_dir is not None else None
+        announce_difference(self.engine, resolved.adapter_dir)
         chat.renderer = resolved.renderer
         chat.defaults = default_sampling(resolved.model_dir, resolved.adapter_dir)
         return chat
@@ -279,6 +280,7 @@ def load(
             lambda unloaded: rehearse(over(unloaded, plan.resolved, defaults)), plan.engine, model_dir, options
         )
     engine = load_engine(model_dir, plan.resolved.renderer.stop_token_ids, plan.engine, options)
+    announce_difference(engine, plan.resolved.adapter_dir)
     return over(engine, plan.resolved, defaults)
 
 

@@ -33,7 +33,7 @@ SPEEDUPS = {
     "liger-kernel": Speedup(
         "liger_kernel", "trains with fused norm, SwiGLU and rotary embedding", 'pip install "arriero[cuda]"'
     ),
-    "bitsandbytes": Speedup("bitsandbytes", "holds base weights in 4 bits", 'pip install "arriero[cuda]"'),
+    "bitsandbytes": Speedup("bitsandbytes", "holds base weights in 4 bits", 'pip install "arriero[4bit]"'),
     "flash-attn-3": Speedup(
         "flash_attn_interface",
         "flash attention 3 in torch, on Hopper",

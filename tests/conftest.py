@@ -88,7 +88,7 @@ def build_tokenizer(template: str = TEMPLATE):
     )
 
 
-def build_model(directory: Path, seed: int = 0) -> Path:
+def build_model(directory: Path, seed: int = 0, size: int = 32) -> Path:
     """A random two-layer Llama in `directory`, float32, with the tiny tokenizer: 262 ids, a window of 256."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -96,8 +96,8 @@ def build_model(directory: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=262,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=size,
+        intermediate_size=2 * size,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -227,6 +227,7 @@ class ScriptedEngine:
     name = "scripted"
     description = "scripted, no model"
     features = frozenset(get_args(Feature))
+    in_4bit = False
 
     def __init__(
         self, *answers: str, gate: int | None = None, encode: Callable[[str], list[int]] = ids_of, end: int = 2

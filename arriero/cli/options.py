@@ -137,7 +137,7 @@ class EngineOptions:
     engine
         What computes the answer. auto chooses by hardware and says so.
     precision
-        Of the weights. auto: int8 with OpenVINO, else the model's own.
+        Of the weights. auto: int8 with OpenVINO, else the model's own, or int4 where the adapter was trained over it.
     deterministic
         Make an answer the same alone and beside others, at some cost in speed.
     cuda_graphs

@@ -36,15 +36,25 @@ if TYPE_CHECKING:
     from arriero.engines.base import Adapter, Engine
     from arriero.engines.generation import Generation
     from arriero.engines.registry import EngineOptions
-    from arriero.engines.select import Selection, load_engine, select_engine
+    from arriero.engines.select import Selection, announce_difference, load_engine, select_engine
 
-__all__ = ["Adapter", "Engine", "EngineOptions", "Generation", "Selection", "load_engine", "select_engine"]
+__all__ = [
+    "Adapter",
+    "Engine",
+    "EngineOptions",
+    "Generation",
+    "Selection",
+    "announce_difference",
+    "load_engine",
+    "select_engine",
+]
 _HOMES = {
     "Adapter": "base",
     "Engine": "base",
     "EngineOptions": "registry",
     "Generation": "generation",
     "Selection": "select",
+    "announce_difference": "select",
     "load_engine": "select",
     "select_engine": "select",
 }

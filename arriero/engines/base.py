@@ -35,12 +35,13 @@ class Engine(Protocol):
     """A loaded model, and any number of adapters.
 
     `name` is what --engine calls it, `description` adds device and precision for people, `features` are the optional
-    ones it has.
+    ones it has. `in_4bit`: the base's weights were brought to 4 bits as training's load_in_4bit brings them.
     """
 
     name: str
     description: str
     features: frozenset[Feature]
+    in_4bit: bool
 
     @property
     def alive(self) -> bool:

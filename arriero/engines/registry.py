@@ -50,12 +50,13 @@ class EngineKeywords(TypedDict, total=False):
 class EngineOptions:
     """How an engine is loaded.
 
-    `precision` is that of the weights; what "auto" means is the engine's own choice. `deterministic` asks for answers
-    that do not depend on what else is computed. `cuda_graphs` is whether decode steps are captured: where they can be,
-    or else it is an error, or never. With `process` an engine that can do without one computes in a process of its own,
-    as the others do. `room_for` are adapters that will be loaded into it. `needs` are features that requests will ask
-    for: an engine that turns out to lack one is an UnsupportedError before the weights are loaded. `refused` is what
-    the engines of those names would refuse of them.
+    `precision` is that of the weights; what "auto" means is the engine's own choice, unless the first of `room_for` was
+    trained over a base in 4 bits (see `Entry.nf4`). `deterministic` asks for answers that do not depend on what else is
+    computed. `cuda_graphs` is whether decode steps are captured: where they can be, or else it is an error, or never.
+    With `process` an engine that can do without one computes in a process of its own, as the others do. `room_for` are
+    adapters that will be loaded into it. `needs` are features that requests will ask for: an engine that turns out to
+    lack one is an UnsupportedError before the weights are loaded. `refused` is what the engines of those names would
+    refuse of them.
     """
 
     precision: Precision = "auto"
@@ -93,10 +94,11 @@ class Entry:
     `process_home` that of the same in a process of its own, None where `home` computes in one anyhow.
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
-    where every adapter of PEFT's is done. `precisions` are those of the weights, beside "auto". `deterministic` says
-    whether answers can be made independent of others, `cuda_graphs` whether one may choose that decode steps are
-    captured. `undone` are the optional features that it lacks with every model; `check_constraint` raises UsageError
-    for a constraint that it cannot guarantee. `otherwise` is what to do about what it lacks.
+    where every adapter of PEFT's is done. `precisions` are those of the weights, beside "auto"; with `nf4` int4 is what
+    training's load_in_4bit computes with, and "auto" means it for an adapter trained so. `deterministic` says whether
+    answers can be made independent of others, `cuda_graphs` whether one may choose that decode steps are captured.
+    `undone` are the optional features that it lacks with every model; `check_constraint` raises UsageError for a
+    constraint that it cannot guarantee. `otherwise` is what to do about what it lacks.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Entry:
     model_lacks: Callable[[Path], str | None] = lambda _: None
     adapter_limits: AdapterLimits | None = None
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    nf4: bool = False
     deterministic: bool = True
     cuda_graphs: bool = False
     undone: tuple[Feature, ...] = ()
@@ -163,6 +166,8 @@ def openvino_lacks(model_dir: Path) -> str | None:
         return f"its attention slides over a window of {sliding} tokens"
     if any(isinstance(config.get(name), int) and config[name] > 1 for name in EXPERTS):
         return "it is a mixture of experts, whose routing cannot be exported"
+    if (method := hub.quantised(model_dir)) is not None:
+        return f"its weights are stored quantised ({method})"
     kinds = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
     return f"it has layers of the kind {', '.join(sorted(kinds))}" if kinds else None
 
@@ -175,6 +180,8 @@ ENTRIES = (
         packages=("torch", "transformers"),
         install="pip install arriero",
         adapter_limits=AdapterLimits(("layer_replication", "alora_invocation_tokens"), kinds=None),
+        precisions=("float32", "bfloat16", "int4"),
+        nf4=True,
         cuda_graphs=True,
         otherwise="merge the adapter into the model, or train it without",
     ),

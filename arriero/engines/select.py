@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +12,8 @@ from arriero.engines.base import Engine
 from arriero.engines.registry import DEFAULT_OPTIONS, ENTRIES, EngineName, EngineOptions, Entry, Precision, find
 from arriero.errors import EngineError, ExportError, UnsupportedError, UsageError
 from arriero.hardware import gpus
+from arriero.hub import four_bits
+from arriero.prompt.contract import trained_in_4bit
 
 REFERENCE = find("transformers")
 log = logging.getLogger(__name__)
@@ -76,19 +78,48 @@ def load_engine(
 ) -> Engine:
     """Load a model into the selected engine. Announces the selection.
 
-    Generation ends with any of `stop_token_ids`. Where "auto" selected an engine that cannot be given the model after
-    all, the reference engine gets it. Raises UnsupportedError for a precision that the engine does not do, ExportError
-    where the engine asked for cannot be given the model.
+    Generation ends with any of `stop_token_ids`. With the precision "auto" the base is loaded in 4 bits where the first
+    adapter there is to be room for was trained so and the engine can. Where "auto" selected an engine that cannot be
+    given the model after all, the reference engine gets it. Raises UnsupportedError for a precision that the engine
+    does not do, ExportError where the engine asked for cannot be given the model.
     """
     selection = select_engine(engine, model_dir, options)
     log.info("engine: %s (%s)", selection.engine, selection.reason, extra={"model_dir": str(model_dir)})
     try:
-        return selection.entry.load(model_dir, stop_token_ids, options)
+        return selection.entry.load(model_dir, stop_token_ids, as_trained(selection.entry, options))
     except ExportError as error:
-        if engine != "auto":
+        if engine != "auto" or options.precision == "int4":  # the other engine's int4 is another quantisation
             raise
         log.warning("engine: %s after all, because %s", REFERENCE.name, error.message)
         try:
-            return REFERENCE.load(model_dir, stop_token_ids, options)
+            return REFERENCE.load(model_dir, stop_token_ids, as_trained(REFERENCE, options))
         except UnsupportedError:  # what was asked of the other engine
             raise error from None
+
+
+def as_trained(entry: Entry, options: EngineOptions) -> EngineOptions:
+    """The options under which an engine's base is as the first adapter was trained, where that is left open to it."""
+    adapter = next(iter(options.room_for), None)
+    able = entry.nf4 and four_bits.installed()
+    if options.precision != "auto" or adapter is None or not able or not trained_in_4bit(adapter):
+        return options
+    log.info("precision: int4, as %s was trained (--precision overrides)", adapter.name)
+    return replace(options, precision="int4")
+
+
+def announce_difference(engine: Engine, adapter_dir: Path | None) -> None:
+    """Warn where an adapter was trained over other base weights than those that it answers over."""
+    if adapter_dir is None or trained_in_4bit(adapter_dir) == engine.in_4bit:
+        return
+    if engine.in_4bit:
+        log.warning("%s was trained over a base with all its bits, and answers over one in 4 bits", adapter_dir.name)
+        return
+    hint = f"--engine {REFERENCE.name} --precision int4 has those it was trained over"
+    if not four_bits.installed():
+        hint += f", with {four_bits.INSTALL}"
+    log.warning(
+        "%s was trained over a base in 4 bits, and answers over other weights (%s): answers may differ. %s",
+        adapter_dir.name,
+        engine.description,
+        hint,
+    )

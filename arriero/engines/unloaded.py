@@ -50,6 +50,7 @@ class UnloadedEngine:
     """
 
     alive = True
+    in_4bit = False
 
     def __init__(self, entry: Entry) -> None:
         self.name = entry.name

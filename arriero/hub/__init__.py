@@ -11,6 +11,7 @@
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
     config.py    what config.json says of the language model: window, vocabulary, layers
     weights.py   JSON files and weights of a model, an adapter's weights, read safely
+    four_bits.py weights in 4 bits: how they are loaded, and what bitsandbytes needs
     adapter_files.py   whether an adapter's weights are there and fit a model, by their headers
     fetch.py     download() and resolve(), which the other rooms call
     datasets.py  dataset(): the same for data, from a hub or an address
@@ -20,10 +21,10 @@
 Other rooms get a directory that is complete and verified, or an exception.
 """
 
-from arriero.hub import push, store
+from arriero.hub import four_bits, push, store
 from arriero.hub.adapter_files import check_fit
 from arriero.hub.adapters import adapter
-from arriero.hub.config import language_config, language_section, vocabulary, window
+from arriero.hub.config import language_config, language_section, quantised, vocabulary, window
 from arriero.hub.datasets import dataset
 from arriero.hub.fetch import Downloaded, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
@@ -39,6 +40,7 @@ __all__ = [
     "dataset",
     "download",
     "fingerprint",
+    "four_bits",
     "grow",
     "language_config",
     "language_section",
@@ -47,6 +49,7 @@ __all__ = [
     "models",
     "name_of",
     "push",
+    "quantised",
     "read_json",
     "remove",
     "resolve",

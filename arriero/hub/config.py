@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arriero.errors import ArrieroError
+from arriero.hub import four_bits
 from arriero.hub.weights import read_json
 
 SECTIONS = ("text_config", "llm_config", "language_config")  # as published files call it
@@ -53,3 +54,8 @@ def _number(model_dir: Path, names: tuple[str, ...]) -> int | None:
         return None  # of a type that cannot be loaded: that is said when it is
     values = (getattr(complete.get_text_config(), name, None) for name in names)
     return next((int(value) for value in values if isinstance(value, int)), None)
+
+
+def quantised(model_dir: Path) -> str | None:
+    """How a model's weights are quantised on disk, None where they are not."""
+    return four_bits.stored(read_json(model_dir / "config.json"))

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero.errors import ArrieroError, MemoryLimitError
+from arriero.hub import four_bits
 from arriero.hub.adapter_files import CONFIG, check_weights
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -41,11 +43,14 @@ def index_faults(model_dir: Path) -> list[str]:
     return faults
 
 
-def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> PreTrainedModel:
+def load_weights(
+    model_dir: Path, *, headless: bool = False, in_4bit: bool = False, dtype: torch.dtype | str = "auto", **options: Any
+) -> PreTrainedModel:
     """The model, from safetensors on disk only and without running code that came with it.
 
-    One that also sees is loaded whole and answers to text. `headless` gives hidden states instead of logits. `options`
-    go to `from_pretrained`. Raises ArrieroError where the weights are damaged, incomplete or of an unknown kind,
+    One that also sees is loaded whole and answers to text. `headless` gives hidden states instead of logits, `in_4bit`
+    weights in 4 bits that are computed with in `dtype`. `options` go to `from_pretrained`. Raises ArrieroError where
+    the weights are damaged, incomplete or of an unknown kind, UsageError where bitsandbytes is needed and not there,
     MemoryLimitError where they do not fit.
     """
     import torch
@@ -54,6 +59,8 @@ def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    config = read_json(model_dir / "config.json")
+    options |= four_bits.options(model_dir, config, dtype, wanted=in_4bit)
     try:
         kind = AutoModel if headless else auto_class(model_dir)
         model, loading = kind.from_pretrained(
@@ -62,6 +69,7 @@ def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> 
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            dtype=dtype,
             **options,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -80,6 +88,7 @@ def load_weights(model_dir: Path, *, headless: bool = False, **options: Any) -> 
             f"{model_dir.name} lacks {len(missing)} of its weights, {min(missing)} among them",
             hint=f"arriero models verify {model_dir.name}, or download it again",
         )
+    four_bits.keep_weights(model)
     loaded: PreTrainedModel = model
     return loaded
 

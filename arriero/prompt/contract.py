@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from arriero import hub
 from arriero.errors import ContractError, NotFoundError
 from arriero.messages import Conversation, Message
 from arriero.prompt.renderer import Renderer
@@ -23,7 +24,7 @@ from arriero.prompt.renderer import Renderer
 CONTRACT_FILE = "arriero.json"
 FORMAT = 1
 NEWER = 2  # of a contract that says something which older versions do not know
-_SINCE_NEWER = frozenset({"fold_system", "chat_template"})
+_SINCE_NEWER = frozenset({"fold_system", "chat_template", "base_in_4bit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Contract:
     `base_path` is where the base model lay on the machine that wrote this, None where its name finds it. In a merged
     model's directory the fingerprint is that of the merged weights themselves, and `merged_adapter` names
     the adapter in them, which was trained on `base_model`. `fold_system` and `chat_template` are the renderer's.
+    `base_in_4bit`: the base's weights were brought to 4 bits when they were loaded for training.
     """
 
     base_model: str
@@ -50,6 +52,7 @@ class Contract:
     base_path: str | None = None
     fold_system: bool = False
     chat_template: str | None = None
+    base_in_4bit: bool = False
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class Contract:
         base_model: str,
         base_fingerprint: str,
         base_path: str | None = None,
+        base_in_4bit: bool = False,
     ) -> Contract:
         """The contract of training the model with `renderer`; `sample` is one of the training conversations."""
         return cls(
@@ -76,6 +80,7 @@ class Contract:
             versions=_versions("arriero", "transformers", "tokenizers", "peft", "torch"),
             fold_system=renderer.fold_system,
             chat_template=renderer.given_template,
+            base_in_4bit=base_in_4bit,
         )
 
     def save(self, directory: Path) -> None:
@@ -171,3 +176,8 @@ def _versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def trained_in_4bit(adapter_dir: Path) -> bool:
+    """Whether an adapter was trained over a base that was brought to 4 bits, as its contract has it."""
+    return hub.read_json(adapter_dir / CONTRACT_FILE).get("base_in_4bit") is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from arriero import hub
 from arriero.errors import UsageError
 from arriero.hub.adapter_files import CONFIG
+from arriero.prompt.contract import trained_in_4bit
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+log = logging.getLogger(__name__)
 NAMES = {  # ours: PEFT's
     "rank": "r",
     "alpha": "lora_alpha",
@@ -25,7 +28,7 @@ UNDONE = ("modules_to_save", "trainable_token_indices", "target_parameters", "la
 
 
 def continued(options: TrainOptions, adapter_dir: Path) -> TrainOptions:
-    """The options with the LoRA settings that the adapter has.
+    """The options with the LoRA settings that the adapter has, over a base in 4 bits where it was trained so.
 
     Raises UsageError where another value was given for one of them, or the adapter has weights besides LoRA's matrices.
     """
@@ -49,6 +52,11 @@ def continued(options: TrainOptions, adapter_dir: Path) -> TrainOptions:
                 f"{name} is {given[name]}, and the adapter {adapter_dir.name} has {settings[name]}",
                 hint="leave the option out, or train a new adapter, without --from-adapter",
             )
+    if trained_in_4bit(adapter_dir) and not options.load_in_4bit:
+        log.info("the base is loaded in 4 bits, as %s was trained", adapter_dir.name)
+        settings["load_in_4bit"] = True
+    elif options.load_in_4bit and not trained_in_4bit(adapter_dir):
+        log.warning("%s was not trained over a base in 4 bits; it is trained further over one", adapter_dir.name)
     return replace(options, from_adapter=str(adapter_dir), **settings)
 
 

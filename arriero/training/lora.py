@@ -31,12 +31,9 @@ def with_lora(model_dir: Path, options: TrainOptions, dtype: torch.dtype, tokens
     Several workers may shard the base. Raises UsageError where the model lacks a target layer, or this machine
     cannot hold weights in 4 bits or shard them.
     """
-    extra: dict[str, Any] = {}
-    if options.load_in_4bit:
-        extra["quantization_config"] = _four_bits()
     shared_out = sharding.chosen(options.shard, lambda: _bytes(model_dir, dtype), four_bits=options.load_in_4bit)
     device_map = {"": workers.local_rank()} if gpus() and not shared_out else None
-    base = hub.load_weights(model_dir, dtype=dtype, device_map=device_map, **extra)
+    base = hub.load_weights(model_dir, in_4bit=options.load_in_4bit, dtype=dtype, device_map=device_map)
     base.config.use_cache = False
     if options.from_adapter is not None:
         model = hub.load_adapter(base, Path(options.from_adapter), is_trainable=True, config=config_of(options))
@@ -93,21 +90,3 @@ def _new_rows(base: Any, tokens: int) -> dict[str, list[int]] | None:
     pair = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
     names = [name for name, module in base.named_modules() if any(module is one for one in pair)]
     return {name.rpartition(".")[2]: list(range(rows, tokens)) for name in names}
-
-
-def _four_bits() -> Any:
-    """NF4 with double quantisation (Dettmers et al. 2023: QLoRA)."""
-    from importlib.util import find_spec
-
-    from transformers import BitsAndBytesConfig
-
-    if not gpus():
-        raise UsageError("--load-in-4bit needs a CUDA GPU, and this machine has none", hint="leave the option out")
-    if find_spec("bitsandbytes") is None:
-        raise UsageError("--load-in-4bit needs the package bitsandbytes", hint='pip install "arriero[cuda]"')
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )

@@ -54,7 +54,7 @@ class TrainOptions(DataOptions):
     precision
         What the model computes in. auto: bfloat16 where the machine is fast at it, else float32.
     load_in_4bit
-        Keep the base weights in 4 bits (bitsandbytes, on CUDA only).
+        Keep the base weights in 4 bits (NF4, by bitsandbytes).
     shard
         Share the base weights out among several workers (FSDP2). auto: where they take more than half of a GPU.
     prefix_sharing

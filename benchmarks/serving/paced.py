@@ -32,6 +32,7 @@ class Paced:
 
     name, description, alive = "paced", "paced, no model", True
     features: frozenset[Feature] = frozenset({"logprobs"})
+    in_4bit = False
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, **_: Any) -> Generation:
         """See `Engine`."""

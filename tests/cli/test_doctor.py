@@ -62,7 +62,7 @@ def test_on_a_gpu_it_says_what_full_speed_lacks_and_how_to_get_it(doctor, gpu, p
     assert document["gpus"] == "NVIDIA H200"
     assert packages["liger-kernel"] == "installed"
     assert packages["vllm"] == 'not installed; answers many requests at once: pip install "arriero[vllm]"'
-    assert packages["bitsandbytes"] == 'not installed; holds base weights in 4 bits: pip install "arriero[cuda]"'
+    assert packages["bitsandbytes"] == 'not installed; holds base weights in 4 bits: pip install "arriero[4bit]"'
     assert packages["flash-attn-3"].startswith("not installed; flash attention 3")
     assert "pip install" in packages["flash-attn-3"]
     assert all(f"  {name:18} {value}\n" in text for name, value in packages.items())

@@ -40,6 +40,7 @@ class PacedEngine:
     name = "paced"
     description = "paced, no model"
     features = frozenset(get_args(Feature))
+    in_4bit = False
 
     def __init__(self, pace: float) -> None:
         self.alive = True

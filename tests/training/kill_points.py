@@ -1,7 +1,8 @@
 """Kill a training run at moments spread over its file operations, resume it, and print what came of it as JSON.
 
-`python -m tests.training.kill_points ROWS MODEL FOLDER COUNT`: one uninterrupted run, which also counts the operations,
-then for each of COUNT moments a run that is killed there (SIGKILL, from an audit hook) and one that resumes.
+`python -m tests.training.kill_points ROWS MODEL FOLDER COUNT OPTIONS`, the last as JSON: one uninterrupted run, which
+also counts the operations, then for each of COUNT moments a run that is killed there (SIGKILL, from an audit hook) and
+one that resumes.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def outcome(output: Path) -> tuple[str, list[int]]:
 
 def main() -> None:
     """As the module says."""
-    rows, model, folder, count = sys.argv[1:]
+    rows, model, folder, count, options = sys.argv[1:]
+    OPTIONS.update(json.loads(options))
     torch.set_num_threads(1)  # threads do not survive a fork
     whole = Path(folder) / "whole"
     operations = attempt(rows, model, whole, resume=False)

@@ -58,10 +58,11 @@ def test_a_signal_saves_a_checkpoint_and_resume_ends_where_the_whole_run_does(ro
     assert all(torch.equal(resumed[name], straight[name]) for name in resumed)
 
 
-def check_kills(rows_file, model_dir, folder, count):
+def check_kills(rows_file, model_dir, folder, count, **options):
     """Processes killed at `count` moments of a run and resumed: each ends where the uninterrupted run does."""
     script = [sys.executable, "-m", "tests.training.kill_points", str(rows_file), str(model_dir), str(folder)]
-    done = subprocess.run([*script, str(count)], capture_output=True, text=True, check=False, timeout=900)
+    script += [str(count), json.dumps(options)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
     assert len(outcomes["killed"]) == count

@@ -25,7 +25,7 @@ from arriero.cluster.connect import LOCAL, Cluster, connect
 from arriero.cluster.serving.protocol import AdapterFiles, Description, ModelFiles
 from arriero.cluster.serving.replica import Replica
 from arriero.cluster.serving.scale import Deployment, Resources, Scale, resources_per_replica
-from arriero.engines import Engine, EngineOptions, load_engine
+from arriero.engines import Engine, EngineOptions, announce_difference, load_engine
 from arriero.engines.registry import EngineName
 from arriero.errors import ArrieroError, EngineError, UsageError
 from arriero.loading import Loading, LoadPlan
@@ -86,6 +86,7 @@ def load_replicas(
         cluster.close()
         raise
     engine.when_closed(cluster.close)
+    announce_difference(engine, plan.resolved.adapter_dir)
     return chat.over(engine, plan.resolved)
 
 

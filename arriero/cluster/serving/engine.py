@@ -74,6 +74,7 @@ class RayEngine:
             description: Description = handle.describe.remote().result()
         self.name = description.name
         self.features: frozenset[Feature] = description.features
+        self.in_4bit: bool = description.in_4bit
         self.description = f"{description.description}, in replicas on Ray"
         self._adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._lock = threading.Lock()  # over `_closed`

@@ -135,3 +135,4 @@ class Description:
     name: str
     description: str
     features: frozenset[Feature]
+    in_4bit: bool

@@ -54,7 +54,7 @@ class Replica:
     def describe(self) -> Description:
         """What the engine says of itself."""
         engine = self._engine
-        return Description(self._config_hash, engine.name, engine.description, engine.features)
+        return Description(self._config_hash, engine.name, engine.description, engine.features, engine.in_4bit)
 
     def check_health(self) -> None:
         """Serve's question every few seconds; EngineLostError has the replica replaced."""

@@ -60,6 +60,7 @@ class OpenVINOEngine(ProcessEngine):
     name = "openvino"
     worker = "arriero.engines.openvino.worker"
     called = "OpenVINO's process"
+    in_4bit = False  # its int4 is another quantisation
 
     def __init__(
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS

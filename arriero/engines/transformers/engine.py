@@ -21,7 +21,7 @@ from arriero.constraint import Constraint
 from arriero.engines.base import Adapter, Feature, Precision, check_ids, check_own, require
 from arriero.engines.generation import EngineGeneration, Generation
 from arriero.engines.llguidance import Grammars, check
-from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions
+from arriero.engines.registry import DEFAULT_OPTIONS, EngineOptions, find
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import decode_graphs
@@ -61,6 +61,7 @@ class TransformersEngine:
     ) -> None:
         loaded = load(model_dir, stop_token_ids, options)
         self._vocabulary, self.description = loaded.adapters.vocabulary, loaded.description
+        self.in_4bit = loaded.in_4bit
         self._handles: weakref.WeakSet[Adapter] = weakref.WeakSet()
         self._thread = EngineThread(loaded.scheduler, loaded.adapters)
         weakref.finalize(self, self._thread.end).atexit = False
@@ -114,6 +115,7 @@ class Loaded(NamedTuple):
     scheduler: Scheduler
     adapters: Adapters
     description: str
+    in_4bit: bool
 
 
 def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions) -> Loaded:
@@ -126,16 +128,22 @@ def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions)
     reason = "an adapter has brought more embeddings, which lie in another place"
     adapters = Adapters(model, partial(graphs.release, reason)) if graphs is not None else Adapters(model)
     scheduler = Scheduler(forward, adapters, grammars, stop_token_ids, graphs)
-    return Loaded(scheduler, adapters, _description(model, forward))
+    in_4bit = options.precision == "int4" and hub.quantised(model_dir) is None
+    return Loaded(scheduler, adapters, _description(model, forward), in_4bit)
 
 
 def _load(model_dir: Path, precision: Precision) -> PreTrainedModel:
-    """The model, on the GPUs where there are any."""
-    if precision not in ("auto", "float32", "bfloat16"):
+    """The model, on the GPUs where there are any. Weights in 4 bits are computed with as training does."""
+    if precision not in ("auto", *find(TransformersEngine.name).precisions):
         raise UnsupportedError(f"precision {precision}", TransformersEngine.name, hint="use --engine openvino")
+    in_4bit = precision == "int4"
+    if in_4bit:
+        precision = "bfloat16" if fast_bfloat16() else "float32"
     dtype = _dtype(model_dir) if precision == "auto" else getattr(torch, precision)
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch does not know the quota of a container
-    model: PreTrainedModel = hub.load_weights(model_dir, dtype=dtype, device_map="auto" if gpus() else None)
+    model: PreTrainedModel = hub.load_weights(
+        model_dir, in_4bit=in_4bit, dtype=dtype, device_map="auto" if gpus() else None
+    )
     # the model's own sampling defaults arrive in `Sampling`, and only there
     model.generation_config = GenerationConfig()
     return model.eval()
@@ -154,6 +162,8 @@ def _dtype(model_dir: Path) -> torch.dtype | Literal["auto"]:
 
 def _description(model: PreTrainedModel, forward: Forward) -> str:
     parts = ["transformers", model.device.type, str(model.dtype).removeprefix("torch.")]
+    if not all(weight.is_floating_point() for weight in model.parameters()):
+        parts[-1] += " over quantised weights"
     if forward.shared_length < getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize):
         over = f" over {forward.shared_length} tokens" if forward.shared_length else ""
         parts.append(f"requests{over} are not batched")

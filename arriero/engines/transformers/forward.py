@@ -114,6 +114,7 @@ class Forward:
             "its answers are computed one at a time": not self.shared_length,
             "its attention slides over a window": self.shared_length < sys.maxsize,
             f"its attention is {kind}, and only sdpa's takes a mask of our own": kind != "sdpa",
+            "its weights are quantised": not all(weight.is_floating_point() for weight in self._model.parameters()),
             "it is spread over several devices": len({weight.device for weight in self._model.parameters()}) > 1,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)

@@ -45,6 +45,7 @@ class TransformersProcess(ProcessEngine):
             raise
         self.description: str = about["description"]
         self._vocabulary: int = about["vocabulary"]
+        self.in_4bit: bool = about["in_4bit"]
 
     def submit(
         self,

@@ -108,7 +108,11 @@ class Worker(process.Worker):
             self._adapters.pop(key, None)
             self._events.append(("lost", key, *described(_typed(error))))
         else:
-            about = {"description": loaded.description, "vocabulary": loaded.adapters.vocabulary}
+            about = {
+                "description": loaded.description,
+                "vocabulary": loaded.adapters.vocabulary,
+                "in_4bit": loaded.in_4bit,
+            }
             self._events.append(("open", key, about))
 
     def retire(self, key: int) -> None:

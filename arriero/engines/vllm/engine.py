@@ -58,6 +58,7 @@ class VLLMEngine:
 
     name = "vllm"
     features: frozenset[Feature] = frozenset(get_args(Feature)) - set(find("vllm").undone)
+    in_4bit = False
 
     def __init__(
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS

@@ -13,7 +13,7 @@ from arriero.data import DataOptions, Dropped, RenderedData
 from arriero.errors import DataError, MemoryLimitError, UsageError
 from arriero.prompt import ResolvedModel, resolve
 from arriero.prompt.options import taken
-from arriero.training.adapter.loading import compute_type, load_model, trained_reading
+from arriero.training.adapter.loading import compute_type, load_model, trained_reading, wants_4bit
 from arriero.training.adapter.measure import Examples, Measured, OnDone, measure
 from arriero.training.adapter.options import EvaluateOptions
 
@@ -72,9 +72,11 @@ def evaluate(
     if chosen.held_out:
         rows = held_out(rows, chosen, file)
     rows.announce("--json")
+    in_4bit = wants_4bit(resolved.adapter_dir, chosen.precision)
     dtype = compute_type(chosen.precision)
     try:
-        figures, base = _measure(resolved, dtype, data.Single(rows), chosen.batch_size, on_done)
+        model = load_model(resolved, dtype, in_4bit=in_4bit)
+        figures, base = _measure(resolved, model, data.Single(rows), chosen.batch_size, on_done)
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"out of memory while evaluating: {error}", hint="lower --batch-size") from error
     return Evaluation(
@@ -82,7 +84,7 @@ def evaluate(
         adapter=resolved.adapter_dir.name if resolved.adapter_dir is not None else None,
         system=resolved.renderer.system,
         contract=resolved.contract_name,
-        precision=str(dtype).removeprefix("torch."),
+        precision="int4" if in_4bit else str(dtype).removeprefix("torch."),
         held_out=chosen.held_out,
         base=base,
         dropped=rows.dropped,
@@ -104,10 +106,10 @@ def held_out(rows: RenderedData, options: DataOptions, file: str | Path) -> Rend
 
 
 def _measure(
-    resolved: ResolvedModel, dtype: torch.dtype, rows: Examples, batch_size: int, on_done: OnDone | None
+    resolved: ResolvedModel, model: Any, rows: Examples, batch_size: int, on_done: OnDone | None
 ) -> tuple[Measured, Measured | None]:
     """Figures of what answers, and of the base model alone where that is another."""
-    model, stops = load_model(resolved, dtype), resolved.renderer.stop_token_ids
+    stops = resolved.renderer.stop_token_ids
     if resolved.adapter_dir is None:
         return measure(model, rows, stops, batch_size=batch_size, on_done=on_done), None
     tell = on_done or (lambda _done, _rows: None)

@@ -23,6 +23,7 @@ from arriero.data import DataOptions
 from arriero.errors import ArrieroError, MemoryLimitError, UsageError
 from arriero.messages import Conversation
 from arriero.prompt import Contract, Rendered, ResolvedModel, resolve
+from arriero.prompt.contract import trained_in_4bit
 from arriero.training.adapter.evaluate import held_out
 from arriero.training.adapter.loading import load_base, trained_options, trained_reading
 from arriero.training.adapter.receipt import Difference, difference, logits_of
@@ -81,6 +82,8 @@ def merge(
         log.info("reading what the unmerged adapter predicts")
         base = load_base(resolved.model_dir, "auto")
         types = Types.of(base)
+        if quantised and trained_in_4bit(adapter_dir):
+            base = _in_4bit(resolved.model_dir, base, types)
         before = _computed(hub.load_adapter(base, adapter_dir), examples)
         del base
         gc.collect()  # PEFT leaves a model in a cycle, and there is to be memory for one only
@@ -88,7 +91,7 @@ def merge(
         save(_merged(resolved.model_dir, adapter_dir), types, resolved.model_dir, partial)
         _write_template(contract, partial)
         merged = replace(contract, base_fingerprint=hub.fingerprint(partial), merged_adapter=adapter_dir.name)
-        replace(merged, base_path=None).save(partial)
+        replace(merged, base_path=None, base_in_4bit=False).save(partial)
         resolve(partial)  # the contract holds on what was written
         log.info("comparing with the merged model as it was written")
         change = difference(before, _computed(load_base(partial, "auto"), examples))
@@ -103,6 +106,14 @@ def merge(
         )
         write_json(partial / RECEIPT, asdict(receipt))
     return receipt
+
+
+def _in_4bit(model_dir: Path, base: PreTrainedModel, types: Types) -> PreTrainedModel:
+    """The base as the adapter was trained over it, which is what the receipt compares with."""
+    if not hub.four_bits.installed():
+        log.warning("comparing with the adapter over all the base's bits: %s", hub.four_bits.INSTALL)
+        return base
+    return load_base(model_dir, types.common, in_4bit=True)
 
 
 def _write_template(contract: Contract, partial: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from arriero.data.options import DataOptions
 
-Precision = Literal["auto", "bfloat16", "float32"]
+Precision = Literal["auto", "bfloat16", "float32", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +20,20 @@ class EvaluateOptions(DataOptions):
     held_out
         Only the rows that `arriero train` held out, by --eval-fraction and --seed. Default: all rows.
     precision
-        What the model computes in. auto: bfloat16 where the machine is fast at it, else float32.
+        What the model computes in. auto: bfloat16 where the machine is fast at it, else float32, over a base in 4 bits
+        where the adapter was trained so. int4: over a base in 4 bits (NF4).
     batch_size
         Examples per forward pass, at most.
 
     """
 
     held_out: bool = False
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32", "int4"] = "auto"
     batch_size: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._one_of("precision", "auto", "bfloat16", "float32")
+        self._one_of("precision", "auto", "bfloat16", "float32", "int4")
         self._need("batch_size", self.batch_size >= 1, "at least 1")
 
     @classmethod

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PretrainedConfig
+from transformers.pytorch_utils import Conv1D
 
 from arriero import hub
 from arriero.hardware import fast_bfloat16, gpus
 from arriero.training.targets import language_part
 
+IN_4_BITS = 0.516  # bytes of a weight: half a byte, and 8 bits of scale for 64 of them, which have scales in turn
 UTILISATION = 0.45  # share of the matrix rate that a training step reaches, as measured on a small model
 
 
@@ -29,10 +33,11 @@ class Estimate:
     memory_bytes: int
 
 
-def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
+def estimate(model_dir: Path, *, tokens: int, step_tokens: int, in_4bit: bool = False) -> Estimate:
     """For one epoch that computes `tokens`, up to `step_tokens` at a time. Needs the model's config only."""
     config = _config(model_dir)
-    parameters = count_parameters(model_dir, config)
+    model = _shape(model_dir, config)
+    parameters = _count(model)
     text = config.get_text_config()
     rate = matrix_rate()
     width = 2 if fast_bfloat16() else 4
@@ -40,11 +45,13 @@ def estimate(model_dir: Path, *, tokens: int, step_tokens: int) -> Estimate:
     hidden, inner = text.hidden_size, getattr(text, "intermediate_size", 4 * text.hidden_size)
     per_token = width * text.num_hidden_layers * (12 * hidden + 4 * inner)
     logits = 256 * (2 * width + 8) * text.vocab_size
+    quantised = _quantised(model) if in_4bit else 0
+    weights = width * (parameters - quantised) + round(IN_4_BITS * quantised)
     return Estimate(
         parameters=parameters,
         matrix_rate=rate,
         seconds_per_epoch=4 * parameters * tokens / (rate * UTILISATION),
-        memory_bytes=width * parameters + step_tokens * per_token + logits,
+        memory_bytes=weights + step_tokens * per_token + logits,
     )
 
 
@@ -53,11 +60,26 @@ def _config(model_dir: Path) -> PretrainedConfig:
     return config
 
 
-def count_parameters(model_dir: Path, config: PretrainedConfig | None = None) -> int:
-    """Of a model's language part; `config` is its own, where that is read already."""
+def count_parameters(model_dir: Path) -> int:
+    """Of a model's language part."""
+    return _count(_shape(model_dir, _config(model_dir)))
+
+
+def _shape(model_dir: Path, config: PretrainedConfig) -> Any:
+    """The model without weights."""
     with torch.device("meta"):
-        model = hub.auto_class(model_dir).from_config(config or _config(model_dir))
+        return hub.auto_class(model_dir).from_config(config)
+
+
+def _count(model: Any) -> int:
     return int(sum(weight.numel() for weight in language_part(model).parameters()))
+
+
+def _quantised(model: Any) -> int:
+    """The weights that are kept in 4 bits: those of all linear layers but the head."""
+    head = model.get_output_embeddings()
+    layers = (layer for layer in language_part(model).modules() if isinstance(layer, (nn.Linear, Conv1D)))
+    return sum(layer.weight.numel() for layer in layers if layer is not head)
 
 
 def matrix_rate(size: int = 2048) -> float:

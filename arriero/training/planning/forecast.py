@@ -63,7 +63,7 @@ def forecast(
     times = options.epochs * samples / seen.kept  # the held-out rows are taken to be as long as the others
     computed = round(times * seen.computed_tokens)
     step_tokens = max(seen.longest, seen.computed_tokens * min(options.batch_size, samples) // seen.kept)
-    cost = estimate(resolved.model_dir, tokens=computed, step_tokens=step_tokens)
+    cost = estimate(resolved.model_dir, tokens=computed, step_tokens=step_tokens, in_4bit=options.load_in_4bit)
     before = next(_earlier(hub.fingerprint(resolved.model_dir), options), None)
     if before is None:
         source, speed = "a short measurement of this machine, very roughly", computed / cost.seconds_per_epoch

@@ -49,7 +49,7 @@ CHINESE = {
     ),
     "resize_embeddings": ("扩展词嵌入", "分词器有而模型没有的词元得到词嵌入，并参与训练。"),
     "precision": ("计算精度", "模型以何种精度计算。auto：机器擅长 bfloat16 时用它，否则用 float32。"),
-    "load_in_4bit": ("4 位量化", "以 4 位保存基座权重（bitsandbytes，仅限 CUDA）。"),
+    "load_in_4bit": ("4 位量化", "以 4 位（NF4，由 bitsandbytes 实现）保存基座权重。"),
     "prefix_sharing": ("共享前缀", "同一步中样本的共同开头只计算一次。auto：模型允许时；on：否则拒绝。"),
     "verify": ("校验", "将第一步与普通算法比较，不一致时改用普通算法。"),
     "row_tokens": ("打包行长度", "最长打包行的词元数。默认：内存放得下的长度。"),

@@ -35,7 +35,7 @@ class Recorder:
     """An engine that keeps the prompt ids it is given and always answers the same."""
 
     name, description, features = "recorder", "recorder, no model", frozenset(get_args(Feature))
-    alive = True
+    alive, in_4bit = True, False
 
     def __init__(self, answer: Sequence[int]) -> None:
         self.answer = answer

@@ -76,8 +76,8 @@ def test_the_embedded_model_answers_as_generate_does(make, embedded_model):
 
 def test_precision(make, model_dir):
     assert make(model_dir, precision="bfloat16").description == "transformers, cpu, bfloat16"
-    with pytest.raises(UnsupportedError, match="precision int4"):
-        make(model_dir, precision="int4")
+    with pytest.raises(UnsupportedError, match="precision int8"):
+        make(model_dir, precision="int8")
 
 
 def test_float16_is_not_computed_on_a_cpu(make, model_dir, tmp_path):

@@ -186,9 +186,9 @@ def test_files_that_have_changed_are_not_taken_for_the_model_that_was_loaded(mod
 
 @pytest.mark.slow
 def test_what_cannot_be_loaded_is_the_same_error_as_in_this_process(model_dir):
-    with pytest.raises(UnsupportedError, match="precision int4") as raised:
-        TransformersProcess(model_dir, (2,), EngineOptions(precision="int4"))
-    assert raised.value.feature == "precision int4"
+    with pytest.raises(UnsupportedError, match="precision int8") as raised:
+        TransformersProcess(model_dir, (2,), EngineOptions(precision="int8"))
+    assert raised.value.feature == "precision int8"
     assert raised.value.hint == "use --engine openvino"
 
 

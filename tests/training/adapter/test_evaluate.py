@@ -153,7 +153,7 @@ def test_dropped_rows_are_told_as_in_training(run, tmp_path, model_dir):
     [
         (["none.json"], 4, "no file none.json"),
         (["ROWS", "--batch-size", "0"], 2, "batch_size must be at least 1"),
-        (["ROWS", "--precision", "int4"], 2, "int4"),
+        (["ROWS", "--precision", "int8"], 2, "int8"),
         (["ROWS", "--held-out", "--eval-fraction", "0"], 1, "holds out none"),
         (["ROWS", "--adapter", "./nothing"], 4, "arriero train"),
     ],

@@ -1,0 +1,90 @@
+"""Base weights in 4 bits, by bitsandbytes (seen with 0.50.2): NF4 with double quantisation (Dettmers 2023: QLoRA).
+
+Training, evaluation and answering load a base in 4 bits through this file, so that all of them compute with the same
+weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arriero.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+INSTALL = 'pip install "arriero[4bit]"'
+MODULE = "bitsandbytes"
+# on a CPU it warns, wherever peft imports it, of a kernel that nothing here uses
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def stored(config: dict[str, Any]) -> str | None:
+    """How a model's config.json says that its weights are quantised on disk; None: they are not."""
+    quantised = config.get("quantization_config")
+    if not isinstance(quantised, dict):
+        return None
+    method = str(quantised.get("quant_method", "an unnamed method"))
+    if quantised.get("load_in_4bit"):
+        return f"{method}, 4 bits"
+    return f"{method}, 8 bits" if quantised.get("load_in_8bit") else method
+
+
+def options(model_dir: Path, config: dict[str, Any], dtype: torch.dtype | str, *, wanted: bool) -> dict[str, Any]:
+    """What `from_pretrained` needs so that the base is in 4 bits where that is `wanted`, and computes in `dtype`.
+
+    A base that is stored so is loaded as it is. Raises UsageError where bitsandbytes is needed and cannot be used, and
+    for a base that is stored quantised in another way.
+    """
+    method = stored(config)
+    if method is not None and method.startswith(MODULE):
+        check(f"{model_dir.name} is stored quantised ({method})")
+    if not wanted or method == f"{MODULE}, 4 bits":
+        return {}
+    if method is not None:
+        raise UsageError(
+            f"{model_dir.name} is stored quantised already ({method}), and cannot be loaded in 4 bits",
+            hint="take the weights it was made from, or leave 4 bits out",
+        )
+    check("weights in 4 bits are asked for")
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    }
+
+
+def installed() -> bool:
+    """Whether bitsandbytes is, whatever becomes of importing it."""
+    return importlib.util.find_spec(MODULE) is not None
+
+
+def check(reason: str) -> None:
+    """Raise UsageError, beginning with the `reason`, unless bitsandbytes can be imported here."""
+    if not installed():
+        raise UsageError(f"{reason}, and the package {MODULE} is not installed", hint=INSTALL)
+    try:
+        importlib.import_module(MODULE)
+    except Exception as error:  # a library of its own that does not fit this machine, for one
+        raise UsageError(f"{reason}, and {MODULE} does not work here: {error}", hint=INSTALL) from error
+
+
+def keep_weights(model: PreTrainedModel) -> None:
+    """Have layers in 4 bits compute with the weights they were loaded with, whatever is computed first.
+
+    On a CPU with bfloat16 instructions the first call without gradients would pack the weights for a kernel of its own,
+    with coarser scales and no backward pass: training would go on without a word, with gradients that are wrong
+    (autograd warns once). The kernel also takes no layer whose outputs are no multiple of 32.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False

@@ -1,0 +1,129 @@
+"""Answers over real base weights in 4 bits, on a CPU: what an adapter was trained over is what it answers over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from arriero import chat, hub
+from arriero.engines.registry import EngineOptions, find
+from arriero.engines.select import as_trained, load_engine
+from arriero.errors import UsageError
+from arriero.hub import four_bits
+from arriero.messages import Sampling
+from arriero.prompt import Contract
+from tests.conftest import train_tiny
+
+HELLO = [{"role": "user", "content": "who 1?"}]
+
+
+@pytest.fixture(scope="module")
+def adapter(rows_file, model_dir, tmp_path_factory):
+    """Trained over a base in 4 bits."""
+    pytest.importorskip("bitsandbytes")
+    return train_tiny(rows_file, model_dir, tmp_path_factory.mktemp("runs") / "quarter", load_in_4bit=True)
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch):
+    """Weights in 4 bits, computed with in float32, so that answers are the same to the last token."""
+    monkeypatch.setattr("arriero.engines.transformers.engine.fast_bfloat16", lambda: False)
+
+
+def answer(asked):
+    sampling = Sampling(temperature=0.0).over(asked.defaults)
+    ids = asked.render(HELLO)
+    return list(asked.engine.submit(ids, sampling, max_new_tokens=16, adapter=asked.adapter))
+
+
+def expected(model_dir, prompt, adapter=None, *, in_4bit=True):
+    """What transformers and PEFT answer."""
+    model = hub.load_weights(model_dir, in_4bit=in_4bit, dtype=torch.float32)
+    model = (model if adapter is None else hub.load_adapter(model, adapter)).eval()
+    ids = torch.tensor([prompt])
+    return model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)[0, len(prompt) :].tolist()
+
+
+def test_an_adapter_trained_over_4_bits_answers_over_4_bits(home, adapter, model_dir, caplog):
+    """It was answered over full weights, without a word."""
+    caplog.set_level("INFO")
+    asked = chat.load(model_dir, adapter=adapter, engine="transformers")
+    assert Contract.load(adapter).base_in_4bit
+    assert asked.engine.in_4bit
+    assert asked.engine.description == "transformers, cpu, float32 over quantised weights"
+    assert "precision: int4, as quarter was trained" in caplog.text
+    assert "answers over" not in caplog.text
+    base = asked.with_adapter(None, system="Be Killa.")
+    prompt = asked.render(HELLO)
+    answers = [answer(each) for each in (asked, base, asked, base)]
+    asked.engine.close()
+    assert answers[0] == answers[2] == expected(model_dir, prompt, adapter)
+    assert answers[1] == answers[3] == expected(model_dir, prompt)
+    assert answers[0] != expected(model_dir, prompt, adapter, in_4bit=False), "or this test shows nothing"
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("transformers", "float32"), ("openvino", "auto")])
+def test_other_weights_are_told_once(home, adapter, model_dir, caplog, engine, precision):
+    asked = chat.load(model_dir, adapter=adapter, engine=engine, precision=precision)
+    asked.engine.close()
+    told = [record.message for record in caplog.records if "was trained over a base in 4 bits" in record.message]
+    assert len(told) == 1
+    assert "--engine transformers --precision int4" in told[0]
+
+
+def test_an_adapter_beside_it_that_was_trained_over_all_bits_is_told(home, adapter, trained_adapter, model_dir, caplog):
+    asked = chat.load(model_dir, adapter=adapter, engine="transformers", room_for=[trained_adapter])
+    assert not caplog.records
+    other = asked.with_adapter(trained_adapter)
+    assert "killa was trained over a base with all its bits, and answers over one in 4 bits" in caplog.text
+    prompt = other.render(HELLO)
+    assert answer(other) == expected(model_dir, prompt, trained_adapter)
+    asked.engine.close()
+
+
+def test_without_bitsandbytes_it_answers_over_full_weights_and_says_so(home, adapter, model_dir, caplog, monkeypatch):
+    monkeypatch.setattr(four_bits, "installed", lambda: False)
+    asked = chat.load(model_dir, adapter=adapter, engine="transformers")
+    asked.engine.close()
+    assert not asked.engine.in_4bit
+    assert 'pip install "arriero[4bit]"' in caplog.text
+    with pytest.raises(UsageError, match="bitsandbytes is not installed"):
+        chat.load(model_dir, engine="transformers", precision="int4")
+
+
+def test_only_auto_is_decided_by_the_adapter(adapter, trained_adapter):
+    entry = find("transformers")
+    for options, wanted in (
+        (EngineOptions(room_for=[adapter]), "int4"),
+        (EngineOptions(room_for=[adapter], precision="bfloat16"), "bfloat16"),
+        (EngineOptions(room_for=[trained_adapter, adapter]), "auto"),
+        (EngineOptions(), "auto"),
+    ):
+        assert as_trained(entry, options).precision == wanted
+    assert as_trained(find("openvino"), EngineOptions(room_for=[adapter])).precision == "auto"
+
+
+def test_a_base_that_is_stored_in_4_bits_answers(home, model_dir, tmp_path, adapter):
+    base = hub.load_weights(model_dir, in_4bit=True, dtype=torch.float32)
+    base.save_pretrained(tmp_path / "stored")
+    for file in model_dir.glob("*token*"):
+        (tmp_path / "stored" / file.name).write_bytes(file.read_bytes())
+    engine = load_engine(tmp_path / "stored", [2])
+    assert engine.name == "transformers", "the others cannot export it"
+    asked = [1, 4, 110, 111, 2, 5]
+    sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+    sampling = Sampling(presence_penalty=0.0, frequency_penalty=0.0).over(sampling)
+    answered = list(engine.submit(asked, sampling, max_new_tokens=16))
+    engine.close()
+    assert answered == expected(model_dir, asked)
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own(home, adapter, model_dir):
+    """There computing in what this machine is fast at."""
+    asked = chat.load(model_dir, adapter=adapter, engine="transformers", process=True)
+    assert asked.engine.in_4bit
+    assert asked.engine.description.endswith("over quantised weights")
+    here = answer(asked)
+    asked.engine.close()
+    assert len(here) > 1
