@@ -166,7 +166,7 @@ def openvino_lacks(model_dir: Path) -> str | None:
         return f"its attention slides over a window of {sliding} tokens"
     if any(isinstance(config.get(name), int) and config[name] > 1 for name in EXPERTS):
         return "it is a mixture of experts, whose routing cannot be exported"
-    if (method := hub.quantised(model_dir)) is not None:
+    if (method := hub.quantisation(model_dir)) is not None:
         return f"its weights are stored quantised ({method})"
     kinds = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
     return f"it has layers of the kind {', '.join(sorted(kinds))}" if kinds else None

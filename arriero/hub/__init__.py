@@ -9,7 +9,7 @@
     listing.py   what a hub lists: which names may become files, and whether they are as listed
     transfer/    fetching what is listed: in parallel, resumed, hashed on the way
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
-    config.py    what config.json says of the language model: window, vocabulary, layers
+    config.py    what config.json says of the language model: window, vocabulary, layers, quantisation
     weights.py   JSON files and weights of a model, an adapter's weights, read safely
     four_bits.py weights in 4 bits: how they are loaded, and what bitsandbytes needs
     adapter_files.py   whether an adapter's weights are there and fit a model, by their headers
@@ -24,7 +24,7 @@ Other rooms get a directory that is complete and verified, or an exception.
 from arriero.hub import four_bits, push, store
 from arriero.hub.adapter_files import check_fit
 from arriero.hub.adapters import adapter
-from arriero.hub.config import language_config, language_section, quantised, vocabulary, window
+from arriero.hub.config import language_config, language_section, quantisation, vocabulary, window
 from arriero.hub.datasets import dataset
 from arriero.hub.fetch import Downloaded, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
@@ -49,7 +49,7 @@ __all__ = [
     "models",
     "name_of",
     "push",
-    "quantised",
+    "quantisation",
     "read_json",
     "remove",
     "resolve",

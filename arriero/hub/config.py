@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from arriero.errors import ArrieroError
-from arriero.hub import four_bits
 from arriero.hub.weights import read_json
 
 SECTIONS = ("text_config", "llm_config", "language_config")  # as published files call it
@@ -40,6 +39,12 @@ def vocabulary(model_dir: Path) -> int | None:
     return _number(model_dir, ("vocab_size",))
 
 
+def quantisation(model_dir: Path) -> str | None:
+    """How weights are stored in fewer bits, by transformers' name of the method; None where they are not."""
+    stored = read_json(model_dir / "config.json").get("quantization_config")
+    return str(stored.get("quant_method", "by an unnamed method")) if isinstance(stored, dict) else None
+
+
 def _number(model_dir: Path, names: tuple[str, ...]) -> int | None:
     """The first of these settings that the language model has: in the file, else by its type's defaults."""
     config = language_config(model_dir)
@@ -54,8 +59,3 @@ def _number(model_dir: Path, names: tuple[str, ...]) -> int | None:
         return None  # of a type that cannot be loaded: that is said when it is
     values = (getattr(complete.get_text_config(), name, None) for name in names)
     return next((int(value) for value in values if isinstance(value, int)), None)
-
-
-def quantised(model_dir: Path) -> str | None:
-    """How a model's weights are quantised on disk, None where they are not."""
-    return four_bits.stored(read_json(model_dir / "config.json"))

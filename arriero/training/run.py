@@ -91,7 +91,7 @@ def train(
                 base_model=identity["model"],
                 base_fingerprint=identity["fingerprint"],
                 base_path=hub.store.path_of(model_dir),
-                base_in_4bit=chosen.load_in_4bit and not hub.quantised(model_dir),
+                base_in_4bit=chosen.load_in_4bit and not hub.quantisation(model_dir),
             ),
             renderer=renderer,
             examples=examples,

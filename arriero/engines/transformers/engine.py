@@ -128,7 +128,7 @@ def load(model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions)
     reason = "an adapter has brought more embeddings, which lie in another place"
     adapters = Adapters(model, partial(graphs.release, reason)) if graphs is not None else Adapters(model)
     scheduler = Scheduler(forward, adapters, grammars, stop_token_ids, graphs)
-    in_4bit = options.precision == "int4" and hub.quantised(model_dir) is None
+    in_4bit = options.precision == "int4" and hub.quantisation(model_dir) is None
     return Loaded(scheduler, adapters, _description(model, forward), in_4bit)
 
 

@@ -137,9 +137,8 @@ def _check_quantised(model_dir: Path, adapter_dir: Path, *, allowed: bool) -> bo
     Stored ones are turned back into floating point and merged into. Where only training loaded them so, the adapter has
     learned to make up for rounding errors that the stored weights do not have.
     """
-    stored = hub.read_json(model_dir / "config.json").get("quantization_config")
-    if stored:
-        reason = f"the base model is stored quantised ({stored.get('quant_method', 'by an unnamed method')})"
+    if (method := hub.quantisation(model_dir)) is not None:
+        reason = f"the base model is stored quantised ({method})"
     elif trained_options(adapter_dir).get("load_in_4bit"):
         reason = "the adapter was trained on its base model in 4 bits (load_in_4bit)"
     else:
