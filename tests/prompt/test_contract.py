@@ -10,6 +10,7 @@ import pytest
 from arriero.errors import ContractError, NotFoundError
 from arriero.messages import Conversation
 from arriero.prompt import CONTRACT_FILE, Contract, Renderer, load_tokenizer, stop_token_ids
+from arriero.prompt.contract import trained_in_4bit
 from tests.conftest import TEMPLATE, build_tokenizer
 
 SAMPLE = Conversation.of([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}])
@@ -51,6 +52,17 @@ def test_a_changed_tokenizer_under_the_same_template_is_noticed(contract):
     changed.tokenizer.add_tokens(["hi"])
     with pytest.raises(ContractError, match=r"from position 5 \(now \[262, 2, 5"):
         contract.check(changed, "sha256:1")
+
+
+def test_a_base_in_4_bits_is_said_only_where_it_was(contract, tmp_path):
+    """So that what older versions wrote is read as before, and they refuse what they do not know."""
+    contract.save(tmp_path)
+    written = json.loads((tmp_path / CONTRACT_FILE).read_text())
+    assert (written["format"], "base_in_4bit" in written, trained_in_4bit(tmp_path)) == (1, False, False)
+    replace(contract, base_in_4bit=True).save(tmp_path)
+    assert json.loads((tmp_path / CONTRACT_FILE).read_text())["format"] == 2
+    assert Contract.load(tmp_path).base_in_4bit
+    assert trained_in_4bit(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 99}', '{"format": 1, "extra": 1}'])
