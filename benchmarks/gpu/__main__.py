@@ -78,6 +78,8 @@ def asked_and_merged(run: Run, adapter: Path, *options: object) -> Iterator[Line
 
 def four_bit(run: Run) -> Iterator[Line]:
     """The same over a base in 4 bits."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SkippedError("bitsandbytes is not installed")
     yield from trained(run, run.work / "four-bit", "--load-in-4bit")
     yield from asked_and_merged(run, run.work / "four-bit", "--allow-quantised")
 

@@ -63,10 +63,22 @@ def test_every_part_that_a_cpu_can_do_has_its_figures(table):
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
-def test_parts_that_fail_or_have_no_time_are_lines_of_the_table(table):
+def test_the_part_in_4_bits(table):
+    pytest.importorskip("bitsandbytes")
+    found, code = table("--parts", "four_bit", "--seconds", SECONDS)
+    assert code == 0, found
+    assert found["four_bit", "ask --adapter"].endswith(" tokens by transformers")
+    assert found["four_bit", "merge --allow-quantised"].startswith("mean KL ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_parts_that_fail_or_have_no_time_are_lines_of_the_table(table, tmp_path, monkeypatch):
+    (tmp_path / "bitsandbytes.py").write_text("raise OSError('no library')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     found, code = table("--parts", "four_bit", "vllm", "train", "--seconds", 60)
     assert found["four_bit", ""].startswith("failed: ")
-    assert "CUDA" in found["four_bit", ""], "the reason, not only what to try"
+    assert "bitsandbytes does not work here: no library" in found["four_bit", ""], "the reason, not only what to try"
     assert found["vllm", ""] == "skipped: vllm is not installed"
     assert ("train", "seconds") in found
     assert code == 1
