@@ -45,7 +45,7 @@ class Handle:
         """Serve's handles have a router to end."""
 
     def result(self) -> Description:
-        return Description("mark", "paced", "no model", frozenset(get_args(Feature)))
+        return Description("mark", "paced", "no model", frozenset(get_args(Feature)), in_4bit=False)
 
     def remote(self, *request: Request) -> object:
         if not request:
