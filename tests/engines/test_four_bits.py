@@ -73,7 +73,7 @@ def test_other_weights_are_told_once(home, adapter, model_dir, caplog, engine, p
 
 def test_an_adapter_beside_it_that_was_trained_over_all_bits_is_told(home, adapter, trained_adapter, model_dir, caplog):
     asked = chat.load(model_dir, adapter=adapter, engine="transformers", room_for=[trained_adapter])
-    assert not caplog.records
+    assert "answers over" not in caplog.text
     other = asked.with_adapter(trained_adapter)
     assert "killa was trained over a base with all its bits, and answers over one in 4 bits" in caplog.text
     prompt = other.render(HELLO)
