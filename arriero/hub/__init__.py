@@ -11,7 +11,7 @@
     remote.py    the ModelScope and Hugging Face clients, and what their errors mean
     config.py    what config.json says of the language model: window, vocabulary, layers, quantisation
     weights.py   JSON files and weights of a model, an adapter's weights, read safely
-    four_bits.py weights in 4 bits: how they are loaded, and what bitsandbytes needs
+    four_bits.py  weights in 4 bits: how they are loaded, and what bitsandbytes needs
     adapter_files.py   whether an adapter's weights are there and fit a model, by their headers
     fetch.py     download() and resolve(), which the other rooms call
     datasets.py  dataset(): the same for data, from a hub or an address
