@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SPINS = 1000  # turns of a waiting thread before it sleeps; docs/benchmarks.md has others
+DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")  # some containers have the second only, WSL the third
+SHORT = "out of memory", "can't allocate memory", "ALLOC_FAILED"  # CUDA and Triton, a CPU's allocator, cuBLAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,32 @@ SPEEDUPS = {
 
 @functools.cache
 def gpus() -> tuple[str, ...]:
-    """Names of the CUDA devices torch sees. Does not import torch where no NVIDIA driver is loaded."""
-    if platform.system() == "Linux" and not Path("/proc/driver/nvidia").exists():
+    """Names of the CUDA devices torch can use. Does not import torch where no NVIDIA driver is loaded."""
+    if not _driver():
         return ()
     import torch
 
+    # device_count asks the driver, and counts GPUs that this torch cannot use, for which the driver is too old
+    if not torch.cuda.is_available():
+        return ()
     return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def gpu_fault() -> str | None:
+    """Why torch cannot use a GPU although an NVIDIA driver is loaded; None where it can, or there is no driver."""
+    if gpus() or not _driver():
+        return None
+    import torch
+
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without CUDA
+        return str(error).partition("\n")[0]
+    return None
+
+
+def _driver() -> bool:
+    return platform.system() != "Linux" or any(Path(path).exists() for path in DRIVERS)
 
 
 @functools.cache
@@ -58,7 +80,7 @@ def fast_bfloat16() -> bool:
     if gpus():
         import torch
 
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and "avx512_bf16" in flags.read_text().split()
 
@@ -68,7 +90,8 @@ def free_memory() -> int:
     if gpus():
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        # what tensors gave back is torch's for other tensors, and no longer free for the driver
+        return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -79,6 +102,14 @@ def free_memory() -> int:
         used = int((group / "memory.current").read_text()) - int(counts.get("inactive_file", 0))  # a cache may go
         free = min(free, max(0, int(most) - used))
     return free
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory did not suffice, of whichever part of torch it comes from."""
+    import torch
+
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(words in str(error) for words in SHORT)
 
 
 def cores() -> int:

@@ -16,7 +16,7 @@ from arriero import __version__, hub, settings
 from arriero.cli import output
 from arriero.cli.options import Json, examples
 from arriero.errors import ArrieroError
-from arriero.hardware import SPEEDUPS, fast_bfloat16, gpus
+from arriero.hardware import SPEEDUPS, fast_bfloat16, gpu_fault, gpus
 
 PACKAGES = (
     "torch transformers peft openvino openvino-genai nncf vllm liger-kernel bitsandbytes fastapi streamlit "
@@ -82,7 +82,7 @@ def _examine() -> dict[str, Any]:
     home = settings.home()
     existing = next(parent for parent in (home, *home.parents) if parent.exists())
     choice = select_engine()
-    cuda, fast = gpus(), fast_bfloat16()
+    cuda, fast, fault = gpus(), fast_bfloat16(), gpu_fault()
     computes = f"the {'GPU' if cuda else 'CPU'} {'computes' if fast else 'does not compute'} bfloat16 in hardware"
     return {
         "arriero": __version__,
@@ -91,7 +91,7 @@ def _examine() -> dict[str, Any]:
         "cpu_cores": psutil.cpu_count(logical=False),
         "memory": f"{output.size(memory.available)} free of {output.size(memory.total)}",
         "disk": f"{output.size(shutil.disk_usage(existing).free)} free",
-        "gpus": ", ".join(cuda) or "none",
+        "gpus": ", ".join(cuda) or ("none" if fault is None else f"none that torch can use: {fault}"),
         "home": str(home),
         "home_fault": _write_fault(existing),
         "models": ", ".join(model.name for model in hub.models()) or "none",

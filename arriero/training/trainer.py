@@ -22,6 +22,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCont
 
 from arriero import data
 from arriero.errors import ArrieroError, MemoryLimitError
+from arriero.hardware import out_of_memory
 from arriero.hub.adapter_files import WEIGHTS
 from arriero.prompt import Rendered
 from arriero.training import sharding, workers
@@ -96,10 +97,11 @@ class StepTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=as_step)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
-        """Accelerate would wrap the whole of a sharded model, and refuses."""
-        if training and model is self.steps.model and self.steps.sharded:
-            return sharding.exchanging(model)
-        return super()._wrap_model(model, training=training, dataloader=dataloader)
+        """The Trainer would make one process compute on all GPUs by DataParallel, which cuts up the tensors of a row.
+
+        Accelerate, which wraps what is left as it is, refuses a sharded model.
+        """
+        return sharding.exchanging(model) if training and model is self.steps.model and self.steps.sharded else model
 
     def training_step(self, model: torch.nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
         """Compute the gradients of one optimizer step; returns its loss without waiting for the device."""
@@ -135,7 +137,7 @@ class StepTrainer(Trainer):
 
         Else raise it again.
         """
-        if not _is_out_of_memory(error):
+        if not out_of_memory(error):
             if self.recorder.total_computed or not alone or not self.steps.fused:
                 raise error
             self.steps.fall_back(error)
@@ -246,8 +248,3 @@ def put_adapter(model: Any, tensors: Mapping[str, Tensor]) -> None:
     if outcome.unexpected_keys:
         names = ", ".join(outcome.unexpected_keys[:3])
         raise ArrieroError(f"the checkpoint holds tensors that this model lacks: {names} …")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also on a CPU, where the allocator has no error class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -54,6 +54,12 @@ def test_without_a_gpu_it_asks_for_nothing(doctor):
     assert "full_speed" not in text
 
 
+def test_a_gpu_that_torch_cannot_use_is_named_with_the_reason(doctor, monkeypatch):
+    module = importlib.import_module("arriero.cli.doctor")
+    monkeypatch.setattr(module, "gpu_fault", lambda: "The NVIDIA driver on your system is too old")
+    assert doctor()[0]["gpus"] == "none that torch can use: The NVIDIA driver on your system is too old"
+
+
 def test_on_a_gpu_it_says_what_full_speed_lacks_and_how_to_get_it(doctor, gpu, packages):
     """It named the engine only: training without Liger was slow, and nothing said so."""
     packages("liger_kernel")

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
 
 from arriero.errors import ArrieroError
 from arriero.training.planning.mode import Mode
@@ -45,6 +46,17 @@ def test_out_of_memory_in_a_step_makes_the_plan_smaller_and_tries_again(tmp_path
     assert events["short"]["steps"] == 1
     assert "out of memory: trying the step again with rows of up to 25000 tokens" in events["short"]["told"][0]
     same_adapter(tmp_path / "plenty", tmp_path / "short", 1e-3)
+
+
+def test_one_process_computes_on_one_gpu_where_there_are_several(tmp_path, rows_file, model_dir, monkeypatch):
+    """The Trainer wrapped the model in DataParallel, which hands each GPU a part of the tensors of a row."""
+
+    def refuse(*_):
+        raise AssertionError("DataParallel")
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 2))
+    monkeypatch.setattr(torch.nn, "DataParallel", refuse)
+    train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1, report_answers=0)
 
 
 def test_a_loss_that_is_not_a_number_names_the_rows_and_keeps_the_last_checkpoint(tmp_path, rows_file):

@@ -22,7 +22,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from arriero.hardware import free_memory, gpus
+from arriero.hardware import free_memory
 
 POSITIONS = 128  # buffers grow by multiples of this
 LEAST = 256  # positions of the smallest bucket
@@ -106,7 +106,7 @@ class KVCache:
         exact = buffer_size(sequences, positions)
         # buffers that grow lose their graphs, so they grow to a whole bucket, if that leaves half of the memory free
         needed = bucket.sequences * bucket.positions * position_bytes(self._states)
-        if not self.static or needed > (free_memory() + unused_memory()) // 2:
+        if not self.static or needed > free_memory() // 2:
             return exact
         log.info("the KV cache has room for %d sequences of %d tokens: %.1f MB", *astuple(bucket), needed / 1e6)
         return bucket.sequences, bucket.positions
@@ -196,11 +196,6 @@ def position_bytes(cache: DynamicCache) -> int:
 def buffer_size(sequences: int, positions: int) -> tuple[int, int]:
     """Slots and cache positions of a buffer that has room for these and some more: growing copies all of it."""
     return sequences + sequences // 2, -(-positions // POSITIONS) * POSITIONS
-
-
-def unused_memory() -> int:
-    """Bytes that torch has taken from the GPU and not given to any tensor."""
-    return torch.cuda.memory_reserved() - torch.cuda.memory_allocated() if gpus() else 0
 
 
 def _grown(buffer: torch.Tensor, slots: int, positions: int, used: int) -> torch.Tensor:

@@ -23,12 +23,12 @@ import torch
 from arriero.engines.llguidance import Grammars
 from arriero.engines.transformers.adapters import Adapters
 from arriero.engines.transformers.batches import Batch, DecodeBatch, PrefillBatch, SingleSequence
-from arriero.engines.transformers.cache import buffer_size, position_bytes, unused_memory
+from arriero.engines.transformers.cache import buffer_size, position_bytes
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import DecodeGraphs
 from arriero.engines.transformers.requests import Request
 from arriero.errors import ArrieroError, MemoryLimitError
-from arriero.hardware import free_memory, gpus
+from arriero.hardware import free_memory, gpus, out_of_memory
 
 MAX_REQUESTS = 64  # in flight at once; more wait their turn
 CHUNK = 2048 if gpus() else 512  # ids, padding included, of one prompt or several, that one call prefills
@@ -73,7 +73,7 @@ class Scheduler:
         _end_cancelled(self.requests)
 
     def step(self) -> None:
-        """Go on with everything by a little. No request's failure leaves this method."""
+        """Go on with everything by a little. No request's failure leaves this method, but that of the GPU does."""
         with torch.inference_mode(), _failing(self.requests):
             self._step()
 
@@ -152,9 +152,9 @@ class Scheduler:
         longest = max(request.longest for request in together)
         slots, positions = buffer_size(*self._forward.padded(len(together), longest))
         growth = slots * positions * self._position_bytes - (batch.bytes_held if batch else 0)
-        if self._graphs is not None and growth > free_memory() + unused_memory():
+        if self._graphs is not None and growth > free_memory():
             self._graphs.release_idle()
-        return single or growth <= free_memory() + unused_memory()
+        return single or growth <= free_memory()
 
     def _decode_batch(self, adapter: str | None) -> DecodeBatch | None:
         """The one batch that answers with this adapter share, if there is one now."""
@@ -235,7 +235,7 @@ def _failing(requests: Sequence[Request]) -> Iterator[None]:
     except ArrieroError as error:
         failure = error
     except Exception as error:  # the thread must outlive any request
-        if _is_memory(error):
+        if out_of_memory(error):
             failure = MemoryLimitError(
                 f"out of memory while answering: {error}", hint="ask for less at once, or shorter"
             )
@@ -245,10 +245,6 @@ def _failing(requests: Sequence[Request]) -> Iterator[None]:
     for request in requests:
         if not request.ended:
             request.fail(failure)
-    if gpus():  # so that what the failed call needed is free for all that use the GPU
-        torch.cuda.empty_cache()
-
-
-def _is_memory(error: Exception) -> bool:
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    if gpus():
+        torch.cuda.synchronize()  # raises a fault that lasts: nothing can be computed in this process any more
+        torch.cuda.empty_cache()  # so that what the failed call needed is free for all that use the GPU

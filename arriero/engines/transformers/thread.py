@@ -81,9 +81,14 @@ class EngineThread(threading.Thread):
 
     def run(self) -> None:
         """The thread's work."""
-        while not self.closed:
-            self._obey(wait=not self.scheduler.requests)
-            self.scheduler.step()
+        try:
+            while not self.closed:
+                self._obey(wait=not self.scheduler.requests)
+                self.scheduler.step()
+        except Exception:  # the GPU is lost: whoever asks from now on is told, and does not wait for ever
+            log.exception("the engine cannot go on, and is closed")
+        with self._lock:
+            self.closed = True
         self._obey(wait=False)
         self.scheduler.end()
         del self.scheduler, self.adapters  # the model's memory

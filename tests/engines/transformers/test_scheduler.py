@@ -211,3 +211,21 @@ def test_an_answer_in_flight_keeps_its_engine(model_dir):
     assert collected() is not None
     release.set()
     assert list(generation) == whole
+
+
+def test_a_gpu_that_is_lost_closes_the_engine(engine, monkeypatch, caplog):
+    """Every later request failed too, in a process that could not compute any more; one of its own is started anew."""
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    model_in(engine).register_forward_pre_hook(fail)
+    monkeypatch.setattr(scheduler, "gpus", lambda: ("GPU",))
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(engine.submit(PROMPT, GREEDY, max_new_tokens=5))
+    engine._thread.join(30)
+    assert not engine.alive
+    assert "the engine cannot go on" in caplog.text
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.submit(PROMPT, GREEDY, max_new_tokens=5)
