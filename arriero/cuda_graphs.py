@@ -8,7 +8,10 @@ made on the default stream breaks the capture of a backward pass: so rows that a
 from __future__ import annotations
 
 import gc
+import threading
 import time
+import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +24,7 @@ from torch import Tensor
 MOST = 16  # graphs at a time; the least recently used goes
 REMEMBERED = 64  # sizes without a graph that were met before
 WARM_UPS = 3  # passes in which kernels are compiled and libraries set themselves up
+WAITS = "called a synchronizing CUDA operation"  # torch's words
 SLACK = 1.25  # the kernels of a row that waits for its launches take no longer than these by that factor
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -57,11 +61,12 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     @contextmanager
     def stream(self) -> Iterator[None]:
         """The side stream, which waits for the current one, and that for it afterwards."""
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         try:
             with torch.cuda.stream(self._stream):
@@ -79,9 +84,14 @@ class CudaCapture:
         for number in range(WARM_UPS):
             with _no_waits() if number + 1 == WARM_UPS else nullcontext():
                 work()
+        if not self._graphs:  # a pool ends with the last of its graphs, and its handle is not taken again
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with _nodes_of_this_stream(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # thread_local: what other threads do on the GPU meanwhile neither fails nor breaks the capture
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with _nodes_of_this_stream(), capture:
             result = work()
+        self._graphs.add(graph)
         return graph.replay, result
 
 
@@ -107,13 +117,31 @@ class _CudaTiming:
 
 @contextmanager
 def _no_waits() -> Iterator[None]:
-    """Work that makes the host wait for the device, which cannot be captured, raises a RuntimeError that says so."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
+    """Raises RuntimeError after work that makes this thread wait for the device, since that cannot be captured.
+
+    The mode in which torch tells of it is the process's. As "error" it would fail what other threads do, so it warns,
+    and warnings of this thread are what counts; those of the backward pass come in this thread, too.
+    """
+    before, own, waits = torch.cuda.get_sync_debug_mode(), threading.get_ident(), list[str]()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], file: str, line: int, *rest: Any) -> None:
+            if not str(message).startswith(WAITS):
+                others(message, category, file, line, *rest)
+            elif threading.get_ident() == own:
+                waits.append(f"{file}:{line}")
+
+        warnings.filterwarnings("always", WAITS)
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        warnings.showwarning = show
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    if waits:
+        raise RuntimeError(f"the host waits for the device, first in {waits[0]}")
 
 
 @contextmanager

@@ -153,6 +153,20 @@ def test_rows_that_are_not_bound_by_launching_are_not_captured():
     assert len(capture.graphs) == 1
 
 
+def test_the_first_row_of_a_size_is_not_timed():
+    """Kernels are compiled and memory is taken in it: the host is busy, and rows of any length passed for short."""
+    model = build("Llama")
+    capture = OpCapture()
+    timed = []
+    capture.timed = lambda: timed.append(1) or OpCapture.timed(capture)
+    ours = graphed(model, capture, always=False)
+    for count in (0, 1, 1):
+        assert not capture.graphs
+        same(ours, GROUP, steps_of(model))
+        assert len(timed) == count
+    assert len(capture.graphs) == 1
+
+
 def test_the_number_of_graphs_is_bounded_and_the_one_unused_longest_goes(monkeypatch):
     monkeypatch.setattr(rows, "MOST", 2)
     model = build("Llama")

@@ -1,7 +1,8 @@
 """Which rows are captured, when, and whether the graph computes what the model does.
 
-first row of a bucket   computed by the model, and timed
-second                  computed by the model; a graph is captured with the first one as its input, and compared
+first row of a bucket   computed by the model
+second                  the same, and timed: what the first takes to set up kernels and memory says nothing of launching
+third                   the same; a graph is captured with the second one as its input, and compared
 from then on            replayed: inputs are copied into the graph's, gradients are added to `.grad` by it
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +29,10 @@ Compute = Callable[[RowInputs, Tensor | float], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """The last row of a bucket that was computed without a graph, and how long that took."""
+    """The last row of a bucket that was computed without a graph, and how long that took; None of the first one."""
 
     row: PackedRow
-    timing: Timing
+    timing: Timing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,8 @@ class Graph:
 class GraphOptions:
     """`kernel` is the attention of captured rows.
 
-    With `always` every row that returns is captured, else those bound by launching. Gradients may be `tolerance` apart
-    from the model's, relative to all of them: what is captured wrongly is apart by about 1.
+    With `always` every row that returns is captured, and none is timed, else those bound by launching. Gradients may be
+    `tolerance` apart from the model's, relative to all of them: what is captured wrongly is apart by about 1.
     """
 
     kernel: Kernel
@@ -78,10 +80,10 @@ class RowGraphs:
                 self.graphs.move_to_end(bucket)
                 return self._replayed(bucket, row, weight)
             earlier = self.seen.pop(bucket, None)
-            if earlier is not None and (self.options.always or earlier.timing.launch_bound()):
+            if earlier is not None and (self.options.always or (earlier.timing and earlier.timing.launch_bound())):
                 return self._captured(bucket, earlier.row, row, weight)
-            timing = self.capture.timed()
-            with timing:
+            timing = self.capture.timed() if earlier is not None else None
+            with timing or nullcontext():
                 loss = self._computed(row, weight)
             put(self.seen, bucket, Visit(row, timing), REMEMBERED)
             return loss
