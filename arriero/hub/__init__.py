@@ -28,7 +28,7 @@ from arriero.hub.config import language_config, language_section, quantisation, 
 from arriero.hub.datasets import dataset
 from arriero.hub.fetch import Downloaded, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
-from arriero.hub.weights import adapter_rows, auto_class, grow, load_adapter, load_weights, read_json
+from arriero.hub.weights import adapter_rows, auto_class, grow, load_adapter, load_weights, placed, read_json
 
 __all__ = [
     "Downloaded",
@@ -48,6 +48,7 @@ __all__ = [
     "load_weights",
     "models",
     "name_of",
+    "placed",
     "push",
     "quantisation",
     "read_json",

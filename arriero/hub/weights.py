@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero.errors import ArrieroError, MemoryLimitError
+from arriero.hardware import free_memory, gpus
 from arriero.hub import four_bits
 from arriero.hub.adapter_files import CONFIG, check_weights
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+ROOM = 0.75  # of a GPU's free memory that weights may take; the rest is for the KV cache
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -91,6 +94,22 @@ def load_weights(
     four_bits.keep_weights(model)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def placed(model_dir: Path, dtype: Any, *, in_4bit: bool = False) -> dict[str, int] | str | None:
+    """Where weights in `dtype` are to be loaded, as `load_weights` takes it for `device_map`; None: on the CPU.
+
+    The first GPU where they take at most ROOM of its free memory. Otherwise all of them, which compute in turn, and
+    the CPU: transformers' "auto" by itself would do that with the smallest model where there are several GPUs.
+    """
+    import torch
+
+    if not gpus():
+        return None
+    stored = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    # most are stored in 16 bits; in 4 bits the embedding stays as it is
+    size = stored // 3 if in_4bit else 2 * stored if dtype is torch.float32 else stored
+    return {"": 0} if 0 < size <= ROOM * free_memory() else "auto"
 
 
 def auto_class(model_dir: Path) -> Any:

@@ -142,7 +142,7 @@ def _load(model_dir: Path, precision: Precision) -> PreTrainedModel:
     dtype = _dtype(model_dir) if precision == "auto" else getattr(torch, precision)
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch does not know the quota of a container
     model: PreTrainedModel = hub.load_weights(
-        model_dir, in_4bit=in_4bit, dtype=dtype, device_map="auto" if gpus() else None
+        model_dir, in_4bit=in_4bit, dtype=dtype, device_map=hub.placed(model_dir, dtype, in_4bit=in_4bit)
     )
     # the model's own sampling defaults arrive in `Sampling`, and only there
     model.generation_config = GenerationConfig()

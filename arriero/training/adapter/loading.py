@@ -50,7 +50,8 @@ def wants_4bit(adapter_dir: Path | None, precision: Precision) -> bool:
 
 def load_base(model_dir: Path, dtype: torch.dtype | str, *, in_4bit: bool = False) -> PreTrainedModel:
     """A model alone, computing in `dtype` ("auto": as it is stored), on the GPU where there is one."""
-    return hub.load_weights(model_dir, in_4bit=in_4bit, dtype=dtype, device_map="auto" if gpus() else None)
+    device_map = hub.placed(model_dir, dtype, in_4bit=in_4bit)
+    return hub.load_weights(model_dir, in_4bit=in_4bit, dtype=dtype, device_map=device_map)
 
 
 def load_model(resolved: ResolvedModel, dtype: torch.dtype, *, in_4bit: bool) -> PreTrainedModel | PeftModel:
