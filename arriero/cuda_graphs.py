@@ -26,6 +26,7 @@ REMEMBERED = 64  # sizes without a graph that were met before
 WARM_UPS = 3  # passes in which kernels are compiled and libraries set themselves up
 WAITS = "called a synchronizing CUDA operation"  # torch's words
 SLACK = 1.25  # the kernels of a row that waits for its launches take no longer than these by that factor
+_CAPTURING = threading.Lock()
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Captured = tuple[Callable[[], Any], Tensor]  # replays the work, and the tensor that its result is then in
@@ -79,7 +80,11 @@ class CudaCapture:
         return _CudaTiming()
 
     def __call__(self, work: Callable[[], Tensor]) -> Captured:
-        """Call within `stream()`."""
+        """Call within `stream()`. Threads capture one after the other, as torch wants it."""
+        with _CAPTURING:
+            return self._captured(work)
+
+    def _captured(self, work: Callable[[], Tensor]) -> Captured:
         gc.collect()  # autograd graphs in reference cycles would keep nodes of other streams alive
         for number in range(WARM_UPS):
             with _no_waits() if number + 1 == WARM_UPS else nullcontext():
@@ -126,11 +131,13 @@ def _no_waits() -> Iterator[None]:
     with warnings.catch_warnings():
         others = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], file: str, line: int, *rest: Any) -> None:
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any, **named: Any
+        ) -> None:
             if not str(message).startswith(WAITS):
-                others(message, category, file, line, *rest)
+                others(message, category, filename, lineno, *more, **named)
             elif threading.get_ident() == own:
-                waits.append(f"{file}:{line}")
+                waits.append(f"{filename}:{lineno}")
 
         warnings.filterwarnings("always", WAITS)
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")

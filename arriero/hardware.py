@@ -91,7 +91,7 @@ def free_memory() -> int:
         import torch
 
         # what tensors gave back is torch's for other tensors, and no longer free for the driver
-        return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
     import psutil
 
     free = int(psutil.virtual_memory().available)

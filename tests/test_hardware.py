@@ -58,7 +58,7 @@ def test_without_a_driver_torch_is_not_asked(cuda, monkeypatch, tmp_path):
 
 
 def test_bfloat16_that_is_emulated_is_not_fast(cuda):
-    """A T4 or V100 trained and answered in emulated bfloat16, several times slower than in float32."""
+    """A T4 or V100 was said to compute it in hardware, and trained in it."""
     cuda(
         device_count=lambda: 1,
         is_available=lambda: True,
