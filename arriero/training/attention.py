@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from arriero.training import compat
-from arriero.training.kernels.varlen import flash, shared_varlen
+from arriero.training.kernels.varlen import flash, shared_varlen, takes
 from arriero.training.layout import Block, BlockIndex, RowLayout, indexed
 
 NAME = "arriero_shared_prefix"
@@ -49,8 +49,7 @@ def attention(
     # 0 is no scale that a model asks for, so `or` may decide
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # (tokens, heads, dim)
-    half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] == value.shape[2]
-    kernel = layout.kernel or (flash() if query.is_cuda and half else None)
+    kernel = layout.kernel or (flash() if takes(query, value) else None)
     if kernel is not None:
         return shared_varlen(kernel, query, key, value, layout, scale).unsqueeze(0), None
     # autocast would cast the products in forward only, and backward be that of others

@@ -231,3 +231,24 @@ def test_without_flash_attention_3_it_is_version_2_with_the_reason():
 
     assert "flash attention 2: version 3 cannot be used (No module named 'flash_attn" in varlen.newest_flash(9)
     assert current_flash_attention_impl() is None
+
+
+@pytest.mark.parametrize(
+    ("dim", "value_dim", "dtype", "major", "taken"),
+    [
+        (128, 128, torch.bfloat16, 9, True),
+        (256, 256, torch.float16, 8, True),
+        (512, 512, torch.bfloat16, 9, False),
+        (100, 100, torch.bfloat16, 9, False),
+        (192, 128, torch.bfloat16, 9, False),
+        (128, 128, torch.float32, 9, False),
+        (128, 128, torch.bfloat16, 7, False),
+    ],
+)
+def test_flash_attention_gets_what_it_has_kernels_for(monkeypatch, dim, value_dim, dtype, major, taken):
+    """It got all heads in 16 bits and raised, so that the run fell back to padded batches and the model's own code."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
+    query, value = (
+        types.SimpleNamespace(is_cuda=True, dtype=dtype, shape=(5, 4, size), device="cuda") for size in (dim, value_dim)
+    )
+    assert varlen.takes(query, value) is taken

@@ -26,6 +26,13 @@ def flash() -> Callable[..., Tensor] | None:
     return varlen_attn if {"scale", "window_size"} <= set(takes) else None
 
 
+def takes(query: Tensor, value: Tensor) -> bool:
+    """Whether flash attention computes these, (tokens, heads, dim) each: it raises for what it has no kernel for."""
+    dim = query.shape[2]
+    known = query.dtype in (torch.bfloat16, torch.float16) and dim == value.shape[2] and dim <= 256 and dim % 8 == 0
+    return query.is_cuda and known and torch.cuda.get_device_capability(query.device)[0] >= 8
+
+
 def newest_flash(major: int) -> str:
     """Have torch's flash attention be version 3 where that is installed; returns which one it is now, and why.
 
