@@ -63,7 +63,7 @@ def wait():
     if torch.cuda.get_sync_debug_mode() == "error":
         raise RuntimeError(WAITS)
     if torch.cuda.get_sync_debug_mode() == "warn":
-        warnings.warn(f"{WAITS} (Triggered internally at CUDAFunctions.cpp:150.)", UserWarning, stacklevel=2)
+        warnings.warn(f"{WAITS} (Triggered internally at CUDAFunctions.cpp:150.)", UserWarning, stacklevel=1)
     return work()
 
 

@@ -222,7 +222,7 @@ def test_a_gpu_that_is_lost_closes_the_engine(engine, monkeypatch, caplog):
     model_in(engine).register_forward_pre_hook(fail)
     monkeypatch.setattr(scheduler, "gpus", lambda: ("GPU",))
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
-    with pytest.raises(RuntimeError, match="illegal memory access"):
+    with pytest.raises(EngineError, match="the engine failed: CUDA error: an illegal memory access"):
         list(engine.submit(PROMPT, GREEDY, max_new_tokens=5))
     engine._thread.join(30)
     assert not engine.alive
