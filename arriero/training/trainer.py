@@ -97,11 +97,11 @@ class StepTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=as_step)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
-        """The Trainer would make one process compute on all GPUs by DataParallel, which cuts up the tensors of a row.
-
-        Accelerate, which wraps what is left as it is, refuses a sharded model.
-        """
-        return sharding.exchanging(model) if training and model is self.steps.model and self.steps.sharded else model
+        """Accelerate would wrap the whole of a sharded model, and refuses."""
+        if training and model is self.steps.model and self.steps.sharded:
+            return sharding.exchanging(model)
+        # one process with several GPUs: DataParallel would cut up the tensors of a row
+        return model if self.args.n_gpu > 1 else super()._wrap_model(model, training=training, dataloader=dataloader)
 
     def training_step(self, model: torch.nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
         """Compute the gradients of one optimizer step; returns its loss without waiting for the device."""
