@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arriero.errors import ArrieroError, MemoryLimitError
-from arriero.hardware import free_memory, gpus
+from arriero.hardware import free_memory, gpus, out_of_memory
 from arriero.hub import four_bits
 from arriero.hub.adapter_files import CONFIG, check_weights
 
@@ -56,7 +56,6 @@ def load_weights(
     the weights are damaged, incomplete or of an unknown kind, UsageError where bitsandbytes is needed and not there,
     MemoryLimitError where they do not fit.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModel
     from transformers.utils import logging
@@ -75,11 +74,11 @@ def load_weights(
             dtype=dtype,
             **options,
         )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise MemoryLimitError(f"{model_dir.name} does not fit into memory: {error}") from error
     except ModuleNotFoundError:
         raise  # the command line knows what to install
-    except (ImportError, OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, KeyError, MemoryError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise MemoryLimitError(f"{model_dir.name} does not fit into memory: {error}") from error
         raise ArrieroError(
             f"{model_dir.name} cannot be loaded: {error}",
             hint=f"arriero models verify {model_dir.name}; models that need code of their own are not run",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from arriero import hub
+from arriero.errors import MemoryLimitError
 from arriero.hub import weights
 
 
@@ -40,3 +42,14 @@ def test_a_model_that_fits_into_one_gpu_is_not_spread_over_all(gpus, size, dtype
 
 def test_without_gpus_it_is_the_cpu(tmp_path):
     assert hub.placed(tmp_path, torch.float32) is None
+
+
+def test_weights_that_a_gpu_cannot_hold_are_no_damaged_ones(model_dir, monkeypatch):
+    """What CUDA itself says of it, and not torch's allocator, ended in the advice to download the model again."""
+
+    def full(*_, **__):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(MemoryLimitError, match="does not fit into memory: CUDA error: out of memory"):
+        hub.load_weights(model_dir)
