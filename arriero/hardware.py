@@ -52,7 +52,7 @@ def gpus() -> tuple[str, ...]:
     import torch
 
     # device_count asks the driver, and counts GPUs that this torch cannot use, for which the driver is too old
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or _older() is not None:
         return ()
     return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
@@ -67,7 +67,20 @@ def gpu_fault() -> str | None:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:  # the latter where torch is built without CUDA
         return str(error).partition("\n")[0]
-    return None
+    return _older()
+
+
+def _older() -> str | None:
+    """Why this torch has no kernels for the first GPU, which is older than all that it is built for."""
+    import torch
+
+    architectures = [name.partition("_")[2].rstrip("af") for name in torch.cuda.get_arch_list()]
+    least = min((int(number) for number in architectures if number.isdigit()), default=0)
+    major, minor = torch.cuda.get_device_capability(0)
+    if 10 * major + minor >= least:
+        return None
+    name = torch.cuda.get_device_name(0)
+    return f"{name} is of compute capability {major}.{minor}, torch {torch.__version__} needs {least / 10}"
 
 
 def _driver() -> bool:

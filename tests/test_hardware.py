@@ -23,6 +23,14 @@ def cuda(monkeypatch, tmp_path):
     return says
 
 
+USABLE = {
+    "is_available": lambda: True,
+    "get_device_name": lambda at: f"GPU {at}",
+    "get_device_capability": lambda _: (9, 0),
+    "get_arch_list": lambda: ["sm_75", "sm_90a", "compute_120"],
+}
+
+
 def raising(error):
     def function(*_):
         raise error
@@ -45,9 +53,18 @@ def test_a_torch_without_cuda_is_named(cuda):
 
 
 def test_gpus_that_can_be_used_have_no_fault(cuda):
-    cuda(device_count=lambda: 2, is_available=lambda: True, get_device_name=lambda at: f"GPU {at}")
+    cuda(**USABLE, device_count=lambda: 2)
     assert hardware.gpus() == ("GPU 0", "GPU 1")
     assert hardware.gpu_fault() is None
+
+
+def test_a_gpu_that_torch_has_no_kernels_for_is_none(cuda, monkeypatch):
+    """A V100 with a torch for CUDA 13: the first kernel raised that there is no image of it for the device."""
+    monkeypatch.setattr(torch, "__version__", "2.14.0")
+    older = {"get_device_name": lambda _: "Tesla V100", "get_device_capability": lambda _: (7, 0)}
+    cuda(**USABLE | older, device_count=lambda: 1, init=lambda: None)
+    assert hardware.gpus() == ()
+    assert hardware.gpu_fault() == "Tesla V100 is of compute capability 7.0, torch 2.14.0 needs 7.5"
 
 
 def test_without_a_driver_torch_is_not_asked(cuda, monkeypatch, tmp_path):
@@ -60,20 +77,18 @@ def test_without_a_driver_torch_is_not_asked(cuda, monkeypatch, tmp_path):
 def test_bfloat16_that_is_emulated_is_not_fast(cuda):
     """A T4 or V100 was said to compute it in hardware, and trained in it."""
     cuda(
+        **USABLE,
         device_count=lambda: 1,
-        is_available=lambda: True,
-        get_device_name=lambda _: "Tesla T4",
         is_bf16_supported=lambda including_emulation=True: including_emulation,
     )
     assert not hardware.fast_bfloat16()
 
 
 def test_what_torch_keeps_for_other_tensors_is_free_memory(cuda):
-    """After the check of the first step it was not counted, and layers were computed again for lack of it."""
+    """After the check of the first step it is a good part, and a plan without it computes layers again for nothing."""
     cuda(
+        **USABLE,
         device_count=lambda: 1,
-        is_available=lambda: True,
-        get_device_name=lambda _: "GPU",
         mem_get_info=lambda: (10, 80),
         memory_reserved=lambda: 60,
         memory_allocated=lambda: 20,
