@@ -11,7 +11,7 @@ from typing import get_args
 from arriero.engines.base import Engine
 from arriero.engines.registry import DEFAULT_OPTIONS, ENTRIES, EngineName, EngineOptions, Entry, Precision, find
 from arriero.errors import EngineError, ExportError, UnsupportedError, UsageError
-from arriero.hardware import gpus
+from arriero.hardware import gpu_fault, gpus
 from arriero.hub import four_bits
 from arriero.prompt.contract import trained_in_4bit
 
@@ -43,7 +43,8 @@ def select_engine(
     if engine != "auto":
         return _checked(find(engine), model_dir, options)
     device = "cuda" if gpus() else "cpu"
-    where = f"a CUDA device is there, {gpus()[0]}" if gpus() else "no GPU here"
+    none = "no GPU here" if (fault := gpu_fault()) is None else f"no GPU that torch can use: {fault}"
+    where = f"a CUDA device is there, {gpus()[0]}" if gpus() else none
     quick = next(entry for entry in ENTRIES if entry.device == device)
     if quick.missing:
         why = f"{where}; {quick.name} {quick.merit}, but {quick.missing}: {quick.install}"

@@ -81,6 +81,14 @@ def test_on_a_cpu_openvino_is_taken(model_dir, adapter):
     assert "no GPU here, and openvino answers several times faster" in choice.reason
 
 
+def test_a_gpu_that_torch_cannot_use_is_in_the_reason(monkeypatch):
+    module = importlib.import_module("arriero.engines.select")
+    monkeypatch.setattr(module, "gpu_fault", lambda: "The NVIDIA driver on your system is too old")
+    assert select_engine().reason.startswith(
+        "no GPU that torch can use: The NVIDIA driver on your system is too old, and"
+    )
+
+
 def test_without_openvino_the_reason_says_what_to_install(monkeypatch):
     without(monkeypatch, "openvino_genai", "nncf")
     choice = select_engine()
