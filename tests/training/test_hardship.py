@@ -51,11 +51,12 @@ def test_out_of_memory_in_a_step_makes_the_plan_smaller_and_tries_again(tmp_path
 def test_one_process_computes_on_one_gpu_where_there_are_several(tmp_path, rows_file, model_dir, monkeypatch):
     """The Trainer wrapped the model in DataParallel, which hands each GPU a part of the tensors of a row."""
 
-    def refuse(*_):
-        raise AssertionError("DataParallel")
+    class Refused(torch.nn.DataParallel):
+        def __init__(self, *_):
+            raise AssertionError("DataParallel")
 
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 2))
-    monkeypatch.setattr(torch.nn, "DataParallel", refuse)
+    monkeypatch.setattr(torch.nn, "DataParallel", Refused)
     train_tiny(rows_file, model_dir, tmp_path / "run", epochs=1, report_answers=0)
 
 
