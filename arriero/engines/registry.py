@@ -95,10 +95,11 @@ class Entry:
     `packages` have to be installed, and `install` says how. `device` is where "auto" prefers it, None nowhere, because
     of its `merit`. `model_lacks` tells what a model needs that the engine would get wrong. `adapter_limits` is None
     where every adapter of PEFT's is done. `precisions` are those of the weights, beside "auto"; with `nf4` int4 is what
-    training's load_in_4bit computes with, and "auto" means it for an adapter trained so. `deterministic` says whether
-    answers can be made independent of others, `cuda_graphs` whether one may choose that decode steps are captured.
-    `undone` are the optional features that it lacks with every model; `check_constraint` raises UsageError for a
-    constraint that it cannot guarantee. `otherwise` is what to do about what it lacks.
+    training's load_in_4bit computes with, and "auto" means it for an adapter trained so. `precision_lacks` tells what
+    is missing for one of them, or for weights as they are stored. `deterministic` says whether answers can be made
+    independent of others, `cuda_graphs` whether one may choose that decode steps are captured. `undone` are the
+    optional features that it lacks with every model; `check_constraint` raises UsageError for a constraint that it
+    cannot guarantee. `otherwise` is what to do about what it lacks.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Entry:
     adapter_limits: AdapterLimits | None = None
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     nf4: bool = False
+    precision_lacks: Callable[[Path | None, Precision], str | None] = lambda _model_dir, _precision: None
     deterministic: bool = True
     cuda_graphs: bool = False
     undone: tuple[Feature, ...] = ()
@@ -136,6 +138,7 @@ class Entry:
     def lacks(self, model_dir: Path | None, options: EngineOptions) -> str | None:
         """The first thing that a model, its adapters or the options need and this engine lacks; None: nothing."""
         reasons = [self.model_lacks(model_dir) if model_dir is not None else None]
+        reasons.append(self.precision_lacks(model_dir, options.precision))
         reasons += [self.adapter_lacks(adapter) for adapter in options.room_for]
         if options.deterministic and not self.deterministic:
             reasons.append("answers that are the same beside others (--deterministic)")
@@ -155,6 +158,10 @@ class Entry:
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # how many, as models call it
 
 
+def _has_experts(config: Mapping[str, Any]) -> bool:
+    return any(isinstance(config.get(name), int) and config[name] > 1 for name in EXPERTS)
+
+
 def openvino_lacks(model_dir: Path) -> str | None:
     """What a model needs that the OpenVINO engine would get wrong, None when there is nothing.
 
@@ -164,12 +171,26 @@ def openvino_lacks(model_dir: Path) -> str | None:
     sliding = config.get("sliding_window") if config.get("use_sliding_window") is not False else None
     if isinstance(sliding, int) and sliding < hub.window(model_dir):
         return f"its attention slides over a window of {sliding} tokens"
-    if any(isinstance(config.get(name), int) and config[name] > 1 for name in EXPERTS):
+    if _has_experts(config):
         return "it is a mixture of experts, whose routing cannot be exported"
     if (method := hub.quantisation(model_dir)) is not None:
         return f"its weights are stored quantised ({method})"
     kinds = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
     return f"it has layers of the kind {', '.join(sorted(kinds))}" if kinds else None
+
+
+def vllm_precision_lacks(model_dir: Path | None, precision: Precision) -> str | None:
+    """What vLLM misses for weights in 4 bits, None when there is nothing.
+
+    It quantises experts too, which bitsandbytes does not where a model is trained.
+    """
+    if precision != "int4" and (model_dir is None or hub.quantisation(model_dir) != "bitsandbytes"):
+        return None
+    if any(importlib.util.find_spec(package) is None for package in ("vllm_bnb_plugin", "bitsandbytes")):
+        return 'weights of bitsandbytes, for which vllm-bnb-plugin is not installed: pip install "arriero[vllm]"'
+    if model_dir is not None and precision == "int4" and _has_experts(hub.language_config(model_dir)):
+        return "a mixture of experts in 4 bits"
+    return None
 
 
 ENTRIES = (
@@ -216,6 +237,9 @@ ENTRIES = (
             ),
             max_rank=512,
         ),
+        precisions=("float32", "bfloat16", "int4"),
+        nf4=True,
+        precision_lacks=vllm_precision_lacks,
         deterministic=False,
         undone=("constraint_after_reasoning",),
     ),

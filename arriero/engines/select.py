@@ -87,21 +87,21 @@ def load_engine(
     selection = select_engine(engine, model_dir, options)
     log.info("engine: %s (%s)", selection.engine, selection.reason, extra={"model_dir": str(model_dir)})
     try:
-        return selection.entry.load(model_dir, stop_token_ids, as_trained(selection.entry, options))
+        return selection.entry.load(model_dir, stop_token_ids, as_trained(selection.entry, model_dir, options))
     except ExportError as error:
         if engine != "auto" or options.precision == "int4":  # the other engine's int4 is another quantisation
             raise
         log.warning("engine: %s after all, because %s", REFERENCE.name, error.message)
         try:
-            return REFERENCE.load(model_dir, stop_token_ids, as_trained(REFERENCE, options))
+            return REFERENCE.load(model_dir, stop_token_ids, as_trained(REFERENCE, model_dir, options))
         except UnsupportedError:  # what was asked of the other engine
             raise error from None
 
 
-def as_trained(entry: Entry, options: EngineOptions) -> EngineOptions:
+def as_trained(entry: Entry, model_dir: Path | None, options: EngineOptions) -> EngineOptions:
     """The options under which an engine's base is as the first adapter was trained, where that is left open to it."""
     adapter = next(iter(options.room_for), None)
-    able = entry.nf4 and four_bits.installed()
+    able = entry.nf4 and four_bits.installed() and entry.precision_lacks(model_dir, "int4") is None
     if options.precision != "auto" or adapter is None or not able or not trained_in_4bit(adapter):
         return options
     log.info("precision: int4, as %s was trained (--precision overrides)", adapter.name)

@@ -26,7 +26,8 @@ def check_weights(adapter_dir: Path) -> None:
 def check_fit(adapter_dir: Path, model_dir: Path) -> None:
     """Raise for an adapter whose matrices belong to another model; only the files' headers are read.
 
-    Layers of a kind that the base has under no such name, as a quantised base or fused experts, are not compared.
+    Layers of a kind that the base has under no such name, as a base quantised by GPTQ or fused experts, are not
+    compared.
     Raises NotFoundError where the adapter has no safetensors, ArrieroError where they are damaged or do not fit.
     """
     check_weights(adapter_dir)
@@ -36,7 +37,8 @@ def check_fit(adapter_dir: Path, model_dir: Path) -> None:
     kinds = {layer.rpartition(".")[2] for layer in adapted if layer in base_shapes}
     for layer, shape in adapted.items():
         comparable = layer.rpartition(".")[2] in kinds
-        if comparable and base_shapes.get(layer) not in (shape, shape[::-1]):  # GPT-2 keeps its matrices transposed
+        packed = shape[0] * shape[1] // 2, 1  # as bitsandbytes stores 4 bits
+        if comparable and base_shapes.get(layer) not in (shape, shape[::-1], packed):  # GPT-2 keeps them transposed
             raise ArrieroError(
                 f"the adapter {adapter_dir} was made for another model: at {layer} it wants {shape}, "
                 f"and {model_dir.name} has {base_shapes.get(layer, 'no such layer')}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -99,8 +101,12 @@ def test_only_auto_is_decided_by_the_adapter(adapter, trained_adapter):
         (EngineOptions(room_for=[trained_adapter, adapter]), "auto"),
         (EngineOptions(), "auto"),
     ):
-        assert as_trained(entry, options).precision == wanted
-    assert as_trained(find("openvino"), EngineOptions(room_for=[adapter])).precision == "auto"
+        assert as_trained(entry, None, options).precision == wanted
+    plugged = importlib.util.find_spec("vllm_bnb_plugin") is not None
+    assert as_trained(find("vllm"), None, EngineOptions(room_for=[adapter])).precision == (
+        "int4" if plugged else "auto"
+    )
+    assert as_trained(find("openvino"), None, EngineOptions(room_for=[adapter])).precision == "auto"
 
 
 def test_a_base_that_is_stored_in_4_bits_answers(home, model_dir, tmp_path, adapter):

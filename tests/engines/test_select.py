@@ -113,6 +113,27 @@ def test_with_cuda_vllm_is_taken_where_it_is_installed(gpu, install, model_dir, 
     assert "vllm does not do this: use_dora" in choice.reason
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_weights_of_bitsandbytes_want_vllms_plugin(gpu, install, monkeypatch, model_dir, tmp_path, stored):
+    """vLLM 0.28 and newer has them in a package of its own; it said "Unknown quantization method" after a minute."""
+    options = EngineOptions(precision="auto" if stored else "int4")
+    if stored:
+        model_dir = sliding(model_dir, tmp_path, quantization_config={"quant_method": "bitsandbytes"})
+    install("vllm", "vllm_bnb_plugin", "bitsandbytes")
+    assert select_engine("auto", model_dir, options).engine == "vllm"
+    without(monkeypatch, "vllm_bnb_plugin")
+    assert select_engine("auto", model_dir, options).engine == "transformers"
+    with pytest.raises(EngineError, match="vllm-bnb-plugin is not installed"):
+        select_engine("vllm", model_dir, options)
+
+
+def test_vllm_quantises_no_experts(install, model_dir, tmp_path):
+    """Its plugin would; where a model is trained in 4 bits they stay as they are."""
+    install("vllm", "vllm_bnb_plugin", "bitsandbytes")
+    with pytest.raises(EngineError, match="a mixture of experts in 4 bits"):
+        select_engine("vllm", sliding(model_dir, tmp_path, num_local_experts=8), EngineOptions(precision="int4"))
+
+
 def test_every_entry_is_what_its_module_says():
     """Names, and where an engine's class is, are text in the registry."""
     for entry in ENTRIES:
@@ -242,6 +263,22 @@ def test_an_adapter_for_another_model_is_refused(model_dir, adapter):
     (path / "adapter_model.safetensors").unlink()
     with pytest.raises(NotFoundError, match=r"no adapter_model\.safetensors"):
         check_fit(path, model_dir)
+
+
+def test_an_adapter_fits_a_base_that_bitsandbytes_has_stored(model_dir, adapter, tmp_path):
+    """Two weights are one byte there, and an adapter for it was one for another model."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    path, packed = adapter(), tmp_path / "packed"
+    save(path, **{"0.self_attn.q_proj": ((4, 32), (32, 4))})
+    shutil.copytree(model_dir, packed)
+    weights = load_file(packed / "model.safetensors")
+    for elements, complaint in ((32 * 32, None), (32 * 64, "another model")):
+        weights["model.layers.0.self_attn.q_proj.weight"] = np.zeros((elements // 2, 1), np.uint8)
+        save_file(weights, packed / "model.safetensors")
+        with contextlib.nullcontext() if complaint is None else pytest.raises(ArrieroError, match=complaint):
+            check_fit(path, packed)
 
 
 def test_a_precision_that_no_engine_does_is_refused_by_name():

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vllm import SamplingParams
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import VLLMClientError, VLLMServerError
 from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -58,7 +58,6 @@ class VLLMEngine:
 
     name = "vllm"
     features: frozenset[Feature] = frozenset(get_args(Feature)) - set(find("vllm").undone)
-    in_4bit = False
 
     def __init__(
         self, model_dir: Path, stop_token_ids: Sequence[int], options: EngineOptions = DEFAULT_OPTIONS
@@ -69,6 +68,7 @@ class VLLMEngine:
             raise UnsupportedError("deterministic answers", self.name, hint="use --engine transformers")
         for directory in options.room_for:
             hub.check_fit(directory, model_dir)  # starting takes a minute
+        self.in_4bit = options.precision == "int4" and hub.quantisation(model_dir) is None
         self._model_dir = model_dir
         self._stop_token_ids = list(stop_token_ids)
         self._adapters: weakref.WeakSet[Adapter] = weakref.WeakSet()
@@ -88,7 +88,8 @@ class VLLMEngine:
             raise
         config = self._llm.vllm_config
         self._window: int = config.model_config.max_model_len
-        kind = str(config.model_config.dtype).removeprefix("torch.")
+        stored = config.model_config.quantization or str(config.model_config.dtype).removeprefix("torch.")
+        kind = "int4" if options.precision == "int4" else stored
         self.description = f"vllm, {config.device_config.device_type}, {kind}"
         log.info("vLLM: %s", described(hub.window(model_dir), config))
 
@@ -197,6 +198,8 @@ class VLLMEngine:
             generation.fail(_dead())
         except VLLMClientError as error:
             generation.fail(UsageError(f"vLLM refuses this request: {error}"))
+        except VLLMServerError as error:  # often without a text of its own
+            generation.fail(EngineError(f"vLLM failed over this request: {error.__cause__ or error}"))
         except Exception as error:  # the loop must outlive any one request
             generation.fail(error)
 

@@ -10,7 +10,11 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from arriero.constraint import Constraint
 from arriero.engines import llguidance
+from arriero.errors import UsageError
 from arriero.messages import Sampling, TokenLogprob
+
+BIASES = 1024  # of one request; with CUDA vLLM has room for so many, and its process dies of one more
+ALL_TOKENS = 2**31 - 1  # a top_k that leaves out none, and that still fits into vLLM's messages
 
 
 def parameters(
@@ -22,10 +26,12 @@ def parameters(
     *,
     prompt_logprobs: bool = False,
 ) -> SamplingParams:
-    """VLLM's parameters for a complete `sampling`. Raises UsageError for a constraint that cannot be done.
+    """VLLM's parameters for a complete `sampling`. Raises UsageError for what cannot be done.
 
     It generates at least one token, also where only the prompt's log-probabilities are asked for.
     """
+    if len(sampling.logit_bias) > BIASES:
+        raise UsageError(f"vLLM takes a logit_bias of at most {BIASES:,} tokens, got {len(sampling.logit_bias):,}")
     structured = None
     if constraint is not None:
         llguidance.check(constraint)
@@ -33,7 +39,7 @@ def parameters(
     return SamplingParams(
         temperature=sampling.temperature if sampling.top_p else 0.0,  # vLLM has no top_p 0
         top_p=sampling.top_p or 1.0,
-        top_k=sampling.top_k,
+        top_k=min(sampling.top_k or 0, ALL_TOKENS),
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,
         presence_penalty=sampling.presence_penalty,

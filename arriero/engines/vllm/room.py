@@ -12,12 +12,15 @@ from typing import Any
 
 from arriero import hub
 from arriero.engines.adapters import lora_rank
+from arriero.engines.base import Precision
 from arriero.errors import MemoryLimitError
 
+FOUR_BITS = 0.29  # of bfloat16: half a byte, and a scale in float32 for 64 of them
 RANK = 32  # adapters up to this rank can be added later, whatever the engine was started with
 SLOTS = 4, 16  # adapters in one step of the model: at least, at most; others wait for their turn
 SHARE = 0.9  # of a GPU's memory, at most: weights, KV cache and what a step needs
 OF_FREE = 0.95  # of what other programs leave: vLLM does not start if it finds less than it is to fill
+CONTEXT = 1_000_000_000  # bytes that CUDA, cuBLAS and NCCL take in vLLM's process before it looks what is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,11 @@ class Memory:
 
     free: int
     total: int
+
+    @property
+    def usable(self) -> float:
+        """Bytes that vLLM can be told to fill."""
+        return max(0.0, min(SHARE * self.total, OF_FREE * self.free, self.free - CONTEXT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +52,40 @@ def lora_room(adapters: Sequence[Path], ranks: Sequence[int]) -> LoraRoom:
 
 def memory_share(gpus: Sequence[Memory]) -> float:
     """The part of each of these GPUs' memory that vLLM is to fill, its gpu_memory_utilization."""
-    return min(SHARE, *(OF_FREE * gpu.free / gpu.total for gpu in gpus))
+    return min(gpu.usable / gpu.total for gpu in gpus)
 
 
-def gpus_for(model_dir: Path, gpus: Sequence[Memory]) -> int:
-    """How many of the GPUs a model is spread over: the fewest whose free memory keeps a third for the KV cache.
+def weight_bytes(model_dir: Path, precision: Precision) -> float:
+    """Of a model's weights as vLLM will hold them: as they are stored, or its layers in 4 bits (`FOUR_BITS`)."""
+    stored = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    if precision != "int4" or hub.quantisation(model_dir) is not None:
+        return stored
+    config = hub.language_config(model_dir)
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    width: int = config.get("hidden_size", 0)
+    kept = min(stored, 2 * tables * (hub.vocabulary(model_dir) or 0) * width)
+    return kept + FOUR_BITS * (stored - kept)
 
-    vLLM wants the attention heads to divide evenly. Raises MemoryLimitError where the weights do not fit into any
-    number of them, which vLLM would find out after a minute.
+
+def gpus_for(model_dir: Path, gpus: Sequence[Memory], precision: Precision = "auto") -> int:
+    """How many of the GPUs a model is spread over: the fewest whose usable memory keeps a third for the KV cache.
+
+    vLLM wants the attention heads to divide evenly, and those of keys to divide or be repeated evenly. Raises
+    MemoryLimitError where the weights do not fit into any number of them, which vLLM would find out after a minute.
     """
-    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    heads = hub.language_config(model_dir).get("num_attention_heads", 1)
+    weights = weight_bytes(model_dir, precision)
+    if hub.quantisation(model_dir) == "bitsandbytes":
+        gpus = gpus[:1]  # what is quantised cannot be divided any more
+    config = hub.language_config(model_dir)
+    heads = config.get("num_attention_heads", 1)
+    of_keys = config.get("num_key_value_heads") or heads
     possible = [number for number in (1, 2, 4, 8) if number <= len(gpus) and heads % number == 0]
-    room = {number: number * min(gpu.free for gpu in gpus[:number]) for number in possible}
+    possible = [number for number in possible if of_keys % number == 0 or number % of_keys == 0]
+    room = {number: number * min(gpu.usable for gpu in gpus[:number]) for number in possible}
     most = max(room.values())
-    if weights > SHARE * most:
+    if weights > most:
         raise MemoryLimitError(
-            f"the weights of {model_dir.name} take {weights / 1e9:.1f} GB, and the GPUs have {most / 1e9:.1f} GB free",
+            f"the weights of {model_dir.name} take {weights / 1e9:.1f} GB, and vLLM can use {most / 1e9:.1f} GB here",
             hint="end what else computes there (nvidia-smi lists it), or take a smaller model",
         )
     return next((number for number in possible if 3 * weights <= 2 * room[number]), max(room, key=room.__getitem__))

@@ -25,13 +25,16 @@ from vllm.config import StructuredOutputsConfig
 from vllm.config.lora import MaxLoRARanks
 from vllm.model_executor.models import supports_lora
 from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from arriero import hub
 from arriero.engines.base import Precision
 from arriero.engines.vllm.room import Memory, gpus_for, lora_room, memory_share
 from arriero.errors import ArrieroError, EngineError
 from arriero.hardware import free_memory
 
+AS_SERVED = UsageContext.OPENAI_API_SERVER  # else a large GPU computes 128 sequences at once instead of 1,024
 KEPT = 1000  # adapters vLLM may hold; beyond, it would read one again from a directory that may have changed
 
 
@@ -44,7 +47,7 @@ async def start(model_dir: Path, adapters: Sequence[Path], precision: Precision)
         arguments = _arguments(model_dir, precision)
         _make_room(arguments, adapters)
         with _sheltered():
-            llm = AsyncLLM.from_engine_args(arguments)
+            llm = AsyncLLM.from_engine_args(arguments, usage_context=AS_SERVED)
         await llm.get_supported_tasks()
     except Exception as error:
         if isinstance(error, ArrieroError):
@@ -66,10 +69,13 @@ def interrupt(others: Collection[BaseProcess]) -> None:
 
 
 def _arguments(model_dir: Path, precision: Precision) -> AsyncEngineArgs:
+    four_bits = precision == "int4"  # vllm-bnb-plugin's: NF4, scales quantised too, as in training
+    by_plugin = four_bits or hub.quantisation(model_dir) == "bitsandbytes"
     arguments = AsyncEngineArgs(
         model=str(model_dir),
-        dtype=precision,
-        load_format="safetensors",
+        dtype="bfloat16" if four_bits else precision,
+        quantization="bitsandbytes" if by_plugin else None,
+        load_format="bitsandbytes" if by_plugin else "safetensors",
         max_model_len=-1,  # the model's window, or as much of it as memory holds
         seed=secrets.randbits(31),  # of requests without one; vLLM's own default is the same at every start
         generation_config="vllm",  # the model's own defaults reach the engine through `Sampling`, and only through it
@@ -78,7 +84,7 @@ def _arguments(model_dir: Path, precision: Precision) -> AsyncEngineArgs:
     )
     if current_platform.is_cuda():
         gpus = [Memory(*torch.cuda.mem_get_info(index)) for index in range(torch.cuda.device_count())]
-        arguments.tensor_parallel_size = gpus_for(model_dir, gpus)
+        arguments.tensor_parallel_size = gpus_for(model_dir, gpus, precision)
         arguments.gpu_memory_utilization = memory_share(gpus[: arguments.tensor_parallel_size])
     elif current_platform.is_cpu():
         arguments.kv_cache_memory_bytes = free_memory() // 4  # VLLM_CPU_KVCACHE_SPACE says otherwise
