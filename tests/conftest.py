@@ -25,7 +25,7 @@ from arriero.engines import Generation
 from arriero.engines.base import Adapter, Feature, check_own, require
 from arriero.messages import Sampling, TokenLogprob
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
-from tests.embeddings.tiny import build_embedding_model
+from tests.embeddings.tiny import embedder, embedding_dir, prompted_embedder  # noqa: F401  fixtures
 from tests.real import linked
 
 # How long an example takes is the machine's business. .ci/run takes the same examples every time.
@@ -130,12 +130,6 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same shape with other weights."""
     return build_model(tmp_path_factory.mktemp("models") / "other", seed=1)
-
-
-@pytest.fixture(scope="session")
-def embedding_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny embedding model on disk, called "words"."""
-    return build_embedding_model(tmp_path_factory.mktemp("models") / "words")
 
 
 @pytest.fixture(scope="session")

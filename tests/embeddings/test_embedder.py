@@ -32,12 +32,6 @@ def expected(directory, texts_ids, pool=lambda hidden: hidden.mean(0), normalize
     return torch.stack(rows).numpy()
 
 
-@pytest.fixture(scope="module")
-def embedder(embedding_dir):
-    with Embedder(embedding_dir) as made:
-        yield made
-
-
 def test_vectors_are_the_models_pooled_and_normalised(embedder, embedding_dir):
     """Padding, the order of lengths within a batch and the tokenizer's own limit of 4 tokens change nothing."""
     ids = embedder.encode(TEXTS)
@@ -78,12 +72,11 @@ def test_ids_that_are_not_the_models(embedder, ids, told):
         embedder.submit([[2], ids])
 
 
-def test_prompts_are_the_models_own(tmp_path):
-    prompts = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "passage"}
-    with Embedder(build_embedding_model(tmp_path / "m", prompts=prompts)) as made:
-        assert made.encode(["vet"], kind="query") == [[2, 9, 5, 3]]
-        assert made.encode(["vet"], kind="document") == made.encode(["vet"]) == [[2, 10, 5, 3]]
-        np.testing.assert_array_equal(made.embed(["vet"], kind="query"), made.submit([[2, 9, 5, 3]]).result())
+def test_prompts_are_the_models_own(prompted_embedder):
+    made = prompted_embedder
+    assert made.encode(["vet"], kind="query") == [[2, 9, 5, 3]]
+    assert made.encode(["vet"], kind="document") == made.encode(["vet"]) == [[2, 10, 5, 3]]
+    np.testing.assert_array_equal(made.embed(["vet"], kind="query"), made.submit([[2, 9, 5, 3]]).result())
 
 
 @pytest.mark.slow

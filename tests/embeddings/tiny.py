@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from arriero.embeddings import Embedder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "llama", "vet", "who", "drives", "a", "query:", "passage:", "man"]
 # ids:      0        1        2        3        4       5      6       7       8       9         10         11
@@ -59,3 +63,25 @@ def build_embedding_model(
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(json.dumps(content))
     return directory
+
+
+@pytest.fixture(scope="session")
+def embedding_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny embedding model on disk, called "words"."""
+    return build_embedding_model(tmp_path_factory.mktemp("models") / "words")
+
+
+@pytest.fixture(scope="session")
+def embedder(embedding_dir: Path) -> Iterator[Embedder]:
+    """That model in a process of its own; its window is 24."""
+    with Embedder(embedding_dir) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def prompted_embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedder]:
+    """Another, "m", with prompts for queries and passages, whose vectors may be cut to 4 numbers."""
+    prompts = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "passage"}
+    directory = tmp_path_factory.mktemp("models") / "m"
+    with Embedder(build_embedding_model(directory, prompts=prompts, matryoshka_dimensions=[4])) as opened:
+        yield opened

@@ -8,7 +8,6 @@ from langchain_core.embeddings import Embeddings
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
-from arriero.embeddings import Embedder
 from arriero.errors import NotFoundError, TooLongError, UsageError
 from arriero.langchain import ArrieroEmbeddings
 
@@ -41,11 +40,10 @@ class TestEmbeddingsIntegration(OverTinyModel, EmbeddingsIntegrationTests):
     pass
 
 
-def test_the_vectors_are_the_embedders(embedding_dir):
+def test_the_vectors_are_the_embedders(embedding_dir, embedder):
     ours = ArrieroEmbeddings(model=embedding_dir)
-    with Embedder(embedding_dir) as embedder:
-        assert np.array_equal(ours.embed_documents(["a", "b"]), embedder.embed(["a", "b"], kind="document"))
-        assert np.array_equal([ours.embed_query("a")], embedder.embed(["a"], kind="query"))
+    assert np.array_equal(ours.embed_documents(["a", "b"]), embedder.embed(["a", "b"], kind="document"))
+    assert np.array_equal([ours.embed_query("a")], embedder.embed(["a"], kind="query"))
     assert ours.embed_documents([]) == []
 
 

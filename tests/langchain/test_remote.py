@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from arriero.embeddings import Embedder
 from arriero.errors import AccessError, BusyError, EngineError, NotFoundError, OfflineError, UsageError
 from arriero.langchain import ArrieroEmbeddings, ArrieroLLM, ChatArriero
 from arriero.server import create_app
@@ -275,18 +274,17 @@ def test_adapters_by_their_names(serve, scripted_chat):
     assert [answer.response_metadata["model_name"] for answer in asked[:2]] == ["killa", "tiny"]
 
 
-def test_embeddings(serve, scripted_chat, embedding_dir):
+def test_embeddings(serve, scripted_chat, embedding_dir, embedder):
     chat = scripted_chat("abc")
-    with Embedder(embedding_dir) as embedder:
-        app = create_app(None)
-        app.service.open(Models(chat, embedder=embedder))
-        served = serve(chat=chat, app=app)
-        here, there = ArrieroEmbeddings(model=embedding_dir), ArrieroEmbeddings(base_url=served.url)
-        assert there.embed_documents(["a", "b"]) == here.embed_documents(["a", "b"])
-        assert asyncio.run(there.aembed_query("a")) == here.embed_query("a")
-        with pytest.raises(UsageError, match="token"):
-            there.embed_query("a " * 10_000)
-        with pytest.raises(NotFoundError):
-            ArrieroEmbeddings(base_url=served.url, model="other").embed_query("a")
+    app = create_app(None)
+    app.service.open(Models(chat, embedder=embedder))
+    served = serve(chat=chat, app=app)
+    here, there = ArrieroEmbeddings(model=embedding_dir), ArrieroEmbeddings(base_url=served.url)
+    assert there.embed_documents(["a", "b"]) == here.embed_documents(["a", "b"])
+    assert asyncio.run(there.aembed_query("a")) == here.embed_query("a")
+    with pytest.raises(UsageError, match="token"):
+        there.embed_query("a " * 10_000)
+    with pytest.raises(NotFoundError):
+        ArrieroEmbeddings(base_url=served.url, model="other").embed_query("a")
     with pytest.raises(UsageError, match="timeout is for a server"):
         ArrieroEmbeddings(model=embedding_dir, timeout=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -18,8 +19,28 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arriero.chat import Chat
-from arriero.embeddings import Embedder
 from arriero.server import create_app
+
+
+class PromptServer(uvicorn.Server):
+    """It ends as soon as it should: uvicorn's own looks every 0.1 s and then waits as long, 54 s of these tests.
+
+    `arriero serve` ends by uvicorn's own: tests/server/test_lifecycle.py.
+    """
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(0.005)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections or self.server_state.tasks:
+            await asyncio.sleep(0.005)
+        for server in self.servers:
+            await server.wait_closed()
 
 
 class Served:
@@ -34,7 +55,7 @@ class Served:
         self.address: tuple[str, int] = listener.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         config = uvicorn.Config(self._counted, interface="asgi3", lifespan="off", log_config=None)
-        self._server = uvicorn.Server(config)
+        self._server = PromptServer(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
 
@@ -91,13 +112,6 @@ def openai_client(serve, scripted_chat) -> Iterator[Callable[..., tuple[openai.O
             return clients.enter_context(client), chat.engine
 
         yield build
-
-
-@pytest.fixture(scope="module")
-def embedder(embedding_dir) -> Iterator[Embedder]:
-    """The tiny real embedding model, whose window is 24."""
-    with Embedder(embedding_dir) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from arriero.server.admission import Limits
 from arriero.server.errors import RequestError
 from arriero.server.models import Models
 from tests.embeddings.scripted import ScriptedComputer, vector
-from tests.embeddings.tiny import build_embedding_model
 from tests.server.conftest import remade
 
 PATH = "/v1/embeddings"
@@ -90,17 +89,15 @@ def test_what_cannot_be_embedded_is_named(client):
         client.embeddings.create(model="tiny", input="a")
 
 
-def test_a_short_vector_and_a_query(embedding, tmp_path):
-    prompts = {"prompts": {"query": "query: ", "document": "passage: "}}
-    with Embedder(build_embedding_model(tmp_path / "m", prompts=prompts, matryoshka_dimensions=[4])) as made:
-        served, _ = embedding(made)
-        body = {"input": "vet", "dimensions": 4, "input_type": "query"}
-        answer = httpx.post(f"{served.url}{PATH}", json=body, timeout=60).json()
-        assert answer["model"] == "m", "the only one there is"
-        np.testing.assert_allclose(
-            answer["data"][0]["embedding"], made.embed(["vet"], kind="query", dimensions=4)[0], atol=1e-6
-        )
-        assert answer["usage"]["prompt_tokens"] == 4, "the prompt counts"
+def test_a_short_vector_and_a_query(embedding, prompted_embedder):
+    served, _ = embedding(prompted_embedder)
+    body = {"input": "vet", "dimensions": 4, "input_type": "query"}
+    answer = httpx.post(f"{served.url}{PATH}", json=body, timeout=60).json()
+    assert answer["model"] == "m", "the only one there is"
+    np.testing.assert_allclose(
+        answer["data"][0]["embedding"], prompted_embedder.embed(["vet"], kind="query", dimensions=4)[0], atol=1e-6
+    )
+    assert answer["usage"]["prompt_tokens"] == 4, "the prompt counts"
 
 
 def test_it_is_listed_and_answers_nothing(client):

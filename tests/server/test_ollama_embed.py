@@ -8,10 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from arriero.embeddings import Embedder
 from arriero.server import create_app
 from arriero.server.models import Models
-from tests.embeddings.tiny import build_embedding_model
 from tests.server.test_ollama import fault_of
 
 EMBED, EMBEDDINGS = "/api/embed", "/api/embeddings"
@@ -73,13 +71,12 @@ def test_nothing_to_embed_is_the_model_loaded(post, nothing):
     assert (body["embeddings"], body["prompt_eval_count"]) == ([], 0)
 
 
-def test_shorter_vectors(serving, embedder, tmp_path):
-    with Embedder(build_embedding_model(tmp_path / "m", matryoshka_dimensions=[4])) as made:
-        client, _ = serving(made)
-        body = client.post(EMBED, json={"model": "m", "input": "vet", "dimensions": 4}).json()
-        np.testing.assert_allclose(body["embeddings"], made.embed(["vet"], dimensions=4), atol=1e-6)
-        whole = client.post(EMBED, json={"model": "m", "input": "vet", "dimensions": 0}).json()
-        assert np.shape(whole["embeddings"]) == (1, 16)
+def test_shorter_vectors(serving, prompted_embedder):
+    client, _ = serving(prompted_embedder)
+    body = client.post(EMBED, json={"model": "m", "input": "vet", "dimensions": 4}).json()
+    np.testing.assert_allclose(body["embeddings"], prompted_embedder.embed(["vet"], dimensions=4), atol=1e-6)
+    whole = client.post(EMBED, json={"model": "m", "input": "vet", "dimensions": 0}).json()
+    assert np.shape(whole["embeddings"]) == (1, 16)
 
 
 def test_what_cannot_be_done_is_refused_in_ollamas_shape(post, serving, embedder):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from arriero.embeddings import Embedder
 from arriero.server import create_app
 from arriero.server.auth import Keys
 from arriero.server.models import Models
@@ -37,10 +36,9 @@ ALL = "examples,coverage,fuzzing,stateful"
     ("examples", "phases"),
     [(5, "fuzzing"), pytest.param(150, ALL, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
 )
-def test_the_server_keeps_to_its_document(serve, scripted_chat, embedding_dir, tmp_path, examples, phases):
+def test_the_server_keeps_to_its_document(serve, scripted_chat, embedder, tmp_path, examples, phases):
     chat = scripted_chat("Hello", "{}", template=TOOL_TEMPLATE)
     app = create_app(None, keys=Keys({"ana": "ana-key-1"}, "admin-key-1"))
-    embedder = Embedder(embedding_dir)
     app.service.open(Models(chat, embedder=embedder))
     served = serve(chat=chat, app=app)
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
@@ -54,4 +52,3 @@ def test_the_server_keeps_to_its_document(serve, scripted_chat, embedding_dir, t
     assert int(re.search(r"(\d+) generated", done.stdout)[1]) > 20 * examples
     assert chat.engine.asked, "some requests are good ones"
     assert 'arriero_embeddings_total{model="words"}' in app.service.metrics.text().decode()
-    embedder.close()
