@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -49,10 +46,11 @@ def test_dropped_rows_are_told_with_their_reason(run, tmp_path, model_dir):
     assert "kept" in out
 
 
-def test_shown_rows_are_coloured_by_what_training_does_with_them(rows_file, model_dir, tmp_path):
-    command = [sys.executable, "-m", "arriero.cli", "inspect", str(rows_file), "--model", str(model_dir), "--show", "1"]
-    environment = {**os.environ, "ARRIERO_HOME": str(tmp_path), "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+def test_shown_rows_are_coloured_by_what_training_does_with_them(run, rows_file, model_dir, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    code, out, _ = run(rows_file, "--model", model_dir, "--show", 1)
+    assert code == 0
     assert "\x1b[1;90m<bot>\x1b[0m\x1b[32mm\x1b[0m\x1b[32me\x1b[0m\x1b[1;32m</s>\x1b[0m" in out
 
 
