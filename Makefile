@@ -42,7 +42,7 @@ coverage: setup
 
 slow: setup
 	arriero download smollm2-135m-instruct
-	pytest -m slow
+	OMP_NUM_THREADS=1 pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 bench: setup
 	@arriero download smollm2-135m-instruct >&2

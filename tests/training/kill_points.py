@@ -15,7 +15,9 @@ import sys
 import traceback
 from pathlib import Path
 
+import peft  # noqa: F401  imported for the forked ones
 import torch
+from transformers import LlamaForCausalLM, Trainer  # noqa: F401  imported for the forked ones
 
 from arriero.training.run import train
 

@@ -1,0 +1,20 @@
+"""What is done with the tests once they are collected: hooks that `conftest.py` takes over."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests stay together, and all of Ray's, so that one cluster runs at a time."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if file.startswith("tests/cluster/") else file))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: to look through it was half of the time of every training run in these tests."""
+    gc.collect()
+    gc.freeze()
