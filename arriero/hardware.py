@@ -67,7 +67,7 @@ def gpus() -> tuple[str, ...]:
 
 def gpu_fault() -> str | None:
     """Why torch cannot use a GPU although an NVIDIA driver is loaded; None where it can, or there is no driver."""
-    if gpus() or not _driver():
+    if platform.system() != "Linux" or gpus() or not _driver():
         return None
     import torch
 

@@ -74,6 +74,13 @@ def test_without_a_driver_torch_is_not_asked(cuda, monkeypatch, tmp_path):
     assert hardware.gpu_fault() is None
 
 
+def test_a_mac_lacks_no_gpu_of_nvidia(cuda, monkeypatch):
+    monkeypatch.setattr(hardware.platform, "system", lambda: "Darwin")
+    cuda(is_available=lambda: False, init=raising(AssertionError("Torch not compiled with CUDA enabled")))
+    assert hardware.gpus() == ()
+    assert hardware.gpu_fault() is None
+
+
 def test_bfloat16_that_is_emulated_is_not_fast(cuda):
     """A T4 or V100 was said to compute it in hardware, and trained in it."""
     cuda(
