@@ -2,6 +2,7 @@
 # make test   checks and tests        make check  style, types, who may import whom
 # make coverage  which lines the tests run, by file
 # make setup  only install            make slow   the long tests        make clean  remove what these made
+# make oldest  the tests of what transformers does, with the oldest one that pyproject.toml takes
 # make bench  the figures that matter most, as one table to paste: a few minutes
 # make clients  installs the clients of others that tests/clients runs against the server, runs them, and writes the docs' table
 PYTHON ?= python3
@@ -10,7 +11,7 @@ INSTALLED := .venv/.installed
 CLIENTS := .clients/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check coverage slow bench clients clean
+.PHONY: setup demo test check coverage slow oldest bench clients clean
 
 setup: $(INSTALLED)
 
@@ -43,6 +44,13 @@ coverage: setup
 slow: setup
 	arriero download smollm2-135m-instruct
 	OMP_NUM_THREADS=1 pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+oldest: setup
+	rm -rf build/oldest
+	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps --target build/oldest \
+		"transformers==$$(sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)" "tokenizers<=0.23.0" "huggingface-hub<2"
+	arriero download smollm2-135m-instruct
+	PYTHONPATH=$(CURDIR)/build/oldest OMP_NUM_THREADS=1 pytest -m "not slow" tests/prompt tests/engines/transformers tests/training
 
 bench: setup
 	@arriero download smollm2-135m-instruct >&2
