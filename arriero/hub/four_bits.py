@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from arriero.errors import UsageError
 
@@ -76,6 +76,20 @@ def check(reason: str) -> None:
         importlib.import_module(MODULE)
     except Exception as error:  # a library of its own that does not fit this machine, for one
         raise UsageError(f"{reason}, and {MODULE} does not work here: {error}", hint=INSTALL) from error
+
+
+def is_quantised(layer: Any) -> bool:
+    """Whether a linear layer's weight is in 4 bits, by bitsandbytes."""
+    return getattr(getattr(layer, "weight", None), "quant_state", None) is not None
+
+
+def whole(weight: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A linear layer's weight (out, in) in floating point, itself where it is not in 4 bits."""
+    if getattr(weight, "quant_state", None) is None:
+        return cast("torch.Tensor", weight)
+    from bitsandbytes.functional import dequantize_4bit
+
+    return cast("torch.Tensor", dequantize_4bit(weight.data, weight.quant_state).to(dtype))
 
 
 def keep_weights(model: PreTrainedModel) -> None:

@@ -44,6 +44,7 @@ def test_it_learns_over_weights_in_4_bits_and_is_checked(adapter):
     assert losses(adapter)[-1] < losses(adapter)[0]
     assert report["options"]["load_in_4bit"] is True
     assert report["plan"]["prefix_sharing"] == "on"
+    assert report["plan"]["fast"]["lora"] == 14, "all layers are fused, over weights in 4 bits too"
     verification = report["verify"]
     assert not verification["fell_back"]
     assert verification["worst"] <= 3

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from arriero.hub.four_bits import whole
+
 
 class LoraLinears(torch.autograd.Function):
     """Linear layers of one input x (…, in), each with a LoRA update (Hu et al. 2021): one output (…, out) for each.
 
-    Each has weight (out, in), bias (out,) or None, a (rank, in) and b (out, rank); their thin products with x are one.
+    Each has weight (out, in), in 4 bits perhaps, bias (out,) or None, a (rank, in) and b (out, rank); their thin
+    products with x are one.
     """
 
     @staticmethod
@@ -35,7 +38,8 @@ class LoraLinears(torch.autograd.Function):
         outs = []
         lowers = low.split([len(a) for a in all_a], 1)
         for weight, bias, b, s, lower in zip(weights, biases, _shaped(cast, all_b), scales, lowers, strict=True):
-            out = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
+            full = whole(weight, x.dtype)
+            out = flat @ full.t() if bias is None else torch.addmm(bias, flat, full.t())
             outs.append(out.addmm_(lower, b.t(), alpha=s).view(*x.shape[:-1], -1))
         ctx.save_for_backward(source, low, stacked, cast, *parts)
         ctx.scales, ctx.separate = scales, dropped is not None
@@ -56,7 +60,8 @@ class LoraLinears(torch.autograd.Function):
             torch.addmm(to_lower, grad, b, beta=0, alpha=s, out=to_lower)
             torch.addmm(to_b, grad.t(), lower, beta=0, alpha=s, out=to_b)
             if ctx.needs_input_grad[0]:
-                to_x = grad @ weight if to_x is None else to_x.addmm_(grad, weight)
+                full = whole(weight, grad.dtype)
+                to_x = grad @ full if to_x is None else to_x.addmm_(grad, full)
         to_parts: list[Tensor | None] = [None] * len(parts)
         # d A of all layers in one product, (sum of ranks, in)
         to_parts[2::4] = (to_low.t() @ source).to(all_a[0].dtype).split(ranks)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arriero.hub.four_bits import is_quantised
 from arriero.training.kernels.functions import LoraLinears, RMSNorm, Rotary, SwiGLU
 
 Forward = Callable[..., Any]
@@ -90,13 +91,12 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 
 
 
 def fits_lora(layer: Any) -> bool:
-    """A plain LoRA layer over a plain linear one: no DoRA, no quantised weights, one adapter, on."""
+    """A plain LoRA layer over a linear one, plain or in 4 bits: no DoRA, one adapter, on."""
     base = layer.get_base_layer()
     names = layer.active_adapters
     return (
-        type(layer).__name__ == "Linear"
-        and type(base) is nn.Linear
-        and base.weight.is_floating_point()
+        type(layer).__name__ in ("Linear", "Linear4bit")
+        and (is_quantised(base) or (type(base) is nn.Linear and base.weight.is_floating_point()))
         and len(names) == 1
         and names[0] in layer.lora_A
         and not layer.lora_variant
