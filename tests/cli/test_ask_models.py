@@ -37,15 +37,6 @@ def test_openvino_is_chosen_on_a_cpu_and_says_so(run, home, model_dir):
     assert "engine: openvino (no GPU here" in err
 
 
-def test_ask_reads_standard_input(home, model_dir):
-    done = subprocess.run(
-        [sys.executable, "-m", "arriero.cli", "ask", "--json", "--model", str(model_dir), "--engine", "transformers",
-         "--max-new-tokens", "1"],
-        input="骆驼？\n", capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout)["usage"]["prompt_tokens"] == 1 + 1 + len("骆驼？".encode()) + 1 + 1
-
-
 def test_a_reader_that_goes_away_is_no_error(home, model_dir):
     ask = f"{sys.executable} -m arriero.cli ask hi --model {model_dir} --engine transformers | head -c 0"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {ask}"], capture_output=True, text=True, check=False)
