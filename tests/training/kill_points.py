@@ -7,6 +7,7 @@ one that resumes.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -15,7 +16,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import peft  # noqa: F401  imported for the forked ones
 import torch
 from transformers import LlamaForCausalLM, Trainer  # noqa: F401  imported for the forked ones
 
@@ -72,6 +72,7 @@ def main() -> None:
     rows, model, folder, count, options = sys.argv[1:]
     OPTIONS.update(json.loads(options))
     torch.set_num_threads(1)  # threads do not survive a fork
+    gc.freeze()  # each run ends by a collection, which would take half of its time
     whole = Path(folder) / "whole"
     operations = attempt(rows, model, whole, resume=False)
     digest, steps = outcome(whole)
