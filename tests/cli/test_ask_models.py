@@ -80,7 +80,7 @@ def test_where_nothing_can_be_kept_the_engine_is_told_every_time(tmp_path, monke
     ("options", "told"),
     [
         (["--engine", "transformers", "--precision", "int8"], "the transformers engine does not do --precision int8"),
-        (["--engine", "vllm", "--precision", "int4"], "the vllm engine does not do --precision int4"),
+        (["--engine", "vllm", "--precision", "int8"], "the vllm engine does not do --precision int8"),
     ],
 )
 def test_what_an_engine_lacks_is_refused_before_it_is_begun_and_as_it_was_typed(run, home, model_dir, options, told):

@@ -28,9 +28,10 @@ from tests.engines.openvino.support import (
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
-def test_an_adapter_answers_as_with_peft(targets, shared, model_dir, tmp_path):
+def test_an_adapter_answers_as_with_peft(targets, make, model_dir, tmp_path):
     directory, model = lora(model_dir, tmp_path / "adapter", 3, target_modules=targets, use_rslora=True)
-    generated = ids(shared, adapter=shared.load_adapter(directory), count=40)
+    one = make(model_dir)
+    generated = ids(one, adapter=one.load_adapter(directory), count=40)
     assert generated == reference(model, PROMPT, generated).argmax(-1).tolist()
 
 
@@ -75,13 +76,14 @@ def test_the_base_model_beside_adapters_is_loaded_when_it_is_first_asked_for(mak
     assert ids(one) == alone[None][0], "one failure is not for ever"
 
 
-def test_two_directories_of_the_same_name_are_two_adapters(shared, adapters, alone, tmp_path):
+def test_two_directories_of_the_same_name_are_two_adapters(make, model_dir, adapters, alone, tmp_path):
     """The last part of the directory was once the adapter's name, and the second took the first one's place."""
+    one = make(model_dir)
     for name in "ab":
         shutil.copytree(adapters[name], tmp_path / name / "best")
-    handles = {name: shared.load_adapter(tmp_path / name / "best") for name in "ab"}
+    handles = {name: one.load_adapter(tmp_path / name / "best") for name in "ab"}
     for name in "abab":
-        assert ids(shared, adapter=handles[name]) == alone[name][0]
+        assert ids(one, adapter=handles[name]) == alone[name][0]
 
 
 def test_an_adapter_that_is_let_go_of_ends_what_it_began_and_is_freed(make, model_dir, adapters, alone):
@@ -96,11 +98,12 @@ def test_an_adapter_that_is_let_go_of_ends_what_it_began_and_is_freed(make, mode
     assert [list(generation) for generation in begun] == [whole] * 8
 
 
-def test_an_adapter_of_another_engine_is_refused(make, shared, model_dir, adapters, alone):
-    handle = make(model_dir).load_adapter(adapters["a"])
+def test_an_adapter_of_another_engine_is_refused(make, model_dir, adapters, alone):
+    one, other = make(model_dir), make(model_dir)
+    handle = other.load_adapter(adapters["a"])
     with pytest.raises(UsageError, match="was loaded by another engine"):
-        ids(shared, adapter=handle)
-    assert ids(shared) == alone[None][0]
+        ids(one, adapter=handle)
+    assert ids(one) == alone[None][0]
 
 
 def test_weights_that_have_changed_on_disk_are_not_taken_for_those_that_were_loaded(
