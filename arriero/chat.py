@@ -99,8 +99,8 @@ class Chat:
         return self._prompt(messages, _output_spec(form), form).ids
 
     def _prompt(self, messages: Messages, output: OutputSpec, form: PromptOptions) -> Prompt:
-        ends = {name: form.get(name) for name in ChatTemplateOptions.__annotations__}
-        return self.renderer.asked(messages, output, **cast(ChatTemplateOptions, ends))
+        options = {name: form.get(name) for name in ChatTemplateOptions.__annotations__}
+        return self.renderer.asked(messages, output, **cast(ChatTemplateOptions, options))
 
     def stream(self, messages: Messages, sampling: Sampling | None = None, **options: Unpack[Options]) -> Stream:
         """Answer piece by piece; the last piece carries finish reason and usage. Breaking off stops the engine.

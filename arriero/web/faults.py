@@ -21,6 +21,11 @@ def draw_fault(error: ArrieroError | Failure, where: DeltaGenerator | None = Non
     (st if where is None else where).error(text, icon=":material/error:")
 
 
+def sentences(error: ArrieroError) -> str:
+    """The error's message and its hint as sentences, for where they stand in a conversation."""
+    return " ".join(f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in (error.message, error.hint) if text)
+
+
 def plain(text: str) -> str:
     """A text as Markdown that shows it as it is."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$~:])", r"\\\1", text).replace("\n", "  \n")

@@ -47,8 +47,7 @@ class TestSuite(ChatModelIntegrationTests):
 @pytest.fixture
 def example(session_home, embedded_model):
     """Run one of the examples; what it printed."""
-    if not (session_home / "models" / "all-minilm-l6-v2").exists():
-        linked(session_home, "all-minilm-l6-v2")
+    linked(session_home, "all-minilm-l6-v2")
 
     def run(name, *arguments):
         file = ROOT / "examples" / name

@@ -10,6 +10,7 @@ import streamlit as st
 
 from arriero.errors import ArrieroError
 from arriero.web.chatting.desk import Desk
+from arriero.web.faults import sentences
 from arriero.web.words import say
 
 MARKS = re.compile(r"([\\`*_{}\[\]()<>#+.!~$:|^=-])")
@@ -27,8 +28,7 @@ def show_error(error: ArrieroError | None = None) -> None:
     """Show this error, or what went wrong with the last click."""
     error = error or st.session_state.pop("error", None)
     if error is not None:
-        sentences = [f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in (error.message, error.hint) if text]
-        st.error(as_text(" ".join(sentences)), icon=":material/error:")
+        st.error(as_text(sentences(error)), icon=":material/error:")
 
 
 def export(kind: Literal["markdown", "json"], make: Callable[[], str], file: str, *, key: str) -> None:

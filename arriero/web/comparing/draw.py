@@ -11,6 +11,7 @@ from arriero.errors import ArrieroError
 from arriero.markup import to_streamlit
 from arriero.web.comparing.rounds import Duel, Round, Side
 from arriero.web.comparing.votes import Vote, Votes, as_csv, as_json, tally, vote_on
+from arriero.web.faults import sentences
 from arriero.web.language import redrawn
 from arriero.web.words import say
 
@@ -70,8 +71,7 @@ def _draw_side(side: Side) -> None:
     if side.text:
         st.markdown(to_streamlit(side.text))
     if side.error is not None:
-        sentences = [f"{text[:1].upper()}{text[1:]}." for text in (side.error.message, side.error.hint) if text]
-        st.error(to_streamlit(" ".join(sentences)), icon=":material/error:")
+        st.error(to_streamlit(sentences(side.error)), icon=":material/error:")
     elif not side.ended and not (side.text or side.thought):
         st.caption(say("compare.waiting"))
     else:

@@ -12,6 +12,7 @@ from arriero.web.comparing.draw import FAILURE, draw_round, draw_votes
 from arriero.web.comparing.prompts import FILES, prompts
 from arriero.web.comparing.rounds import Round
 from arriero.web.comparing.votes import Votes
+from arriero.web.faults import sentences
 from arriero.web.state import get_site
 from arriero.web.words import say
 
@@ -23,8 +24,7 @@ def main() -> None:
     try:
         draw(get_site().visitor(st.context.headers).owner)
     except ArrieroError as error:
-        sentences = [f"{text[:1].upper()}{text[1:]}" for text in (error.message, error.hint) if text]
-        st.error(to_streamlit(". ".join(sentences)), icon=":material/error:")
+        st.error(to_streamlit(sentences(error)), icon=":material/error:")
 
 
 def draw(owner: str | None) -> None:
