@@ -22,6 +22,7 @@ Beside them:
 
     main.py       the list of verbs; errors -> messages and exit codes
     __main__.py   `python -m arriero.cli`
+    early.py      names and paths that lead nowhere
     options.py    options that several verbs share
     config_files.py  files that set options, each value with its line
     synonyms.py   verbs of other programs

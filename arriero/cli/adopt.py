@@ -9,7 +9,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from arriero.cli import output
+from arriero.cli.early import check
 from arriero.cli.options import Json, PromptOptions, examples, plain
+from arriero.hub.adapter_files import SAVED, check_config
 
 PROMPT = PromptOptions()
 app = App(
@@ -46,6 +48,8 @@ def adopt(
         Directory to copy the adapter to. Default: the contract is written into the adapter's own.
 
     """
+    check_config(Path(directory).expanduser().resolve(), SAVED)
+    check(model=model)
     from arriero.prompt.adopt import adopt as run
 
     adopted = run(directory, model=model, system=system, output=output_dir, **plain(prompt))

@@ -19,6 +19,7 @@ from cyclopts import App, Parameter
 
 from arriero.cli import output
 from arriero.cli.chat import MODEL, SAMPLING, load_chat
+from arriero.cli.early import check
 from arriero.cli.options import Json, ModelOptions, examples
 from arriero.errors import EngineError, NotFoundError, UsageError
 from arriero.messages import Message, Piece, Sampling, Usage
@@ -67,6 +68,7 @@ def ask(
         Show the answer as it is instead of as Markdown.
 
     """
+    check(adapter=model.adapter, model=model.model)
     from arriero.terminal.screen import Thinking, answering
 
     text = _prompt(" ".join(question) if question else None, file or [])

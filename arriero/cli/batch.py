@@ -15,7 +15,7 @@ from cyclopts import App
 from arriero.cli import output as say
 from arriero.cli.options import Json, ReplicaOptions, ServedOptions, examples, named, plain
 from arriero.cli.progress import Bar
-from arriero.errors import PartlyDoneError
+from arriero.errors import NotFoundError, PartlyDoneError
 
 if TYPE_CHECKING:
     from arriero.server.offline import BatchReport
@@ -56,6 +56,8 @@ def batch(
         Requests that are answered at the same time.
 
     """
+    if not file.expanduser().exists():  # before what follows, which takes seconds to import
+        raise NotFoundError(f"no file {file}", hint="arriero batch --help shows what a line of it is")
     from arriero.server.offline import batch as answer
 
     chosen: dict[str, Any] = plain(model)

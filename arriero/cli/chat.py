@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from arriero.cli import output
+from arriero.cli.early import check
 from arriero.cli.options import ModelOptions, examples, plain
 from arriero.errors import ArrieroError, UsageError
 from arriero.messages import Sampling
@@ -52,6 +53,7 @@ def chat(
         Show answers as they are instead of as Markdown.
 
     """
+    check(adapter=model.adapter, model=model.model)
     from arriero.history import SavedConversation
     from arriero.terminal import converse
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from arriero.cli import output
+from arriero.cli.early import check
 from arriero.cli.options import Data, Json, TunedOptions, examples, plain
 from arriero.cli.progress import Bar
 from arriero.training.adapter.options import EvaluateOptions
@@ -42,6 +43,7 @@ def evaluate(
     All rows count, unless --held-out is given. With --adapter, rows are read and split as in its training; an option
     that is given here with another value than its default overrides that.
     """
+    check(adapter=model.adapter, data=data, model=model.model)
     from arriero.training.adapter.evaluate import evaluate as run
 
     with Bar("evaluating") as bar:

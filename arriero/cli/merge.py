@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from arriero.cli import output
+from arriero.cli.early import check
 from arriero.cli.options import Json, examples, plain
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def merge(
         Merge an adapter of a quantised base model into full-precision weights all the same.
 
     """
+    check(adapter=directory, model=model, data=data)
     from arriero.training.adapter.merge import merge as run
 
     receipt = run(directory, output_dir, model=model, file=data, rows=rows, allow_quantised=allow_quantised)

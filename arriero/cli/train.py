@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from arriero.cli import output
+from arriero.cli.early import check
 from arriero.cli.options import BaseOptions, Data, Json, RayOptions, examples, plain
 from arriero.cli.progress import Bar
 from arriero.training.options import TrainOptions
@@ -71,8 +72,10 @@ def train(
 ) -> None:
     """Fine-tune a model with LoRA on an instruction file.
 
-    The defaults are those of the tutorial's recipe. Ctrl-C saves a checkpoint; the same command with --resume goes on.
-    The output directory holds the adapter, metrics.jsonl, and report.html with curves and answers before and after.
+    Rank, learning rate and epochs are by default those of datawhalechina's self-llm tutorial.
+
+    Ctrl-C saves a checkpoint; the same command with --resume goes on. The output directory
+    holds the adapter, metrics.jsonl, and report.html with curves and answers before and after.
 
     Parameters
     ----------
@@ -80,6 +83,7 @@ def train(
         Adapter directory to write.
 
     """
+    check(data=data, adapter=options.from_adapter, model=base.model)
     if how.plan:
         _plan(data, base, options, as_json=as_json)
         return

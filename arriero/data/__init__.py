@@ -13,7 +13,7 @@
 A row that cannot be used is dropped and listed, never changed.
 """
 
-from arriero.data.conversations import Dropped, Loaded, load
+from arriero.data.conversations import Dropped, Loaded, check_source, load
 from arriero.data.options import DataOptions
 from arriero.data.rendering import RenderedData, Single, render, rendered
 from arriero.data.report import Report, inspect
@@ -26,6 +26,7 @@ __all__ = [
     "RenderedData",
     "Report",
     "Single",
+    "check_source",
     "inspect",
     "load",
     "render",

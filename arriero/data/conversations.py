@@ -93,6 +93,13 @@ def load(source: str | Path, options: DataOptions | None = None) -> Loaded:
     return Loaded(names, summary["format"], table, dropped, key)
 
 
+def check_source(source: str | Path) -> None:
+    """Fetch a hub's data set; raises NotFoundError where `load` would find no file or directory."""
+    path = _path(source)
+    if not path.is_dir():  # which is listed once, by `load`
+        files_of(path)
+
+
 def _read_into(folder: Path, files: list[Path], names: tuple[str, ...], options: DataOptions) -> None:
     """Fill a cache folder, which appears whole or not at all."""
     import pyarrow as pa

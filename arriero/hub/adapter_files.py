@@ -11,13 +11,22 @@ from arriero.errors import ArrieroError, NotFoundError
 Shape = tuple[int, ...]
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+TRAINED = "give the --output directory of a finished `arriero train`"
+SAVED = "give the directory that PEFT's save_pretrained wrote, or a Trainer's checkpoint-N"
+
+
+def check_config(adapter_dir: Path, hint: str = f"{TRAINED}; a merged model is given with --model") -> None:
+    """Raise NotFoundError, with the hint, where a directory is none of an adapter, or is not there."""
+    if not (adapter_dir / CONFIG).is_file():
+        reason = f"it has no {CONFIG}" if adapter_dir.is_dir() else "there is no such directory"
+        raise NotFoundError(f"{adapter_dir} is not an adapter directory: {reason}", hint=hint)
 
 
 def check_weights(adapter_dir: Path) -> None:
     """Raise NotFoundError where an adapter's directory has no safetensors."""
     if (adapter_dir / WEIGHTS).is_file():
         return
-    hint = "give the --output directory of a finished `arriero train`"
+    hint = TRAINED
     if (adapter_dir / "adapter_model.bin").is_file():
         hint = f"load it with PEFT where you trust it, and save_pretrained() it again: that writes {WEIGHTS}"
     raise NotFoundError(f"{adapter_dir} has no {WEIGHTS}; other formats are not loaded", hint=hint)

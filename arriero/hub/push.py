@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from arriero.errors import AccessError, NotFoundError, UsageError
+from arriero.errors import AccessError, UsageError
 from arriero.hub.access import LOGIN, TOKENS
-from arriero.hub.adapter_files import CONFIG, WEIGHTS
-from arriero.hub.adapters import lacking
+from arriero.hub.adapter_files import CONFIG, TRAINED, WEIGHTS, check_config, check_weights
 from arriero.hub.catalog import CATALOG, REPOSITORY
 from arriero.hub.sources import allow, endpoint, page
 from arriero.hub.weights import read_json
@@ -47,11 +46,8 @@ def push(adapter_dir: Path, repository: str, *, to: Hub, private: bool = True, d
     """
     if REPOSITORY.fullmatch(repository) is None:
         raise UsageError(f"{repository} is not a repository's name", hint="give owner/name; the owner is your account")
-    if missing := lacking(file.name for file in adapter_dir.glob("*")):
-        raise NotFoundError(
-            f"{adapter_dir} is no adapter to push: it has no {' and no '.join(missing)}",
-            hint="give the --output directory of a finished `arriero train`",
-        )
+    check_config(adapter_dir, TRAINED)
+    check_weights(adapter_dir)
     with tempfile.TemporaryDirectory() as stage:
         files = _staged(adapter_dir, Path(stage), repository, to)
         if not dry_run:

@@ -12,7 +12,7 @@ from typing import Unpack
 
 from arriero import hub
 from arriero.errors import ArrieroError, NotFoundError, UsageError
-from arriero.hub.adapter_files import CONFIG, WEIGHTS, check_fit, check_weights
+from arriero.hub.adapter_files import CONFIG, SAVED, WEIGHTS, check_config, check_fit, check_weights
 from arriero.messages import Conversation
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.options import PromptSettings
@@ -73,11 +73,7 @@ def _announce_template(directory: Path, resolved: ResolvedModel) -> None:
 
 def _config(directory: Path) -> dict[str, object]:
     """The adapter's configuration, of a kind that answers can be made with."""
-    if not (directory / CONFIG).is_file():
-        raise NotFoundError(
-            f"{directory} is not an adapter: it has no {CONFIG}",
-            hint="give the directory that PEFT's save_pretrained wrote, or a Trainer's checkpoint-N",
-        )
+    check_config(directory, SAVED)
     config = hub.read_json(directory / CONFIG)
     kind, task = config.get("peft_type"), config.get("task_type")
     if kind != "LORA" or task not in (None, "CAUSAL_LM"):

@@ -13,7 +13,7 @@ from typing import Unpack
 
 from arriero import hub
 from arriero.errors import NotFoundError
-from arriero.hub.adapter_files import CONFIG
+from arriero.hub.adapter_files import check_config
 from arriero.prompt.contract import CONTRACT_FILE, Contract
 from arriero.prompt.options import PromptSettings, ending_of, template_of, variables_of
 from arriero.prompt.renderer import Renderer
@@ -133,9 +133,5 @@ def _base(contract: Contract, adapter_dir: Path | None) -> Path:
 def _contract(adapter_dir: Path | None) -> Contract | None:
     if adapter_dir is None:
         return None
-    if not (adapter_dir / CONFIG).is_file():
-        raise NotFoundError(
-            f"{adapter_dir} is not an adapter directory: it has no {CONFIG}",
-            hint="give the --output directory of a finished `arriero train`; a merged model is given with --model",
-        )
+    check_config(adapter_dir)
     return Contract.load(adapter_dir)
