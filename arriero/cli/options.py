@@ -23,7 +23,7 @@ Data = Annotated[
     Parameter(
         help="A file (JSON, JSON Lines, CSV, Parquet, Excel, gz, zip; its content decides), a directory of these, or "
         "a data set's name: owner/name[@revision] on Hugging Face, modelscope:owner/name, the address of a file "
-        "(#sha256=… pins its content), huanhuan."
+        "(#sha256=… pins its content), or huanhuan, that of the self-llm tutorial."
     ),
 ]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document on standard output.")]
@@ -192,7 +192,7 @@ class ReplicaOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
+class _Served:
     """Which models answer.
 
     Parameters
@@ -214,6 +214,12 @@ class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions):
     adapter: Texts = ()
     system: str | None = None
     embedding: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServedOptions(ReplicaOptions, EngineOptions, PromptOptions, _Served):
+    """Which models answer, how their prompts are made, and what computes."""
 
 
 def named(given: tuple[str, ...]) -> dict[str, Path]:

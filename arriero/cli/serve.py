@@ -189,7 +189,7 @@ def serve(
 ) -> None:
     """Serve the HTTP API and the web page.
 
-    The tutorial's POST /, OpenAI's /v1 and the page are on one port, from one loaded model.
+    POST / as in the self-llm tutorial, OpenAI's /v1 and the page are on one port, from one loaded model.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def web(
         Address of an OpenAI-compatible server, such as http://machine:6006. No model is loaded here then; the key in
         --api-key-file, or in ARRIERO_API_KEY, is sent to it.
     browser
-        Open the browser. Without it the address is only printed.
+        Open the browser; with --no-browser the address is only printed.
     drain_seconds
         How long answers in flight may still take once the server receives a signal to end.
 

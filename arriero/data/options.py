@@ -26,7 +26,7 @@ class DataOptions:
     encoding
         Of text files. auto: UTF-8, UTF-16 with its mark, GB18030 and other wide ones as recognised from the bytes.
     join_input
-        What stands between instruction and a non-empty input: a newline, or nothing as in the tutorial.
+        What stands between instruction and a non-empty input: a newline, or nothing as in the self-llm tutorial.
     answers
         Which answers of a longer conversation are trained. each: every one, as an example of its own behind the prompt
         that asks for it; all: every one, in one example; last: the last one only. auto: all, or each where the chat

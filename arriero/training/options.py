@@ -62,7 +62,7 @@ class TrainOptions(DataOptions):
     cuda_graphs
         Replay rows as CUDA graphs. auto: short ones, which wait for the launch of their kernels; on: all, or refuse.
     verify
-        Compare the first step with the plain computation, and fall back to that if they differ.
+        Compare the first step with the plain computation, and fall back to that if they differ; false: do not.
     row_tokens
         Longest packed row in tokens. Default: what fits into memory.
     recompute
