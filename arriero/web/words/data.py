@@ -80,7 +80,7 @@ REPORT = {
     ),
     "prompt_tokens": ("Prompt tokens", "提示词元"),
     "plot_lengths": ("Lengths", "长度分布"),
-    "plot_dots": ("Prompts and answers", "提示与回答"),
+    "plot_dots": ("Prompts and answers", "提示词与回答"),
     "plot_faults": ("Why rows are left out", "略去的原因"),
     "plot_repeats": ("Rows that repeat", "重复最多的行"),
 }
@@ -100,7 +100,7 @@ ROWS = {
     "flag_contradiction": ("another row answers differently", "另有不同回答"),
     "flag_cut": ("cut", "截断"),
     "found": ("{rows} of {all} rows", "共 {all} 行，显示 {rows} 行"),
-    "key_prompt": ("prompt", "提示"),
+    "key_prompt": ("prompt", "提示词"),
     "key_loss": ("loss", "损失"),
     "key_special": ("special token", "特殊词元"),
     "row": ("Row {row}", "第 {row} 行"),

@@ -12,16 +12,16 @@ from dataclasses import fields
 from arriero.training.options import TrainOptions
 
 CHINESE = {
-    "format": ("数据格式", "各行的格式。auto：根据前几行判断。"),
+    "format": ("数据格式", "各行的格式。auto：逐行判断并说明。text：原始文本，全部参与训练。"),
     "columns": (
         "列名",
         "各字段在数据中的名称，如 instruction=question,output=answer；常见名称自动识别。",
     ),
     "encoding": ("编码", "文本文件的编码。auto：根据字节判断 UTF-8、UTF-16、GB18030 等。"),
-    "from_adapter": ("从适配器继续", "从一个适配器目录继续训练，沿用它的 LoRA 设置与系统提示。默认：新的适配器。"),
-    "shard": ("分片", "把基座权重分到各进程（FSDP2），用于一块 GPU 放不下的模型。auto：放不下时使用。"),
+    "from_adapter": ("从适配器继续", "从一个适配器目录继续训练，沿用它的 LoRA 设置与系统提示词。默认：新的适配器。"),
+    "shard": ("分片", "把基座权重分到各进程（FSDP2）。auto：占一块 GPU 的一半以上时使用。"),
     "cuda_graphs": ("CUDA 图", "把短行的前向与反向录成 CUDA 图重放；auto：在有利时使用。"),
-    "join_input": ("拼接输入", "指令与非空输入之间放什么：换行，或像教程那样什么都不放。"),
+    "join_input": ("拼接输入", "指令与非空输入之间放什么：换行，或像 self-llm 教程那样什么都不放。"),
     "answers": (
         "训练哪些回答",
         "多轮对话中训练哪些回答。each：每个回答各成一个样本；all：同一样本中的全部；last：最后一个。"
@@ -29,7 +29,7 @@ CHINESE = {
     ),
     "max_length": ("最大长度", "最长样本的词元数。默认：模型的窗口。"),
     "too_long": ("过长样本", "过长的样本：丢弃并列出，或截断最后的回答而保留结束词元。"),
-    "eval_fraction": ("评估比例", "留作评估的提示所占比例。"),
+    "eval_fraction": ("评估比例", "留作评估的提示词所占比例。"),
     "seed": ("随机种子", "初始化、顺序与划分所用的种子。"),
     "epochs": ("轮数", "训练集的遍数。"),
     "batch_size": ("批大小", "每个优化步的样本数。"),
@@ -60,7 +60,7 @@ CHINESE = {
     "save_steps": ("保存间隔", "两次检查点之间的优化步数。"),
     "save_total_limit": ("检查点数", "除最好的以外保留多少个检查点。"),
     "report_to": ("跟踪器", "transformers 支持的跟踪器名称：tensorboard、wandb、mlflow 等。"),
-    "report_answers": ("报告中的回答", "报告中对多少个评估提示给出训练前后的回答。"),
+    "report_answers": ("报告中的回答", "报告中对多少个评估提示词给出训练前后的回答。"),
 }
 
 
