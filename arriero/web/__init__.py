@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.routing import Match, Mount
 from starlette.types import Message, Receive, Scope, Send
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Local", "Remote", "Site", "Visitor", "browser", "mount", "set_site"]
 
 SCRIPT = Path(__file__).parent / "script" / "arriero_page.py"
+FIRST = "chat"
 PAGES = tuple(f"/{file.stem}" for file in Path(__file__).with_name("pages").glob("*.py"))
 FILES = ("", "/", "/favicon.png", "/manifest.json", *PAGES)
 FOLDERS = ("/_stcore/", "/static/", "/media/", "/component/")
@@ -146,6 +148,10 @@ class _Page:
         return App(SCRIPT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith(f"/{FIRST}"):  # Streamlit has its first page at "/" only
+            query = scope["query_string"].decode("latin-1")
+            await RedirectResponse("./" + (f"?{query}" if query else ""))(scope, receive, send)
+            return
         if scope["type"] == "websocket" and not _same_origin(Headers(scope=scope)):
             # Streamlit would ask a service on the internet for this machine's address to decide on it.
             await send({"type": "websocket.close", "code": 1008})

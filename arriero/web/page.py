@@ -9,6 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from arriero.web import FIRST
 from arriero.web.language import language, language_switch
 from arriero.web.state import get_site
 from arriero.web.words import say
@@ -33,7 +34,7 @@ def main() -> None:
     visitor = get_site().visitor(st.context.headers)
     pages = [
         st.Page(
-            PAGES / f"{name}.py", title=say(f"common.page_{name}"), icon=f":material/{icon}:", default=name == "chat"
+            PAGES / f"{name}.py", title=say(f"common.page_{name}"), icon=f":material/{icon}:", default=name == FIRST
         )
         for name, icon in ICONS.items()
         if visitor.admin or name not in FOR_ADMIN

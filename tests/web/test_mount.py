@@ -18,7 +18,7 @@ from arriero.web import browser, mount
 
 def test_the_page_and_the_apps_own_routes_live_side_by_side(address):
     with httpx.Client(base_url=f"http://{address}") as client:
-        for path in ("/", "/chat"):
+        for path in ("/", "/compare"):
             assert '<div id="root">' in client.get(path).text
         assert "img-src 'self'" in client.get("/").headers["content-security-policy"]
         assert client.get("/_stcore/health").text == "ok"
@@ -31,6 +31,12 @@ def test_the_page_and_the_apps_own_routes_live_side_by_side(address):
     assert config.get_option("browser.gatherUsageStats") is False
     assert config.get_option("server.fileWatcherType") == "none"
     assert config.get_option("runner.postScriptGC") is False, "with it the stop button took a second"
+
+
+def test_the_first_page_is_also_where_its_name_leads(address):
+    """Streamlit answered "Page not found" there, over an empty page."""
+    came = httpx.get(f"http://{address}/chat?c=1", follow_redirects=True)
+    assert (came.status_code, str(came.url)) == (200, f"http://{address}/?c=1")
 
 
 def test_a_page_of_another_site_may_not_open_the_connection(address, monkeypatch):

@@ -6,6 +6,7 @@ import streamlit as st
 
 from arriero import settings
 from arriero.errors import ArrieroError
+from arriero.formatting import size
 from arriero.hub.catalog import Source
 from arriero.web.backend import Choice
 from arriero.web.faults import administrators_only, draw_fault, plain
@@ -71,8 +72,10 @@ def catalogue() -> None:
     st.caption(say("models.where", path=plain(str(settings.models_dir()))))
     for origin in shelf.fetchable():
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            sources = ", ".join(say(f"models.from_{source}") for source in origin.sources())
-            st.markdown(f"**{plain(origin.name)}**  \n:gray[{sources}]", width="content")
+            facts = [size(origin.bytes)] if origin.bytes is not None else []
+            facts += [say("models.licence", name=origin.licence)] if origin.licence is not None else []
+            facts.append(", ".join(say(f"models.from_{source}") for source in origin.sources()))
+            st.markdown(f"**{plain(origin.name)}**  \n:gray[{plain(' · '.join(facts))}]", width="content")
             if st.button(say("models.download"), key=f"models_get_{origin.name}", icon=":material/download:"):
                 begin(origin.name, "auto")
     with st.form("models_get", border=False), st.container(horizontal=True, vertical_alignment="bottom"):

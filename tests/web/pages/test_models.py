@@ -41,6 +41,7 @@ def test_what_is_served_and_what_is_on_disk(stored):
     assert "**killa**  \n:gray[adapter of owner/one]" in shown
     assert "**owner/one** :green-badge[served]" in shown
     assert "from huggingface 0123456789ab" in shown
+    assert "**llama-3.1-8b-instruct**  \n:gray[16.1 GB · licence llama3.1 · ModelScope, Hugging Face]" in shown
     assert page.button(key="models_remove_owner--one").disabled
     assert not page.button(key="models_remove_owner--two").disabled
 
