@@ -12,6 +12,8 @@ from arriero.web.jobs import Failure
 from arriero.web.state import get_site
 from arriero.web.words import say
 
+ENDS = (".", "!", "?", "…", "。", "！", "？")
+
 
 def draw_fault(error: ArrieroError | Failure, where: DeltaGenerator | None = None) -> None:
     """The error's message and its hint. Both may quote a file, so neither is Markdown."""
@@ -23,7 +25,8 @@ def draw_fault(error: ArrieroError | Failure, where: DeltaGenerator | None = Non
 
 def sentences(error: ArrieroError) -> str:
     """The error's message and its hint as sentences, for where they stand in a conversation."""
-    return " ".join(f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in (error.message, error.hint) if text)
+    texts = [text if text.endswith(ENDS) else f"{text}." for text in (error.message, error.hint) if text]
+    return " ".join(text[0].upper() + text[1:] for text in texts)
 
 
 def plain(text: str) -> str:

@@ -12,8 +12,9 @@ from streamlit import config
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from arriero.errors import UsageError
+from arriero.errors import ArrieroError, UsageError
 from arriero.web import browser, mount
+from arriero.web.faults import sentences
 
 
 def test_the_page_and_the_apps_own_routes_live_side_by_side(address):
@@ -37,6 +38,15 @@ def test_the_first_page_is_also_where_its_name_leads(address):
     """Streamlit answered "Page not found" there, over an empty page."""
     came = httpx.get(f"http://{address}/chat?c=1", follow_redirects=True)
     assert (came.status_code, str(came.url)) == (200, f"http://{address}/?c=1")
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "shown"),
+    [("no file x", "another one", "No file x. Another one."), ("请选择。", "", "请选择。"), ("which?", "", "Which?")],
+)
+def test_an_error_becomes_sentences_of_either_language(message, hint, shown):
+    """A Chinese one ended with two full stops."""
+    assert sentences(ArrieroError(message, hint=hint)) == shown
 
 
 def test_a_page_of_another_site_may_not_open_the_connection(address, monkeypatch):
