@@ -12,7 +12,7 @@ from arriero import hub
 from arriero.cli import output
 from arriero.cli.options import BaseOptions, Data, Json, examples, plain
 from arriero.data.options import DataOptions
-from arriero.errors import ArrieroError
+from arriero.errors import ArrieroError, UsageError
 
 if TYPE_CHECKING:
     from arriero.data import Report
@@ -57,6 +57,8 @@ def inspect(
         Write the report as a page to this file.
 
     """
+    if min(show, limit) < 0:
+        raise UsageError(f"--show and --limit are numbers of rows, got {min(show, limit)}")
     from arriero.data import inspect as examine
     from arriero.data import load
 

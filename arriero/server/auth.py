@@ -96,7 +96,8 @@ def read_keys(file: Path | None, environment: str | None) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the key file {file} cannot be read: {type(error).__name__}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise UsageError(f"the key file {file} cannot be read: {reason}") from error
     pairs = []
     for number, line in enumerate(lines, 1):
         words = line.split()

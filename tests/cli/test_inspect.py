@@ -68,6 +68,7 @@ def test_the_page_is_written(run, rows_file, model_dir, tmp_path):
         (["none.json"], 4, "no file none.json"),
         (["no such"], 4, "not a data set's name"),
         (["ROWS", "--format", "xml"], 2, "xml"),
+        (["ROWS", "--limit", "-3"], 2, "--show and --limit are numbers of rows, got -3"),
         (["ROWS", "--max-length", "1"], 2, "max_length must be at least 2"),
         (["ROWS", "--format", "sharegpt"], 1, "is in the alpaca format, the data in sharegpt"),
     ],

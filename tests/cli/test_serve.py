@@ -88,7 +88,7 @@ def test_what_others_may_read_is_warned_of(keys, caplog):
     [
         (["--port", "99999"], "0 to 65535, got 99999"),
         (["--host", "0.0.0.0"], "anybody who reaches this machine"),
-        (["--api-key-file", "none.txt"], "none.txt cannot be read: FileNotFoundError"),
+        (["--api-key-file", "none.txt"], "none.txt cannot be read: No such file or directory"),
         (["--api-key-file", "empty.txt"], "empty.txt holds no key"),
         (["--max-running", "0"], "max_running must be above 0, got 0"),
         (["--allow-origin", "example.org"], "https://example.org, got 'example.org'"),

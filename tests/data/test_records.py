@@ -74,6 +74,7 @@ def test_of_a_data_set_with_parts_the_training_part_is_used_and_said(tmp_path, c
 @pytest.mark.parametrize(
     ("name", "content", "row", "reason"),
     [
+        ("x.json", '[{"a": "b\n"}]', 0, "is not valid JSON: Invalid control character$"),
         ("x.json", '[{"a": "b"}, {"a": "c', 1, "Unterminated string"),
         ("x.json", '[{"a": "b"}, {"a"', 1, "not valid JSON"),
         ("x.json", '[{"a": "b"}', 1, "expected ']', got 'the end of the file'"),

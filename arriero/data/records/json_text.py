@@ -129,7 +129,8 @@ class _Buffer:
                 # near the window's end the value may only be cut: read on and parse it again
                 cut_off = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")
                 if not cut_off or not self._more():
-                    reason = f"is not valid JSON: {error.msg}"
+                    what = error.msg.removesuffix(" at").removesuffix(" starting")  # a place of the window would follow
+                    reason = f"is not valid JSON: {what}"
                     raise DataError(self._file, reason, row=row, hint=cause_of(error)) from error
             except (RecursionError, ValueError) as error:
                 raise DataError(self._file, f"cannot be parsed: {why(error)}", row=row) from error
