@@ -11,8 +11,8 @@ apply is a line of the table with the reason, and the others go on. Exits with 1
     engine      an 8B, 1, 8 and 32 requests at once: our Chat over transformers as `arriero serve` has it, the same
                 without CUDA graphs and without a process of its own, and transformers.generate
     decode      the same 8B: launches, kernels and time of a decode step, with graphs and without
-    train       a 1B: arriero train, what its check of the first step said, ask --adapter, merge, doctor
-    four_bit    the same with the base in 4 bits: train, ask, merge --allow-quantised
+    train       a 1B: arriero train, what its check of the first step said, ask --adapter, evaluate, merge, doctor
+    four_bit    the same with the base in 4 bits: train, ask, evaluate, merge --allow-quantised
     vllm        that 8B: our Chat over vLLM
     bare_vllm   vLLM alone
 
@@ -48,7 +48,7 @@ def train(run: Run) -> Iterator[Line]:
     report = json.loads((adapter / "report.json").read_text(encoding="utf-8"))
     checked = report["verify"]
     yield "check of the first step", check(checked) if checked else "not done"
-    yield from asked_and_merged(run, adapter)
+    yield from used(run, adapter)
     speedups = run.arriero("doctor")["full_speed"] or {}
     lacking = [name for name, state in speedups.items() if state != "installed"]
     yield "doctor: lacking for full speed", ", ".join(lacking) or "nothing"
@@ -65,12 +65,14 @@ def trained(run: Run, adapter: Path, *options: object) -> Iterator[Line]:
     )
 
 
-def asked_and_merged(run: Run, adapter: Path, *options: object) -> Iterator[Line]:
-    """An answer with the adapter, and the adapter in its base."""
+def used(run: Run, adapter: Path, *options: object) -> Iterator[Line]:
+    """An answer with the adapter, its loss, and the adapter in its base."""
     base = ("--model", model(run, "1b"))
     asked = ("--engine", "transformers", "--temperature", 0, "--max-new-tokens", 16)
     answer = run.arriero("ask", "Who are you?", "--adapter", adapter, *base, *asked)
     yield "ask --adapter", f"{answer['usage']['completion_tokens']} tokens by {answer['engine']}"
+    found = run.arriero("evaluate", ROWS, "--held-out", "--adapter", adapter, *base)
+    yield "evaluate, held-out rows", f"{found['nll']:.4f} nats per loss token, the base {found['base']['nll']:.4f}"
     target = adapter.with_name(f"{adapter.name}-merged")
     merged = run.arriero("merge", adapter, "--output", target, *base, *options)
     yield " ".join(map(str, ("merge", *options))), f"mean KL {merged['mean_kl']:.1e} to the adapter unmerged"
@@ -81,7 +83,7 @@ def four_bit(run: Run) -> Iterator[Line]:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SkippedError("bitsandbytes is not installed")
     yield from trained(run, run.work / "four-bit", "--load-in-4bit")
-    yield from asked_and_merged(run, run.work / "four-bit", "--allow-quantised")
+    yield from used(run, run.work / "four-bit", "--allow-quantised")
 
 
 def training(workload: str, steps: int, *variants: str) -> Callable[[Run], Iterator[Line]]:
@@ -178,8 +180,8 @@ PARTS: dict[str, Part] = {
     "full_rows": (150, training("full", 2, "arriero train", "tutorial")),
     "engine": (240, answering("arriero-transformers-process", "arriero-transformers-eager", "transformers")),
     "decode": (80, decode),
-    "train": (120, train),
-    "four_bit": (100, four_bit),
+    "train": (130, train),
+    "four_bit": (120, four_bit),
     "vllm": (150, answering("arriero-vllm")),
     "bare_vllm": (150, answering("vllm")),
 }

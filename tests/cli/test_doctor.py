@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 
 import pytest
 
+import arriero
 from arriero.cli.main import main
 from arriero.hardware import SPEEDUPS
 
@@ -58,6 +60,13 @@ def test_a_gpu_that_torch_cannot_use_is_named_with_the_reason(doctor, monkeypatc
     module = importlib.import_module("arriero.cli.doctor")
     monkeypatch.setattr(module, "gpu_fault", lambda: "The NVIDIA driver on your system is too old")
     assert doctor()[0]["gpus"] == "none that torch can use: The NVIDIA driver on your system is too old"
+
+
+def test_it_runs_where_arriero_is_not_installed(doctor, monkeypatch):
+    """It asked for the version of an installed package, which an unpacked tree on PYTHONPATH is not."""
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version("no-such" if name == "arriero" else name))
+    assert doctor()[0]["arriero"] == arriero.__version__
 
 
 def test_on_a_gpu_it_says_what_full_speed_lacks_and_how_to_get_it(doctor, gpu, packages):
