@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What a GPU does with Arriero, in one go of at most eight minutes, on a bare machine: CUDA PyTorch, and no network.
+# What a GPU does with Arriero, in two goes of at most eight minutes, on a bare machine: CUDA PyTorch, and no network.
 #
 #     OUT=DIRECTORY benchmarks/gpu.sh [--wheels DIRECTORY] [--tiny] [--parts NAME …] [--seconds N]
 #
-# Everything goes into OUT (default: runs/gpu), table.md last: it has a line for every part, also for one that failed or
-# ran out of time. What the machine lacks comes as wheels in a directory (benchmarks/gpu/wheels.txt says which and how);
-# they are unpacked beside its own packages, and removed again. Models have random weights, so no figure says how good an
-# answer is. --tiny runs it all on a CPU. The models take 19 GB of the temporary directory, full rows 72 GB of the GPU.
+# Everything goes into OUT (default: runs/gpu). table.md has a line for every part, also for one that failed or ran out
+# of time; benchmarks/gpu/__main__.py lists the parts, and which to run in which go. What the machine lacks comes as
+# wheels in a directory (benchmarks/gpu/wheels.txt says which and how); they are unpacked beside its own packages, and
+# removed again. Models have random weights, so no figure says how good an answer is. --tiny runs it all on a CPU. The
+# models take 19 GB of the temporary directory, full rows 72 GB of the GPU.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 export OUT=${OUT:-$here/runs/gpu}
