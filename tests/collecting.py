@@ -8,6 +8,7 @@ from collections.abc import Generator
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For `--dist loadgroup`: a file's tests stay together, and all of Ray's, so that one cluster runs at a time."""
     if not config.pluginmanager.hasplugin("xdist"):  # as in the environment of the real vLLM
