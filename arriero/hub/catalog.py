@@ -85,7 +85,7 @@ def lookup(name: str, source: Source = "auto") -> Origin:
     if (origin := CATALOG.get(name.lower())) is not None:
         return origin
     for origin in CATALOG.values():
-        if name.lower() in (str(origin.modelscope).lower(), str(origin.huggingface).lower()):
+        if name.lower() in [repository.lower() for repository in (origin.modelscope, origin.huggingface) if repository]:
             return origin
     if REPOSITORY.fullmatch(name):
         folder = name.replace("/", "--")

@@ -30,6 +30,32 @@ def test_start_up_imports_nothing_heavy(code):
     assert python(f"{code}\nimport sys; print(sorted({HEAVY} & set(sys.modules)))").endswith("[]")
 
 
+NOWHERE = [
+    ["train", "none.json", "--output", "out"],
+    ["train", "none.json", "--output", "out", "--plan"],
+    ["evaluate", "none.json"],
+    ["merge", "none", "--output", "out"],
+    ["batch", "none.jsonl", "--output", "out.jsonl"],
+    ["adopt", "none"],
+    ["push", "none", "me/mine"],
+    ["inspect", "none.json"],
+    ["ask", "hi", "--adapter", "none"],
+    ["chat", "--model", "none"],
+]
+
+
+def test_a_path_that_leads_nowhere_is_told_before_anything_heavy_is_imported(tmp_path, monkeypatch):
+    """Some of these took four seconds to say that there is no such file; the last one took `none` for a model."""
+    monkeypatch.chdir(tmp_path)
+    code = f"""
+import sys
+from arriero.cli.main import main
+for command in {NOWHERE}:
+    print(command[0], main(command), sorted({HEAVY} & set(sys.modules)))
+"""
+    assert python(code).splitlines() == [f"{command[0]} 4 []" for command in NOWHERE]
+
+
 def test_help_is_quick():
     """The budget is 0.25 s against a bare interpreter's own start; the machine's speed cancels out of the ratio."""
 
