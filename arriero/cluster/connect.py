@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from arriero.cluster.token import GENERATE, authenticate
+from arriero.cluster.token import GENERATE, authenticate, import_ray
 from arriero.errors import AccessError, ArrieroError, NotFoundError, UsageError
 
 LOCAL = "local"
@@ -124,6 +124,7 @@ def join(address: str, *, cpus: int | None = None, log_to_driver: bool = False) 
         raise UsageError("ray is not installed", hint='pip install "arriero[ray]"')
     authenticate(make=address == LOCAL)
     _check_address(address)
+    import_ray()
     import ray
 
     if ray.is_initialized():

@@ -16,6 +16,7 @@ from arriero.cluster.compat import reread_environment
 from arriero.errors import AccessError
 
 GENERATE = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token"
+HANDLER = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 log = logging.getLogger(__name__)
 
 
@@ -43,10 +44,21 @@ def authenticate(*, make: bool) -> None:
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or what is left of Serve starts a cluster to report to
-    # or SIGTERM would end this process at once, whatever it had set to be done then: the server drains
-    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ["RAY_AUTH_MODE"] = "token"
     reread_environment()
+
+
+def import_ray() -> None:
+    """Import ray without its handler of signals: SIGTERM would end this process, which may have to drain, at once.
+
+    The processes of a local cluster inherit the environment, and keep the handler: their crashes leave a trace.
+    """
+    given = HANDLER in os.environ
+    os.environ.setdefault(HANDLER, "1")
+    import ray  # noqa: F401  it reads the variable now
+
+    if not given:
+        del os.environ[HANDLER]
 
 
 def keep_private(file: Path) -> None:

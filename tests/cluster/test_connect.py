@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from arriero.cluster import connect as connecting
 from arriero.cluster.connect import COMPARED, Node, connect, faults
-from arriero.cluster.token import authenticate
+from arriero.cluster.token import HANDLER, authenticate
 from arriero.errors import (
     AccessError,
     ArrieroError,
@@ -39,6 +42,20 @@ def test_a_cluster_is_not_used_where_ray_is_told_to_ask_for_none(token, monkeypa
 def test_a_token_that_others_may_read_is_taken_from_them(token):
     authenticate(make=False)
     assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_ray_leaves_this_processs_signals_alone_and_not_those_of_the_processes_it_starts():
+    """These inherited the environment variable, and a replica that crashed left no native trace."""
+    code = """
+import os
+from arriero.cluster.token import HANDLER, import_ray
+import_ray()
+from ray._private.ray_constants import RAY_DISABLE_FAILURE_SIGNAL_HANDLER as off
+print(off, HANDLER in os.environ)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != HANDLER}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("address", ["x", "ray://10.0.0.1:10001", "http://a:1", "a:0", "a:99999", ":6379"])
