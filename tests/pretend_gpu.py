@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from tests.pretend_cuda import CudaGraph, Event, Memory, Stream, keys_of, tensors_of
 from tests.training.dense_varlen import flash_backward, flash_forward
@@ -106,8 +106,8 @@ class Gpu:
 
     def run(self, function, args, kwargs):
         """An operator that has a tensor of the GPU, or makes one; any other is the CPU's."""
-        name, leaves = function.overloadpacket.__name__, tree_leaves((args, kwargs))
-        ours = [leaf for leaf in leaves if isinstance(leaf, GpuTensor)]
+        name = function.overloadpacket.__name__
+        ours = [tensor for tensor in tensors_of((args, kwargs)) if isinstance(tensor, GpuTensor)]
         device = kwargs.get("device")
         if ours and device == CPU:
             device = None  # C++ takes ours for a CPU's tensors; who means it says HOST
@@ -117,7 +117,7 @@ class Gpu:
         if function.namespace == "torch_attn":  # written in Python, of operators
             with Mode():
                 return getattr(varlen, name)._init_fn(*args, **kwargs)
-        if any(isinstance(leaf, torch.Generator) for leaf in leaves):
+        if isinstance(kwargs.get("generator"), torch.Generator):
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if name in ("_to_copy", "copy_"):
             source = args[0] if name == "_to_copy" else args[1]
@@ -170,11 +170,11 @@ class Gpu:
         if self.capturing:
             self.capturing.record(computes, given, out, changed)
         elif not view:
-            used = [one.held for one in tensors_of((args, kwargs)) if isinstance(one, GpuTensor)]
-            for key, tensor in keys_of(used).items():
+            used = keys_of([one.held for one in tensors_of((args, kwargs)) if isinstance(one, GpuTensor)])
+            for key, tensor in used.items():
                 self.memory(tensor).touch(self.stream, self.host, write=key in written)
             for key, tensor in keys_of(out if goes.type == "cuda" else ()).items():
-                if key not in keys_of(used):
+                if key not in used:
                     self.memory(tensor).touch(self.stream, self.host, write=True)
         known = {id(_held(one)): one for one in tensors_of((args, kwargs))}
 

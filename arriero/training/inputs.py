@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arriero.training.kernels.varlen import to_device
+from arriero.cuda_graphs import to_device
 from arriero.training.layout import RowLayout
 from arriero.training.pack import PackedRow
 

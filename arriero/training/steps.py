@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from arriero.cuda_graphs import to_device
 from arriero.prompt import Rendered
 from arriero.training import attention, compat, sharding
 from arriero.training.examples import collate
@@ -26,7 +27,6 @@ from arriero.training.graphs import RowGraphs
 from arriero.training.graphs.bucket import TOKENS, up
 from arriero.training.inputs import RowInputs
 from arriero.training.kernels import Kernels
-from arriero.training.kernels.varlen import to_device
 from arriero.training.loss import HeadLoss, LogitsLoss
 from arriero.training.pack import PackedRow, fill, loss_tokens, pack, split, tokens_of
 from arriero.training.planning.plan import Plan

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from transformers import DynamicCache
 
+from arriero.cuda_graphs import to_device
 from arriero.engines.transformers.cache import KVCache
 from arriero.engines.transformers.forward import Forward
 from arriero.engines.transformers.graphs import DecodeGraphs
@@ -64,10 +65,10 @@ class PrefillBatch:
             _, longest = forward.padded(1, longest)
         self.padding = [longest - len(request.prompt_ids) for request in requests]
         padded = zip(requests, self.padding, strict=True)
-        self._ids = torch.tensor([[0] * padding + request.prompt_ids for request, padding in padded])
-        self._ids = self._ids.to(forward.device)  # (requests, cache positions), and so are the positions
+        ids = torch.tensor([[0] * padding + request.prompt_ids for request, padding in padded])
+        self._ids = to_device(ids, forward.device)  # (requests, cache positions), and so are the positions
         cache_positions = torch.arange(longest, device=forward.device)
-        self._positions = cache_positions[None] - torch.tensor(self.padding, device=forward.device)[:, None]
+        self._positions = cache_positions[None] - to_device(torch.tensor(self.padding), forward.device)[:, None]
         self._prefilled = 0  # cache positions
         self._chunk = chunk
 
@@ -164,7 +165,8 @@ class SingleSequence:
     def step(self) -> torch.Tensor:
         """See `Batch.step`."""
         ids = self.requests[0].prompt_ids + self.requests[0].answer_ids
-        return self._forward.single(torch.tensor([ids], device=self._forward.device), len(ids) - 1, self._cache)[:, -1]
+        given = to_device(torch.tensor([ids]), self._forward.device)
+        return self._forward.single(given, len(ids) - 1, self._cache)[:, -1]
 
     def keep(self, sequences: Sequence[int]) -> None:
         """See `Batch.keep`."""

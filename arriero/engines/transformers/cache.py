@@ -22,6 +22,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from arriero.cuda_graphs import to_device
 from arriero.hardware import free_memory
 
 POSITIONS = 128  # buffers grow by multiples of this
@@ -79,8 +80,11 @@ class KVCache:
         if not count and not self.static:  # so that one long answer of the past takes no memory for ever
             self._states.layers = []
         elif slots:
+            moves = torch.tensor([slots, movers])
+            # sent to a device once: with lists as indices the host would wait for it four times a layer
+            on = {device: to_device(moves, device) for device in {layer.keys.device for layer in self._states.layers}}
             for layer in self._states.layers:
-                layer.move(list(slots), list(movers))
+                layer.move(*on[layer.keys.device])
 
     def holds(self, bucket: Bucket) -> bool:
         """Whether a step of that size fits into the buffers."""
@@ -164,7 +168,7 @@ class _SlotLayer(DynamicLayer):
             mine[slot, :, : theirs.shape[1]] = theirs
             mine[slot, :, theirs.shape[1] :] = 0  # a mask hides numbers, but not the NaN of a sequence that failed here
 
-    def move(self, slots: list[int], movers: list[int]) -> None:
+    def move(self, slots: torch.Tensor, movers: torch.Tensor) -> None:
         """Copy sequences to other slots, whole: no NaN of who was there before may stay behind their ends."""
         self.keys[slots] = self.keys[movers]
         self.values[slots] = self.values[movers]

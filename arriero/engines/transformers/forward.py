@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from arriero.cuda_graphs import to_device
 from arriero.engines.compat import attention_of, is_stateful, takes_dynamic_cache
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Forward:
         """
         count = inputs.shape[1]
         sequences, positions = self.padded(count, max(cache.lengths) + 1)
-        ids, newest = pad(inputs, (0, sequences - count)).to(self.device)
+        ids, newest = to_device(pad(inputs, (0, sequences - count)), self.device)
         mask = (torch.arange(positions, device=self.device) <= newest[:, None]).long()  # (sequences, cache positions)
         return self(ids[:, None], mask, newest[:, None], cache.at(newest, positions))[:count, -1]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from arriero.cuda_graphs import to_device
 from arriero.engines.llguidance import bitmask
 from arriero.errors import ArrieroError
 
@@ -34,7 +35,7 @@ class Rows:
     def __init__(self, numbers: Sequence[int], count: int, device: torch.device) -> None:
         self.numbers = list(numbers)
         self.device = device
-        self._index = torch.tensor(self.numbers, device=device) if len(self.numbers) < count else None
+        self._index = to_device(torch.tensor(self.numbers), device) if len(self.numbers) < count else None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -49,7 +50,7 @@ class Rows:
 
     def column(self, values: Sequence[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """One value for each of these rows: (rows, 1)."""
-        return torch.tensor(values, dtype=dtype).to(self.device, non_blocking=True)[:, None]
+        return to_device(torch.tensor(values, dtype=dtype), self.device)[:, None]
 
 
 class Bias:
@@ -58,8 +59,8 @@ class Bias:
     def __init__(self, samplers: Sequence[Sampler], device: torch.device) -> None:
         entries = [(row, *entry) for row, sampler in enumerate(samplers) for entry in sampler.sampling.logit_bias]
         rows, tokens, values = zip(*entries, strict=True)
-        self._indices = torch.tensor(rows, device=device), torch.tensor(tokens, device=device)
-        self._values = torch.tensor(values, dtype=torch.float32, device=device)
+        self._indices = to_device(torch.tensor(rows), device), to_device(torch.tensor(tokens), device)
+        self._values = to_device(torch.tensor(values, dtype=torch.float32), device)
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         """Biased scores of the whole batch: (batch, vocabulary)."""
@@ -108,7 +109,7 @@ def _past(prompt_ids: Sequence[int], vocabulary: int, device: torch.device) -> t
     """For each id whether it was seen, and how often in the answer, at the end of the prompt."""
     seen = torch.zeros(vocabulary, dtype=torch.bool)
     seen[list(prompt_ids)] = True
-    return seen.to(device, non_blocking=True), torch.zeros(vocabulary, device=device)
+    return to_device(seen, device), torch.zeros(vocabulary, device=device)
 
 
 class GrammarMask:
@@ -129,7 +130,7 @@ class GrammarMask:
             except ArrieroError as error:
                 failed[self._rows.numbers[at]] = error
         # (rows, words of 32 ids, 1)
-        words = torch.from_numpy(bits).to(self._rows.device, non_blocking=True)[:, :, None]
+        words = to_device(torch.from_numpy(bits), self._rows.device)[:, :, None]
         allowed = ((words >> self._bit) & 1).flatten(1)[:, : self._vocabulary].bool()
         own = self._rows.of(scores)
         missing = own.shape[1] - allowed.shape[1]  # below 0 where the tokenizer has more ids than the model

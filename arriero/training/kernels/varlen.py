@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arriero.cuda_graphs import to_device
 from arriero.training.layout import RowLayout, columns_of
 
 
@@ -131,8 +132,3 @@ def shared_varlen(
         window_size=(-1, 0),
         **grouped,
     )
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on `device`; on the way to a GPU without waiting for it, which takes pinned memory."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -20,11 +20,12 @@ ON = Sampling(logit_bias=((END, -100.0),)).over(GREEDY)
 class Driven:
     """A scheduler with graphs, driven by hand."""
 
-    def __init__(self, model, capture=None):
+    def __init__(self, model, capture=None, *, make=DecodeGraphs, grammars=None):
         self.capture = capture or OpCapture()
-        self.graphs = DecodeGraphs(Forward(model), self.capture)
+        forward = Forward(model)
+        self.graphs = make(forward, self.capture)
         self.adapters = Adapters(model)
-        self.scheduler = Scheduler(Forward(model), self.adapters, None, [END], self.graphs)
+        self.scheduler = Scheduler(forward, self.adapters, grammars, [END], self.graphs)
 
     def add(self, ids=PROMPT, limit=30, sampling=GREEDY, **more):
         request = Request(Generation(len(ids)), list(ids), sampling, limit, **more)
