@@ -93,7 +93,7 @@ def whole(weight: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def keep_weights(model: PreTrainedModel) -> None:
-    """Have layers in 4 bits compute with the weights they were loaded with, whatever is computed first.
+    """Have layers in 4 bits compute with the weights they were loaded with, whatever is computed first; see `quicken`.
 
     On a CPU with bfloat16 instructions the first call without gradients would pack the weights for a kernel of its own,
     with coarser scales and no backward pass: training would go on without a word, with gradients that are wrong
@@ -102,3 +102,31 @@ def keep_weights(model: PreTrainedModel) -> None:
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
+
+
+def quicken(model: PreTrainedModel) -> None:
+    """Have a model that only answers pack its layers in 4 bits for bitsandbytes' own kernel, where a CPU has one.
+
+    Its scales are rounded to bfloat16, as what it computes is. For one token it takes a sixth of the time of weights in
+    bfloat16 (4,096 x 4,096), where unpacking them for every product takes ten times as long as those.
+    """
+    import torch
+
+    layers = [layer for layer in model.modules() if is_quantised(layer) and layer.weight.device.type == "cpu"]
+    if not layers or not _has_kernel():
+        return
+    for layer in layers:
+        fits = layer.out_features % 32 == 0 and layer.in_features % layer.weight.quant_state.blocksize == 0
+        layer.support_avx512bf16_for_cpu = fits and layer.compute_dtype == torch.bfloat16
+
+
+def _has_kernel() -> bool:
+    from bitsandbytes.functional import has_avx512bf16
+
+    return bool(has_avx512bf16())
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether a layer has been packed by its first call: nothing but that kernel can read it."""
+    layers = filter(is_quantised, model.modules())
+    return any(getattr(layer.weight.quant_state, "packing_format_for_cpu", False) for layer in layers)

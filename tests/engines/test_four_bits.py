@@ -10,11 +10,12 @@ import torch
 from arriero import chat, hub
 from arriero.engines.registry import EngineOptions, find
 from arriero.engines.select import as_trained, load_engine
-from arriero.errors import UsageError
+from arriero.errors import EngineError, UsageError
 from arriero.hub import four_bits
 from arriero.messages import Sampling
 from arriero.prompt import Contract
-from tests.conftest import train_tiny
+from tests.conftest import build_model, train_tiny
+from tests.engines.transformers.support import lora
 
 HELLO = [{"role": "user", "content": "who 1?"}]
 
@@ -133,3 +134,48 @@ def test_in_a_process_of_its_own(home, adapter, model_dir):
     here = answer(asked)
     asked.engine.close()
     assert len(here) > 1
+
+
+@pytest.fixture
+def packing(monkeypatch, tmp_path_factory):
+    """A model with layers that bitsandbytes' kernel takes, on a CPU that has it."""
+    if not pytest.importorskip("bitsandbytes").functional.has_avx512bf16():
+        pytest.skip("bitsandbytes has no kernel of its own for this CPU")
+    monkeypatch.setattr("arriero.engines.transformers.engine.fast_bfloat16", lambda: True)
+    return build_model(tmp_path_factory.mktemp("models") / "wide", size=64)
+
+
+def test_answers_on_a_cpu_are_those_of_the_packed_weights(home, packing):
+    """Unpacked for every product, weights of an 8B's size take ten times as long as in bfloat16."""
+    asked = chat.load(packing, engine="transformers", precision="int4")
+    prompt = asked.render(HELLO)
+    generation = asked.engine.submit(
+        prompt, Sampling(temperature=0.0).over(asked.defaults), max_new_tokens=0, prompt_logprobs=True
+    )
+    list(generation)
+    model = asked.engine._thread.scheduler._forward._model
+    assert four_bits.is_packed(model)
+    asked.engine.close()
+    plain = hub.load_weights(packing, in_4bit=True, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        ours, theirs = (each(torch.tensor([prompt])).logits.float() for each in (model, plain))
+    assert not four_bits.is_packed(plain)
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.05
+
+
+def test_an_adapter_that_reads_the_base_s_weights_finds_them(home, packing, tmp_path):
+    """DoRA takes their norm; packed for the kernel they are other bytes, which it would take for weights."""
+    dora = lora(packing, tmp_path / "dora", use_dora=True)
+    engine = load_engine(packing, [2], "transformers", EngineOptions(precision="int4"))
+    sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+    sampling = Sampling(presence_penalty=0.0, frequency_penalty=0.0).over(sampling)
+    adapter = engine.load_adapter(dora)
+    answered = list(engine.submit([1, 4, 110, 2, 5], sampling, max_new_tokens=8, adapter=adapter))
+    assert answered
+    assert not four_bits.is_packed(engine._thread.scheduler._forward._model)
+    engine.close()
+    late = load_engine(packing, [2], "transformers", EngineOptions(precision="int4"))
+    list(late.submit([1, 4, 110, 2, 5], sampling, max_new_tokens=2))
+    with pytest.raises(EngineError, match="dora reads the base's weights"):
+        late.load_adapter(dora)
+    late.close()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from arriero import hub
 from arriero.engines.registry import find
+from arriero.errors import EngineError
+from arriero.hub.adapter_files import CONFIG
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -49,6 +51,7 @@ class Adapters:
         directory cannot be loaded; the others are as before then.
         """
         find("transformers").check_adapter(directory)
+        self._check_readable(directory)
         name = f"a{next(self._numbers)}"
         self.use(None)
         before = self.vocabulary
@@ -87,6 +90,18 @@ class Adapters:
                 tuner.enable_adapter_layers()
             tuner.set_adapter(name, inference_mode=True)
         self._in_force = name
+
+    def _check_readable(self, directory: Path) -> None:
+        """Keep weights in 4 bits readable for an adapter that reads them, as DoRA does; EngineError if it is too late."""
+        config = hub.read_json(directory / CONFIG)
+        if config.get("peft_type") == "LORA" and not config.get("use_dora"):
+            return
+        if hub.four_bits.is_packed(self._model):
+            raise EngineError(
+                f"{directory.name} reads the base's weights (DoRA, or no LoRA), and those in 4 bits are packed by now",
+                hint="load it before anything is answered, or with --precision bfloat16",
+            )
+        hub.four_bits.keep_weights(self._model)
 
     def _undo(self, name: str) -> None:
         """Remove what a failed load has left in the model."""

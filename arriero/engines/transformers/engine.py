@@ -144,6 +144,7 @@ def _load(model_dir: Path, precision: Precision) -> PreTrainedModel:
     model: PreTrainedModel = hub.load_weights(
         model_dir, in_4bit=in_4bit, dtype=dtype, device_map=hub.placed(model_dir, dtype, in_4bit=in_4bit)
     )
+    hub.four_bits.quicken(model)
     # the model's own sampling defaults arrive in `Sampling`, and only there
     model.generation_config = GenerationConfig()
     return model.eval()
