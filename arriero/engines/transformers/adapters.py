@@ -92,7 +92,7 @@ class Adapters:
         self._in_force = name
 
     def _check_readable(self, directory: Path) -> None:
-        """Keep weights in 4 bits readable for an adapter that reads them, as DoRA does; EngineError if it is too late."""
+        """Keep weights in 4 bits readable for an adapter that reads them, as DoRA does; EngineError if too late."""
         config = hub.read_json(directory / CONFIG)
         if config.get("peft_type") == "LORA" and not config.get("use_dora"):
             return
