@@ -33,10 +33,14 @@ Captured = tuple[Callable[[], Any], Tensor]  # replays the work, and the tensor 
 
 
 class Timing(AbstractContextManager[None], Protocol):
-    """Around the computation of a row; says afterwards, without waiting, if that was bound by launching its kernels."""
+    """Around the computation of a row."""
 
     def launch_bound(self) -> bool:
-        """False also where that is not known yet."""
+        """Whether it was bound by launching its kernels; False also where that is not known yet."""
+        ...
+
+    def seconds(self) -> float:
+        """How long it took on the device, gaps between kernels included; waits until that is known."""
         ...
 
 
@@ -117,7 +121,13 @@ class _CudaTiming:
 
     def launch_bound(self) -> bool:
         """Whether the kernels were done about when the last of them had been launched."""
-        return bool(self._end.query() and self._start.elapsed_time(self._end) / 1000 <= SLACK * self._host)
+        return bool(self._end.query() and self.seconds() <= SLACK * self._host)
+
+    def seconds(self) -> float:
+        """See `Timing.seconds`."""
+        self._end.synchronize()
+        milliseconds: float = self._start.elapsed_time(self._end)
+        return milliseconds / 1000
 
 
 @contextmanager

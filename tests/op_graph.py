@@ -55,25 +55,32 @@ class OpGraph(TorchDispatchMode):
 
 
 class Timed(nullcontext):
-    """A row whose launches take longer than its kernels, or not."""
+    """A row whose launches take longer than its kernels, or not, and a second for each pass of the model in it."""
 
-    def __init__(self, launch_bound):
+    def __init__(self, capture):
         super().__init__()
-        self.launch_bound = lambda: launch_bound
+        self.launch_bound = lambda: capture.bound
+        self._capture, self._replays = capture, capture.replays
+
+    def seconds(self):
+        return self._capture.replay_seconds if self._capture.replays > self._replays else 1.0
 
 
 class OpCapture:
-    """Captures on the CPU; `graphs` are what was captured, `replays` how often any was replayed."""
+    """Captures on the CPU; `graphs` are what was captured, `replays` how often any was replayed.
 
-    def __init__(self, *, launch_bound=True):
-        self.bound, self.graphs, self.replays = launch_bound, [], 0
+    A row takes the model a second, and a graph `replay_seconds`.
+    """
+
+    def __init__(self, *, launch_bound=True, replay_seconds=0.5):
+        self.bound, self.replay_seconds, self.graphs, self.replays = launch_bound, replay_seconds, [], 0
         self._results = []
 
     def stream(self):
         return nullcontext()
 
     def timed(self):
-        return Timed(self.bound)
+        return Timed(self)
 
     def __call__(self, work):
         work()

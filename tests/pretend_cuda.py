@@ -35,6 +35,9 @@ class Event:
     def query(self):
         return True
 
+    def synchronize(self):
+        pass
+
     def elapsed_time(self, _):
         return self.gpu.milliseconds
 

@@ -2,7 +2,8 @@
 
 first row of a bucket   computed by the model
 second                  the same, and timed: what the first takes to set up kernels and memory says nothing of launching
-third                   the same; a graph is captured with the second one as its input, and compared
+third                   the same; a graph is captured with the second one as its input, and compared in what it
+                        computes and, unless it is demanded, in how long that takes
 from then on            replayed: inputs are copied into the graph's, gradients are added to `.grad` by it
 """
 
@@ -23,6 +24,7 @@ from arriero.training.graphs.bucket import Bucket, Kernel, filled, static_inputs
 from arriero.training.inputs import RowInputs
 from arriero.training.pack import PackedRow
 
+GAIN = 0.95  # of the time that the model takes is the most that a graph may take
 log = logging.getLogger(__name__)
 Compute = Callable[[RowInputs, Tensor | float], Tensor]
 
@@ -67,6 +69,7 @@ class RowGraphs:
         self.device = self.trained[0].device
         self.graphs: OrderedDict[Bucket, Graph] = OrderedDict()
         self.seen: OrderedDict[Bucket, Visit] = OrderedDict()
+        self.slower: set[Bucket] = set()  # whose graphs were no faster than the model
         self.buffers: list[tuple[Tensor, Tensor]] = []  # parameters, and what their `.grad` is while a graph runs
         self.off = ""
 
@@ -76,12 +79,14 @@ class RowGraphs:
             if self.off:
                 return self._computed(row, weight)
             bucket = Bucket.of(row)
+            if bucket in self.slower:
+                return self._computed(row, weight)
             if bucket in self.graphs:
                 self.graphs.move_to_end(bucket)
                 return self._replayed(bucket, row, weight)
             earlier = self.seen.pop(bucket, None)
             if earlier is not None and (self.options.always or (earlier.timing and earlier.timing.launch_bound())):
-                return self._captured(bucket, earlier.row, row, weight)
+                return self._captured(bucket, earlier, row, weight)
             timing = self.capture.timed() if earlier is not None else None
             with timing or nullcontext():
                 loss = self._computed(row, weight)
@@ -102,20 +107,28 @@ class RowGraphs:
     def _computed(self, row: PackedRow, weight: float) -> Tensor:
         return self.compute(RowInputs.of(row, self.device), weight)
 
-    def _captured(self, bucket: Bucket, earlier: PackedRow, row: PackedRow, weight: float) -> Tensor:
-        """Compute `row` by the model, and have a graph from then on, if it finds the same gradients."""
+    def _captured(self, bucket: Bucket, earlier: Visit, row: PackedRow, weight: float) -> Tensor:
+        """Compute `row` by the model, and have a graph from then on, if it finds the same gradients, and sooner."""
         before = [None if one.grad is None else one.grad.clone() for one in self.trained]
         self._clear()
         loss = self._computed(row, weight)
         # what this row alone adds, apart from what rows before it have
         own = [one.grad for one in self.trained]
         try:
-            apart = self._capture(bucket, earlier, row, weight, own)
+            apart = self._capture(bucket, earlier.row, row, weight, own)
+            took, usual = (self._replay_seconds(bucket), earlier.timing.seconds()) if earlier.timing else (0.0, 0.0)
         except Exception as error:  # whatever cannot be captured is computed by the model
             self.release(f"capturing raises {type(error).__name__}: {error}")
         else:
             if not apart <= self.options.tolerance:
                 self.release(f"the gradients of a captured row are {apart:.2g} off")
+            elif took > GAIN * usual:
+                del self.graphs[bucket]
+                self.slower.add(bucket)
+                log.info(
+                    "no CUDA graph for rows of %d tokens: it takes %.1f ms, the model %.1f",
+                    *(bucket.tokens, 1000 * took, 1000 * usual),
+                )
             else:
                 log.info("captured a CUDA graph for rows of %d tokens, gradients %.1e apart", bucket.tokens, apart)
         for parameter, *grads in zip(self.trained, before, own, strict=True):
@@ -157,6 +170,13 @@ class RowGraphs:
         replay, loss = graph.captured
         replay()
         return loss.clone()  # another graph may write there
+
+    def _replay_seconds(self, bucket: Bucket) -> float:
+        """How long a graph takes that has been replayed before; its gradients are no row's, and to be thrown away."""
+        timing = self.capture.timed()
+        with timing:
+            self.graphs[bucket].captured[0]()
+        return timing.seconds()
 
     def _attach(self) -> None:
         """Have each `.grad` be its buffer, which is where graphs add to, with what it holds."""
