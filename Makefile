@@ -43,7 +43,7 @@ coverage: setup
 
 slow: setup
 	arriero download smollm2-135m-instruct
-	OMP_NUM_THREADS=1 pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadfile
 
 oldest: setup
 	rm -rf build/oldest

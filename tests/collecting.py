@@ -1,4 +1,4 @@
-"""What is done with the tests once they are collected: hooks that `conftest.py` takes over."""
+"""Collecting the tests: a hook that `conftest.py` takes over."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ import gc
 from collections.abc import Generator
 
 import pytest
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests stay together, and all of Ray's, so that one cluster runs at a time."""
-    if not config.pluginmanager.hasplugin("xdist"):  # as in the environment of the real vLLM
-        return
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("ray" if file.startswith("tests/cluster/") else file))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,7 +25,7 @@ from arriero.engines import Generation
 from arriero.engines.base import Adapter, Feature, check_own, require
 from arriero.messages import Sampling, TokenLogprob
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
-from tests.collecting import pytest_collection, pytest_collection_modifyitems  # noqa: F401  hooks
+from tests.collecting import pytest_collection  # noqa: F401  a hook
 from tests.embeddings.tiny import embedder, embedding_dir, prompted_embedder  # noqa: F401  fixtures
 from tests.real import linked
 
