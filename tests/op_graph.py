@@ -54,16 +54,19 @@ class OpGraph(TorchDispatchMode):
                         old.copy_(new)
 
 
-class Timed(nullcontext):
-    """A row whose launches take longer than its kernels, or not, and a second for each pass of the model in it."""
+class Timed:
+    """A row whose launches take longer than its kernels, or not; it takes a second, or what a replay takes."""
 
     def __init__(self, capture):
-        super().__init__()
         self.launch_bound = lambda: capture.bound
-        self._capture, self._replays = capture, capture.replays
+        self.seconds = lambda: self._seconds
+        self._capture = capture
 
-    def seconds(self):
-        return self._capture.replay_seconds if self._capture.replays > self._replays else 1.0
+    def __enter__(self):
+        self._replays = self._capture.replays
+
+    def __exit__(self, *_):
+        self._seconds = self._capture.replay_seconds if self._capture.replays > self._replays else 1.0
 
 
 class OpCapture:

@@ -141,7 +141,7 @@ def test_key_files(tmp_path, content, found):
         ("anna short\n", "the key anna must be 8 or more ASCII characters"),
         ("anna geheimnis-ä\n", "the key anna must be"),
         ("anna geheim\x07nis\n", "the key anna must be"),
-        (b"anna \xff\xfe\xff\xfe\xff\xfe\xff\xfe", "cannot be read: UnicodeDecodeError"),
+        (b"anna \xff\xfe\xff\xfe\xff\xfe\xff\xfe", "cannot be read: it is not text in UTF-8"),
     ],
 )
 def test_bad_key_files(tmp_path, content, told):
@@ -154,7 +154,7 @@ def test_bad_key_files(tmp_path, content, told):
 
 def test_a_key_file_that_cannot_be_read(tmp_path):
     for file in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(UsageError, match=r"cannot be read: (FileNotFound|IsADirectory|Permission)Error"):
+        with pytest.raises(UsageError, match=r"cannot be read: (No such file or directory|Is a directory)"):
             read_keys(file, None)
 
 

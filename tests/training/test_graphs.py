@@ -178,10 +178,13 @@ def test_a_graph_that_is_no_faster_than_the_model_is_not_kept_unless_demanded(al
     assert len(capture.graphs) == 1
     assert bool(ours.graphs.graphs) == always
     assert not ours.graphs.off
-    if not always:
-        replays = capture.replays
-        same(ours, GROUP, steps_of(model))
-        assert capture.replays == replays
+    replays = capture.replays
+    same(ours, GROUP, steps_of(model))
+    assert (capture.replays > replays) == always
+    capture.replay_seconds = 0.5
+    for _ in range(3):
+        same(ours, [tokens_of(256)], steps_of(model))
+    assert 256 in [bucket.tokens for bucket in ours.graphs.graphs]
 
 
 def test_the_number_of_graphs_is_bounded_and_the_one_unused_longest_goes(monkeypatch):

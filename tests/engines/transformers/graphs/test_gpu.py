@@ -93,7 +93,7 @@ def test_a_replayed_step_waits_once_however_many_requests_are_in_it(gpu, model, 
 def test_requests_that_leave_make_nobody_wait(gpu, model):
     """Moving sequences to free slots sent indices from the host four times a layer."""
     driven = on_gpu(model, "off")
-    for limit in (2, 5, 5):
+    for limit in (3, 12, 12):
         driven.add(PROMPT, limit, ON)
     driven.run()
     assert gpu.waits
