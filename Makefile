@@ -41,9 +41,11 @@ coverage: setup
 	OMP_NUM_THREADS=1 coverage run -m pytest -m "not slow" -k "not full_disk"; status=$$?; \
 	coverage combine --quiet && coverage report --fail-under=93 && exit $$status
 
+# two at a time, but for those with Ray clusters, whose moments to kill something in are not met beside others
 slow: setup
 	arriero download smollm2-135m-instruct
-	OMP_NUM_THREADS=1 pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadfile
+	pytest -m slow tests/cluster
+	OMP_NUM_THREADS=1 pytest -m slow --ignore tests/cluster --numprocesses auto --maxprocesses 2 --dist loadfile
 
 oldest: setup
 	rm -rf build/oldest

@@ -15,6 +15,7 @@ from arriero.cli import output
 from arriero.cli.early import check
 from arriero.cli.options import BaseOptions, Data, Json, RayOptions, examples, plain
 from arriero.cli.progress import Bar
+from arriero.hub import four_bits
 from arriero.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def train(
 
     """
     check(data=data, adapter=options.from_adapter, model=base.model)
+    if options.load_in_4bit and cluster.ray is None:
+        four_bits.check("weights in 4 bits are asked for")  # before others import it, whose errors do not name it
     if how.plan:
         _plan(data, base, options, as_json=as_json)
         return
