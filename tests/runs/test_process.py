@@ -104,7 +104,8 @@ def test_a_run_ends_in_an_adapter_and_its_log_says_so(planned):
     assert ended(record) == State("finished"), log_tail(record)
     assert listed()[0].system == "Be “甄嬛”: -1"
     assert listed()[0].options == record.options, "through the configuration file and back"
-    assert "2 steps on 8 samples" in "\n".join(log_tail(record))
+    # its last line follows the end of the run, which the lock's release is
+    until(lambda: "\n".join(log_tail(record)), lambda log: "2 steps on 8 samples" in log)
 
 
 def test_a_run_that_cannot_begin_says_why_and_leaves_no_directory(planned):

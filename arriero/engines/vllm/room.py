@@ -52,7 +52,7 @@ def lora_room(adapters: Sequence[Path], ranks: Sequence[int]) -> LoraRoom:
 
 def memory_share(gpus: Sequence[Memory]) -> float:
     """The part of each of these GPUs' memory that vLLM is to fill, its gpu_memory_utilization."""
-    return min(gpu.usable / gpu.total for gpu in gpus)
+    return min(SHARE, *(gpu.usable / gpu.total for gpu in gpus))
 
 
 def weight_bytes(model_dir: Path, precision: Precision) -> float:
