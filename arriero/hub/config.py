@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arriero.errors import ArrieroError
+from arriero.hub import four_bits
 from arriero.hub.weights import read_json
 
 SECTIONS = ("text_config", "llm_config", "language_config")  # as published files call it
@@ -41,8 +42,7 @@ def vocabulary(model_dir: Path) -> int | None:
 
 def quantisation(model_dir: Path) -> str | None:
     """How weights are stored in fewer bits, by transformers' name of the method; None where they are not."""
-    stored = read_json(model_dir / "config.json").get("quantization_config")
-    return str(stored.get("quant_method", "by an unnamed method")) if isinstance(stored, dict) else None
+    return four_bits.method(read_json(model_dir / "config.json"))
 
 
 def _number(model_dir: Path, names: tuple[str, ...]) -> int | None:

@@ -23,15 +23,20 @@ MODULE = "bitsandbytes"
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def stored(config: dict[str, Any]) -> str | None:
-    """How a model's config.json says that its weights are quantised on disk; None: they are not."""
+def method(config: dict[str, Any]) -> str | None:
+    """By which method a model's config.json says that its weights are quantised on disk; None: they are not."""
     quantised = config.get("quantization_config")
-    if not isinstance(quantised, dict):
+    return str(quantised.get("quant_method", "by an unnamed method")) if isinstance(quantised, dict) else None
+
+
+def stored(config: dict[str, Any]) -> str | None:
+    """That method, and to how many bits."""
+    if (by := method(config)) is None:
         return None
-    method = str(quantised.get("quant_method", "an unnamed method"))
+    quantised = config["quantization_config"]
     if quantised.get("load_in_4bit"):
-        return f"{method}, 4 bits"
-    return f"{method}, 8 bits" if quantised.get("load_in_8bit") else method
+        return f"{by}, 4 bits"
+    return f"{by}, 8 bits" if quantised.get("load_in_8bit") else by
 
 
 def options(model_dir: Path, config: dict[str, Any], dtype: torch.dtype | str, *, wanted: bool) -> dict[str, Any]:
@@ -40,14 +45,14 @@ def options(model_dir: Path, config: dict[str, Any], dtype: torch.dtype | str, *
     A base that is stored so is loaded as it is. Raises UsageError where bitsandbytes is needed and cannot be used, and
     for a base that is stored quantised in another way.
     """
-    method = stored(config)
-    if method is not None and method.startswith(MODULE):
-        check(f"{model_dir.name} is stored quantised ({method})")
-    if not wanted or method == f"{MODULE}, 4 bits":
+    how = stored(config)
+    if how is not None and how.startswith(MODULE):
+        check(f"{model_dir.name} is stored quantised ({how})")
+    if not wanted or how == f"{MODULE}, 4 bits":
         return {}
-    if method is not None:
+    if how is not None:
         raise UsageError(
-            f"{model_dir.name} is stored quantised already ({method}), and cannot be loaded in 4 bits",
+            f"{model_dir.name} is stored quantised already ({how}), and cannot be loaded in 4 bits",
             hint="take the weights it was made from, or leave 4 bits out",
         )
     check("weights in 4 bits are asked for")

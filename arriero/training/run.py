@@ -70,11 +70,9 @@ def train(
         with _first_worker_first():
             loaded = data.load(file, chosen)  # before anything that takes longer
             resolved, chosen = resolve_request(chosen, model, prompting)
-            if resolved.contract is not None:
-                log.info(
-                    "%s has a contract of its own; system prompt: %r", resolved.contract_name, resolved.renderer.system
-                )
             model_dir, renderer = resolved.model_dir, replace(resolved.renderer, answers=chosen.answers)
+            if resolved.contract is not None:
+                log.info("%s has a contract of its own; system prompt: %r", resolved.contract_name, renderer.system)
             window = hub.window(model_dir)
             examples = prepare(loaded, renderer, chosen, window)
             identity = identity_of(loaded, resolved, chosen, prompting)

@@ -41,6 +41,17 @@ class Driven:
         self.run()
         return request.answer_ids
 
+    def load(self, directories):
+        """Adapters by name, and the base, whose name is None."""
+        return {None: None, **{name: self.adapters.load(directory) for name, directory in directories.items()}}
+
+    def answers_are(self, expected, names):
+        """Two requests to each of the `names`, all at once, are answered as `expected`."""
+        requests = [(name, self.add(adapter=names[name])) for name in [*names, *names]]
+        self.run()
+        for name, request in requests:
+            assert request.answer_ids == expected[name], name
+
 
 MOST_TOKENS = 24
 VISITS = (

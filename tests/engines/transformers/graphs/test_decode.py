@@ -64,12 +64,9 @@ def test_what_is_sampled_and_its_log_probabilities_are_those_without_graphs(mode
 
 def test_adapters_have_graphs_and_caches_of_their_own(fresh, adapters, expected):
     driven = Driven(fresh)
-    names = {None: None, **{name: driven.adapters.load(directory) for name, directory in adapters.items()}}
+    names = driven.load(adapters)
     for _ in range(2):
-        requests = [(name, driven.add(adapter=names[name])) for name in [*names, *names]]
-        driven.run()
-        for name, request in requests:
-            assert request.answer_ids == expected[name], name
+        driven.answers_are(expected, names)
         captured = len(driven.capture.graphs)
     assert len(driven.capture.graphs) == captured, "the second time all were there"
     assert driven.graphs.caches.keys() == set(names.values())

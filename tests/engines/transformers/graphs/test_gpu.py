@@ -103,12 +103,9 @@ def test_requests_that_leave_make_nobody_wait(gpu, model):
 @pytest.mark.slow
 def test_adapters_come_and_go(expected, gpu, model, adapters):
     driven = on_gpu(model)
-    names = {None: None, **{name: driven.adapters.load(directory) for name, directory in adapters.items()}}
+    names = driven.load(adapters)
     for _ in range(2):
-        requests = [(name, driven.add(adapter=names[name])) for name in [*names, *names]]
-        driven.run()
-        for name, request in requests:
-            assert request.answer_ids == expected[name], name
+        driven.answers_are(expected, names)
     assert not driven.graphs.off
     captured = len(gpu.graphs)
     driven.adapters.delete(names["plain"])
