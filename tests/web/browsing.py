@@ -24,17 +24,16 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 @contextmanager
-def served(script: Path = arriero.web.SCRIPT) -> Iterator[str]:
-    """The page, or another script in its place, on a free port of this machine: host and port.
+def served(script: Path = arriero.web.SCRIPT, app: FastAPI | None = None) -> Iterator[str]:
+    """The page, or another script in its place, in `app` or one of its own, on a free port: host and port.
 
     Streamlit allows one runtime in a process and keeps it when it has stopped, so that is let go of here.
     """
     Runtime._instance = None
-    with pytest.MonkeyPatch.context() as patch:
+    app = FastAPI() if app is None else app
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setattr(arriero.web, "SCRIPT", script)
-        app = FastAPI()
         mount(app)
-        listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

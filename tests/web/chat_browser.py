@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect, sync_playwright
 
-from arriero.web import mount
-from tests.web.browsing import CHROMIUM, FLAGS
+from tests.web.browsing import CHROMIUM, FLAGS, served
 
 expect.set_options(timeout=60_000)
 
@@ -34,16 +31,10 @@ def address() -> Iterator[str]:
     app.post("/")(lambda: {"answer": "posted"})
     app.get("/health")(lambda: {"status": "ok"})
     app.post("/v1/chat/completions")(lambda: {"choices": []})
-    mount(app)
-    app.get("/later")(lambda: {"status": "added after the page"})
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    assert started.wait(60), "the app's own lifespan must run"
-    yield f"127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(app=app) as host:
+        app.get("/later")(lambda: {"status": "added after the page"})
+        assert started.wait(60), "the app's own lifespan must run"
+        yield host
 
 
 @pytest.fixture(scope="module")
