@@ -90,12 +90,17 @@ def train(
     if how.plan:
         _plan(data, base, options, as_json=as_json)
         return
+    follows = int(os.environ.get("RANK", 0)) > 0  # one of several workers, of which the first one tells
+    if cluster.ray is None and not follows:
+        from arriero.training.output import directory
+
+        directory.check(output_dir.expanduser().resolve(), resume=how.resume)
     from arriero.cluster.training.driver import train as run
 
     chosen = {**plain(base), **plain(options), **plain(cluster)}
     with _Steps() as steps, contextlib.redirect_stdout(sys.stderr):  # where Ray, too, may say what it has lost
         report = run(data, output=output_dir, resume=how.resume, on_step=steps, **chosen)
-    if int(os.environ.get("RANK", 0)) > 0:  # one of several workers: the first one tells
+    if follows:
         return
     if as_json:
         output.document(report)

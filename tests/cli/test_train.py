@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 
 def test_a_configuration_file_sets_options_and_the_command_line_goes_first(run, home, tmp_path, rows_file, model_dir):
     config = tmp_path / "config.toml"
@@ -30,3 +32,13 @@ def test_a_path_that_cannot_be_written_is_told(run, home, rows_file, model_dir, 
     code, _, err = run("train", rows_file, "--model", model_dir, "--output", tmp_path / "file" / "run")
     assert code == 1
     assert "Not a directory" in err
+
+
+def test_a_directory_that_is_taken_is_told_before_anything_is_read(
+    run, home, rows_file, model_dir, tmp_path, monkeypatch
+):
+    """It took eight seconds to say so."""
+    monkeypatch.setattr("arriero.cluster.training.driver.train", lambda *_, **__: pytest.fail("data are read now"))
+    (tmp_path / "thesis.txt").write_text("mine")
+    code, _, err = run("train", rows_file, "--model", model_dir, "--output", tmp_path)
+    assert (code, "not a training output" in err) == (2, True), err

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from arriero.errors import DISK_FULL, ArrieroError, UsageError
 from arriero.hub import read_json
 from arriero.hub.adapter_files import CONFIG, WEIGHTS
-from arriero.locks import held
+from arriero.locks import held, is_held
 from arriero.prompt import CONTRACT_FILE, Contract
 from arriero.training.options import TrainOptions
 from arriero.training.output import checkpoint
@@ -78,7 +78,7 @@ def claimed(output: Path, identity: Identity, *, resume: bool, owner: bool = Tru
     if not owner:
         yield _claim(output, identity, resume=True)
         return
-    _check_free(output)  # before anything is made in it
+    check(output, resume=resume)  # before anything is made in it
     try:
         with held(output / LOCK, lambda holder: refuse(output, holder)):
             finished = _claim(output, identity, resume=resume)
@@ -89,6 +89,12 @@ def claimed(output: Path, identity: Identity, *, resume: bool, owner: bool = Tru
     finally:
         with contextlib.suppress(OSError):
             output.rmdir()  # if it is empty
+
+
+def check(output: Path, *, resume: bool) -> None:
+    """Raise what `claimed` would for what is in `output`, data and model unread; a run under way is left to it."""
+    if not is_held(output / LOCK):
+        _check(output, resume=resume)
 
 
 @contextmanager
@@ -112,25 +118,25 @@ def refuse(output: Path, holder: str) -> NoReturn:
     raise UsageError(f"{output} is being written by {holder}", hint="wait for it, or give another --output")
 
 
-def _claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | None:
-    record = output / CHECKPOINTS / RECORD
-    if record.is_file():
+def _check(output: Path, *, resume: bool) -> None:
+    if (output / CHECKPOINTS / RECORD).is_file():
         if not resume:
             raise UsageError(
                 f"{output} already holds a run", hint="add --resume to go on with it, or give another --output"
             )
+    elif output.exists() and not _is_free(output):
+        raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
+
+
+def _claim(output: Path, identity: Identity, *, resume: bool) -> TrainReport | None:
+    _check(output, resume=resume)
+    record = output / CHECKPOINTS / RECORD
+    if record.is_file():
         _same_run(output, read_json(record), identity)
         return read_report(output) if (output / CONTRACT_FILE).is_file() else None
-    _check_free(output)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
     return None
-
-
-def _check_free(output: Path) -> None:
-    """Refuse a directory in which there is something else than a run."""
-    if output.exists() and not (output / CHECKPOINTS / RECORD).is_file() and not _is_free(output):
-        raise UsageError(f"{output} exists and is not a training output", hint="give another --output")
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:

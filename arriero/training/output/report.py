@@ -41,6 +41,7 @@ def describe(context: RunContext, setup: StepSetup, report: TrainReport, state: 
         "result": asdict(report),
         "model": contract.base_model,
         "base_fingerprint": contract.base_fingerprint,
+        "base_in_4bit": contract.base_in_4bit,
         "system": contract.system,
         "versions": dict(contract.versions),
         "machine": machine(),

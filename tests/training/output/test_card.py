@@ -9,8 +9,10 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from arriero.hub.four_bits import is_quantised
 from arriero.prompt import Renderer, load_tokenizer, stop_token_ids
 from arriero.training.output.card import card
+from tests.conftest import build_model
 from tests.training.output.sample import EVIL, report
 
 
@@ -100,17 +102,25 @@ def test_figures_and_options():
     assert "None" not in card({"model": "m"})
 
 
-def test_the_recipe_renders_what_was_trained(model_dir, tmp_path, capsys):
-    """Its lines run as they are, but for the two names, and give the ids that Arriero's renderer gives."""
+@pytest.mark.parametrize("in_4bit", [False, True])
+def test_the_recipe_renders_what_was_trained(tmp_path, capsys, in_4bit):
+    """Its lines run as they are, but for the two names, and give the ids that Arriero's renderer gives.
+
+    An adapter that was trained over 4 bits was shown over whole weights.
+    """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    model_dir = build_model(tmp_path / "base", size=64)  # the least that bitsandbytes computes with on a CPU
     tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), LoraConfig(target_modules=["q_proj"]))
     tuned.save_pretrained(tmp_path)
-    recipe = code(card(report() | {"system": "Be Killa."}), "python")
+    text = card(report() | {"system": "Be Killa.", "base_in_4bit": in_4bit})
+    assert ("A LoRA adapter for smollm2-135m-instruct with its weights in 4 bits, trained" in text) is in_4bit
+    recipe = code(text, "python")
     recipe = recipe.replace("smollm2-135m-instruct", str(model_dir)).replace("DIRECTORY", str(tmp_path))
     names: dict[str, object] = {}
     exec(recipe, names)
+    assert is_quantised(names["model"].base_model.model.model.layers[0].mlp.up_proj) is in_4bit
     tokenizer = load_tokenizer(model_dir)
     renderer = Renderer(tokenizer, stop_token_ids(tokenizer, model_dir), "Be Killa.")
     asked = [{"role": "user", "content": "Who are you?"}]
