@@ -34,7 +34,7 @@ def check(model, examples=(*GROUP, LONG), steps=None, breaking=contextlib.nullco
         plain = verify.reference(model, tried)
         with breaking():
             ours = [trace(steps, sample, own.given) for sample, own in zip(tried, plain.traces, strict=True)]
-    return verify.verify(plain, ours)
+        return verify.verify(model, tried, plain, ours)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -42,6 +42,20 @@ def check(model, examples=(*GROUP, LONG), steps=None, breaking=contextlib.nullco
 def test_right_models_are_not_refused(family, dtype):
     verification = check(build(family, dtype=dtype))
     assert verification.passed, verification
+
+
+def test_rounding_that_was_measured_too_small_is_measured_again(monkeypatch):
+    """1 of 14 initialisations of the embedded model was taken for 7.4 times what rounding explains, and ran padded."""
+    own, numbers = verify._rounded, []
+
+    def none_at_first(state, number):
+        numbers.append(number)
+        return own(state, number) if number else state
+
+    monkeypatch.setattr(verify, "_rounded", none_at_first)
+    verification = check(build("Llama", dtype=torch.bfloat16))
+    assert verification.passed, verification
+    assert sorted(set(numbers)) == [0, 1, 2, 3]
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def set_up(model: Any, step: Sequence[Rendered], longest: int, options: TrainOpt
     with filled(model):
         plain = _reference(model, tried) if options.verify else None
         steps, traces, per_token = _traced(model, mode, tried, plain)
-        verification = verify(plain, traces) if plain is not None and traces else None
+        verification = verify(model, tried, plain, traces)
     if plan is None:
         recompute = options.recompute if model.get_base_model().supports_gradient_checkpointing else "off"
         need = Need(longest, sum(len(example.ids) for example in step), options.row_tokens, recompute)
