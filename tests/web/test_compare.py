@@ -182,6 +182,16 @@ def test_votes_belong_to_who_cast_them_and_are_written_out(tmp_path):
     ]
 
 
+def test_one_model_has_nothing_to_be_compared_with(page, scripted_chat):
+    """The button led to an error that said what already stood above it."""
+    visited = page()
+    set_site(Site(Local({"base": scripted_chat("from base")}.items)))
+    visited.run()
+    assert [note.value.startswith("Only base is here") for note in visited.info] == [True]
+    assert visited.button[0].disabled
+    assert not visited.error
+
+
 @given(st.sampled_from("=+-@").flatmap(lambda sign: st.text().map(lambda rest: sign + rest)))
 def test_a_spreadsheet_calculates_nothing_that_a_model_wrote(tmp_path_factory, answer):
     answer = answer.encode("utf-8", "replace").decode().replace("\0", "")

@@ -59,7 +59,8 @@ def question(choices: list[Choice]) -> Round | None:
         with st.expander(say("compare.settings"), icon=":material/tune:"):
             file = st.file_uploader(say("compare.file"), list(FILES), help=say("compare.file_help"))
             system, sampling = settings()
-        if not st.form_submit_button(say("compare.start"), type="primary", icon=":material/compare:"):
+        alone = len(names) < 2  # the page says so above
+        if not st.form_submit_button(say("compare.start"), type="primary", icon=":material/compare:", disabled=alone):
             return None
     if len(models) < 2:
         raise UsageError(say("compare.too_few", names=", ".join(names)))
