@@ -118,5 +118,5 @@ def _meaning(source: Source, repository: str, error: Exception, kind: Kind) -> A
         return UsageError(f"{where} is not a valid repository id ({detail})")
     offline = {"ConnectError", "ConnectionError", "TimeoutException", "Timeout", "LocalEntryNotFoundError"}
     if names & (offline | {"OfflineModeIsEnabled", "NetworkError", "ProxyError"}):
-        return OfflineError(f"{source} cannot be reached to fetch {repository} ({detail})", hint="check the network")
-    return DownloadError(f"fetching {where} failed: {type(error).__name__}: {detail}", hint="run the command again")
+        return OfflineError(f"{source} cannot be reached for {repository} ({detail})", hint="check the network")
+    return DownloadError(f"the request for {where} failed: {type(error).__name__}: {detail}", hint="run the command again")

@@ -99,6 +99,7 @@ def test_on_a_gpu_counted_steps_are_replays_of_cuda_graphs():
     assert sum(replays[WARM_UPS:]) > 6
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_leaves_its_error(tmp_path, capfd):
     job = Job("no such", Workload("none", [], []), "cpu", None, {})
     assert run(job, tmp_path) == {"error": "ValueError: no variant 'no such'"}

@@ -37,6 +37,7 @@ def test_openvino_is_chosen_on_a_cpu_and_says_so(run, home, model_dir):
     assert "engine: openvino (no GPU here" in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(home, model_dir):
     ask = f"{sys.executable} -m arriero.cli ask hi --model {model_dir} --engine transformers | head -c 0"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {ask}"], capture_output=True, text=True, check=False)

@@ -132,7 +132,7 @@ def test_bad_input_is_told_without_a_traceback(run, home, tmp_path, monkeypatch,
     [
         ("fastapi", ["serve", "--port", "0"], "server"),
         ("datasets", ["train", "ROWS", "--output", "out"], "training"),
-        ("peft", ["train", "ROWS", "--output", "out"], "training"),
+        pytest.param("peft", ["train", "ROWS", "--output", "out"], "training", marks=pytest.mark.slow),
     ],
 )
 def test_a_missing_package_names_its_extra(home, rows_file, model_dir, tmp_path, package, arguments, extra):

@@ -139,6 +139,7 @@ def test_a_process_that_dies_is_started_again(embedding_dir):
         made.embed(["vet"])
 
 
+@pytest.mark.slow
 def test_who_drops_it_ends_its_process(embedding_dir):
     made = Embedder(embedding_dir)
     made.wait()

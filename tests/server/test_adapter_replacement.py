@@ -162,13 +162,17 @@ def test_the_last_holder_frees_an_adapter(served, runs):
         gc.collect()
 
 
-def test_an_adapter_cannot_have_the_base_models_name(served, runs, model_dir, tmp_path):
+def test_an_adapter_cannot_have_the_base_models_name(served, runs, model_dir):
     """It once disappeared behind the base model."""
     server, _ = served
     with httpx.Client(base_url=server.url, headers=ADMIN) as client:
         refused = client.post("/v1/adapters", json={"name": model_dir.name, "path": str(runs["b"])})
         assert (refused.status_code, refused.json()["error"]["param"]) == (409, "name")
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["mine", model_dir.name]
+
+
+@pytest.mark.slow
+def test_serve_calls_no_adapter_as_the_base_model(runs, model_dir, tmp_path):
     named = shutil.copytree(runs["a"], tmp_path / model_dir.name)
     command = [sys.executable, "-m", "arriero.cli", "serve", "--port", "0", "--model", model_dir, "--adapter", named]
     command += ["--engine", "transformers"]

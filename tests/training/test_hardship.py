@@ -110,6 +110,7 @@ def full_disk(tmp_path_factory, rows_file, model_dir):
     return folder, run("tests.training.inline", FULL_DISK, rows_file, model_dir, folder).stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before(full_disk):
     folder, told = full_disk
     assert "step the checkpoint of step 4 could not be written" in told
@@ -119,6 +120,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(full_disk):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_leaves_a_checkpoint_to_finish_from(full_disk, rows_file, model_dir):
     """It was a traceback of OSError: File too large."""
     folder, told = full_disk

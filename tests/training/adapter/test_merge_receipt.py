@@ -129,6 +129,7 @@ def test_weights_too_large_for_the_stored_type_are_refused(stored_as, make_adapt
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(model_dir, make_adapter, tmp_path):
     """A process that may write no file larger than 20 kB, as if the disk were full: the weights do not fit."""
     adapter = make_adapter(model_dir)
