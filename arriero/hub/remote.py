@@ -119,4 +119,4 @@ def _meaning(source: Source, repository: str, error: Exception, kind: Kind) -> A
     offline = {"ConnectError", "ConnectionError", "TimeoutException", "Timeout", "LocalEntryNotFoundError"}
     if names & (offline | {"OfflineModeIsEnabled", "NetworkError", "ProxyError"}):
         return OfflineError(f"{source} cannot be reached for {repository} ({detail})", hint="check the network")
-    return DownloadError(f"the request for {where} failed: {type(error).__name__}: {detail}", hint="run the command again")
+    return DownloadError(f"asking for {where} failed: {type(error).__name__}: {detail}", hint="run the command again")
