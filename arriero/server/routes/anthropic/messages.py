@@ -9,7 +9,6 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +18,7 @@ from arriero.messages import Piece, Sampling, ToolCall
 from arriero.server.errors import ANTHROPIC, describe_at
 from arriero.server.lenient import note_ignored
 from arriero.server.routes.anthropic.schemas import ConversationBody, MessagesRequest
+from arriero.server.routes.arguments import as_object, as_object_text
 from arriero.server.service import Service
 from arriero.server.streaming import STREAM_TOO, EventStream, FinishReason, MergedStreams, event, finish_of
 
@@ -115,7 +115,11 @@ class _MessageBuilder:
         """The blocks of a whole answer."""
         thoughts = [{"type": "thinking", "thinking": reply.reasoning, "signature": ""}] if reply.reasoning else []
         texts = [{"type": "text", "text": reply.text}] if reply.text else []
-        return [*thoughts, *texts, *(_block(call) for call in self._body.calls_taken(reply.tool_calls, 0))]
+        return [
+            *thoughts,
+            *texts,
+            *(_block(call, as_object(call)) for call in self._body.calls_taken(reply.tool_calls, 0)),
+        ]
 
     def whole(self, content: list[dict[str, Any]], last: Piece) -> dict[str, Any]:
         """The whole answer, which ended with the piece `last`."""
@@ -149,8 +153,8 @@ class _MessageBuilder:
             self._calls += 1
             yield from self._close()
             # Calls come whole from the engine's text, so each is a block that begins, has one delta, and ends.
-            yield self._block("start", content_block=_block(call) | {"input": {}})
-            yield self._block("delta", delta={"type": "input_json_delta", "partial_json": call.arguments})
+            yield self._block("start", content_block=_block(call, {}))
+            yield self._block("delta", delta={"type": "input_json_delta", "partial_json": as_object_text(call)})
             yield self._block("stop")
             self._index += 1
 
@@ -176,9 +180,7 @@ def _event(type: str, **fields: Any) -> bytes:  # noqa: A002  so a body that has
     return event({"type": type, **fields}, name=type)
 
 
-def _block(call: ToolCall) -> dict[str, Any]:
-    # A call that the limit of tokens cut off has the arguments that are whole.
-    values = from_json(call.arguments, allow_partial=True)
+def _block(call: ToolCall, values: dict[str, Any]) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": values}
 
 

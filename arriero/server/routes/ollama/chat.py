@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +18,7 @@ from arriero.messages import Piece, Usage
 from arriero.server.access_log import AccessRecord
 from arriero.server.errors import OLLAMA, describe_at
 from arriero.server.lenient import note_ignored
+from arriero.server.routes.arguments import as_object
 from arriero.server.routes.ollama.schemas import ChatBody, GenerateBody, GenerationBody, find
 from arriero.server.service import Service
 from arriero.server.streaming import EventStream, FinishReason, MergedStreams, finish_of
@@ -144,11 +145,7 @@ def _thought(piece: Piece) -> dict[str, str]:
 
 
 def _turn(piece: Piece) -> dict[str, Any]:
-    # A call that the limit of tokens cut off has the arguments that are whole.
-    made = [
-        {"id": call.id, "function": {"name": call.name, "arguments": from_json(call.arguments, allow_partial=True)}}
-        for call in piece.tool_calls
-    ]
+    made = [{"id": call.id, "function": {"name": call.name, "arguments": as_object(call)}} for call in piece.tool_calls]
     calls = {"tool_calls": made} if made else {}
     return {"message": {"role": "assistant", "content": piece.text, **_thought(piece), **calls}}
 
