@@ -81,10 +81,11 @@ class Chat:
     def with_adapter(self, directory: Path | None, **prompting: Unpack[PromptSettings]) -> Self:
         """The same model with another adapter, or with none, under that adapter's contract, prompt and sampling.
 
-        `prompting` is as in `load`. Raises NotFoundError and ContractError as `resolve` does, EngineError where the
+        `prompting` is as in `load`; but without an adapter `chat_template` stays what it is here where it is left out,
+        and None is the model's own. Raises NotFoundError and ContractError as `resolve` does, EngineError where the
         engine cannot do the adapter.
         """
-        if directory is None and prompting.get("chat_template") is None:
+        if directory is None and "chat_template" not in prompting:
             prompting["chat_template"] = self.renderer.given_template  # a base model has no other
         resolved = resolve(self.renderer.tokenizer.name_or_path, directory, **prompting)
         chat = copy.copy(self)

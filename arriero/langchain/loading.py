@@ -8,7 +8,6 @@ trained or downloaded anew is loaded anew.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import weakref
@@ -18,7 +17,7 @@ from typing import Any
 
 from arriero import hub
 from arriero.chat import Chat, EngineName, load
-from arriero.errors import EngineError
+from arriero.errors import ArrieroError, MemoryLimitError
 from arriero.langchain.identity import contents
 from arriero.prompt import PromptSettings
 
@@ -46,8 +45,15 @@ def shared(model: str | Path | None, adapter: str | Path | None, engine: EngineN
 def _made(
     others: list[Chat], model_dir: Path | None, adapter_dir: Path | None, engine: EngineName, prompting: PromptSettings
 ) -> Chat:
-    """A Chat over the engine of others where it can do the adapter; one may have been started without room for it."""
-    for other in others[:1]:
-        with contextlib.suppress(EngineError):
+    """A Chat over the engine of one of the others, or else over a new one.
+
+    An engine may have been started without room for the adapter, or have another base model where that is not named.
+    """
+    for other in {id(other.engine): other for other in others}.values():
+        try:
             return other.with_adapter(adapter_dir, **prompting)
+        except MemoryLimitError:
+            raise
+        except ArrieroError:  # `load` says what is wrong, if anything is
+            continue
     return load(model_dir, adapter=adapter_dir, engine=engine, **prompting)

@@ -111,9 +111,7 @@ class OverChat(BaseModel):
         self._sampling(None, {})  # a value that makes no sense shows before a model is loaded
         if self.base_url is not None:
             return self._connect(self.base_url)
-        prompting = PromptSettings(
-            template=self.template, fold_system=self.fold_system, chat_template=self.chat_template
-        )
+        prompting = self._prompting
         settings = (self.model, self.adapter, self.engine, prompting)
         if self.chat is None or self.loaded_as not in (None, settings):
             self.chat = shared(self.model, self.adapter, self.engine, prompting)
@@ -122,6 +120,10 @@ class OverChat(BaseModel):
             raise UsageError("give either a chat, or the model, adapter, engine and prompt to load one with")
         self._identity = identity(self.chat)
         return self
+
+    @property
+    def _prompting(self) -> PromptSettings:
+        return PromptSettings(template=self.template, fold_system=self.fold_system, chat_template=self.chat_template)
 
     def _connect(self, url: str) -> Self:
         from arriero.langchain.remote import RemoteChat, connect
@@ -228,7 +230,10 @@ class OverChat(BaseModel):
         if adapter_dir == (self.chat.adapter.directory if self.chat.adapter is not None else None):
             return self.chat
         if adapter_dir not in self._others:
-            self._others[adapter_dir] = self.chat.with_adapter(adapter_dir)
+            prompting = self._prompting
+            if self.chat_template is None:  # without an adapter its template stays: a base model may have none
+                del prompting["chat_template"]
+            self._others[adapter_dir] = self.chat.with_adapter(adapter_dir, **prompting)
         return self._others[adapter_dir]
 
     def _begin(self, prompt: Any, stop: Any, given: Mapping[str, Any]) -> tuple[Stream | RemoteStream, Clock]:

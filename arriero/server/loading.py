@@ -25,9 +25,10 @@ def load_models(
     embedder = Embedder(embedding) if embedding is not None else None  # it loads beside the other
     default, directory = next(iter(adapters.items()), (None, None))
     others = list(adapters.items())[1:]
+    prompting = taken({name: value for name, value in how.items() if value is not None})  # None: not given
     chat = load(model, adapter=directory, room_for=[directory for _, directory in others], **how)
     try:
-        models = Models(chat, name=default, prompting=taken(dict(how)), embedder=embedder)
+        models = Models(chat, name=default, prompting=prompting, embedder=embedder)
         if embedder is not None:
             embedder.wait()
         for name, directory in others:

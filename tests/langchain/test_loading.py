@@ -12,11 +12,17 @@ import weakref
 
 import pytest
 
+from arriero import hub
 from arriero.chat import load
-from arriero.errors import NotFoundError
+from arriero.errors import ContractError, NotFoundError
 from arriero.langchain import ArrieroLLM, ChatArriero, LLaMA3_1_LLM
+from arriero.messages import Conversation
+from arriero.prompt import Contract, resolve
+from tests.conftest import TEMPLATE
+from tests.langchain.kinds import HI
 
 PROMPT = "who 1?"
+OTHER = TEMPLATE.replace("'<user>'", "'<sys>'")
 
 
 def settings(model_dir):
@@ -74,6 +80,42 @@ def test_an_adapter_shares_its_base_models_weights(home, model_dir, trained_adap
     chat.close()
 
 
+@pytest.fixture
+def adapter_of(trained_adapter, tmp_path):
+    """`adapter_of(model_dir, chat_template=…)` -> an adapter of that base model, trained under these settings."""
+
+    def make(model_dir, **prompting):
+        adapter = shutil.copytree(trained_adapter, tmp_path / f"adapter-{len(list(tmp_path.iterdir()))}")
+        sample = Conversation.of([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}])
+        weights, where = hub.fingerprint(model_dir), str(model_dir)
+        renderer = resolve(model_dir, **prompting).renderer
+        Contract.of(renderer, sample, base_model=where, base_fingerprint=weights, base_path=where).save(adapter)
+        return adapter
+
+    return make
+
+
+@pytest.mark.parametrize("by", ["argument", "contract"])
+def test_an_object_is_not_asked_by_the_chat_template_of_another(home, model_dir, adapter_of, by):
+    """The template that a living object was given, or its adapter's contract, went to those made after it."""
+    given = {"chat_template": OTHER} if by == "argument" else {"adapter": adapter_of(model_dir, chat_template=OTHER)}
+    first = ChatArriero(**settings(model_dir), **given)
+    second = ChatArriero(**settings(model_dir))
+    assert second.chat.engine is first.chat.engine
+    assert second.render("hi") == HI != first.render("hi")
+
+
+def test_adapters_of_two_base_models_are_held_side_by_side(home, model_dir, other_model_dir, adapter_of):
+    """The second was tried over the base model of the first, and refused."""
+    adapters = [adapter_of(base) for base in (model_dir, other_model_dir, other_model_dir)]
+    options = {"engine": "transformers", "temperature": 0, "max_new_tokens": 8}
+    held = [ChatArriero(adapter=adapter, **options) for adapter in adapters]
+    assert held[0].chat.engine is not held[1].chat.engine is held[2].chat.engine
+    assert [each.chat.renderer.tokenizer.name_or_path for each in held[:2]] == [str(model_dir), str(other_model_dir)]
+    with pytest.raises(ContractError, match="the base model's weights"):
+        ChatArriero(**settings(other_model_dir), adapter=adapters[0])
+
+
 def test_a_call_names_an_adapter(home, model_dir, trained_adapter, tmp_path):
     """Prompt and weights of the adapter, for this call only, in all ways to call."""
     base = ChatArriero(**settings(model_dir))
@@ -86,6 +128,19 @@ def test_a_call_names_an_adapter(home, model_dir, trained_adapter, tmp_path):
     assert base.invoke(PROMPT).text == plain == base.invoke(PROMPT, adapter=None).text
     with pytest.raises(NotFoundError):
         base.invoke(PROMPT, adapter=tmp_path / "none")
+
+
+def test_a_call_with_an_adapter_keeps_what_the_object_says_of_the_prompt(home, model_dir, adapter_of):
+    """Variables, folding and chat template were those of the adapter alone."""
+    template = "{{ mood }}" + OTHER
+    adapter = adapter_of(model_dir, chat_template=template, template={"mood": "x"}, system="Be.")
+    options = {**settings(model_dir), "template": {"mood": "y"}, "fold_system": True, "chat_template": template}
+    base, tuned = ChatArriero(**options), ChatArriero(**options, adapter=adapter)
+    assert base.render("hi", adapter=adapter) == tuned.render("hi")
+    assert tuned.render("hi", adapter=None) == base.render("hi") != tuned.render("hi")
+    other = ChatArriero(**settings(model_dir), chat_template=OTHER)
+    with pytest.raises(ContractError, match="the chat template"):
+        other.render("hi", adapter=adapter)
 
 
 def test_an_adapters_name_on_a_hub_is_understood(home, model_dir, trained_adapter):

@@ -8,6 +8,7 @@ import pytest
 
 from arriero import load
 from arriero.cli.main import main
+from arriero.server.loading import load_models
 from tests.conftest import train_tiny
 from tests.prompt.test_options import OWN
 
@@ -42,6 +43,14 @@ def test_the_base_model_is_asked_beside_its_adapter(trained):
     base, adapter = trained
     chat = load(base, adapter=adapter, engine="transformers")
     assert asked(chat.with_adapter(None)) == "<user>hi<pad><bot>"
+
+
+def test_so_it_is_by_a_server_that_is_given_no_template(trained):
+    """`arriero serve` says None where it is given none, which is not the base model's own."""
+    _, adapter = trained
+    models = load_models(None, {"tuned": adapter}, None, {"engine": "transformers", "chat_template": None})
+    assert list(models) == ["tuned", "base"]
+    assert asked(models.find("base").chat) == "<user>hi<pad><bot>"
 
 
 def test_the_merged_model_brings_its_template_and_its_end_to_other_programs(trained, tmp_path):
