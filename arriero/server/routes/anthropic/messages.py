@@ -115,11 +115,8 @@ class _MessageBuilder:
         """The blocks of a whole answer."""
         thoughts = [{"type": "thinking", "thinking": reply.reasoning, "signature": ""}] if reply.reasoning else []
         texts = [{"type": "text", "text": reply.text}] if reply.text else []
-        return [
-            *thoughts,
-            *texts,
-            *(_block(call, as_object(call)) for call in self._body.calls_taken(reply.tool_calls, 0)),
-        ]
+        calls = self._body.calls_taken(reply.tool_calls, 0)
+        return [*thoughts, *texts, *(_block(call, as_object(call)) for call in calls)]
 
     def whole(self, content: list[dict[str, Any]], last: Piece) -> dict[str, Any]:
         """The whole answer, which ended with the piece `last`."""
