@@ -25,6 +25,7 @@ from arriero.server.errors import RequestError
 T = TypeVar("T")
 FinishReason = Literal["stop", "length", "tool_calls"]
 STREAM_TOO: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+LINE_BREAKS = "\u0085\u2028\u2029"  # those that JSON texts may hold as they are
 STALLED_SECONDS = 60.0  # after which a stream whose client reads nothing is given up
 FINISH_REASONS: dict[str | None, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
 
@@ -209,4 +210,12 @@ class EventStream(StreamingResponse):
 def event(data: Any, name: str | None = None) -> bytes:
     """A server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
     head = f"event: {name}\n".encode() if name is not None else b""
-    return head + b"data: " + to_json(data) + b"\n\n"
+    return head + b"data: " + json_line(data) + b"\n\n"
+
+
+def json_line(data: Any) -> bytes:
+    """JSON in which nothing ends a line, also for clients that end lines where Python's `splitlines` does."""
+    encoded = to_json(data)
+    for character in LINE_BREAKS:
+        encoded = encoded.replace(character.encode(), f"\\u{ord(character):04x}".encode())
+    return encoded

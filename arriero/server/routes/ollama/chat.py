@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,7 +20,7 @@ from arriero.server.lenient import note_ignored
 from arriero.server.routes.arguments import as_object
 from arriero.server.routes.ollama.schemas import ChatBody, GenerateBody, GenerationBody, find
 from arriero.server.service import Service
-from arriero.server.streaming import EventStream, FinishReason, MergedStreams, finish_of
+from arriero.server.streaming import EventStream, FinishReason, MergedStreams, finish_of, json_line
 
 REASONS: dict[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
 Fields = Callable[[Piece], dict[str, Any]]
@@ -133,7 +132,7 @@ class _LineBuilder:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return to_json(value) + b"\n"
+    return json_line(value) + b"\n"
 
 
 def _text(piece: Piece) -> dict[str, Any]:
