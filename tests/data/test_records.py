@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 
 import pytest
 from hypothesis import given
@@ -62,13 +63,28 @@ def test_a_directory_is_its_data_files_by_name(tmp_path):
         files_of(tmp_path / "empty")
 
 
-def test_of_a_data_set_with_parts_the_training_part_is_used_and_said(tmp_path, caplog):
+@pytest.mark.parametrize("folder", ["", "data/", "main/"])
+def test_of_a_data_set_with_parts_the_training_part_is_used_and_said(tmp_path, caplog, folder):
+    """Where hubs have them in a folder, data/ mostly, the test part was learned, too."""
     caplog.set_level("INFO")
+    (tmp_path / folder).mkdir(exist_ok=True)
     for name in ("train-00000-of-00002.json", "train-00001-of-00002.json", "test-00000-of-00001.json"):
-        (tmp_path / name).write_text("[]")
+        (tmp_path / folder / name).write_text("[]")
     (tmp_path / "dataset_infos.json").write_text("{}")
     assert [file.name[:11] for file in files_of(tmp_path)] == ["train-00000", "train-00001"]
-    assert "not test-00000-of-00001.json" in caplog.text
+    assert f"not {folder}test-00000-of-00001.json" in caplog.text
+
+
+def test_of_an_archive_as_of_a_directory(tmp_path, caplog):
+    """The test part was learned, too, and what describes the data made it a file that cannot be read."""
+    caplog.set_level("INFO")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("./set/train.jsonl", json.dumps(ROWS[0]))
+        archive.writestr("set/test.jsonl", json.dumps(ROWS[1]))
+        archive.writestr("set/README.md", "# A set")
+    assert list(read(tmp_path / "set.zip")) == [(0, ROWS[0])]
+    assert "set.zip: not read: set/README.md" in caplog.text
+    assert "not set/test.jsonl" in caplog.text
 
 
 @pytest.mark.parametrize(
