@@ -105,6 +105,7 @@ def _read_into(folder: Path, files: list[Path], names: tuple[str, ...], options:
     import pyarrow as pa
 
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # by a killed process that had this number
     partial.mkdir(parents=True)
     reader = _Reader(files, names, options)
     fields = {"file": pa.int32(), "row": pa.int64(), "conversation": pa.large_string()}
@@ -117,10 +118,23 @@ def _read_into(folder: Path, files: list[Path], names: tuple[str, ...], options:
         summary["shapes"] = dict(reader.shapes.most_common())
         summary["dropped"] = [asdict(drop) for drop in reader.dropped]
         (partial / "rows.json").write_text(json.dumps(summary), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        if not _moved(partial, folder):
+            shutil.rmtree(folder)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _moved(partial: Path, folder: Path) -> bool:
+    """Move a filled folder to its place, unless another process was first, which works there by now.
+
+    False where something is in the way.
+    """
+    try:
+        partial.rename(folder)
+    except OSError:
+        return (folder / "rows.json").is_file()
+    return True
 
 
 class _Reader:

@@ -97,17 +97,17 @@ def download(
     if source != "auto" and source not in origin.sources():
         raise UsageError(f"{model} is not at {source}; it is at {', '.join(origin.sources())}")
     target = (dest or _target(origin)).expanduser().resolve()
-    if not dry_run and (done := _existing(target, revision)) is not None:
+    if not dry_run and (done := _existing(target, origin, source, revision)) is not None:
         return done
     allow(f"fetching {model}")
     sources = ordered(_reachable(origin.sources())) if source == "auto" else (source,)
     if dry_run:
-        _at(target)
+        _of(origin, source, _at(target))
         return _first(sources, lambda candidate: _dry(origin, candidate, revision, target, watch))
     try:
         with store.reserved(target):
             # looked for again: another process may have fetched it while this one waited
-            return _existing(target, revision) or _first(
+            return _existing(target, origin, source, revision) or _first(
                 sources, lambda each: _get(origin, each, revision, target, watch)
             )
     except KeyboardInterrupt:
@@ -191,7 +191,13 @@ def _get(origin: Origin, source: Source, revision: str | None, target: Path, wat
                 hint="try another --source or --revision",
             )
         manifest = store.write_manifest(
-            partial, name=target.name, source=source, revision=exact, asked=revision, files=files
+            partial,
+            name=target.name,
+            source=source,
+            revision=exact,
+            asked=revision,
+            repository=getattr(origin, source),
+            files=files,
         )
         store.replace(partial, target)  # after the manifest, so that no directory under its name lacks one
     return Downloaded(str(target), source, exact, len(manifest.files), manifest.bytes, verified=True)
@@ -244,9 +250,20 @@ def _at(target: Path) -> store.StoredModel | None:
     return stored
 
 
-def _existing(target: Path, revision: str | None) -> Downloaded | None:
+def _of(origin: Origin, source: Source, stored: store.StoredModel | None) -> store.StoredModel | None:
+    """The same, if it is the model asked for; raises UsageError for another one, or for one of another `source`."""
+    if stored is None or stored.repository is None:
+        return stored
+    ids = [getattr(origin, each) for each in (origin.sources() if source == "auto" else (stored.source,))]
+    if stored.repository in ids:
+        return stored
+    hint = f"choose another --dest, or remove it first: arriero models remove {stored.path.name}"
+    raise UsageError(f"{stored.path} holds {stored.repository} from {stored.source}", hint=hint)
+
+
+def _existing(target: Path, origin: Origin, source: Source, revision: str | None) -> Downloaded | None:
     """The model at `target`, None where it has to be fetched; raises DownloadError where it is damaged."""
-    stored = _at(target)
+    stored = _of(origin, source, _at(target))
     if stored is None or revision not in (None, stored.revision, stored.asked):
         return None
     _refuse(stored.path, store.verify(stored))

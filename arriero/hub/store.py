@@ -40,7 +40,10 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model directory and what its manifest says; `bytes` is the sum over its files."""
+    """A model directory and what its manifest says; `bytes` is the sum over its files.
+
+    `repository` is its id at the source; manifests from before that was noted have none.
+    """
 
     name: str
     path: Path
@@ -48,6 +51,7 @@ class StoredModel:
     revision: str
     files: dict[str, FileRecord] = field(repr=False)
     asked: str | None = None
+    repository: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -102,6 +106,7 @@ def write_manifest(
     source: str,
     revision: str,
     asked: str | None = None,
+    repository: str | None = None,
     files: dict[str, FileRecord] | None = None,
 ) -> StoredModel:
     """Write the manifest of a finished directory, and return it. Files that are not given are hashed: all of them.
@@ -111,9 +116,10 @@ def write_manifest(
     if files is None:
         files = {key: record(file) for key, file in files_in(path).items()}
     listed = {key: asdict(value) for key, value in files.items()}
-    document = {"name": name, "source": source, "revision": revision, "asked": asked, "files": listed}
+    known = {"name": name, "source": source, "revision": revision, "asked": asked, "repository": repository}
+    document = {**known, "files": listed}
     (path / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return StoredModel(name, path, source, revision, files, asked)
+    return StoredModel(name, path, source, revision, files, asked, repository)
 
 
 def read_manifest(path: Path) -> StoredModel | None:
@@ -124,8 +130,8 @@ def read_manifest(path: Path) -> StoredModel | None:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         files = {key: FileRecord(**record) for key, record in document["files"].items()}
-        asked = document.get("asked")
-        return StoredModel(document["name"], path, document["source"], document["revision"], files, asked)
+        asked, repository = document.get("asked"), document.get("repository")
+        return StoredModel(document["name"], path, document["source"], document["revision"], files, asked, repository)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadError(f"{file} is damaged: {error}", hint=f"arriero models remove {path.name}") from error
 

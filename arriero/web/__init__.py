@@ -44,7 +44,7 @@ from starlette.types import Message, Receive, Scope, Send
 from arriero.errors import UsageError
 from arriero.web.backend import Local
 from arriero.web.remote import Remote
-from arriero.web.state import COOKIE, Site, Visitor, browser, set_site, told_by_cookie
+from arriero.web.state import BROWSER, COOKIE, Site, Visitor, browser, set_site, told_by_cookie
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -161,20 +161,25 @@ class _Page:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = POLICY
-                if (cookie := _new_cookie(scope)) is not None:
+                if (cookie := _cookie(scope)) is not None:
                     headers.append("set-cookie", cookie)
             await send(message)
 
         await self.streamlit(scope, receive, guarded)
 
 
-def _new_cookie(scope: Scope) -> str | None:
-    """The cookie by which a browser that opens a page is known from now on, where there is need of one."""
+def _cookie(scope: Scope) -> str | None:
+    """The cookie by which a browser that opens a page is known for another year, where there is need of one.
+
+    Lax: over a link from another site a strict one does not come along, and would be replaced by a new one.
+    """
     page = scope.get("method") == "GET" and scope["path"] in ("", "/", *PAGES)
-    if not page or not told_by_cookie() or browser(Headers(scope=scope)) is not None:
+    if not page or not told_by_cookie():
         return None
+    known = browser(Headers(scope=scope))
+    identity = secrets.token_hex(16) if known is None else known.removeprefix(BROWSER)
     secure = "; Secure" if scope["scheme"] == "https" else ""
-    return f"{COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict{secure}"
+    return f"{COOKIE}={identity}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax{secure}"
 
 
 def _same_origin(headers: Headers) -> bool:

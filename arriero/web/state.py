@@ -20,6 +20,7 @@ from arriero.web.comparing.rounds import Rounds
 from arriero.web.completions import LiveCompletions
 
 COOKIE = "arriero_browser"
+BROWSER = "browser-"  # the owner's name begins with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Visitor:
 def browser(headers: Mapping[str, str]) -> str | None:
     """The name of the browser that sends these headers, which nobody can guess; None before it has the cookie."""
     identity = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-    return f"browser-{identity}" if re.fullmatch("[0-9a-f]{32}", identity) else None
+    return f"{BROWSER}{identity}" if re.fullmatch("[0-9a-f]{32}", identity) else None
 
 
 def _anybody(_: Mapping[str, str]) -> Visitor:

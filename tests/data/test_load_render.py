@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arriero import data
-from arriero.data import DataOptions, Dropped
+from arriero.data import DataOptions, Dropped, conversations
 from arriero.errors import ArrieroError, DataError, NotFoundError
 from arriero.prompt import Renderer
 from tests.conftest import SHARED_DATA, TEMPLATE, build_tokenizer, ids_of
@@ -124,6 +124,26 @@ def test_both_steps_are_cached_until_something_that_matters_changes(tmp_path, ho
         assert len(made()) == before + 1
     write(tmp_path, [GOOD] * 4)
     assert len(data.render(data.load(file), RENDERER, OPTIONS, 256)) == 4
+
+
+def test_whoever_reads_the_same_files_later_leaves_what_is_there(tmp_path, home):
+    """The second of two processes removed the folder in which the first one was rendering."""
+    file = write(tmp_path, [GOOD])
+    loaded = data.load(file)
+    (folder,) = (home / "cache" / "data").iterdir()
+    (folder / "rendered-x.arrow").touch()
+    conversations._read_into(folder, [file], loaded.files, OPTIONS)
+    assert (folder / "rendered-x.arrow").exists()
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_killed_processes_leave_is_not_in_the_way(tmp_path, home):
+    file = write(tmp_path, [GOOD])
+    key = data.load(file).key
+    (folder,) = (home / "cache" / "data").iterdir()
+    (folder / "rows.json").unlink()
+    folder.with_name(f"{key}.{os.getpid()}.partial").mkdir()
+    assert len(data.load(file).table) == 1
 
 
 def test_a_cached_file_that_was_cut_off_is_made_again(tmp_path, home):

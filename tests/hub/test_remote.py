@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -27,6 +28,7 @@ def test_download_takes_safetensors_and_text_and_no_code(hub_server, tmp_path, m
     assert document["path"] == str(path)
     assert document["revision"] == (COMMIT if source == "huggingface" else "master")
     assert document["verified"] is True
+    assert json.loads((path / "arriero-model.json").read_text())["repository"] == "owner/name"
     assert {file.name for file in path.glob("*.*")} >= {"config.json", "model.safetensors", "arriero-model.json"}
     assert not list(path.glob("*.py"))
     assert not list(path.glob("*.bin"))

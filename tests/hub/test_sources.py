@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from arriero import hub
-from arriero.errors import OfflineError
+from arriero.errors import OfflineError, UsageError
 from arriero.hub import sources, store
 from arriero.hub.catalog import CATALOG, REPOSITORY, lookup
 from tests.hub.hubs import LoopbackHub, download
@@ -90,6 +90,19 @@ def test_a_model_that_was_fetched_before_it_had_a_name_is_found_by_all_its_names
     store.write_manifest(path, name=path.name, source="huggingface", revision="abc")
     assert {hub.resolve(name) for name in ("Qwen/Qwen3-0.6B", "qwen3-0.6b")} == {path}
     assert hub.download("qwen3-0.6b").path == str(path)
+
+
+def test_a_directory_that_holds_another_model_is_not_the_one_asked_for(home, model_dir, tmp_path):
+    """`download` said that B is ready, and A answered."""
+    path = tmp_path / "model"
+    shutil.copytree(model_dir, path)
+    store.write_manifest(path, name="model", source="huggingface", revision="abc", repository="owner/a")
+    for model, options in (("owner/b", {}), ("owner/b", {"revision": "v2"}), ("owner/a", {"source": "modelscope"})):
+        for dry_run in (False, True):
+            with pytest.raises(UsageError, match="holds owner/a from huggingface"):
+                hub.download(model, dest=path, dry_run=dry_run, **options)
+    for source in ("auto", "huggingface"):
+        assert hub.download("owner/a", source=source, dest=path).verified
 
 
 def test_available_lists_the_catalogue(capsys):

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from arriero.errors import DataError, UsageError
 from arriero.messages import Message, Sampling
-from arriero.web import Local, Site, set_site
+from arriero.web import Local, Site, Visitor, set_site
 from arriero.web.comparing.prompts import prompts
 from arriero.web.comparing.rounds import Round, Rounds
 from arriero.web.comparing.votes import Votes, as_csv, as_json, tally, vote_on
@@ -180,6 +180,19 @@ def test_votes_belong_to_who_cast_them_and_are_written_out(tmp_path):
         ("a", "a", "x", "b"),
         ("tie", "a", "x", "b"),
     ]
+
+
+def test_who_is_not_recognised_sees_his_own_comparisons_and_votes(page):
+    """Two browsers that take no cookies saw, and could stop, each other's."""
+    first = page()
+    set_site(Site(Local(first.chats.items), lambda _: Visitor("")))
+    start(first.run(), "hi")
+    press(first, "Better", "-0")
+    assert first.dataframe
+    second = AppTest.from_string(PAGE, default_timeout=60).run()
+    assert not second.exception
+    assert "from base" not in [each.value for each in second.markdown]
+    assert not second.dataframe
 
 
 def test_one_model_has_nothing_to_be_compared_with(page, scripted_chat):

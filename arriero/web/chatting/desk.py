@@ -27,6 +27,12 @@ from arriero.web.state import get_site
 ADDRESS = "c"  # the query parameter
 
 
+def owner_here() -> str | None:
+    """Whose this visit's conversations and comparisons are; of somebody who is not recognised, this visit's alone."""
+    owner = get_site().visitor(st.context.headers).owner
+    return owner if owner != "" else st.session_state.setdefault("nobody", f"visit-{secrets.token_hex(16)}")
+
+
 @dataclass
 class Desk:
     """One visitor's view of one conversation; `identity` is None before its first question."""
@@ -40,13 +46,10 @@ class Desk:
     def here(cls) -> Self:
         """This visitor's, in a script run or callback."""
         site, state = get_site(), st.session_state
-        owner = site.visitor(st.context.headers).owner
-        if owner == "":
-            owner = state.setdefault("nobody", f"visit-{secrets.token_hex(16)}")
         if "conversation" not in state:
             asked = st.query_params.get(ADDRESS, "")
             state.conversation = int(asked) if asked.isdecimal() else None
-        desk = cls(site.backend, site.answers, site.history.of(owner), state.conversation)
+        desk = cls(site.backend, site.answers, site.history.of(owner_here()), state.conversation)
         if desk.identity is not None and desk.saved is None:  # deleted, or another's
             desk.open(None)
         return desk

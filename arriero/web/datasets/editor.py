@@ -15,10 +15,16 @@ from arriero.web.faults import draw_fault
 from arriero.web.words import say
 
 
-def edits_of(prepared: Prepared) -> dict[tuple[int, int], Any]:
-    """What was edited of a file in this session: (file, row) -> the record, None to leave it out."""
-    every: dict[str, dict[tuple[int, int], Any]] = st.session_state.setdefault("data_edits", {})
+def edits_of(prepared: Prepared) -> dict[tuple[int, int], edits.Edit]:
+    """What was edited of a file in this session, by file and row."""
+    every: dict[str, dict[tuple[int, int], edits.Edit]] = st.session_state.setdefault("data_edits", {})
     return every.setdefault(repr(prepared.report["paths"]), {})
+
+
+def edit_of(prepared: Prepared, row: Row) -> edits.Edit | None:
+    """A row's edit, if it is still the row that was edited: the file may have changed."""
+    edit = edits_of(prepared).get(row.row_id)
+    return edit if edit is not None and edits.same(edit.original, row.record) else None
 
 
 def begin(index: int) -> None:
@@ -42,7 +48,8 @@ def edit_row(prepared: Prepared, options: DataOptions) -> None:
 def _form(prepared: Prepared, row: Row, options: DataOptions) -> None:
     made = edits_of(prepared)
     name = prepared.report["format"]
-    record = edits.begun(made.get(row.row_id) or row.record, name)
+    edit = edit_of(prepared, row)
+    record = edits.begun((edit and edit.record) or row.record, name)
     if row.record is None:
         st.caption(say("data.unreadable"))
     values = {}
@@ -56,7 +63,7 @@ def _form(prepared: Prepared, row: Row, options: DataOptions) -> None:
     if kept:
         _keep(made, row, edits.changed(record, values), name, options)
     if out:
-        made[row.row_id] = None
+        made[row.row_id] = edits.Edit(row.record, None)
     if undone:
         del made[row.row_id]
     if kept or out or undone:
@@ -64,7 +71,7 @@ def _form(prepared: Prepared, row: Row, options: DataOptions) -> None:
         st.rerun()
 
 
-def _keep(made: dict[tuple[int, int], Any], row: Row, record: Any, name: Any, options: DataOptions) -> None:
+def _keep(made: dict[tuple[int, int], edits.Edit], row: Row, record: Any, name: Any, options: DataOptions) -> None:
     try:
         edits.check(record, name, options)
     except UsageError as error:
@@ -73,7 +80,7 @@ def _keep(made: dict[tuple[int, int], Any], row: Row, record: Any, name: Any, op
     if record == row.record:
         made.pop(row.row_id, None)
     else:
-        made[row.row_id] = record
+        made[row.row_id] = edits.Edit(row.record, record)
 
 
 def draw_saving(prepared: Prepared) -> str | None:
@@ -95,7 +102,7 @@ def draw_saving(prepared: Prepared) -> str | None:
         return _save(files, made, target, replace) if pressed else None
 
 
-def _save(files: list[Path], made: dict[tuple[int, int], Any], target: Path, replace: bool) -> str | None:
+def _save(files: list[Path], made: dict[tuple[int, int], edits.Edit], target: Path, replace: bool) -> str | None:
     try:
         with st.spinner(say("data.saving")):
             saved = edits.save(files, made, target, replace=replace)

@@ -18,7 +18,6 @@ from arriero.data.records import Fault, read
 from arriero.errors import ArrieroError, DataError, UsageError
 
 Inside = tuple[str | int, ...]  # of a text inside a record
-Edits = Mapping[tuple[int, int], Any]  # (file, row) -> the record instead, None to leave the row out
 NEEDED: Mapping[str, Sequence[str]] = {  # of a record without any of the names that are known
     "alpaca": ("instruction", "output"),
     "messages": ("messages",),
@@ -38,6 +37,17 @@ class Text:
     path: Inside
     label: str
     value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A row's `record` instead of the `original` one, None to leave the row out; `original` is as Row has it."""
+
+    original: Any
+    record: Any
+
+
+Edits = Mapping[tuple[int, int], Edit]  # by file and row
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +111,9 @@ def check(record: Any, name: FormatName, options: DataOptions) -> None:
 def save(files: Sequence[Path], edits: Edits, target: Path, *, replace: bool = False) -> SavedRows:
     """Write the rows of `files` to `target`, .json or .jsonl, with edits in place; whole or not at all.
 
-    Raises UsageError for another ending, for a file that exists unless `replace`, and where no row is left; DataError
-    for a value that JSON does not have; ArrieroError where the file cannot be written.
+    Raises UsageError for another ending, for a file that exists unless `replace`, where no row is left, and where one
+    that was edited is another by now; DataError for a value that JSON does not have; ArrieroError where the file cannot
+    be written.
     """
     ending = target.suffix.lower()
     if ending not in (".json", ".jsonl"):
@@ -139,16 +150,27 @@ class _Rows:
         self.written = self.unreadable = 0
 
     def __iter__(self) -> Iterator[str]:
+        unseen = dict(self._edits)
         for index, file in enumerate(self._files):
             for row, original in read(file, columns=KNOWN):
-                record = self._edits.get((index, row), original)
-                if record is None and (index, row) in self._edits:
+                edit = unseen.pop((index, row), None)
+                if edit is not None and not same(edit.original, original):
+                    raise _changed(file, row)
+                if edit is not None and edit.record is None:
                     continue
-                text = _json(record, file, row)
+                text = _json(original if edit is None else edit.record, file, row)
                 if text is None:
                     self.unreadable += 1
                 else:
                     yield text
+        for index, row in unseen:
+            raise _changed(self._files[index], row)
+
+
+def _changed(file: Path, row: int) -> UsageError:
+    return UsageError(
+        f"{file} has changed since its row {row} was edited", hint="discard the edits, and make them anew"
+    )
 
 
 def _json(record: Any, file: Path, row: int) -> str | None:
@@ -174,6 +196,12 @@ def as_text(record: Any) -> tuple[str | None, str]:
     except UnicodeEncodeError:  # a lone surrogate
         document = json.dumps(record, default=str)
     return document, "\n".join(_texts(record)).encode("utf-8", "replace").decode()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two records are the same JSON; one that cannot be read is null, as Row has it."""
+    first, second = (as_text(record)[0] or "null" for record in (one, other))
+    return first == second
 
 
 def _holds_fault(value: Any) -> bool:

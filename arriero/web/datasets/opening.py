@@ -87,7 +87,7 @@ def reading() -> tuple[str, str | None, DataOptions]:
         with st.container(horizontal=True):
             options = DataOptions(
                 join_input=_one_of("join", "newline", "nothing"),
-                answers=_one_of("answers", "all", "last"),
+                answers=_one_of("answers", "auto", "each", "all", "last"),
                 max_length=st.number_input(
                     say("data.max_length"),
                     2,

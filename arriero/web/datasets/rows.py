@@ -12,7 +12,7 @@ import streamlit as st
 
 from arriero.data import DataOptions
 from arriero.web.datasets import tokens
-from arriero.web.datasets.editor import begin, edit_row, edits_of
+from arriero.web.datasets.editor import begin, edit_of, edit_row
 from arriero.web.datasets.prepared import FLAGS, Prepared, Row
 from arriero.web.words import say
 
@@ -51,8 +51,7 @@ def _chosen(prepared: Prepared) -> tuple[list[int], str]:
         return [int(jump)], filters
     if kind != "edited":
         return prepared.matching(kind, text), filters
-    edits = edits_of(prepared)
-    return [index for index in prepared.matching("", text) if prepared.row(index).row_id in edits], filters
+    return [index for index in prepared.matching("", text) if edit_of(prepared, prepared.row(index))], filters
 
 
 def _kind_name(kind: str) -> str:
@@ -62,10 +61,10 @@ def _kind_name(kind: str) -> str:
 
 def _draw(prepared: Prepared, index: int) -> None:
     row = prepared.row(index)
-    edits = edits_of(prepared)
+    edit = edit_of(prepared, row)
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.caption(" · ".join(_about(prepared, row, edited=row.row_id in edits)))
+            st.caption(" · ".join(_about(prepared, row, edited=edit is not None)))
             icon, asked = ":material/edit:", (index,)
             st.button(
                 say("data.edit"), key=f"data_edit_{index}", icon=icon, type="tertiary", on_click=begin, args=asked
@@ -74,8 +73,8 @@ def _draw(prepared: Prepared, index: int) -> None:
             st.caption(f":material/block: {say('data.left_out')}")
             st.text(row.reason)
         full = st.session_state.get(f"data_full_{index}", False)
-        if row.row_id in edits:
-            st.text(_short(edits[row.row_id], full))
+        if edit is not None:
+            st.text(_short(edit.record, full))
         elif row.ids:
             _tokens(prepared, row, full)
         elif row.record is not None:

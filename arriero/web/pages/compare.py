@@ -8,6 +8,7 @@ from arriero.errors import ArrieroError, UsageError
 from arriero.markup import to_streamlit
 from arriero.messages import Sampling
 from arriero.web.backend import Choice
+from arriero.web.chatting.desk import owner_here
 from arriero.web.comparing.draw import FAILURE, draw_round, draw_votes
 from arriero.web.comparing.prompts import FILES, prompts
 from arriero.web.comparing.rounds import Round
@@ -22,7 +23,7 @@ def main() -> None:
     st.set_page_config(layout="wide")
     st.title(say("common.page_compare"), anchor=False)
     try:
-        draw(get_site().visitor(st.context.headers).owner)
+        draw(owner_here())
     except ArrieroError as error:
         st.error(to_streamlit(sentences(error)), icon=":material/error:")
 

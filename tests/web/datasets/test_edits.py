@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arriero.data import DataOptions, load
 from arriero.data.records import read
 from arriero.errors import ArrieroError, DataError, UsageError
-from arriero.web.datasets.edits import begun, changed, check, save, texts
+from arriero.web.datasets.edits import Edit, begun, changed, check, save, texts
 from tests.conftest import ROWS
 
 VALUES = st.recursive(
@@ -42,7 +42,7 @@ def test_only_edited_rows_differ(tmp_path_factory, records, source, target, data
     file.write_text("[" + ",".join(lines) + "]" if source == "json" else "\n".join(lines))
     place = data.draw(st.integers(0, len(records) - 1))
     edited = changed(records[place], {("output",): "mended"})
-    saved = save([file], {(0, place): edited}, new)
+    saved = save([file], {(0, place): Edit(records[place], edited)}, new)
     assert (saved.rows, saved.unreadable) == (len(records), 0)
     expected = [json.dumps(record) for record in records]
     expected[place] = json.dumps({**records[place], "output": "mended"})
@@ -53,9 +53,9 @@ def test_only_edited_rows_differ(tmp_path_factory, records, source, target, data
 def test_a_row_may_be_left_out_and_one_that_cannot_be_read_is_counted(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": 1}\nnot json\n{"a": 2}\n')
-    saved = save([file], {(0, 0): None}, tmp_path / "new.jsonl")
+    saved = save([file], {(0, 0): Edit({"a": 1}, None)}, tmp_path / "new.jsonl")
     assert (saved.rows, saved.unreadable) == (1, 1)
-    mended = save([file], {(0, 1): {"a": 3}}, tmp_path / "other.jsonl")
+    mended = save([file], {(0, 1): Edit(None, {"a": 3})}, tmp_path / "other.jsonl")
     assert (mended.unreadable, values(mended.path)) == (0, ['{"a": 1}', '{"a": 3}', '{"a": 2}'])
 
 
@@ -72,8 +72,18 @@ def test_a_file_that_exists_is_replaced_only_when_that_was_said(tmp_path, rows_f
 def test_a_file_may_be_saved_over_itself(tmp_path):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(ROWS))
-    save([file], {(0, 0): {**ROWS[0], "output": "mended"}}, file, replace=True)
+    save([file], {(0, 0): Edit(ROWS[0], {**ROWS[0], "output": "mended"})}, file, replace=True)
     assert [record["output"] for _, record in read(file)][:2] == ["mended", "you"]
+
+
+@pytest.mark.parametrize(("now", "edited"), [(ROWS[1:], 0), (ROWS[:-1], len(ROWS) - 1)])
+def test_an_edit_is_of_the_row_it_was_made_of_and_of_no_other(tmp_path, now, edited):
+    """After another program had taken a row out, the edit replaced the row that had come to its number."""
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(now))
+    with pytest.raises(UsageError, match=f"has changed since its row {edited} was edited"):
+        save([file], {(0, edited): Edit(ROWS[edited], None)}, file, replace=True)
+    assert json.loads(file.read_text()) == now
 
 
 def test_a_file_that_ends_in_the_middle_leaves_the_one_to_be_replaced_as_it_was(tmp_path):
@@ -91,7 +101,7 @@ def test_a_file_that_ends_in_the_middle_leaves_the_one_to_be_replaced_as_it_was(
     [
         ("new.csv", {}, "must end in .json or .jsonl"),
         ("missing/new.json", {}, "cannot write"),
-        ("new.json", {(0, row): None for row in range(len(ROWS))}, "no row is left"),
+        ("new.json", {(0, row): Edit(ROWS[row], None) for row in range(len(ROWS))}, "no row is left"),
     ],
 )
 def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path, rows_file, name, edits, error):
@@ -136,10 +146,6 @@ def test_a_faulty_record_offers_the_texts_it_lacks_and_can_be_mended(record, nam
 
 
 def test_the_saved_file_is_read_by_inspect(tmp_path, home, rows_file):
-    save(
-        [rows_file],
-        {(0, 2): {**ROWS[2], "output": "骆驼"}},
-        tmp_path / "a.jsonl",
-    )
+    save([rows_file], {(0, 2): Edit(ROWS[2], {**ROWS[2], "output": "骆驼"})}, tmp_path / "a.jsonl")
     loaded = load(tmp_path / "a.jsonl")
     assert (len(loaded.table), loaded.dropped) == (len(ROWS), ())

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from arriero.data import DataOptions
 from arriero.data.records import read
 from arriero.web import jobs
 from arriero.web.datasets import source
@@ -71,6 +72,13 @@ def test_only_an_administrator_sees_the_page_even_by_its_address(home):
     page = opened("data", admin=False)
     assert text(page) == "This page is for administrators."
     assert not page.selectbox
+
+
+def test_untouched_it_reads_as_training_does(looking):
+    """Every row of more turns was left out for a model that reasons, which training takes answer by answer."""
+    (about,) = [job.about for folder in source._latest() if (job := jobs.find(folder)) is not None]
+    assert DataOptions(**about["options"]) == DataOptions()
+    assert looking.selectbox(key="data_answers").options[0] == "all, as the chat template allows"
 
 
 def test_the_report_tells_what_training_would_see(looking):
