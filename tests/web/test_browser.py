@@ -189,6 +189,10 @@ def test_two_browsers_without_keys_do_not_see_each_others_conversations(scripted
     expect(messages(second)).to_have_count(0)
     first.reload()
     expect(messages(first)).to_have_count(2)
+    # a strict cookie did not come along, and was replaced
+    second.goto(f"data:text/html,<a href='http://{address}/'>from another site</a>")
+    second.get_by_role("link").click()
+    expect(second.get_by_role("button", name="Bob's question")).to_be_visible()
 
 
 def test_a_browser_that_takes_no_cookies_has_its_visit(scripted_chat, site, tab):
