@@ -188,6 +188,17 @@ def test_a_choice_that_is_not_there_is_refused(client):
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_call_whose_end_comes_with_text_is_whole(client, stream):
+    """A stop string holds the end of the call back: the text beside it closed the call, and the rest was a KeyError."""
+    asked, _ = client('{"name": "weather", "arguments": {"city": "Cusco"}}. Done')
+    body = {"input": "hi", "tools": [WEATHER], "extra_body": {"stop": ["}}. Dx"]}}
+    made = streamed(asked, **body)[-1].response if stream else asked.responses.create(model="tiny", **body)
+    call, text = made.output
+    assert (made.status, call.status, json.loads(call.arguments)) == ("completed", "completed", {"city": "Cusco"})
+    assert (text.type, text.content[0].text) == ("message", ". Done")
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("parallel", "count"), [(None, 2), (True, 2), (False, 1)])
 def test_without_parallel_calls_the_first_is_kept(client, stream, parallel, count):
     asked, _ = client(f"{CALL}\n{OTHER}")

@@ -72,12 +72,19 @@ class OutputBuilder:
         """The events of a piece."""
         if piece.reasoning:
             yield from self._thought(piece.reasoning)
+        # Text beside the rest of the open call follows it, and closes it.
+        begun = self._calls
+        for delta in piece.call_deltas:
+            if delta.index < begun:
+                yield from self._call(delta)
         if piece.text or piece.logprobs:
             yield from self._text(piece)
         for delta in piece.call_deltas:
-            yield from self._call(delta)
+            if delta.index >= begun:
+                yield from self._call(delta)
         self._whole_calls += len(piece.tool_calls)
-        if piece.tool_calls and self._calls == self._whole_calls and piece.finish_reason in (None, "tool_calls"):
+        all_whole = self._calls == self._whole_calls and piece.finish_reason in (None, "tool_calls")
+        if piece.tool_calls and all_whole and self.items[-1]["type"] == "function_call":
             yield from self._close()
 
     def end(self, reason: str) -> Iterator[Event]:
