@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ KINDS: dict[int, type[ArrieroError]] = {
 }
 BUSY = (408, 409, 429)  # and 500 and more: after these OpenAI's clients ask again
 COMPLETIONS = "/v1/chat/completions"
+LAST = b"\n"  # ends a stream's last line, where the server does not
 
 
 class Server:
@@ -85,11 +87,12 @@ class Server:
             client.stream("POST", COMPLETIONS, json=body) as response,
         ):
             _check(response, response.read() if response.is_error else b"")
-            for line in response.iter_lines():
-                if (event := _event(line)) is None:
+            reader = EventReader()
+            for data in response.iter_bytes():
+                yield from reader.read(data)
+                if reader.ended:
                     return
-                if event:
-                    yield event
+            yield from reader.read(LAST)
 
     async def achunks(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """`chunks` for async code."""
@@ -99,11 +102,14 @@ class Server:
                 client.stream("POST", COMPLETIONS, json=body) as response,
             ):
                 _check(response, await response.aread() if response.is_error else b"")
-                async for line in response.aiter_lines():
-                    if (event := _event(line)) is None:
-                        return
-                    if event:
+                reader = EventReader()
+                async for data in response.aiter_bytes():
+                    for event in reader.read(data):
                         yield event
+                    if reader.ended:
+                        return
+                for event in reader.read(LAST):
+                    yield event
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
@@ -126,6 +132,29 @@ def completion_body(
         if (value := getattr(sampling, field)) not in (None, ()):
             body[FIELDS.get(field, field)] = dict(value) if field == "logit_bias" else value
     return body | ({"continue_final_message": True, "add_generation_prompt": False} if continued else {})
+
+
+class EventReader:
+    """Bytes of server-sent events, cut anywhere -> the JSON object of each line of data. `ended`: [DONE] has come.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html: lines end at \\r\\n, \\n or \\r. httpx's iter_lines
+    and str.splitlines also split at U+0085, U+2028 and others, which JSON may hold as they are.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._rest = b""  # the begun line
+
+    def read(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """The events that are complete with this; an \\r\\n that is cut leaves an empty line, which means nothing."""
+        *lines, self._rest = re.split(rb"\r\n?|\n", self._rest + data)
+        for line in lines:
+            event = _event(line.decode(errors="replace"))
+            if event is None:
+                self.ended = True
+                return
+            if event:
+                yield event
 
 
 class ChunkReader:
