@@ -19,5 +19,7 @@ if [ "${1:-}" = --wheels ]; then
     "${PYTHON:-python3}" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/wheels" "$2"/*.whl
     shift 2
 fi
+# cuDNN's attention plans on the host for every new shape; Arriero goes without, so must what it is measured beside
+export TORCH_CUDNN_SDPA_DEPRIORITIZED=1
 export PYTHONPATH="$work/wheels:$here${PYTHONPATH:+:$PYTHONPATH}" ARRIERO_HOME="$work/home" HF_HUB_OFFLINE=1
 "${PYTHON:-python3}" -m benchmarks.gpu --work "$work" "$@"

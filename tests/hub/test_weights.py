@@ -53,3 +53,16 @@ def test_weights_that_a_gpu_cannot_hold_are_no_damaged_ones(model_dir, monkeypat
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
     with pytest.raises(MemoryLimitError, match="does not fit into memory: CUDA error: out of memory"):
         hub.load_weights(model_dir)
+
+
+@pytest.mark.parametrize("found", [(), ("H100",)])
+def test_on_a_gpu_attention_is_not_cudnns(found, model_dir, monkeypatch):
+    """torch prefers it on Hopper and Blackwell, where every decoding step waited for a plan of its key length."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(weights, "gpus", lambda: found)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        hub.load_weights(model_dir)
+        assert torch.backends.cuda.cudnn_sdp_enabled() == (not found)
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
