@@ -135,7 +135,8 @@ def _no_waits() -> Iterator[None]:
     """Raises RuntimeError after work that makes this thread wait for the device, since that cannot be captured.
 
     The mode in which torch tells of it is the process's. As "error" it would fail what other threads do, so it warns,
-    and warnings of this thread are what counts; those of the backward pass come in this thread, too.
+    and warnings of this thread are what counts, those of torch's backward pass among them; a backward pass written in
+    Python warns in a thread of autograd's.
     """
     before, own, waits = torch.cuda.get_sync_debug_mode(), threading.get_ident(), list[str]()
     with warnings.catch_warnings():
@@ -146,7 +147,7 @@ def _no_waits() -> Iterator[None]:
         ) -> None:
             if not str(message).startswith(WAITS):
                 others(message, category, filename, lineno, *more, **named)
-            elif threading.get_ident() == own:
+            elif threading.get_ident() == own or not _started_by_python():
                 waits.append(f"{filename}:{lineno}")
 
         warnings.filterwarnings("always", WAITS)
@@ -159,6 +160,12 @@ def _no_waits() -> Iterator[None]:
             torch.cuda.set_sync_debug_mode(before)
     if waits:
         raise RuntimeError(f"the host waits for the device, first in {waits[0]}")
+
+
+def _started_by_python() -> bool:
+    """Whether the current thread is; one that is not gets a _DummyThread where it logs, for example."""
+    started = {thread.ident for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+    return threading.get_ident() in started
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import threading
 import warnings
@@ -113,6 +114,27 @@ def test_waits_of_other_threads_are_theirs(captured):
     CudaCapture(torch.device("cuda"))(beside)
     assert failed == []
     assert len(captured) == 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_waits_in_a_thread_that_python_has_not_started_count(captured, known):
+    """Backward passes written in Python run in autograd's thread: their waits went unseen and broke the capture."""
+
+    def backward(done):
+        if known:  # as by a line of log, from which on threading lists it
+            threading.current_thread()
+        wait()
+        done.set()
+
+    def work():
+        done = threading.Event()
+        _thread.start_new_thread(backward, (done,))
+        assert done.wait(60)
+        return torch.ones(1)
+
+    with pytest.raises(RuntimeError, match="the host waits for the device"):
+        CudaCapture(torch.device("cuda"))(work)
+    assert captured == []
 
 
 def test_streams_of_another_gpu_than_the_first_wait_for_each_other(captured, monkeypatch):
