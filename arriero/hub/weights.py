@@ -64,7 +64,7 @@ def load_weights(
     logging.disable_progress_bar()
     if gpus():
         # Torch's first choice on Hopper and Blackwell, from 2.11 with CUDA 13 on. It plans for each new shape, on the
-        # host, so in every decoding step (modelscope/FunASR#3704), and may be wrong (pytorch#193893) or NaN (pytorch#196678).
+        # host, so in every decoding step (modelscope/FunASR#3704); it was wrong (pytorch#193893) and NaN (#196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
     config = read_json(model_dir / "config.json")
     options |= four_bits.options(model_dir, config, dtype, wanted=in_4bit)
