@@ -151,15 +151,23 @@ class Service:
         record: AccessRecord = request.scope["record"]
         record.model = name
         enter = self.admission.enter_background if record.background else self.admission.enter
+        permits: list[Permit] = []
+
+        async def take() -> None:
+            permits.append(await enter(record.caller.name, slots))
+
         try:
-            permit = await while_connected(request.receive, enter(record.caller.name, slots))
-        except RequestError as error:
-            record.refused = error.code
+            await while_connected(request.receive, take())
+        except BaseException as error:
+            for permit in permits:  # given just before this task was cancelled
+                permit.release()
+            if isinstance(error, RequestError):
+                record.refused = error.code
             raise
         record.queue_s = record.elapsed()
         if not record.background:
             self.metrics.queue.observe(record.queue_s)
-        return permit
+        return permits[0]
 
     def admitted(self, chat: Chat) -> Chat:
         """The same chat for threads of this process: its answers take slots as those over HTTP do."""

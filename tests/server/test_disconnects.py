@@ -8,9 +8,13 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from arriero.server import create_app, middleware, streaming
+from arriero.server.access_log import AccessRecord
 from arriero.server.admission import Limits
+from arriero.server.auth import Caller, Keys
+from arriero.server.service import Service
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 WAYS = [
@@ -145,3 +149,26 @@ async def test_a_client_that_takes_nothing_is_given_up(scripted_chat, monkeypatc
     await asked(app, body(CHAT | {"stream": True}), send=send)
     assert app.service.admission.running == 0
     assert chat.engine.generations[0].cancelled
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_request_that_is_cancelled_while_it_is_admitted_holds_no_slot(background):
+    """A cancelled batch's slot was lost for good where it was given just before: no other batch ever began."""
+    service = Service(Limits(), Keys({}))
+    record = AccessRecord("id", Caller("ana"), "POST", PATH, background=background)
+
+    async def receive() -> dict:
+        return await asyncio.Event().wait()
+
+    cancelled = []
+    for steps in range(12):
+        task = asyncio.create_task(service._admit(Request({"type": "http", "record": record}, receive), "tiny", 1))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        [permit] = await asyncio.gather(task, return_exceptions=True)
+        cancelled.append(task.cancelled())
+        if not task.cancelled():
+            permit.release()
+        assert service.admission.running == 0, f"cancelled after {steps} turns of the loop"
+    assert (cancelled[0], cancelled[-1]) == (True, False)
