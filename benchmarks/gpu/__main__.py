@@ -3,7 +3,8 @@
     python -m benchmarks.gpu --work DIRECTORY [--tiny] [--parts NAME …] [--seconds N]
 
 A part has a limit of its own, and no more than what is left of --seconds. One that fails, takes too long or does not
-apply is a line of the table with the reason, and the others go on. Exits with 1 if any failed.
+apply is a line of the table with the reason, after the variants that were done, and the others go on. Exits with 1 if
+any failed.
 
     short_rows  rows as long as the tutorial's on the shape of an 8B, by the tutorial's recipe and by ours, with CUDA
                 graphs and without: tokens/s, share of the matrix rate, launches, the check of the first step
@@ -92,12 +93,22 @@ def training(workload: str, steps: int, *variants: str) -> Callable[[Run], Itera
     def part(run: Run) -> Iterator[Line]:
         size = ("--tiny", "--steps", 1) if run.tiny else ("--steps", steps)
         chosen = ("--workloads", workload, "--variants", *variants, "--rounds", 1)
-        document = run.call("-m", "benchmarks.training", "--device", "cuda", *chosen, *size, "--json")
+        file, late = run.work / f"{run.part}.json", None
+        file.unlink(missing_ok=True)
+        command = ("-m", "benchmarks.training", "--device", "cuda", *chosen, *size, "--partial", file, "--json")
+        try:
+            document = run.call(*command)
+        except FailedError as error:
+            if not file.is_file():
+                raise
+            document, late = json.loads(file.read_text(encoding="utf-8")), error
         yield "matrix products", f"{document['matrix_tflops']['after']:,.4g} TFLOP/s on {document['machine']}"
         for measured in document["workloads"].values():
             for variant, figures in measured.items():
                 yield variant, f"failed: {figures['error']}" if "error" in figures else speed(figures)
                 yield from ((f"{variant}: {name}", text) for name, text in noted(figures))
+        if late:
+            raise late
 
     return part
 
@@ -122,7 +133,8 @@ def speed(figures: dict[str, Any]) -> str:
     logical, computed = (figures[f"{kind}_tokens_per_second"] for kind in ("logical", "computed"))
     share, memory = figures["share_computed"], figures["peak_memory_bytes"] / 1e9
     tokens = f"{logical:,.0f} tokens/s ({computed:,.0f} computed)"
-    return f"{tokens}, {share:.1%} of the matrix rate, ratio {figures['ratio']}, peak {memory:.1f} GB"
+    ratio = "" if figures["ratio"] is None else f", ratio {figures['ratio']}"
+    return f"{tokens}, {share:.1%} of the matrix rate{ratio}, peak {memory:.1f} GB"
 
 
 def answering(*variants: str) -> Callable[[Run], Iterator[Line]]:
@@ -176,7 +188,7 @@ def model(run: Run, size: str) -> Path:
 
 
 PARTS: dict[str, Part] = {
-    "short_rows": (180, training("short", 12, "arriero train", "tutorial", "without CUDA graphs")),
+    "short_rows": (180, training("short", 12, "arriero train", "without CUDA graphs", "tutorial")),
     "full_rows": (150, training("full", 2, "arriero train", "tutorial")),
     "engine": (240, answering("arriero-transformers-process", "arriero-transformers-eager", "transformers")),
     "decode": (80, decode),

@@ -10,8 +10,10 @@ trains longer with both recipes and measures both adapters on the same held-out 
 
 On CUDA: a model of the shape of Llama 3.1 8B with random weights made on the GPU, and two workloads: rows as long as
 DATA's under the tokenizer in `--model` (without it, as long as the tutorial's rows are), and full rows of 4,096
-tokens. 16 steps go before the counted ones of the former: a CUDA graph is replayed from the third row of its size on.
-`--tiny` runs that on a CPU with a tiny shape.
+tokens. 16 steps go before the counted ones of the former, 4 with the tutorial's recipe: a CUDA graph is replayed from
+the third row of its size on. `--tiny` runs that on a CPU with a tiny shape.
+
+`--partial FILE` has the document of the variants that are done, for whoever ends this before all are.
 
 Exits with 1 if a variant failed, or a step made the host wait for the GPU.
 """
@@ -26,7 +28,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +48,11 @@ SYSTEM = "现在你要扮演皇帝身边的女人--甄嬛"
 CUDA_VARIANTS = (BASELINE, OURS, WITHOUT_GRAPHS)
 FULL_ROW, FULL_ROW_TINY = 4096, 96  # tokens
 WARM_UPS, WARM_UPS_TINY = 16, 2  # steps of rows whose sizes differ
+FEW_WARM_UPS = 4  # of the baseline, which has no graphs and takes longest
 WORKLOADS = ("short", "full")
 SEEDS = (1, 2)
 HELD_OUT = 128  # rows, about
+Results = dict[tuple[str, str], list[dict[str, Any]]]  # (workload, variant) -> one of each round
 
 
 def main() -> int:
@@ -76,6 +80,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS, help="with --device cuda")
     parser.add_argument("--quality", type=int, nargs="?", const=480, default=0, metavar="ROWS")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of --quality")
+    parser.add_argument("--partial", type=Path, metavar="FILE", help="the document so far")
     parser.add_argument("--tiny", action="store_true", help="with --device cuda: a tiny shape, on the CPU")
     options = parser.parse_args()
     if options.data is None and (options.device == "cpu" or options.model):
@@ -108,17 +113,37 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     source = Source(options.data, options.model, options.system) if options.model else None
     before = matrix_rate(device)
     workloads = list(chosen(options, source, shape))
-    results: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    sizes = parameters(options.model, shape)
+    results: Results = {}
     for number in range(options.rounds):
         pairs = list(itertools.product(workloads, options.variants))
         for workload, variant in reversed(pairs) if number % 2 else pairs:
-            job = Job(variant, workload, device, options.model, shape)
-            results.setdefault((workload.name, variant), []).append(run(job, folder))
-    after = matrix_rate(device)
-    sizes = parameters(options.model, shape)
+            given = workload.warmed_up_by(FEW_WARM_UPS) if variant == BASELINE else workload
+            result = run(Job(variant, given, device, options.model, shape), folder)
+            results.setdefault((workload.name, variant), []).append(result)
+            if options.partial:
+                so_far = described(options, workloads, results, sizes, (before, before))
+                whole = options.partial.with_suffix(".new")  # this may be ended while it writes
+                whole.write_text(json.dumps(so_far), encoding="utf-8")
+                whole.replace(options.partial)
+    document = described(options, workloads, results, sizes, (before, matrix_rate(device)))
+    if options.quality and source is not None and not shape:
+        document["quality"] = quality(options, source, folder)
+    return document
+
+
+def described(
+    options: argparse.Namespace,
+    workloads: Sequence[Workload],
+    results: Results,
+    sizes: dict[str, int],
+    matrix_rates: tuple[float, float],
+) -> dict[str, Any]:
+    """The document of these results."""
+    device, shape = ("cpu", "tiny") if options.tiny else (options.device, "Llama 3.1 8B")
     document: dict[str, Any] = {
-        **command.facts(device, before, after),
-        "model": {"name": options.model.name if not shape else "tiny" if options.tiny else "Llama 3.1 8B", **sizes},
+        **command.facts(device, *matrix_rates),
+        "model": {"name": options.model.name if options.device == "cpu" else shape, **sizes},
         "steps": options.steps,
         "samples_per_step": SAMPLES,
         "rounds": options.rounds,
@@ -126,13 +151,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     for workload in workloads:
         variants = {
-            name: figures(workload, results[workload.name, name], sizes, max(before, after))
+            name: figures(workload, results[workload.name, name], sizes, max(matrix_rates))
             for name in options.variants
+            if (workload.name, name) in results
         }
         with_ratios(variants)
         document["workloads"][workload.name] = variants
-    if options.quality and source is not None and not shape:
-        document["quality"] = quality(options, source, folder)
     return document
 
 

@@ -52,6 +52,16 @@ class Workload:
     warm_ups: int = 1
     profiled: int = SAMPLES
 
+    def warmed_up_by(self, most: int) -> Workload:
+        """The same counted steps, after no more than the first `most` of those before them."""
+        return replace(
+            self,
+            steps=self.steps[: self.warm_ups][:most] + self.steps[self.warm_ups :],
+            features=self.features[: SAMPLES * self.warm_ups][: SAMPLES * most]
+            + self.features[SAMPLES * self.warm_ups :],
+            warm_ups=min(most, self.warm_ups),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from benchmarks.gpu.__main__ import training
+from benchmarks.lib.parts import FailedError, Run, rows
 
 ROOT = Path(__file__).parents[2]
 SCRIPT, WHEELS = ROOT / "benchmarks" / "gpu.sh", ROOT / "benchmarks" / "gpu" / "wheels.txt"
@@ -38,6 +43,37 @@ def test_versions_of_the_wheels_to_bring_are_known():
     names = {line for line in WHEELS.read_text().splitlines() if not line.startswith("#")}
     constrained = {line.partition("==")[0] for line in CONSTRAINTS.read_text().splitlines()}
     assert names <= constrained
+
+
+def test_variants_that_are_done_are_lines_though_another_takes_too_long(tmp_path, monkeypatch):
+    """`short_rows` was ended while its third variant computed, and its table had no figure at all."""
+    figures = {
+        "logical_tokens_per_second": 9000.0,
+        "computed_tokens_per_second": 6000.0,
+        "share_computed": 0.25,
+        "peak_memory_bytes": 20e9,
+        "ratio": None,
+    }
+    document = {"machine": "a GPU", "matrix_tflops": {"after": 700.0}, "workloads": {"short": {"ours": figures}}}
+
+    def late(_run, *command):
+        Path(command[command.index("--partial") + 1]).write_text(json.dumps(document))
+        raise FailedError("not done after 180 s")
+
+    def broken(_run, *_command):
+        raise FailedError("no luck")
+
+    def measured(call):
+        monkeypatch.setattr(Run, "call", call)
+        run = Run(tmp_path, tmp_path, time.monotonic() + 60)
+        return [row[1:] for row in rows(run, "part", {"part": (60.0, training("short", 12, "ours", "tutorial"))})[:-1]]
+
+    assert measured(late) == [
+        ("matrix products", "700 TFLOP/s on a GPU"),
+        ("ours", "9,000 tokens/s (6,000 computed), 25.0% of the matrix rate, peak 20.0 GB"),
+        ("", "failed: not done after 180 s"),
+    ]
+    assert measured(broken) == [("", "failed: no luck")], "what an earlier run left is none of this one's"
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import pytest
 
 from arriero.training.graphs.bucket import TOKENS, Bucket, up
 from arriero.training.pack import fill, pack
-from benchmarks.training.__main__ import WARM_UPS, run
-from benchmarks.training.jobs import Job, Workload, synthetic
+from benchmarks.training import __main__ as training
+from benchmarks.training.__main__ import FEW_WARM_UPS, WARM_UPS, run
+from benchmarks.training.jobs import SAMPLES, Job, Workload, synthetic
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = [
@@ -97,6 +98,39 @@ def test_on_a_gpu_counted_steps_are_replays_of_cuda_graphs():
     buckets = [Bucket.of(fill(row, up(row.computed, TOKENS))) for row in rows]
     replays = [buckets[:number].count(bucket) >= 2 for number, bucket in enumerate(buckets)]
     assert sum(replays[WARM_UPS:]) > 6
+
+
+def test_the_tutorial_has_the_counted_steps_after_fewer_to_warm_up():
+    whole = synthetic(12, 128_256, WARM_UPS)
+    less = whole.warmed_up_by(FEW_WARM_UPS)
+    assert less.steps[less.warm_ups :] == whole.steps[WARM_UPS:]
+    assert less.steps[0] == whole.steps[0], "first losses are compared"
+    assert len(less.features) == SAMPLES * len(less.steps) == SAMPLES * (FEW_WARM_UPS + 12)
+    assert less.features[-12 * SAMPLES :] == whole.features[-12 * SAMPLES :]
+    assert whole.warmed_up_by(WARM_UPS + 1) == whole
+
+
+def test_what_is_measured_is_kept_when_the_rest_takes_too_long(tmp_path, monkeypatch):
+    """The document was printed when all variants were through: one too many, and no figure was left."""
+
+    def one(job, _folder):
+        if job.variant == "tutorial":
+            raise KeyboardInterrupt
+        steps = len(job.workload.steps) - job.workload.warm_ups
+        counted = {"seconds": [2.0] * steps, "computed": [500] * steps, "head_positions": [100] * steps}
+        return {**counted, "others": 0.0, "peak_memory": 10**9, "first_loss": 5.0}
+
+    monkeypatch.setattr(training, "run", one)
+    monkeypatch.setattr(training, "matrix_rate", lambda _device: 1e12)
+    file, variants = tmp_path / "partial.json", ["arriero train", "without CUDA graphs", "tutorial"]
+    command = ["--device", "cuda", "--tiny", "--workloads", "short", "--variants", *variants, "--partial", str(file)]
+    monkeypatch.setattr("sys.argv", ["training", *command, "--steps", "1", "--rounds", "1"])
+    with pytest.raises(KeyboardInterrupt):
+        training.measure(training.parsed(), tmp_path)
+    (found,) = json.loads(file.read_text())["workloads"].values()
+    assert list(found) == variants[:2]
+    assert found["arriero train"]["computed_tokens_per_second"] == 250
+    assert found["arriero train"]["ratio"] is None, "there is nothing to compare it with"
 
 
 @pytest.mark.slow
