@@ -140,7 +140,8 @@ def described(
     matrix_rates: tuple[float, float],
 ) -> dict[str, Any]:
     """The document of these results."""
-    device, shape = ("cpu", "tiny") if options.tiny else (options.device, "Llama 3.1 8B")
+    device: Device = "cpu" if options.tiny else options.device
+    shape = "tiny" if options.tiny else "Llama 3.1 8B"
     document: dict[str, Any] = {
         **command.facts(device, *matrix_rates),
         "model": {"name": options.model.name if options.device == "cpu" else shape, **sizes},
