@@ -70,8 +70,8 @@ def inspect(
     resolved = resolve(**plain(base), more_tokens=True)  # tokenizer and config suffice
     renderer = replace(resolved.renderer, answers=options.answers)
     report = examine(loaded, renderer, options, window=hub.window(resolved.model_dir), limit=max(limit, show))
-    step = max(report.longest, report.computed_tokens * report.batch_size // report.kept)
-    cost = estimate(resolved.model_dir, tokens=report.computed_tokens, step_tokens=step)
+    step = report.computed_tokens * report.batch_size // report.kept
+    cost = estimate(resolved.model_dir, tokens=report.computed_tokens, step_tokens=step, longest=report.longest)
     if html is not None:
         _write_page(html, report, renderer)
     if as_json:

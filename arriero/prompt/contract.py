@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -84,12 +85,20 @@ class Contract:
         )
 
     def save(self, directory: Path) -> None:
-        """Write `arriero.json` into the directory of an adapter or a merged model."""
+        """Write `arriero.json` into the directory of an adapter or a merged model, whole and onto the disk, or not."""
         optional = _SINCE_NEWER | {"base_path"}
         document = {name: value for name, value in asdict(self).items() if value or name not in optional}
         document["format"] = NEWER if _SINCE_NEWER & document.keys() else FORMAT
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-        (directory / CONTRACT_FILE).write_text(text, encoding="utf-8")
+        partial = directory / f"{CONTRACT_FILE}.partial"
+        try:
+            with partial.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(directory / CONTRACT_FILE)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, directory: Path) -> Contract:

@@ -140,11 +140,11 @@ class TrainOptions(DataOptions):
         self._need("target_modules", bool(self.target_modules), "at least one layer name")
         alone = len(self.target_modules) == 1 or not {"auto", "all-linear"} & {*self.target_modules}
         self._need("target_modules", alone, "auto, all-linear, or names of layers")
-        self._need(
-            "early_stopping_patience",
-            not self.early_stopping_patience or self.eval_fraction > 0,
-            "0 where nothing is held out (eval_fraction 0)",
-        )
+        for name, default in (("early_stopping_patience", 0), ("eval_steps", None), ("keep", "last")):
+            nothing = getattr(self, name) == default
+            self._need(
+                name, nothing or self.eval_fraction > 0, f"{default} where nothing is held out (eval_fraction 0)"
+            )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainOptions:

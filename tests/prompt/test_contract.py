@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -52,6 +54,16 @@ def test_a_changed_tokenizer_under_the_same_template_is_noticed(contract):
     changed.tokenizer.add_tokens(["hi"])
     with pytest.raises(ContractError, match=r"from position 5 \(now \[262, 2, 5"):
         contract.check(changed, "sha256:1")
+
+
+def test_what_cannot_be_written_whole_is_not_there(contract, tmp_path, monkeypatch):
+    """An empty contract was left, and a run with one counts as finished."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(full))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(OSError, match="No space"):
+        contract.save(tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_a_base_in_4_bits_is_said_only_where_it_was(contract, tmp_path):

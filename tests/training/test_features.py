@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from arriero.errors import UsageError
+from arriero.training import TrainOptions
 from tests.conftest import train_tiny
 
 
@@ -82,9 +83,14 @@ def test_early_stopping_waits_for_its_patience(tmp_path, rows_file, model_dir):
     assert report["result"]["eval_loss"] == min(losses)
 
 
-def test_early_stopping_needs_something_held_out(tmp_path, rows_file, model_dir):
-    with pytest.raises(UsageError, match="early_stopping_patience must be 0 where nothing is held out"):
-        train_tiny(rows_file, model_dir, tmp_path / "run", early_stopping_patience=2, eval_fraction=0)
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [("early_stopping_patience", 2, "0"), ("eval_steps", 5, "None"), ("keep", "best", "last")],
+)
+def test_what_goes_by_held_out_rows_needs_some(name, value, needed):
+    """The last adapter was written as the best, and no evaluation came, without a word."""
+    with pytest.raises(UsageError, match=f"{name} must be {needed} where nothing is held out"):
+        TrainOptions(eval_fraction=0, **{name: value})
 
 
 @pytest.mark.parametrize("option", ["use_rslora", "use_dora"])

@@ -139,7 +139,7 @@ def _check_quantised(model_dir: Path, adapter_dir: Path, *, allowed: bool) -> bo
     """
     if (method := hub.quantisation(model_dir)) is not None:
         reason = f"the base model is stored quantised ({method})"
-    elif trained_options(adapter_dir).get("load_in_4bit"):
+    elif trained_in_4bit(adapter_dir) or trained_options(adapter_dir).get("load_in_4bit"):
         reason = "the adapter was trained on its base model in 4 bits (load_in_4bit)"
     else:
         return False

@@ -51,10 +51,10 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
         partial.mkdir(parents=True)
         fill(partial)
         for path in (*partial.iterdir(), partial):
-            _onto_disk(path)
+            onto_disk(path)
         _remove(final)  # the same step again, after an evaluation
         partial.replace(final)
-        _onto_disk(checkpoints)
+        onto_disk(checkpoints)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         last = max(by_step(checkpoints), default=None)
@@ -81,7 +81,8 @@ def _remove(path: Path) -> None:
         shutil.rmtree(gone)
 
 
-def _onto_disk(path: Path) -> None:
+def onto_disk(path: Path) -> None:
+    """Have what a file holds, or a directory lists, outlast a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

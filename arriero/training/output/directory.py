@@ -211,6 +211,8 @@ def finish(adapter: Path, output: Path, contract: Contract, document: dict[str, 
     (output / "report.html").write_text(page(document, metrics), encoding="utf-8")
     (output / "README.md").write_text(card(document), encoding="utf-8")
     for name in (CONFIG, WEIGHTS):
+        checkpoint.onto_disk(adapter / name)
         (adapter / name).replace(output / name)
+    checkpoint.onto_disk(output)
     shutil.rmtree(adapter)
     contract.save(output)

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from arriero import hub
 from arriero.hardware import fast_bfloat16, gpus
+from arriero.training.planning.plan import PREFERRED
 from arriero.training.targets import language_part
 
 IN_4_BITS = 0.516  # bytes of a weight: half a byte, and 8 bits of scale for 64 of them, which have scales in turn
@@ -33,8 +34,20 @@ class Estimate:
     memory_bytes: int
 
 
-def estimate(model_dir: Path, *, tokens: int, step_tokens: int, in_4bit: bool = False) -> Estimate:
-    """For one epoch that computes `tokens`, up to `step_tokens` at a time. Needs the model's config only."""
+def estimate(
+    model_dir: Path,
+    *,
+    tokens: int,
+    step_tokens: int,
+    longest: int = 0,
+    row_tokens: int | None = None,
+    in_4bit: bool = False,
+) -> Estimate:
+    """For one epoch that computes `tokens`, `step_tokens` in an optimizer step, in rows of `row_tokens` or what fits.
+
+    A row is never shorter than the `longest` example. Needs the model's config only.
+    """
+    row = max(longest, min(step_tokens, row_tokens or PREFERRED["cuda" if gpus() else "cpu"]))
     config = _config(model_dir)
     model = _shape(model_dir, config)
     parameters = _count(model)
@@ -51,7 +64,7 @@ def estimate(model_dir: Path, *, tokens: int, step_tokens: int, in_4bit: bool = 
         parameters=parameters,
         matrix_rate=rate,
         seconds_per_epoch=4 * parameters * tokens / (rate * UTILISATION),
-        memory_bytes=weights + step_tokens * per_token + logits,
+        memory_bytes=weights + row * per_token + logits,
     )
 
 

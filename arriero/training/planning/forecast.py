@@ -61,9 +61,16 @@ def forecast(
     seen = data.inspect(loaded, renderer, options, window=window, batch_size=options.batch_size, limit=0)
     samples = len(examples.train)
     times = options.epochs * samples / seen.kept  # the held-out rows are taken to be as long as the others
-    computed = round(times * seen.computed_tokens)
-    step_tokens = max(seen.longest, seen.computed_tokens * min(options.batch_size, samples) // seen.kept)
-    cost = estimate(resolved.model_dir, tokens=computed, step_tokens=step_tokens, in_4bit=options.load_in_4bit)
+    once = seen.tokens if options.prefix_sharing == "off" else seen.computed_tokens
+    computed = round(times * once)
+    cost = estimate(
+        resolved.model_dir,
+        tokens=computed,
+        step_tokens=once * min(options.batch_size, samples) // seen.kept,
+        longest=seen.longest,
+        row_tokens=options.row_tokens,
+        in_4bit=options.load_in_4bit,
+    )
     before = next(_earlier(hub.fingerprint(resolved.model_dir), options), None)
     if before is None:
         source, speed = "a short measurement of this machine, very roughly", computed / cost.seconds_per_epoch
@@ -90,13 +97,18 @@ def forecast(
 
 
 def _earlier(fingerprint: str, options: TrainOptions) -> Iterator[tuple[Path, float]]:
-    """Finished runs here of the same weights, computed in the same way: directory, computed tokens per second."""
+    """Finished runs here of the same weights, computed in the same way: directory, computed tokens per second.
+
+    Of one worker: the speed of several is that of all together. One that was only finished has made no step.
+    """
     wished = _speed_options(options.changed)
     for record in runs.listed():
         report = report_of(record)
         same = (report.get("base_fingerprint"), report.get("machine")) == (fingerprint, machine())
-        if same and _speed_options(record.options) == wished:
-            yield record.directory, float(report["result"]["computed_tokens_per_second"])
+        if not same or record.workers > 1 or _speed_options(record.options) != wished:
+            continue
+        if speed := float(report["result"]["computed_tokens_per_second"]):
+            yield record.directory, speed
 
 
 def _speed_options(options: Any) -> dict[str, Any]:

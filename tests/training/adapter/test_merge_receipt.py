@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from arriero.cli.main import main
 from arriero.errors import ArrieroError, ContractError, NotFoundError, UsageError
 from arriero.messages import Conversation
+from arriero.prompt import Contract
 from arriero.training.adapter.evaluate import evaluate
 from arriero.training.adapter.merge import merge
 from tests.training.adapter.conftest import FILES, SAMPLE, logits, plain, renderer_of, report, tuned
@@ -78,9 +80,14 @@ def test_a_quantised_base_is_refused_unless_allowed(stored_as, make_adapter, tmp
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_adapter_trained_in_four_bits_is_refused_unless_allowed(model_dir, make_adapter, tmp_path):
+@pytest.mark.parametrize("told_by", ["report", "contract"])
+def test_an_adapter_trained_in_four_bits_is_refused_unless_allowed(model_dir, make_adapter, tmp_path, told_by):
+    """Without a report, as checkpoints and what comes from a hub are, it was merged without a word."""
     adapter = make_adapter(model_dir)
-    report(adapter, load_in_4bit=True)
+    if told_by == "report":
+        report(adapter, load_in_4bit=True)
+    else:
+        replace(Contract.load(adapter), base_in_4bit=True).save(adapter)
     with pytest.raises(UsageError, match="load_in_4bit"):
         merge(adapter, tmp_path / "merged", model=model_dir)
     assert merge(adapter, tmp_path / "merged", model=model_dir, allow_quantised=True).quantised_base
