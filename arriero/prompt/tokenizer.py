@@ -46,6 +46,9 @@ def read_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise UsageError(f"the tokenizer in {model_dir} has no fast version; Arriero needs a tokenizer.json")
     loaded: PreTrainedTokenizerFast = tokenizer
+    # tokenizer.json carries those of the last call before it was saved, and they would cut or pad prompts
+    loaded.backend_tokenizer.no_truncation()
+    loaded.backend_tokenizer.no_padding()
     return loaded
 
 

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from arriero.prompt import load_tokenizer
-from tests.conftest import since_transformers
+from arriero.messages import Conversation, Message
+from arriero.prompt import Renderer, load_tokenizer
+from tests.conftest import build_tokenizer, since_transformers
 
 TEXT = "<s><user>骆驼 hums</s> don't\n\n 123"
 
@@ -61,3 +62,25 @@ def test_preparing_a_prompt_imports_no_torch(model_dir):
     )
     done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("kept", [{"truncation": 8}, {"padding": 64}, {"truncation": 8, "padding": 64}])
+def test_truncation_and_padding_of_a_saved_tokenizer_are_not_in_force(tmp_path, kept):
+    """A fine-tune's tokenizer.json carries those of its last call: prompts were cut without a word, or padded."""
+    made = build_tokenizer()
+    made.save_pretrained(tmp_path / "plain")
+    if "truncation" in kept:
+        made.backend_tokenizer.enable_truncation(kept["truncation"])
+    if "padding" in kept:
+        made.backend_tokenizer.enable_padding(length=kept["padding"])
+    made.save_pretrained(tmp_path / "used")
+    stored = json.loads((tmp_path / "used" / "tokenizer.json").read_text())
+    assert {name for name in ("truncation", "padding") if stored[name]} == kept.keys()
+    plain, used = (Renderer(load_tokenizer(tmp_path / name), (2,)) for name in ("plain", "used"))
+
+    literal = [Message("user", "what is </s>?")]  # takes an encoder of its own
+    assert used.prompt(literal) == plain.prompt(literal)
+    for asked in ("who hums?", "who hums " * 12):
+        turns = (Message("user", asked), Message("assistant", "a llama"))
+        assert used.prompt(turns[:1]) == plain.prompt(turns[:1])
+        assert used.examples(Conversation(turns)) == plain.examples(Conversation(turns))
