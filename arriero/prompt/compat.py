@@ -1,4 +1,4 @@
-"""Private names of transformers (5.17 to 5.23) where there is no public one."""
+"""Private names of transformers (5.10 to 5.23) where there is no public one."""
 
 from __future__ import annotations
 
@@ -10,3 +10,10 @@ def compiled(source: str) -> Any:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     return _compile_jinja_template(source)
+
+
+def prefers_mistral_common(model_type: str | None) -> bool:
+    """Whether AutoTokenizer may choose mistral-common's tokenizer, which happens only where that is installed."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    return bool(TOKENIZER_MAPPING_NAMES.get(model_type) == "MistralCommonBackend")

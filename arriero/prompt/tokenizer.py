@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from arriero import hub
 from arriero.errors import ArrieroError, UsageError
+from arriero.prompt import compat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +44,7 @@ def read_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
         raise ArrieroError(
             f"the tokenizer in {model_dir} cannot be loaded: {error}", hint="arriero models verify, or download again"
         ) from error
-    if not tokenizer.is_fast:
+    if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"the tokenizer in {model_dir} has no fast version; Arriero needs a tokenizer.json")
     loaded: PreTrainedTokenizerFast = tokenizer
     # tokenizer.json carries those of the last call before it was saved, and they would cut or pad prompts
@@ -53,17 +54,19 @@ def read_tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
 
 
 def _is_plain(model_dir: Path) -> bool:
-    """Whether AutoTokenizer would choose the class that takes tokenizer.json as it is. True of every Llama 3.
+    """Whether to choose the class that takes tokenizer.json as it is.
 
-    For other architectures that depends on tables inside transformers, which are AutoTokenizer's business.
+    AutoTokenizer would, too: of every Llama 3, and of Mistral's models unless mistral-common is installed, whose class
+    is no fast one. For other architectures that depends on tables inside transformers, which are AutoTokenizer's
+    business.
     """
     config = hub.read_json(model_dir / "tokenizer_config.json")
-    return (
-        hub.read_json(model_dir / "config.json").get("model_type") == "llama"
-        and config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-        and "auto_map" not in config
-        and (model_dir / "tokenizer.json").is_file()
-    )
+    if "auto_map" in config or not (model_dir / "tokenizer.json").is_file():
+        return False
+    model_type = hub.read_json(model_dir / "config.json").get("model_type")
+    if model_type == "llama":
+        return config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    return compat.prefers_mistral_common(model_type)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerFast, model_dir: Path) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from arriero.errors import UsageError
 from arriero.messages import Conversation, Message
-from arriero.prompt import Renderer, load_tokenizer
+from arriero.prompt import Renderer, load_tokenizer, read_tokenizer
 from tests.conftest import build_tokenizer, since_transformers
 
 TEXT = "<s><user>骆驼 hums</s> don't\n\n 123"
@@ -51,6 +52,41 @@ def test_where_tables_decide_auto_tokenizer_does(model_dir, tmp_path, change):
         path = tmp_path / "model" / file
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     same(load_tokenizer(tmp_path / "model"), automatic(tmp_path / "model"))
+
+
+@pytest.fixture
+def mistral_dir(tmp_path):
+    """The tiny tokenizer as one of Mistral's models, with a file beside it that only mistral-common reads."""
+    build_tokenizer().save_pretrained(tmp_path / "mistral")
+    (tmp_path / "mistral" / "config.json").write_text('{"model_type": "mistral"}')
+    (tmp_path / "mistral" / "tekken.json").write_text("{}")
+    return tmp_path / "mistral"
+
+
+class OfMistralCommon:
+    """What AutoTokenizer gives where mistral-common is installed: it has neither `is_fast` nor `backend_tokenizer`."""
+
+    @classmethod
+    def from_pretrained(cls, *_, **__):
+        return cls()
+
+
+def test_where_mistral_common_is_installed_tokenizer_json_is_taken(mistral_dir, monkeypatch):
+    """vLLM brings it; then every verb ended with an AttributeError for Mistral's models."""
+    from transformers.models.auto import tokenization_auto
+
+    expected = load_tokenizer(mistral_dir)
+    monkeypatch.setattr("transformers.AutoTokenizer", OfMistralCommon)
+    monkeypatch.setitem(tokenization_auto.TOKENIZER_MAPPING_NAMES, "mistral", "MistralCommonBackend")
+    same(load_tokenizer(mistral_dir), expected)
+    (mistral_dir / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"no fast version; Arriero needs a tokenizer\.json"):
+        read_tokenizer(mistral_dir)
+
+
+def test_mistral_common_itself_changes_nothing(mistral_dir):
+    pytest.importorskip("mistral_common")
+    assert load_tokenizer(mistral_dir)(TEXT)["input_ids"] == build_tokenizer()(TEXT)["input_ids"]
 
 
 @since_transformers("5.20", "before, transformers itself imports torch")
