@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 TRAINER = (
     "_wrap_model",
+    "_run_epoch",
     "_determine_best_metric",
     "_maybe_log_save_evaluate",
     "_save_checkpoint",

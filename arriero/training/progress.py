@@ -91,7 +91,7 @@ class Recorder(TrainerCallback):
         self.metrics, self.files, self.on_step = metrics, files, on_step
         self.stop = threading.Event()
         self.logical = self.total_computed = self.last_computed = 0
-        self.eval_loss: float | None = None
+        self.interrupted = False  # as all workers agreed after a step
         self.began: Callable[[int], None] = lambda _: None
         self._pending: list[_Pending] = []
         self._row_ids: Sequence[RowId] = ()
@@ -163,8 +163,16 @@ class Recorder(TrainerCallback):
         """Save and stop once an interruption was asked for, in all workers after the same step."""
         if workers.anywhere(self.stop.is_set()):
             self.stop.set()
+            self.interrupted = True
             control.should_save = True
             control.should_training_stop = True
+            control.should_evaluate = False  # the resumed run begins with it
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An interruption ends an epoch too, which is no reason to evaluate."""
+        if self.interrupted:
             control.should_evaluate = False
 
     def on_log(
@@ -179,7 +187,6 @@ class Recorder(TrainerCallback):
         logs = logs or {}
         if "loss" not in logs and "eval_loss" not in logs:
             return
-        self.eval_loss = logs.get("eval_loss", self.eval_loss)
         seconds = max(1e-9, time.monotonic() - self._started)
         report = StepReport(
             step=state.global_step,

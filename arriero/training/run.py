@@ -134,7 +134,8 @@ class _Run:
         self.setup = set_up(self.model, step, self.examples.longest, self.options, self._earlier_plan())
         self._keep_plan(self.setup.steps.plan)
         if self.first:
-            directory.keep_metrics_until(output, self.resumed_from or 0)
+            evaluated = self.checkpoint is not None and checkpoint.is_evaluated(self.checkpoint)
+            directory.keep_metrics_before(output, (self.resumed_from or 0) + evaluated, evaluation=not evaluated)
         metrics = output / directory.METRICS if self.first else Path(os.devnull)
         self.recorder = Recorder(metrics, self.examples.loaded.files, on_step if self.first else lambda _: None)
         stops = context.renderer.stop_token_ids
@@ -149,19 +150,19 @@ class _Run:
         self.trainer.flush()
         seconds = time.monotonic() - started
         state = self.trainer.state
-        if self.recorder.stop.is_set() and state.global_step < state.max_steps:
+        if self.recorder.interrupted and state.global_step < state.max_steps:
             raise InterruptedRun(
                 f"stopped at step {state.global_step} of {state.max_steps}; the checkpoint is saved",
                 hint="run the same command with --resume to go on",
             )
-        self._choose()
+        eval_loss = self._choose()
         report = TrainReport(
             output=str(self.output),
             steps=state.global_step,
             samples=len(self.examples.train),
             epochs=round(state.epoch or 0.0, 4),
             train_loss=directory.mean_loss(self.output) if self.first else 0.0,
-            eval_loss=self.recorder.eval_loss,
+            eval_loss=eval_loss,
             seconds=round(seconds, 3),
             logical_tokens_per_second=round(self.recorder.logical / seconds, 1),
             computed_tokens_per_second=round(self.recorder.total_computed / seconds, 1),
@@ -174,24 +175,25 @@ class _Run:
                 self._write(report, compared)
         return report
 
-    def _choose(self) -> None:
-        """Evaluate what is there, unless that was just done, and take the best adapter where that was wished."""
+    def _choose(self) -> float | None:
+        """Take the best adapter where that was wished, else the last, evaluated; returns its held-out loss."""
         state = self.trainer.state
-        if self.examples.held_out and not any(
-            entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history
-        ):
+        if not self.examples.held_out:
+            return None
+        if state.global_step not in self.trainer.evaluations:
             self.trainer.evaluate()
-        best = state.best_global_step
-        if best is None or best == state.global_step:
-            return
+        last, best = self.trainer.evaluations[state.global_step], state.best_global_step
+        if best == state.global_step:
+            return last
         if self.options.keep == "best" or self.options.early_stopping_patience:
             log.info("writing the adapter of step %d, whose held-out loss was lowest: %.4f", best, state.best_metric)
             put_adapter(self.model, self._saved(best))
-            self.recorder.eval_loss = state.best_metric
-        else:
-            log.info(
-                "held-out loss was lowest at step %d (%.4f); --keep best would write that one", best, state.best_metric
-            )
+            lowest: float = state.best_metric
+            return lowest
+        log.info(
+            "held-out loss was lowest at step %d (%.4f); --keep best would write that one", best, state.best_metric
+        )
+        return last
 
     def _saved(self, step: int) -> dict[str, torch.Tensor]:
         """The adapter of a checkpoint, which only the first worker is sure to have on its disk."""

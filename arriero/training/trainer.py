@@ -103,6 +103,17 @@ class StepTrainer(Trainer):
         # one process with several GPUs: DataParallel would cut up the tensors of a row
         return model if self.args.n_gpu > 1 else super()._wrap_model(model, training=training, dataloader=dataloader)
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """After a resume first make the evaluation that the checkpoint lacks, and no step where training had ended."""
+        step, epochwise = self.state.global_step, self.args.eval_strategy == "epoch"
+        every = len(self.order) if epochwise else self.args.eval_steps
+        if self.held_out.examples and step and step % every == 0 and step not in self.evaluations:
+            self.evaluate()
+        if step >= self.state.max_steps or self._out_of_patience():
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **options)
+
     def training_step(self, model: torch.nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
         """Compute the gradients of one optimizer step; returns its loss without waiting for the device."""
         model.train()
@@ -170,11 +181,18 @@ class StepTrainer(Trainer):
         if self.state.best_metric is None or figures.nll < self.state.best_metric:
             self.state.best_metric, self.state.best_global_step = figures.nll, self.state.global_step
             self.control.should_save = True
-        since = [entry for entry in self.state.log_history if "eval_loss" in entry]
-        since = [entry for entry in since if entry["step"] > (self.state.best_global_step or 0)]
-        if self.held_out.patience and len(since) >= self.held_out.patience:
+        if self._out_of_patience():
             self.control.should_training_stop = True
         return metrics
+
+    @property
+    def evaluations(self) -> dict[int, float]:
+        """Held-out loss by optimizer step."""
+        return {entry["step"]: entry["eval_loss"] for entry in self.state.log_history if "eval_loss" in entry}
+
+    def _out_of_patience(self) -> bool:
+        since = sum(step > (self.state.best_global_step or 0) for step in self.evaluations)
+        return 0 < self.held_out.patience <= since
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         return bool(self.state.best_global_step == self.state.global_step)

@@ -60,11 +60,11 @@ def attempt(rows: str, model: str, output: Path, *, resume: bool, kill_at: int =
     return int(content) if content else -1
 
 
-def outcome(output: Path) -> tuple[str, list[int]]:
-    """The adapter's hash, and the optimizer steps that metrics.jsonl has."""
+def outcome(output: Path) -> tuple[str, list[tuple[int, float | None]]]:
+    """The adapter's hash, and the steps and evaluations that metrics.jsonl has."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     adapter = (output / "adapter_model.safetensors").read_bytes()
-    return hashlib.sha256(adapter).hexdigest(), [line["step"] for line in lines if "loss" in line]
+    return hashlib.sha256(adapter).hexdigest(), [(line["step"], line.get("eval_loss")) for line in lines]
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
         attempt(rows, model, output, resume=True)
         adapter_hash, steps_made = outcome(output)
         killed.append({"at": number, "killed": was_killed, "hash": adapter_hash, "steps": steps_made})
-    print(json.dumps({"whole": digest, "steps": len(steps), "killed": killed}))
+    print(json.dumps({"whole": digest, "steps": steps, "killed": killed}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -68,7 +69,7 @@ def check_kills(rows_file, model_dir, folder, count, **options):
     assert len(outcomes["killed"]) == count
     assert all(run["killed"] for run in outcomes["killed"]), "every number is a moment of the run"
     assert {run["hash"] for run in outcomes["killed"]} == {outcomes["whole"]}
-    assert all(run["steps"] == list(range(1, outcomes["steps"] + 1)) for run in outcomes["killed"]), "every step once"
+    assert all(run["steps"] == outcomes["steps"] for run in outcomes["killed"]), "every step and evaluation once"
 
 
 def test_a_run_killed_at_any_moment_ends_in_the_same_adapter(rows_file, model_dir, tmp_path):
@@ -80,6 +81,56 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_adapter(rows_file, model_di
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_each_of_many_moments(rows_file, model_dir, tmp_path):
     check_kills(rows_file, model_dir, tmp_path, 40)
+
+
+def figures(output):
+    """What a run has come to: its adapter, its steps and evaluations in order, what it reports."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    report = json.loads((output / "report.json").read_text())
+    return (
+        hashlib.sha256((output / "adapter_model.safetensors").read_bytes()).hexdigest(),
+        [(line["step"], line.get("eval_loss")) for line in lines],
+        {name: report["result"][name] for name in ("steps", "epochs", "train_loss", "eval_loss")},
+        report["best"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    # four steps an epoch: in mid-epoch, at an epoch's end, in mid-epoch with an evaluation due
+    [(5, {"early_stopping_patience": 1}), (8, {"early_stopping_patience": 1}), (2, {"eval_steps": 2, "epochs": 1})],
+)
+def test_an_interruption_changes_no_evaluation(rows_file, model_dir, tmp_path, step, options):
+    """In mid-epoch it made one more, which could be the best; one that was due after that step was lost."""
+    from arriero.errors import InterruptedRun
+    from tests.conftest import train_tiny
+
+    options = {"eval_fraction": 0.3, "epochs": 3, "batch_size": 2, "learning_rate": 0.3, **options}
+    with pytest.raises(InterruptedRun, match=f"step {step} of"):
+        train_tiny(rows_file, model_dir, tmp_path / "run", on_step=lambda report: report.step == step - 1, **options)
+    train_tiny(rows_file, model_dir, tmp_path / "run", resume=True, **options)
+    assert figures(tmp_path / "run") == figures(train_tiny(rows_file, model_dir, tmp_path / "whole", **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 2.5, "lr_scheduler_type": "constant"},
+        {"epochs": 20, "eval_fraction": 0.3, "eval_steps": 1, "save_steps": 1, "early_stopping_patience": 1},
+        {"eval_fraction": 0.3, "eval_steps": 1},
+        {"eval_fraction": 0.3, "save_steps": 2, "learning_rate": 0.3},
+    ],
+    ids=["half an epoch", "out of patience", "evaluated", "to be evaluated"],
+)
+def test_training_that_had_ended_is_not_gone_on_with(rows_file, model_dir, tmp_path, options):
+    """Ended by a kill before arriero.json was written; it made "step 6 of 5", and reported no held-out loss."""
+    from tests.conftest import train_tiny
+
+    output = train_tiny(rows_file, model_dir, tmp_path / "run", **options)
+    whole = figures(output)
+    (output / "arriero.json").unlink()
+    train_tiny(rows_file, model_dir, output, resume=True, **options)
+    assert figures(output) == whole
 
 
 def test_a_run_from_before_an_option_existed_is_resumed(rows_file, model_dir, tmp_path):

@@ -59,7 +59,7 @@ class _Driver:
     output: Path
     cluster_options: ClusterOptions
     options: dict[str, Any]
-    last_step: int = field(default=0, init=False)  # of metrics.jsonl
+    last: tuple[int, bool] = field(default=(0, False), init=False)  # line of metrics.jsonl: step, is an evaluation
 
     def run(self) -> TrainReport:
         """Train to the end, or raise what ended it."""
@@ -127,9 +127,10 @@ class _Driver:
             if isinstance(report, LogLine):
                 log.log(report.level, "%s", report.text)
                 continue
-            if report.loss is not None and report.step <= self.last_step:  # repeated after a loss of workers
-                directory.keep_metrics_until(self.output, report.step - 1)
-            self.last_step = report.step
+            evaluation = report.loss is None
+            if (report.step, evaluation) <= self.last:  # repeated after a loss of workers
+                directory.keep_metrics_before(self.output, report.step, evaluation=evaluation)
+            self.last = report.step, evaluation
             with (self.output / directory.METRICS).open("a", encoding="utf-8") as metrics:
                 metrics.write(report.line)
             if on_step is not None and on_step(report):

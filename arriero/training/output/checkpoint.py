@@ -131,6 +131,12 @@ def save_state(
     (folder / STATE).write_text(json.dumps(document), encoding="utf-8")
 
 
+def is_evaluated(folder: Path) -> bool:
+    """Whether a checkpoint was written after the evaluation of its step."""
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    return any("eval_loss" in entry and entry["step"] == state["global_step"] for entry in state["log_history"])
+
+
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put the optimizer's state back; returns the JSON that `save_state` was given."""
     document = read_state(folder)

@@ -196,11 +196,12 @@ def mean_loss(output: Path) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def keep_metrics_until(output: Path, step: int) -> None:
-    """Drop metric lines after `step`, which a resumed run will write again."""
+def keep_metrics_before(output: Path, step: int, *, evaluation: bool) -> None:
+    """Drop metric lines that a resumed run will write again: those from `step`, or from its `evaluation`, on."""
     file = output / METRICS
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    whole = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+    kept = [line for line, values in whole if (values["step"], "loss" not in values) < (step, evaluation)]
     file.write_text("".join(kept), encoding="utf-8")
 
 

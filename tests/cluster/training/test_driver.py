@@ -104,15 +104,16 @@ def test_storage_that_cannot_be_written_is_found_at_once(tmp_path):
 
 
 def test_steps_that_are_made_again_are_in_the_metrics_once(tmp_path):
-    """After a loss of workers the steps since the last checkpoint come a second time."""
+    """After a loss of workers the steps since the last checkpoint come a second time, or from its evaluation on."""
     driver = _Driver("", tmp_path, ClusterOptions("local"), {})
     reports = [StepReport(step, 4, 1.0, float(step), 0.1, 1.0, 1.0, 1.0, 1.0) for step in (1, 2, 3)]
     evaluated = StepReport(2, 4, 1.0, None, None, None, 1.0, 1.0, 1.0, eval_loss=9.0)
     seen = []
-    driver._receive([*reports[:2], evaluated, reports[2], reports[1], evaluated, reports[2]], seen.append, None)
+    again = [reports[1], evaluated, reports[2]]
+    driver._receive([*reports[:2], evaluated, reports[2], *again, evaluated, reports[2]], seen.append, None)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], "loss" in line) for line in lines] == [(1, True), (2, True), (2, False), (3, True)]
-    assert len(seen) == 7
+    assert len(seen) == 9
 
 
 @pytest.mark.parametrize("error", [DataError("f", "bad", row=2, hint="h"), ContextLengthError(1, 2, 3)])
