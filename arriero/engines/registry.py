@@ -165,12 +165,16 @@ def _has_experts(config: Mapping[str, Any]) -> bool:
 def openvino_lacks(model_dir: Path) -> str | None:
     """What a model needs that the OpenVINO engine would get wrong, None when there is nothing.
 
-    The exported attention mask is causal and nothing else, so a sliding window smaller than the context is refused.
+    The exported attention mask is causal and nothing else, so a sliding window smaller than the context is refused; so
+    is longrope, since all sequences of a step would be encoded as the longest one.
     """
     config = hub.language_config(model_dir)
     sliding = config.get("sliding_window") if config.get("use_sliding_window") is not False else None
     if isinstance(sliding, int) and sliding < hub.window(model_dir):
         return f"its attention slides over a window of {sliding} tokens"
+    original = hub.original_context(config)
+    if original is not None and original < hub.window(model_dir):
+        return f"its positions are encoded otherwise beyond {original} tokens"
     if _has_experts(config):
         return "it is a mixture of experts, whose routing cannot be exported"
     if (method := hub.quantisation(model_dir)) is not None:

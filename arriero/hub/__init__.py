@@ -24,7 +24,7 @@ Other rooms get a directory that is complete and verified, or an exception.
 from arriero.hub import four_bits, push, store
 from arriero.hub.adapter_files import check_fit
 from arriero.hub.adapters import adapter
-from arriero.hub.config import language_config, language_section, quantisation, vocabulary, window
+from arriero.hub.config import language_config, language_section, original_context, quantisation, vocabulary, window
 from arriero.hub.datasets import dataset
 from arriero.hub.fetch import Downloaded, download, resolve
 from arriero.hub.store import StoredModel, fingerprint, models, name_of, remove, verify
@@ -48,6 +48,7 @@ __all__ = [
     "load_weights",
     "models",
     "name_of",
+    "original_context",
     "placed",
     "push",
     "quantisation",

@@ -6,6 +6,7 @@ that of the part that reads and writes text. Files that leave a number out mean 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def window(model_dir: Path) -> int:
     if tokens is None:
         raise ArrieroError(f"{model_dir / 'config.json'} does not say how many tokens the model can read")
     return tokens
+
+
+def original_context(config: Mapping[str, Any]) -> int | None:
+    """The most tokens that longrope encodes by its short factors, from a language model's settings; None without it.
+
+    One token more, and the positions of all of them are encoded by the long factors.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scalings = [rope, *(scaling for scaling in rope.values() if isinstance(scaling, dict))]  # one, or one a layer type
+    if not any("long_factor" in scaling for scaling in scalings):
+        return None
+    lengths = [place.get("original_max_position_embeddings") for place in (config, *scalings)]
+    return next((length for length in lengths if isinstance(length, int)), 0)
 
 
 def vocabulary(model_dir: Path) -> int | None:

@@ -50,6 +50,9 @@ class PrefillBatch:
         positions -2 -1  0  1 | 2        below 0 is padding: the mask hides it
                    0  1  2  3 | 4
                    step 1       step 2
+
+    longrope encodes the positions of a call by the last of them. So where a prompt is longer than the original context,
+    the prompt's last id is in the calls for its first chunks, too, and is cut off the cache again.
     """
 
     def __init__(self, forward: Forward, requests: Sequence[Request], chunk: int, *, shared: bool) -> None:
@@ -60,26 +63,35 @@ class PrefillBatch:
         # the model's own kind drops what leaves a sliding window, and a DecodeBatch takes over every position
         self.cache = DynamicCache() if shared else forward.cache()
         self._forward = forward
-        longest = max(len(request.prompt_ids) for request in requests)
+        longest = max(len(request.ids) for request in requests)
         if shared:
             _, longest = forward.padded(1, longest)
-        self.padding = [longest - len(request.prompt_ids) for request in requests]
+        self.padding = [longest - len(request.ids) for request in requests]
         padded = zip(requests, self.padding, strict=True)
-        ids = torch.tensor([[0] * padding + request.prompt_ids for request, padding in padded])
+        ids = torch.tensor([[0] * padding + request.ids for request, padding in padded])
         self._ids = to_device(ids, forward.device)  # (requests, cache positions), and so are the positions
         cache_positions = torch.arange(longest, device=forward.device)
         self._positions = cache_positions[None] - to_device(torch.tensor(self.padding), forward.device)[:, None]
         self._prefilled = 0  # cache positions
-        self._chunk = chunk
+        self._outgrown = not shared and longest > forward.original_context
+        # a cache cannot be cut back to what has left a sliding window
+        self._chunk = longest if self._outgrown and longest > forward.window else chunk
 
     def step(self) -> torch.Tensor | None:
         """Prefill the next chunk; the logits (requests, vocabulary) after the last."""
         start, end = self._prefilled, self._prefilled + self._chunk
-        every = any(request.scores for request in self.requests)
+        every = any(request.scores and not request.answer_ids for request in self.requests)
         if self._forward.chunked:
-            mask = (self._positions[:, :end] >= 0).long()
-            positions = self._positions[:, start:end].clamp(min=0)  # a table of positions has none below 0
-            logits = self._forward(self._ids[:, start:end], mask, positions, self.cache, every=every)
+            with_last = self._outgrown and end <= self._forward.original_context
+            ids, positions = self._ids[:, start:end], self._positions[:, start:end].clamp(min=0)  # no table has less
+            if with_last:
+                ids = torch.cat((ids, self._ids[:, -1:]), 1)
+                positions = torch.cat((positions, self._positions[:, -1:]), 1)
+            mask = (self._positions[:, : end + with_last] >= 0).long()
+            logits = self._forward(ids, mask, positions, self.cache, every=every)
+            if with_last:
+                self.cache.crop(-1)
+                logits = logits[:, :-1]
         else:
             end = self._ids.shape[1]
             logits = self._forward.single(self._ids, 0, self.cache, every=every)

@@ -165,8 +165,11 @@ def _description(model: PreTrainedModel, forward: Forward) -> str:
     parts = ["transformers", model.device.type, str(model.dtype).removeprefix("torch.")]
     if not all(weight.is_floating_point() for weight in model.parameters()):
         parts[-1] += " over quantised weights"
-    if forward.shared_length < getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize):
-        over = f" over {forward.shared_length} tokens" if forward.shared_length else ""
+    shared = min(forward.shared_length, forward.original_context)
+    if shared < getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize):
+        over = f" over {shared} tokens" if shared else ""
         parts.append(f"requests{over} are not batched")
-        log.info("%s: the model's KV cache does not keep every token", parts[-1])
+        encoded = "the positions of longer ones are all encoded otherwise"
+        cached = "the model's KV cache does not keep every token"
+        log.info("%s: %s", parts[-1], cached if shared == forward.shared_length else encoded)
     return ", ".join(parts)

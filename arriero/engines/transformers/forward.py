@@ -1,8 +1,9 @@
 """One call of the model, and what its kind of cache allows.
 
 A model whose KV cache keeps every token can answer many requests in one batch. Where layers see a sliding window only,
-that holds for requests that end inside it. Everything else (longer requests, state-space and hybrid
-models) is answered on its own, with the model's own cache, so that the answer is right for every model.
+that holds for requests that end inside it. With longrope it holds for requests as long as they are inside the original
+context. Everything else (longer requests, state-space and hybrid models) is answered on its own, with the model's own
+cache, so that the answer is right for every model.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from arriero import hub
 from arriero.cuda_graphs import to_device
 from arriero.engines.compat import attention_of, is_stateful, takes_dynamic_cache
 
@@ -29,6 +31,8 @@ class Forward:
     """Calls a model with those arguments that it knows.
 
     `shared_length` is the longest request, prompt and answer in tokens, that may share a batch: 0 where none may.
+    `original_context` is the most tokens that positions are encoded for as they begin: one more, and the cache is of no
+    use. `window` is how far back every layer looks.
     `chunked` says whether a prompt can be prefilled in several calls. `pads`: on a CPU, batches and caches are padded
     to one of few sizes, see `rounded`.
     """
@@ -40,10 +44,12 @@ class Forward:
         names = [name for name in ("past_key_values", "cache_params") if name in self._parameters]
         self._cache_name = names[0] if names and takes_dynamic_cache(model) else None
         self.shared_length, self.chunked = self._limits()
+        self.window = self.shared_length  # the other one may be set to 0
+        config = model.config.get_text_config()
+        original = hub.original_context(config.to_dict())
+        self.original_context = sys.maxsize if original is None else original
         self.pads = model.device.type == "cpu"
-        self._visible = min(
-            self.shared_length, getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
-        )
+        self._visible = min(self.shared_length, getattr(config, "max_position_embeddings", sys.maxsize))
 
     @property
     def device(self) -> torch.device:

@@ -39,6 +39,11 @@ class Request:
         self.sampler = Sampler(self.prompt_ids, self.sampling, grammar, self.alternatives)
 
     @property
+    def ids(self) -> list[int]:
+        """Prompt and answer so far."""
+        return self.prompt_ids + self.answer_ids
+
+    @property
     def longest(self) -> int:
         """The most tokens that prompt and answer can come to."""
         return len(self.prompt_ids) + self.limit

@@ -7,7 +7,7 @@ a long prompt holds nobody up for longer than a chunk takes, and a cancelled req
                                                 └─> SingleSequence                   ┘
 
 A request is in one of these at a time. One that has ended is dropped with the next step, from a PrefillBatch when its
-prefill is over.
+prefill is over. One that outgrows the original context of longrope waits again: its answer so far is prefilled, too.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class Scheduler:
         chosen: list[Request] = []
         for request in [self._waiting.popleft() for _ in range(self._next_count())]:
             with _failing([request]):
-                request.prepare(self._grammars)
+                if not request.answer_ids:
+                    request.prepare(self._grammars)
                 chosen.append(request)
         if not chosen:
             return None
@@ -129,13 +130,18 @@ class Scheduler:
 
     def _together(self, requests: Sequence[Request]) -> bool:
         """Whether prompts can be prefilled in one call. A single one always can, if need be in several."""
-        _, positions = self._forward.padded(1, max(len(request.prompt_ids) for request in requests))
+        _, positions = self._forward.padded(1, max(len(request.ids) for request in requests))
         alike = len({request.adapter for request in requests}) == 1 and all(map(self._shares, requests))
         return len(requests) == 1 or (alike and positions * len(requests) <= CHUNK)
 
     def _shares(self, request: Request) -> bool:
-        """Whether a request may share a batch."""
-        return request.longest <= self._forward.shared_length
+        """Whether a request may share a batch now."""
+        inside = len(request.ids) <= self._forward.original_context
+        return inside and request.longest <= self._forward.shared_length
+
+    def _outgrown(self, request: Request) -> bool:
+        """Whether the cache of a request has just become useless, since all of its positions are encoded otherwise."""
+        return not request.ended and len(request.ids) == self._forward.original_context + 1
 
     def _fit(self, requests: Sequence[Request]) -> bool:
         """Whether there is memory for requests beside what is in flight; where nothing is, any single one is tried.
@@ -150,6 +156,8 @@ class Scheduler:
         batch = self._decode_batch(requests[0].adapter) if self._shares(requests[0]) else None
         together = [*requests, *(batch.requests if batch else ())]
         longest = max(request.longest for request in together)
+        if self._shares(requests[0]):  # whoever outgrows it leaves the batch
+            longest = min(longest, self._forward.original_context)
         slots, positions = buffer_size(*self._forward.padded(len(together), longest))
         growth = slots * positions * self._position_bytes - (batch.bytes_held if batch else 0)
         if self._graphs is not None and growth > free_memory():
@@ -194,13 +202,21 @@ class Scheduler:
     def _decode(self, batch: Batch) -> None:
         """One more id of every answer in a batch."""
         _end_cancelled(batch.requests)  # prefill and other batches have taken their time since the step began
-        _keep_live(batch)
+        self._keep_live(batch)
         if not batch.requests:
             return
         with _failing(batch.requests):
             self._adapters.use(batch.adapter)
             self._sample(batch, batch.step())
-        _keep_live(batch)
+        self._keep_live(batch)
+
+    def _keep_live(self, batch: Batch) -> None:
+        """Take those out of a batch that have ended, and those that have to be prefilled anew."""
+        outgrown = [request for request in batch.requests if self._outgrown(request)]
+        self._waiting.extendleft(outgrown)
+        going = [index for index, request in enumerate(batch.requests) if not (request.ended or request in outgrown)]
+        if len(going) < len(batch.requests):
+            batch.keep(going)
 
     def _sample(self, batch: Batch | PrefillBatch, logits: torch.Tensor) -> None:
         """Give each request its next id, or its failure."""
@@ -211,12 +227,6 @@ class Scheduler:
                     raise result
                 if not request.ended:
                     request.accept(result, self._stop_token_ids)
-
-
-def _keep_live(batch: Batch) -> None:
-    live = [sequence for sequence, request in enumerate(batch.requests) if not request.ended]
-    if len(live) < len(batch.requests):
-        batch.keep(live)
 
 
 def _end_cancelled(requests: Sequence[Request]) -> None:
