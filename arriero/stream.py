@@ -93,7 +93,7 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
     def __next__(self) -> Piece:
         while not self._ended:
             try:
-                piece = self._piece(next(self._tokens, None))
+                piece = self._piece(None if self._decoder.stopped else next(self._tokens, None))
             except BaseException:  # an interrupted reader will not come back for the rest
                 self.close()
                 raise
@@ -104,7 +104,7 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
     async def __anext__(self) -> Piece:
         while not self._ended:
             try:
-                piece = self._piece(await anext(self._atokens, None))
+                piece = self._piece(None if self._decoder.stopped else await anext(self._atokens, None))
             except BaseException:  # a cancelled task, above all
                 self.close()
                 raise

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from arriero.chat import load
-from arriero.errors import ContextLengthError, ContractError, NotFoundError, UsageError
+from arriero.errors import ContextLengthError, ContractError, EngineLostError, NotFoundError, UsageError
 from arriero.messages import Piece, Sampling, Usage
 from tests.conftest import TEMPLATE, ids_of
 
@@ -38,6 +38,26 @@ def test_stop_string_across_tokens_is_cut_and_never_partly_shown(scripted_chat):
     assert "".join(piece.text for piece in pieces) == "one "
     assert pieces[-1].finish_reason == "stop"
     assert chat.engine.generations[0].cancelled, "the engine must not go on after a stop string"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_answer_complete_with_the_text_of_a_piece_waits_for_no_further_token(scripted_chat, asynchronous):
+    """The engine computed one more, which was counted, and if it was lost just then the answer was, too."""
+    chat = scripted_chat("abx and so on", gate=3)
+    stream = chat.stream(HELLO, Sampling(stop=("abc", "bx")))
+
+    async def read() -> list[Piece]:
+        pieces = [await anext(stream)]
+        chat.engine.generations[0].fail(EngineLostError("killed"))
+        return pieces + [piece async for piece in stream]
+
+    if asynchronous:
+        pieces = asyncio.run(read())
+    else:
+        pieces = [next(stream)]
+        chat.engine.generations[0].fail(EngineLostError("killed"))
+        pieces += stream
+    assert pieces == [Piece("a"), Piece("", "stop", Usage(6, 3), stop="bx")]
 
 
 def test_length_is_told_apart_from_stop(scripted_chat):
