@@ -81,7 +81,7 @@ class Penalties:
         self._repetition = rows.column([1.0 if (p := s.sampling.repetition_penalty) is None else p for s in own])
         self._presence = rows.column([sampler.sampling.presence_penalty or 0.0 for sampler in own])
         self._frequency = rows.column([sampler.sampling.frequency_penalty or 0.0 for sampler in own])
-        pasts = [sampler.past or _past(sampler.prompt_ids, vocabulary, rows.device) for sampler in own]
+        pasts = [_past(sampler, vocabulary, rows.device) for sampler in own]
         # stacked, (rows, vocabulary), so that a step counts by one operator; what a sampler keeps are views of its row
         self._seen = torch.stack([seen for seen, _ in pasts])
         self._counts = torch.stack([counts for _, counts in pasts])
@@ -105,10 +105,14 @@ class Penalties:
         self._seen.scatter_(1, own, self._seen.gather(1, own) | sampled)
 
 
-def _past(prompt_ids: Sequence[int], vocabulary: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each id whether it was seen, and how often in the answer, at the end of the prompt."""
+def _past(sampler: Sampler, vocabulary: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each id whether it was seen, and how often in the answer, so far or at the end of the prompt."""
+    if sampler.past is not None:
+        seen, counts = sampler.past
+        more = (0, vocabulary - len(seen))  # where an adapter has brought tokens since then
+        return torch.nn.functional.pad(seen, more), torch.nn.functional.pad(counts, more)
     seen = torch.zeros(vocabulary, dtype=torch.bool)
-    seen[list(prompt_ids)] = True
+    seen[list(sampler.prompt_ids)] = True
     return to_device(seen, device), torch.zeros(vocabulary, device=device)
 
 

@@ -67,13 +67,17 @@ class Sampler:
 
 
 class BatchSampler:
-    """Samples for one batch. What it keeps on the device is made anew when other requests are in it, or in other rows.
+    """Samples for one batch.
+
+    What it keeps on the device is made anew when other requests are in it, or in other rows, and when an adapter has
+    brought more tokens.
 
     Where one request's `candidates` do not hold its nucleus, a step is sampled once more among all ids.
     """
 
     def __init__(self, candidates: int = CANDIDATES) -> None:
         self._samplers: list[Sampler] = []
+        self._vocabulary = 0
         self._candidates = candidates
 
     def sample(self, logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledToken | ArrieroError]:
@@ -81,7 +85,7 @@ class BatchSampler:
 
         `logits` is (requests, vocabulary), float32, and is not changed.
         """
-        if self._samplers != list(samplers):
+        if self._samplers != list(samplers) or self._vocabulary != logits.shape[1]:
             self._prepare(list(samplers), logits)
         failed: dict[int, ArrieroError] = {}
         scores = self._process(logits, failed)  # (requests, vocabulary)
@@ -114,7 +118,7 @@ class BatchSampler:
         self._sampled, self._scored = sampled, scored
         # one topk serves all: each takes as many of these as it asked for
         self._top = min(max((sampler.alternatives or 0 for sampler in samplers), default=0), vocabulary)
-        self._samplers = samplers
+        self._samplers, self._vocabulary = samplers, vocabulary
 
     def _process(self, scores: torch.Tensor, failed: dict[int, ArrieroError]) -> torch.Tensor:
         """Bias, penalties and grammar: (requests, vocabulary)."""

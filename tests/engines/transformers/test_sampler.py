@@ -145,6 +145,26 @@ def test_what_a_request_samples_is_the_same_in_whatever_company(requests, random
     assert done == alone
 
 
+@pytest.mark.parametrize("joins", [[], [2]])
+def test_penalties_go_on_where_an_adapter_brings_more_tokens(joins):
+    """An answer in flight with a penalty failed, and its batch with it, where loading one resized the embedding."""
+    penalties = Sampling(temperature=0.0, repetition_penalty=1.4), Sampling(temperature=0.0, frequency_penalty=0.7)
+    requests = [(penalties[0], [3, 5], False), (penalties[1], [4], False), (penalties[1], [6], False)]
+
+    def answers(*widths):
+        samplers, batch, tokens = [make(request) for request in requests], BatchSampler(), []
+        for width, company in zip(widths, [[0, 1]] * 3 + [[0, 1, *joins]] * 3, strict=True):
+            logits = torch.full((len(company), width), -torch.inf)
+            logits[:, :VOCABULARY] = logits_of(0, 1, 2)[company]  # the same in each step: only penalties change tokens
+            tokens.append(batch.sample(logits, [samplers[number] for number in company]))
+        return tokens
+
+    more = VOCABULARY + 5
+    wide = answers(*[more] * 6)
+    assert answers(*[VOCABULARY] * 3, *[more] * 3) == wide
+    assert len({str(tokens[:2]) for tokens in wide[2:]}) > 1, "what was counted before matters after it"
+
+
 class Operators(TorchDispatchMode):
     """Counts what is computed, and what waits for the device to know a value or a size."""
 
