@@ -65,14 +65,14 @@ def train(page: Page, rows: Path, model_dir: Path) -> None:
     pick(page, "Data", str(rows))
     expect(page.get_by_role("textbox", name="Name of the adapter")).to_have_value(re.compile("^browser"))
     pick(page, "Base model", str(model_dir))
-    number(page, "Epochs", 1000)
+    number(page, "Epochs", 500)
     number(page, "Batch size", 4)
     number(page, "Eval fraction", 0)
     page.get_by_role("button", name="Make a plan").click()
-    expect(page.get_by_test_id("stMetricValue").first).to_have_text("2,000")  # steps
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("1,000")  # steps
     page.get_by_role("button", name="Start training").click()
 
-    expect(page.get_by_text(re.compile(r"^[\d,]+ of 2,000 steps"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^[\d,]+ of 1,000 steps"))).to_be_visible()
     expect(page.get_by_test_id("stVegaLiteChart").locator("canvas, svg").first).to_be_visible()
     record = listed()[0]
     assert (record.data, state_of(record).name) == (str(rows), "running")
@@ -80,7 +80,7 @@ def train(page: Page, rows: Path, model_dir: Path) -> None:
     expect(page.get_by_role("heading", name="stopped")).to_be_visible()
     assert state_of(record).name == "stopped", log_tail(record)
     page.get_by_role("button", name="Go on").click()
-    expect(page.get_by_role("heading", name="finished")).to_be_visible()
+    expect(page.get_by_role("heading", name="finished")).to_be_visible(timeout=150_000)
     report = page.frame_locator("iframe").first
     expect(report.get_by_text("Rows").first).to_be_visible()
     page.get_by_role("button", name="Chat with it").click()
