@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,7 +174,7 @@ def openvino_lacks(model_dir: Path) -> str | None:
     if isinstance(sliding, int) and sliding < hub.window(model_dir):
         return f"its attention slides over a window of {sliding} tokens"
     original = hub.original_context(config)
-    if original is not None and original < hub.window(model_dir):
+    if original < sys.maxsize and original < hub.window(model_dir):
         return f"its positions are encoded otherwise beyond {original} tokens"
     if _has_experts(config):
         return "it is a mixture of experts, whose routing cannot be exported"

@@ -6,6 +6,7 @@ that of the part that reads and writes text. Files that leave a number out mean 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,15 @@ def window(model_dir: Path) -> int:
     return tokens
 
 
-def original_context(config: Mapping[str, Any]) -> int | None:
-    """The most tokens that longrope encodes by its short factors, from a language model's settings; None without it.
+def original_context(config: Mapping[str, Any]) -> int:
+    """The most tokens that longrope encodes by its short factors, from a language model's settings.
 
-    One token more, and the positions of all of them are encoded by the long factors.
+    One token more, and the positions of all of them are encoded by the long factors. Without longrope sys.maxsize.
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     scalings = [rope, *(scaling for scaling in rope.values() if isinstance(scaling, dict))]  # one, or one a layer type
     if not any("long_factor" in scaling for scaling in scalings):
-        return None
+        return sys.maxsize
     lengths = [place.get("original_max_position_embeddings") for place in (config, *scalings)]
     return next((length for length in lengths if isinstance(length, int)), 0)
 

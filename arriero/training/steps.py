@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from arriero import hub
 from arriero.cuda_graphs import to_device
 from arriero.prompt import Rendered
 from arriero.training import attention, compat, sharding
@@ -76,6 +77,7 @@ class Steps:
         self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.sharded = sharding.is_sharded(model)
         self._selects = "logits_to_keep" in inspect.signature(self.base.forward).parameters
+        self._original_context = hub.original_context(self.base.config.get_text_config().to_dict())
         self.apply(plan)
 
     def apply(self, plan: Plan) -> None:
@@ -105,7 +107,7 @@ class Steps:
         worker = worker or Worker()
         # DDP takes the mean over workers, and the sum is meant: hence times their number
         weight = worker.count / loss_tokens(examples)
-        rows = split(examples, self.plan.row_tokens, share=self.plan.mode.share, at_least=worker.count)
+        rows = self._split(examples, worker.count)
         mine = self.rows_of(worker, rows)
         loss = torch.zeros((), device=self.device)
         with self.active():
@@ -116,6 +118,14 @@ class Steps:
                     loss += self._row_backward(row, weight if counts else 0.0)
         logical = sum(len(example.ids) for example in examples)
         return StepResult(loss, logical, sum(self.computed(row) for row in rows))
+
+    def _split(self, examples: Sequence[Rendered], at_least: int) -> list[list[Rendered]]:
+        """The rows of a step. With longrope a row's longest example decides how the positions of all are encoded."""
+        beyond = [example for example in examples if len(example.ids) > self._original_context]
+        within = [example for example in examples if len(example.ids) <= self._original_context]
+        share, row_tokens = self.plan.mode.share, self.plan.row_tokens
+        groups = [group for group in (within, beyond) if group]
+        return [row for group in groups for row in split(group, row_tokens, share=share, at_least=at_least)]
 
     def rows_of(self, worker: Worker, rows: Sequence[list[Rendered]]) -> list[tuple[list[Rendered], bool]]:
         """The rows that a worker computes, and whether each counts.

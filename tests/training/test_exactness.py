@@ -48,6 +48,15 @@ FAMILIES = {
     "Granite": {"logits_scaling": 4.0},
     "Olmo2": {},
 }
+LONGROPE = {
+    "original_max_position_embeddings": 8,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 100.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0, 5.0, 7.0, 9.0],
+    },
+}
 OTHERS = {"Gemma2": {"head_dim": 8}}  # fmt: skip
 
 
@@ -162,6 +171,13 @@ def test_families(family, kernels):
 @pytest.mark.parametrize(("name", "own"), [("packed", True), ("packed", False), ("padded", False)])
 def test_the_other_modes(name, own):
     agree(build("Llama"), steps_of(build("Llama"), name, own=own), GROUP)
+
+
+@pytest.mark.parametrize(("name", "own"), [("shared", True), ("packed", False), ("padded", False)])
+def test_a_long_example_changes_nothing_for_those_of_its_step(name, own):
+    """With longrope a row is encoded as its longest example: here all but one outgrow the original context."""
+    model = build.__wrapped__("Phi3", **LONGROPE)
+    agree(model, steps_of(model, name, own=own), GROUP)
 
 
 def test_workers_means_are_the_step_s_gradients():

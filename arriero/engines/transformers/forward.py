@@ -46,8 +46,7 @@ class Forward:
         self.shared_length, self.chunked = self._limits()
         self.window = self.shared_length  # the other one may be set to 0
         config = model.config.get_text_config()
-        original = hub.original_context(config.to_dict())
-        self.original_context = sys.maxsize if original is None else original
+        self.original_context = hub.original_context(config.to_dict())
         self.pads = model.device.type == "cpu"
         self._visible = min(self.shared_length, getattr(config, "max_position_embeddings", sys.maxsize))
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from arriero import hub
 from arriero.errors import ArrieroError, UsageError
 from arriero.prompt import Rendered
 from arriero.training.evaluation import evaluating
@@ -89,8 +90,9 @@ def measure(
     stops = torch.tensor(sorted(stop_token_ids))
     total, tokens, ends, stopped, done = 0.0, 0, 0, 0, 0
     lengths = [len(examples[index].ids) for index in range(len(examples))]
+    original = hub.original_context(underlying(model).config.get_text_config().to_dict())
     with evaluating(model):
-        for batch in _batches(lengths, batch_size):
+        for batch in _batches(lengths, batch_size, original):
             predicted = predict(model, [examples[index] for index in batch])
             stops = stops.to(predicted.logits.device)
             for chunk, logits in predicted.chunks():
@@ -142,11 +144,15 @@ def _nothing() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return none, none, none, none.bool()
 
 
-def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of examples, longest first, so that what does not fit into memory fails at once."""
+def _batches(lengths: Sequence[int], batch_size: int, original_context: int) -> Iterator[list[int]]:
+    """Indices of examples, longest first, so that what does not fit into memory fails at once.
+
+    No batch has examples on both sides of longrope's original context: all would be encoded as its longest one.
+    """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if len(batch) == batch_size or (batch and (len(batch) + 1) * lengths[batch[0]] > PADDED):
+        full = len(batch) == batch_size or (batch and (len(batch) + 1) * lengths[batch[0]] > PADDED)
+        if full or (batch and lengths[batch[0]] > original_context >= lengths[index]):
             yield batch
             batch = []
         batch.append(index)

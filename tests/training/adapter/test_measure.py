@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from arriero.errors import ArrieroError, UsageError
 from arriero.prompt import Rendered
@@ -15,6 +16,7 @@ from arriero.training.adapter.completions import greedy_completions
 from arriero.training.adapter.measure import measure
 from tests.conftest import ids_of
 from tests.training.adapter.conftest import loop, plain, renderer_of, tuned
+from tests.training.test_exactness import GROUP, LONGROPE, build
 
 STOP = {2}
 
@@ -23,6 +25,7 @@ class Bigrams(torch.nn.Module):
     """What follows a token depends on that token only, by a table of logits; its forward pass knows few options."""
 
     device = torch.device("cpu")
+    config = PretrainedConfig()
 
     def __init__(self, table):
         super().__init__()
@@ -73,6 +76,13 @@ def test_bounds_of_memory_change_no_figure(model_dir, rendered, monkeypatch, lim
     figures = measure(model, rendered, STOP)
     assert figures.nll == pytest.approx(expected.nll, rel=1e-6)
     assert figures.stop_rate == expected.stop_rate
+
+
+def test_a_long_example_changes_nothing_for_those_beside_it():
+    """With longrope a batch is encoded as its longest example."""
+    model = build.__wrapped__("Phi3", **LONGROPE)
+    alone = measure(model, GROUP, STOP, batch_size=1)
+    assert measure(model, GROUP, STOP).nll == pytest.approx(alone.nll)
 
 
 def test_figures_by_hand():
