@@ -10,7 +10,7 @@ from arriero.errors import UnsupportedError
 from arriero.messages import Message, Sampling, Tool
 from arriero.prompt import Renderer
 from tests.conftest import ScriptedEngine, ids_of
-from tests.prompt.reasoning import BRACKETS, CLOSED, OPENED, QWEN3, R1, reasoning_tokenizer
+from tests.prompt.reasoning import BRACKETS, CLOSED, GEMMA4, OPENED, QWEN3, R1, reasoning_tokenizer
 
 HELLO = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object"}
@@ -49,6 +49,14 @@ def test_reasoning_comes_apart_from_the_text_piece_by_piece(chat, template, answ
     assert [piece.text for piece in pieces if piece.text] == ["Y", "e", "s", "."]
     assert not any(piece.text and piece.reasoning for piece in pieces)
     assert pieces[-1].usage.reasoning_tokens == len(thought) + 1, "and the tag"
+
+
+def test_gemma_4_s_channel_comes_apart(chat):
+    """It was the beginning of the answer, "thought" first, for its tags are special tokens, which are not shown."""
+    answer = "<think>thought\nHm.\n</think>Yes."  # whose ids are those of Gemma's tags here
+    reply = chat(answer, template=GEMMA4, variables={"enable_thinking": True}).complete(HELLO)
+    assert (reply.reasoning, reply.text) == ("Hm.", "Yes.")
+    assert chat("Yes.", template=GEMMA4).complete(HELLO).text == "Yes."
 
 
 def test_a_reply_goes_back_with_its_reasoning(chat):

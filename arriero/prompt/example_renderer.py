@@ -163,7 +163,7 @@ class ExampleRenderer:
                 hint="leave the reasoning out, or the template's variable that switches it off",
             )
         if closing not in text and (message.reasoning_content or begins == "opened"):
-            text = f"{opening}\n{(message.reasoning_content or '').strip()}\n{closing}\n\n{text.lstrip()}"
+            text = self.tags.around((message.reasoning_content or "").strip(), text.lstrip())
         # the prompt ends with the tag, perhaps with blanks after it: neither may come twice
         if begins == "opened" and text.lstrip().startswith(opening):
             text = text.lstrip().removeprefix(opening).removeprefix(before[len(before.rstrip()) :])

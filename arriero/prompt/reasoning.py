@@ -32,19 +32,30 @@ _THOUGHT, _ANSWER = "probe_reasoning", "probe_answer"
 class Tags:
     """The tags around reasoning, as `<think>` and `</think>`.
 
-    `switch` is the template's variable that turns reasoning off where it is false, None where there is none.
+    `switch` is the template's variable that turns reasoning off where it is false, None where there is none. `label` is
+    what stands between the opening tag and the reasoning and is no part of it, "thought\\n" for Gemma 4's `<|channel>`.
     """
 
     opening: str
     closing: str
     switch: str | None = None
+    label: str = ""
 
     @classmethod
     def of(cls, template: Template) -> Tags | None:
         """Ask the template; None where it sets no reasoning apart."""
         candidates = dict.fromkeys(_pairs(template.source))
         pair = next((tags for tags in candidates if _sets_apart(template, *tags)), None)
-        return cls(*pair, _switch(template)) if pair is not None else None
+        if pair is None:
+            return None
+        named = re.search(rf"{re.escape(pair[0])}(\w+)(?:\\n|\n)", template.source)
+        return cls(*pair, _switch(template), f"{named[1]}\n" if named is not None else "")
+
+    def around(self, reasoning: str, answer: str) -> str:
+        """Reasoning and answer as the model writes them."""
+        if self.label:
+            return f"{self.opening}{self.label}{reasoning}\n{self.closing}{answer}"
+        return f"{self.opening}\n{reasoning}\n{self.closing}\n\n{answer}"
 
     def begins(self, prompt: str, continued: str | None) -> Begins:
         """Where a prompt leaves the reasoning; `continued` is the text of the answer that it goes on with."""
@@ -99,6 +110,7 @@ class ReasoningReader:
         self._blank = ""  # of the reasoning, if more of it follows
         self._state: Literal["before", "inside", "after", "text"] = "inside" if begins == "opened" else "before"
         self._begun = False  # whether there has been any reasoning
+        self._label = ""  # where it may come next
 
     @property
     def inside(self) -> bool:
@@ -127,10 +139,14 @@ class ReasoningReader:
         begun = self._held.lstrip()
         if begun.startswith(self._tags.opening):
             self._held, self._state = begun[len(self._tags.opening) :], "inside"
+            self._label = self._tags.label
         elif final or not self._tags.opening.startswith(begun):
             self._state = "text"
 
     def _think(self, *, final: bool) -> str:
+        if self._label and self._label.startswith(self._held) and not final:
+            return ""
+        self._held, self._label = self._held.removeprefix(self._label), ""
         reasoning, closing, text = self._held.partition(self._tags.closing)
         if closing:
             self._held, self._state = text, "after"
@@ -148,8 +164,8 @@ class ReasoningReader:
 
 def _pairs(source: str) -> Iterator[tuple[str, str]]:
     """Pairs of tags whose closing one stands in a template's source."""
-    for tag in re.finditer(r"<(/)\w+>|\[(/)[A-Z_]+\]", source):
-        yield tag[0].replace("/", "", 1), tag[0]
+    for tag in re.finditer(r"<(/)\w+>|\[(/)[A-Z_]+\]|<(\w+)\|>", source):
+        yield f"<|{tag[3]}>" if tag[3] else tag[0].replace("/", "", 1), tag[0]
 
 
 def _sets_apart(template: Template, opening: str, closing: str) -> bool:

@@ -38,13 +38,23 @@ BRACKETS = TOOL_TEMPLATE.replace(
     "{{ '<bot>' }}{% if m.reasoning_content %}{{ '[THINK]' + m.reasoning_content + '[/THINK]' }}{% endif %}"
     "{{ m.content }}",
 )
+# Gemma 4: a channel with a name, closed beforehand unless a variable asks for it, and taken out of earlier answers
+GEMMA4 = (
+    "{{ '<s>' }}{% if enable_thinking is defined and enable_thinking %}{{ '<sys><|think|></s>' }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<bot>' }}"
+    "{% for part in m.content.split('<channel|>') %}{{ part.split('<|channel>')[0] }}{% endfor %}{{ '</s>' }}"
+    "{% else %}{{ '<user>' + m.content + '</s>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<bot>' }}"
+    "{% if not enable_thinking | default(false) %}{{ '<|channel>thought\\n<channel|>' }}{% endif %}{% endif %}"
+)
 OPENED, CLOSED = 262, 263
 
 
 def reasoning_tokenizer(template: str = QWEN3) -> Any:
-    """The tiny tokenizer, whose tags are tokens of their own: ids 262 and 263."""
+    """The tiny tokenizer, whose tags are tokens of their own: ids 262 and 263. Those of Gemma 4 are special ones."""
     tokenizer = build_tokenizer(template)
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
+    special = template == GEMMA4
+    tags = ("<|channel>", "<channel|>") if special else ("<think>", "</think>")
+    tokenizer.add_tokens([AddedToken(tag, special=special, normalized=False) for tag in tags], special_tokens=special)
     return tokenizer
 
 

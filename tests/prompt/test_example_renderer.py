@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from arriero.errors import UsageError
 from arriero.messages import Conversation, Message, Tool, ToolCall
 from arriero.prompt import OutputSpec, Renderer
+from tests.prompt.reasoning import CLOSED, GEMMA4, OPENED, reasoning_tokenizer
 from tests.prompt.templates import CALLING, FAMILIES, REASONING, Family, tokenizer_for
 
 ALL = {**FAMILIES, **REASONING, **CALLING}
@@ -182,6 +183,16 @@ def test_reasoning_is_learnt_between_the_template_s_own_tags():
     first, second = renderer.examples(conversation([("q", "r", "a", False), ("p", None, "b", False)]))
     assert learnt(renderer, first, *first.loss_spans) == ("<bos><user>q<bot>[THINK]", "\nr\n[/THINK]\n\na<eos>")
     assert learnt(renderer, second, *second.loss_spans)[1] == "\n\n[/THINK]\n\nb<eos>"
+
+
+def test_gemma_4_s_reasoning_is_learnt_in_its_channel():
+    talk = conversation([("q", "r", "a", False)])
+    renderer = Renderer(reasoning_tokenizer(GEMMA4), (2,), variables={"enable_thinking": True})
+    (example,) = renderer.examples(talk)
+    assert learnt(renderer, example, *example.loss_spans)[1] == "<|channel>thought\nr\n<channel|>a</s>"
+    assert {OPENED, CLOSED} < {*example.ids}
+    with pytest.raises(UsageError, match="asks for an answer without any"):
+        Renderer(reasoning_tokenizer(GEMMA4), (2,)).examples(talk)
 
 
 @settings(max_examples=150)

@@ -12,7 +12,7 @@ from arriero.messages import Message
 from arriero.prompt import ReasoningReader, Renderer
 from arriero.prompt.reasoning import Tags
 from tests.conftest import TEMPLATE, TOOL_TEMPLATE, build_tokenizer
-from tests.prompt.reasoning import BRACKETS, CLOSED, OPENED, QWEN3, R1, SMOLLM3, reasoning_tokenizer
+from tests.prompt.reasoning import BRACKETS, CLOSED, GEMMA4, OPENED, QWEN3, R1, SMOLLM3, reasoning_tokenizer
 from tests.prompt.templates import CHATML, CODER, HERMES, MISTRAL_NEW, THINKING
 
 HELLO = [Message("user", "hi")]
@@ -31,6 +31,7 @@ def renderer_of(template, make=build_tokenizer, **options):
         (SMOLLM3, Tags("<think>", "</think>", "enable_thinking")),
         (BRACKETS, Tags("[THINK]", "[/THINK]")),
         (THINKING, THINK),
+        (GEMMA4, Tags("<|channel>", "<channel|>", "enable_thinking", "thought\n")),
         *[(template, None) for template in (TEMPLATE, TOOL_TEMPLATE, CHATML, HERMES, CODER, MISTRAL_NEW)],
     ],
 )
@@ -48,6 +49,8 @@ def test_the_real_llama_template_sets_no_reasoning_apart(llama_tokenizer):
     [
         (QWEN3, {}, HELLO, "free"),
         (QWEN3, {"enable_thinking": False}, HELLO, "closed"),
+        (GEMMA4, {"enable_thinking": True}, HELLO, "free"),
+        (GEMMA4, {}, HELLO, "closed"),
         (R1, {}, HELLO, "opened"),
         (R1, {}, [Message("user", "what is <think>")], "opened"),
         (QWEN3, {}, [Message("user", "what is <think>")], "free"),
@@ -100,6 +103,15 @@ def test_an_answer_without_reasoning_is_left_as_it_is(text, cut):
     if text.lstrip().startswith("<think>"):
         return
     assert read(THINK, "free", [text[:cut], text[cut:]]) == ("", 0, text)
+
+
+@given(st.data())
+def test_the_channel_s_name_is_no_reasoning(data):
+    thought = data.draw(st.sampled_from(["", "So", "thought\nSo"]))
+    whole = f"<|channel>thought\n{thought}<channel|>Yes"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    assert read(renderer_of(GEMMA4).tags, "free", pieces) == (thought, len(whole) - len("Yes"), "Yes")
 
 
 def test_what_may_begin_a_tag_is_all_that_is_held_back():
