@@ -63,10 +63,10 @@ class PrefillBatch:
         # the model's own kind drops what leaves a sliding window, and a DecodeBatch takes over every position
         self.cache = DynamicCache() if shared else forward.cache()
         self._forward = forward
-        longest = max(len(request.ids) for request in requests)
+        longest = max(request.length for request in requests)
         if shared:
             _, longest = forward.padded(1, longest)
-        self.padding = [longest - len(request.ids) for request in requests]
+        self.padding = [longest - request.length for request in requests]
         padded = zip(requests, self.padding, strict=True)
         ids = torch.tensor([[0] * padding + request.ids for request, padding in padded])
         self._ids = to_device(ids, forward.device)  # (requests, cache positions), and so are the positions

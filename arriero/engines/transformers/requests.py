@@ -44,6 +44,11 @@ class Request:
         return self.prompt_ids + self.answer_ids
 
     @property
+    def length(self) -> int:
+        """Their number."""
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+    @property
     def longest(self) -> int:
         """The most tokens that prompt and answer can come to."""
         return len(self.prompt_ids) + self.limit

@@ -130,18 +130,18 @@ class Scheduler:
 
     def _together(self, requests: Sequence[Request]) -> bool:
         """Whether prompts can be prefilled in one call. A single one always can, if need be in several."""
-        _, positions = self._forward.padded(1, max(len(request.ids) for request in requests))
+        _, positions = self._forward.padded(1, max(request.length for request in requests))
         alike = len({request.adapter for request in requests}) == 1 and all(map(self._shares, requests))
         return len(requests) == 1 or (alike and positions * len(requests) <= CHUNK)
 
     def _shares(self, request: Request) -> bool:
         """Whether a request may share a batch now."""
-        inside = len(request.ids) <= self._forward.original_context
+        inside = request.length <= self._forward.original_context
         return inside and request.longest <= self._forward.shared_length
 
     def _outgrown(self, request: Request) -> bool:
         """Whether the cache of a request has just become useless, since all of its positions are encoded otherwise."""
-        return not request.ended and len(request.ids) == self._forward.original_context + 1
+        return not request.ended and request.length == self._forward.original_context + 1
 
     def _fit(self, requests: Sequence[Request]) -> bool:
         """Whether there is memory for requests beside what is in flight; where nothing is, any single one is tried.
