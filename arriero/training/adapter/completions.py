@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig
 
+from arriero import hub
 from arriero.prompt import Renderer
 from arriero.training.adapter.measure import underlying
 from arriero.training.evaluation import evaluating
@@ -48,8 +49,11 @@ def greedy_completions(
     stops = sorted(stop_token_ids)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # similar lengths, little padding
     with evaluating(model), _no_defaults(underlying(model)) as plain:
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
+        # with longrope a batch is encoded as its longest sequence
+        most = hub.original_context(plain.config.get_text_config().to_dict()) - max_new_tokens
+        within = [index for index in order if len(prompts[index]) <= most]
+        batches = [within[start : start + BATCH] for start in range(0, len(within), BATCH)]
+        for batch in [*batches, *([index] for index in order[len(within) :])]:
             rows = _generate(plain, [prompts[index] for index in batch], stops, max_new_tokens)
             by_index |= {index: _answer(renderer, row, stops) for index, row in zip(batch, rows, strict=True)}
     return [by_index[index] for index in range(len(prompts))]

@@ -152,6 +152,14 @@ def test_answers_are_greedy_generate_s_whatever_the_model_s_defaults(model_dir, 
     assert not recwarn.list
 
 
+def test_a_long_prompt_changes_no_other_answer(model_dir):
+    """With longrope a batch is encoded as its longest sequence."""
+    model, renderer = build.__wrapped__("Phi3", **LONGROPE), renderer_of(model_dir)
+    prompts = [[1, *range(10, 10 + count)] for count in (2, 3, 4, 20)]
+    alone = [greedy_completions(model, renderer, [prompt], STOP, max_new_tokens=3) for prompt in prompts]
+    assert greedy_completions(model, renderer, prompts, STOP, max_new_tokens=3) == [answer for (answer,) in alone]
+
+
 def test_an_answer_ends_before_its_stop_token(model_dir):
     """A model whose every answer is "hm": h after the prompt's last token, m after h, then the end."""
     h, m = ids_of("hm")
