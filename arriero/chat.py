@@ -81,9 +81,8 @@ class Chat:
     def with_adapter(self, directory: Path | None, **prompting: Unpack[PromptSettings]) -> Self:
         """The same model with another adapter, or with none, under that adapter's contract, prompt and sampling.
 
-        `prompting` is as in `load`; but without an adapter `chat_template` stays what it is here where it is left out,
-        and None is the model's own. Raises NotFoundError and ContractError as `resolve` does, EngineError where the
-        engine cannot do the adapter.
+        `prompting` is as in `load`, but without an adapter a `chat_template` that is left out stays what it is. Raises
+        NotFoundError and ContractError as `resolve` does, EngineError where the engine cannot do the adapter.
         """
         if directory is None and "chat_template" not in prompting:
             prompting["chat_template"] = self.renderer.given_template  # a base model has no other
