@@ -7,10 +7,9 @@ conversation, stop at the same tokens and cut at the same stop strings.
 from __future__ import annotations
 
 import copy
-import functools
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
@@ -218,7 +217,7 @@ class Chat:
         """The bytes that a token stands for, perhaps a part of a character. The first call takes half a second."""
         return bytes(self._spelling.decode_bytes([token_id]))
 
-    @functools.cached_property
+    @cached_property
     def _spelling(self) -> Any:
         from llguidance.hf import from_tokenizer
 

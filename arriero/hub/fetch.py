@@ -102,7 +102,7 @@ def download(
     allow(f"fetching {model}")
     sources = ordered(_reachable(origin.sources())) if source == "auto" else (source,)
     if dry_run:
-        _of(origin, source, _at(target))
+        _at(target, origin, source)
         return _first(sources, lambda candidate: _dry(origin, candidate, revision, target, watch))
     try:
         with store.reserved(target):
@@ -242,28 +242,26 @@ def _dry(origin: Origin, source: Source, revision: str | None, target: Path, wat
     return Downloaded(str(target), source, revision or "", len(sizes), sum(sizes.values()), verified=False)
 
 
-def _at(target: Path) -> store.StoredModel | None:
-    """The model at `target`, None where there is nothing; raises UsageError where there is something else."""
+def _at(target: Path, origin: Origin, source: Source) -> store.StoredModel | None:
+    """The model at `target`, None where there is nothing.
+
+    Raises UsageError where there is something else, also another model, or one of another `source` than that asked for.
+    """
     stored = store.stored(target)
     if stored is None and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UsageError(f"{target} exists and is not a model that Arriero downloaded", hint="choose another --dest")
-    return stored
-
-
-def _of(origin: Origin, source: Source, stored: store.StoredModel | None) -> store.StoredModel | None:
-    """The same, if it is the model asked for; raises UsageError for another one, or for one of another `source`."""
     if stored is None or stored.repository is None:
         return stored
-    ids = [getattr(origin, each) for each in (origin.sources() if source == "auto" else (stored.source,))]
-    if stored.repository in ids:
-        return stored
-    hint = f"choose another --dest, or remove it first: arriero models remove {stored.path.name}"
-    raise UsageError(f"{stored.path} holds {stored.repository} from {stored.source}", hint=hint)
+    sources = origin.sources() if source == "auto" else (stored.source,)
+    if stored.repository not in [getattr(origin, each) for each in sources]:
+        hint = f"choose another --dest, or remove it first: arriero models remove {stored.path.name}"
+        raise UsageError(f"{stored.path} holds {stored.repository} from {stored.source}", hint=hint)
+    return stored
 
 
 def _existing(target: Path, origin: Origin, source: Source, revision: str | None) -> Downloaded | None:
     """The model at `target`, None where it has to be fetched; raises DownloadError where it is damaged."""
-    stored = _of(origin, source, _at(target))
+    stored = _at(target, origin, source)
     if stored is None or revision not in (None, stored.revision, stored.asked):
         return None
     _refuse(stored.path, store.verify(stored))

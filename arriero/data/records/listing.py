@@ -12,15 +12,14 @@ from arriero.hub.store import MANIFEST
 log = logging.getLogger(__name__)
 # Of a directory's files; a file that is named itself may have any ending, since its content decides.
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".zip", ".gz")
-
-
 HELD_OUT = ("test", "valid", "validation", "dev", "eval")
 
 
 def files_of(source: Path) -> list[Path]:
     """The data files that a path names: itself, or those in the directory, by name. Raises NotFoundError."""
     if source.is_dir():
-        files = [file.relative_to(source) for file in sorted(source.rglob("*")) if _is_data(file, source)]
+        names = [file.relative_to(source) for file in sorted(source.rglob("*"))]
+        files = [name for name in names if is_data(name) and (source / name).is_file()]
         if not files:
             raise NotFoundError(f"{source} holds no {', '.join(ENDINGS)} file")
         return [source / file for file in for_training(files)]
@@ -40,10 +39,15 @@ def for_training(files: list[Path]) -> list[Path]:
     return train
 
 
-def _is_data(file: Path, root: Path) -> bool:
-    hidden = any(name.startswith(".") for name in file.relative_to(root).parts)
+def is_data(file: Path) -> bool:
+    """Whether a file of a data set, in a directory or an archive, is named as data and not as what describes them."""
     described = file.name in ("dataset_info.json", "dataset_infos.json", MANIFEST)
-    return file.suffix.lower() in ENDINGS and file.is_file() and not hidden and not described
+    return file.suffix.lower() in ENDINGS and not is_hidden(file) and not described
+
+
+def is_hidden(file: Path) -> bool:
+    """Whether a file is there for a system and not for people; __MACOSX is what macOS puts into archives."""
+    return any(step.startswith((".", "__MACOSX")) for step in file.parts)
 
 
 def _part(file: Path) -> str:

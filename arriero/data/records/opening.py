@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, cast
 
-from arriero.data.records.listing import ENDINGS, for_training
+from arriero.data.records.listing import for_training, is_data, is_hidden
 from arriero.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -72,17 +72,13 @@ def _is_workbook(file: Path) -> bool:
 def _members(file: Path) -> Iterator[Part]:
     with failing(file), zipfile.ZipFile(file) as archive:
         names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-        members = {Path(name): name for name in names if not _is_hidden(name)}
-        data = [path for path in members if path.suffix.lower() in ENDINGS] or list(members)
+        members = {path: name for name in names if not is_hidden(path := Path(name))}
+        data = [path for path in members if is_data(path)] or list(members)
         if others := members.keys() - data:
             log.info("%s: not read: %s", file.name, ", ".join(sorted(map(str, others))))
         for path in for_training(data):
             name = members[path]
             yield Part(file, name, lambda name=name: archive.open(name))  # type: ignore[misc]
-
-
-def _is_hidden(name: str) -> bool:
-    return any(step.startswith((".", "__MACOSX")) for step in PurePosixPath(name).parts)
 
 
 @contextmanager
